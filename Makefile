@@ -1,0 +1,35 @@
+# Every target makes and fills .venv by itself. `make PYTHON=python3.12 install` takes another Python.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all check
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(INSTALLED)  ## fill .venv with nas, its dependencies and the tools of its tests
+
+demo: $(INSTALLED)  ## the whole pipeline on embedded data
+	@$(BIN)/nas demo
+
+test: check  ## check, and the quick tests
+	@$(BIN)/pytest
+
+test-all: check  ## check, and all tests
+	@$(BIN)/pytest -m ""
+
+check: $(INSTALLED)  ## format, lint, types and layers
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache --no-logo
+
+# pip before 25.1 lacks --group.
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "Filling .venv (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt --editable . --group dev
+	@touch $@

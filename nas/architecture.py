@@ -1,0 +1,165 @@
+"""An ``Architecture`` is a value: the input shape and a tuple of layer configs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from nas.documents import (
+    Document,
+    Value,
+    did_you_mean,
+    parse_document,
+    read_document,
+    write_atomically,
+)
+from nas.errors import UserError
+from nas.layers import AnyLayer, Layer, Shape
+
+BUILT_IN = next(
+    folder
+    for folder in (
+        Path(__file__).parent / "search_spaces",  # inside an installed wheel
+        Path(__file__).parent.parent / "search_spaces",  # in a checkout
+    )
+    if folder.is_dir()
+)
+"""The folder of the built-in spaces; ``published/`` in it holds the built-in architectures."""
+
+
+class Architecture(Value):
+    """An image classification network: layers that are applied one after the other.
+
+    Raises:
+        ValueError: a layer does not fit the output of the one before it, or a slot stands twice.
+    """
+
+    name: str = ""
+    input_shape: tuple[
+        Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]
+    ]
+    layers: Annotated[tuple[AnyLayer, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        slots = [layer.slot for layer in self.layers]
+        for slot in slots:
+            if slots.count(slot) > 1:
+                raise ValueError(f"slot '{slot}' stands {slots.count(slot)} times")
+        shape = self.input_shape
+        for layer in self.layers:
+            shape = layer.output_shape(shape)
+        if shape[1:] != (1, 1):
+            raise ValueError(f"the last layer must be a classifier, got {self.layers[-1].kind}")
+        return self
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.input_shape, self.layers))
+
+    def __eq__(self, other: object) -> bool:
+        # the name is a label: networks that compute the same are equal
+        return (
+            isinstance(other, Architecture)
+            and self.input_shape == other.input_shape
+            and self.layers == other.layers
+        )
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that the head tells apart."""
+        *_, (layer, shape) = self.placed()
+        return layer.output_shape(shape)[0]
+
+    def placed(self) -> Iterator[tuple[Layer, Shape]]:
+        """Each layer with its input shape."""
+        shape = self.input_shape
+        for layer in self.layers:
+            yield layer, shape
+            shape = layer.output_shape(shape)
+
+    def with_input_size(self, pixels: int) -> Architecture:
+        """The same layers on square images of another size.
+
+        Raises:
+            UserError: the strides of the layers do not divide ``pixels``.
+        """
+        shape = (self.input_shape[0], pixels, pixels)
+        try:
+            return Architecture(name=self.name, input_shape=shape, layers=self.layers)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise UserError(f"{self.name or 'architecture'} at {pixels} px: {message}") from None
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Architecture:
+        """A built-in architecture by its name, or one from a JSON file.
+
+        Raises:
+            UserError: there is no such name or file, or it holds no valid architecture.
+        """
+        document = read_document(find(name_or_path, "published", (".json",), "architecture"))
+        return cls._from_document(document)
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        """Read what ``to_json`` wrote."""
+        return cls._from_document(parse_document(text, "architecture"))
+
+    @classmethod
+    def _from_document(cls, document: Document) -> Architecture:
+        if not isinstance(document.data, dict):
+            raise document.error((), "an architecture is a mapping with 'input_shape', 'layers'")
+        if "stages" in document.data:
+            raise document.error((), "is a search space, not an architecture")
+        try:
+            return cls.model_validate(document.data)
+        except ValidationError as error:
+            raise document.validation_error(error) from None
+
+    def to_json(self) -> str:
+        """JSON with one line per layer, defaults left out."""
+        layers = ",\n    ".join(
+            json.dumps({"slot": layer.slot, "kind": layer.kind, **_explicit(layer)})
+            for layer in self.layers
+        )
+        shape = ", ".join(map(str, self.input_shape))
+        return (
+            f'{{\n  "name": {json.dumps(self.name)},\n  "input_shape": [{shape}],\n'
+            f'  "layers": [\n    {layers}\n  ]\n}}\n'
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write ``to_json`` to ``path``, atomically."""
+        write_atomically(Path(path), self.to_json())
+
+
+def find(name_or_path: str | Path, folder: str, suffixes: tuple[str, ...], what: str) -> Path:
+    """The path of a built-in file by its name, or ``name_or_path`` itself if that is a file."""
+    path = Path(name_or_path)
+    if path.suffix in (".json", ".yaml", ".yml") or path.is_file():
+        return path
+    known = {
+        file.stem: file
+        for file in sorted((BUILT_IN / folder).glob("*"))
+        if file.suffix in suffixes and not file.stem.endswith(".schema")
+    }
+    if str(name_or_path) in known:
+        return known[str(name_or_path)]
+    hint = did_you_mean(str(name_or_path), known)
+    raise UserError(
+        f"{what} '{name_or_path}' is neither a file nor built in{hint}; built in: "
+        f"{', '.join(known)}"
+    )
+
+
+def _explicit(layer: Layer) -> dict[str, Any]:
+    return layer.model_dump(exclude={"slot", "kind"}, exclude_defaults=True)

@@ -1,0 +1,50 @@
+"""Ordinary modules, one file per family, and the one place that makes them from layer configs."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from nas import layers
+from nas.blocks import efficientformer_v2
+from nas.layers import Layer, Shape
+
+
+def make_module(layer: Layer, input_shape: Shape) -> nn.Module:
+    """The module of a layer that sees feature maps of ``input_shape``."""
+    map_size = input_shape[1:]
+    match layer:
+        case layers.ConvStem():
+            return efficientformer_v2.ConvStem(
+                layer.in_channels, layer.out_channels, layer.activation
+            )
+        case layers.ConvFFN():
+            return efficientformer_v2.ConvFFN(layer.channels, layer.hidden, layer.activation)
+        case layers.Attention4D():
+            return efficientformer_v2.Attention4D(
+                layer.channels,
+                heads=layer.heads,
+                key_dim=layer.key_dim,
+                value_dim=layer.value_dim,
+                map_size=map_size,
+                stride=layer.stride,
+                talking_heads=layer.talking_heads,
+                act=layer.activation,
+            )
+        case layers.ConvDownsample():
+            return efficientformer_v2.ConvDownsample(layer.in_channels, layer.out_channels)
+        case layers.AttentionDownsample():
+            return efficientformer_v2.AttentionDownsample(
+                layer.in_channels,
+                layer.out_channels,
+                heads=layer.heads,
+                key_dim=layer.key_dim,
+                value_dim=layer.value_dim,
+                map_size=map_size,
+                act=layer.activation,
+            )
+        case layers.Classifier():
+            return efficientformer_v2.Classifier(
+                layer.in_channels, layer.classes, distillation=layer.distillation
+            )
+        case _:
+            raise TypeError(f"no module for layers of kind '{layer.kind}'")

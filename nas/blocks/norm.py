@@ -1,0 +1,62 @@
+"""Convolution with its norm, and the residual's scale: the parts that all blocks share."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+class ConvNorm(nn.Module):
+    """Convolution (with bias, "same" padding) and BatchNorm: (N, C, H, W) to (N, C', H', W')."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups
+        )
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x))  # type: ignore[no-any-return]
+
+    def fold(self) -> nn.Module:
+        """One convolution that computes the same in evaluation."""
+        return fuse_conv_bn_eval(self.conv, self.norm)
+
+
+class Scale(nn.Module):
+    """A learnt factor for each channel ("layer scale", Touvron et al. 2021, arXiv 2103.17239)."""
+
+    def __init__(self, channels: int, initial: float = 1e-5) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((channels,), initial))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.gamma[:, None, None]
+
+    def fold_into(self, conv: nn.Module) -> nn.Conv2d:
+        """The convolution before it, scaled: in evaluation the two become one."""
+        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+        conv.weight = nn.Parameter(conv.weight * self.gamma[:, None, None, None])
+        conv.bias = nn.Parameter(conv.bias * self.gamma)
+        return conv
+
+
+def activation(name: str) -> nn.Module:
+    """The module of an activation's name."""
+    modules: dict[str, type[nn.Module]] = {
+        "gelu": nn.GELU,
+        "relu": nn.ReLU,
+        "hardswish": nn.Hardswish,
+        "silu": nn.SiLU,
+    }
+    return modules[name]()

@@ -1,0 +1,103 @@
+"""Images for training, for the search and for testing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nas.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation
+from nas.data.decoding import decode_all
+from nas.data.digits import digits
+from nas.data.folder import folder
+from nas.data.images import Images, MemoryImages
+from nas.data.parquet import parquet
+from nas.data.sources import Pictures, Source
+from nas.data.splits import Indices, split_source
+from nas.data.streaming import StreamedImages
+from nas.documents import did_you_mean
+from nas.errors import UserError
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Augmentation", "Dataset", "Images", "load_dataset"]
+
+KINDS = ("digits", "folder:PATH", "parquet:PATH")
+MEMORY_BYTES = 2 * 1024**3
+MOST_WORKERS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images of one size, split into training, search slice and test.
+
+    ``split_sha256`` identifies the search slice; ``augmentation`` is what suits these images.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images
+    search: Images
+    test: Images
+    split_sha256: str
+    augmentation: Augmentation
+
+
+def load_dataset(
+    spec: str,
+    image_size: int,
+    *,
+    seed: int = 0,
+    search_share: float = 0.1,
+    limit: int | None = None,
+) -> Dataset:
+    """The data set that ``spec`` names, as square images of ``image_size`` pixels.
+
+    The search slice is ``search_share`` of the training images, of which ``limit`` keeps that many
+    beforehand; ``seed`` decides both. Images that need up to 2 GiB are decoded now and kept in
+    memory, others are decoded whenever they are needed.
+
+    Raises:
+        UserError: no such data set, or its images cannot be read or split.
+    """
+    source = open_source(spec)
+    split = split_source(source, seed=seed, search_share=search_share, limit=limit)
+    test_pictures = source.train if source.test is None else source.test
+    parts = ((source.train, split.train), (source.train, split.search), (test_pictures, split.test))
+    streamed = sum(len(indices) for _, indices in parts) * 3 * image_size**2 > MEMORY_BYTES
+    images = _stream if streamed else _decode
+    train, search, test = (images(pictures, indices, image_size) for pictures, indices in parts)
+    return Dataset(
+        spec,
+        source.classes,
+        train,
+        search,
+        test,
+        split.sha256,
+        Augmentation(mirror=source.mirror),
+    )
+
+
+def open_source(spec: str) -> Source:
+    """The pictures that ``spec`` names: ``digits``, ``folder:PATH`` or ``parquet:PATH``."""
+    kind, _, path = spec.partition(":")
+    if spec == "digits":
+        return digits()
+    if kind in ("folder", "parquet") and path:
+        read = folder if kind == "folder" else parquet
+        return read(spec, Path(path).expanduser())
+    hint = did_you_mean(kind, ("digits", "folder", "parquet"))
+    if Path(spec).expanduser().exists():
+        hint = f"; did you mean '{'folder' if Path(spec).is_dir() else 'parquet'}:{spec}'?"
+    raise UserError(f"data set '{spec}': must be {', '.join(KINDS[:-1])} or {KINDS[-1]}{hint}")
+
+
+def _decode(pictures: Pictures, indices: Indices, side: int) -> Images:
+    labels = torch.from_numpy(pictures.labels[indices])
+    return MemoryImages(decode_all(pictures, indices, side), labels)
+
+
+def _stream(pictures: Pictures, indices: Indices, side: int) -> Images:
+    labels = torch.from_numpy(pictures.labels[indices])
+    workers = min(os.cpu_count() or 1, MOST_WORKERS)
+    return StreamedImages(pictures, indices, labels, side, workers)

@@ -1,0 +1,92 @@
+"""Image files in one folder per class, below ``PATH`` or below ``PATH/train`` and ``PATH/test``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nas.data.sources import Pictures, Source, check_test_classes
+from nas.errors import UserError
+
+SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
+TEST_NAMES = ("test", "val", "valid", "validation")
+
+
+@dataclass(frozen=True, eq=False)
+class FilePictures(Pictures):
+    """One file for each picture."""
+
+    files: tuple[Path, ...]
+    labels: NDArray[np.int64]
+
+    def open(self, index: int) -> Image.Image:
+        return Image.open(self.files[index])
+
+    def place(self, index: int) -> str:
+        return str(self.files[index])
+
+
+def folder(spec: str, path: Path) -> Source:
+    """The images below ``path``; class names and files are taken in sorted order.
+
+    Raises:
+        UserError: no such folder, no images in it, or a test set of other classes.
+    """
+    if not path.is_dir():
+        problem = "is no folder" if path.exists() else "no such folder"
+        raise UserError(f"{spec}: {problem}; give a folder with one folder of images per class")
+    try:
+        return _folder(spec, path)
+    except OSError as error:
+        raise UserError(f"{spec}: cannot be read: {error.strerror}: {error.filename}") from None
+
+
+def _folder(spec: str, path: Path) -> Source:
+    train_path = path / "train"
+    if not (train_path.is_dir() and _class_folders(train_path)):  # "train" may be a class
+        train_path = path
+    classes, train = _pictures(spec, train_path)
+    if train_path == path:
+        return Source(spec, classes, train, test=None, mirror=True)
+    test_path = next((path / name for name in TEST_NAMES if (path / name).is_dir()), None)
+    if test_path is None:
+        return Source(spec, classes, train, test=None, mirror=True)
+    test_classes, test = _pictures(spec, test_path)
+    check_test_classes(str(test_path), classes, test_classes)
+    return Source(spec, classes, train, test, mirror=True)
+
+
+def _pictures(spec: str, path: Path) -> tuple[tuple[str, ...], FilePictures]:
+    folders = _class_folders(path)
+    files = [_image_files(class_folder) for class_folder in folders]
+    if not any(files):
+        raise UserError(
+            f"{spec}: holds no images; put them at {path}/CLASS/*.jpg, or at "
+            f"{path}/train/CLASS/*.jpg and {path}/test/CLASS/*.jpg"
+        )
+    for class_folder, images in zip(folders, files, strict=True):
+        if not images:
+            raise UserError(f"{spec}: class '{class_folder.name}': holds no images")
+    labels = np.repeat(np.arange(len(files)), [len(images) for images in files])
+    pictures = FilePictures(tuple(file for images in files for file in images), labels)
+    return tuple(class_folder.name for class_folder in folders), pictures
+
+
+def _class_folders(path: Path) -> list[Path]:
+    return sorted(
+        entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
+
+
+def _image_files(path: Path) -> list[Path]:
+    return sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    )

@@ -1,0 +1,238 @@
+"""YAML and JSON documents whose errors point at file, line and column.
+
+PyYAML alone reads ``1e-3`` as text, ``no`` as False, and keeps the last of two equal keys; this
+loader follows YAML 1.2 for numbers and booleans and refuses duplicates.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from nas.errors import UserError
+
+Location = tuple[str | int, ...]
+
+
+class Value(BaseModel):
+    """An immutable value, validated when it is made; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and cls.model_config.get("extra") == "forbid":
+            for key in data:
+                if key not in cls.model_fields:
+                    raise PydanticCustomError(
+                        "unknown_key",
+                        "unknown key '{key}'{hint}",
+                        {"key": str(key), "hint": did_you_mean(str(key), cls.model_fields)},
+                    )
+        return data
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain data read from a file, and the line and column of each of its parts."""
+
+    path: str
+    data: Any
+    positions: Mapping[Location, tuple[int, int]] = field(default_factory=dict)
+
+    def error(self, location: Location, message: str) -> UserError:
+        """One line that points at ``location``: ``a.yaml:14:7: stages[2].width: message``."""
+        known: Location = ()
+        for part in location:
+            # pydantic puts names of union members and validators into its locations: skip those
+            if (*known, part) in self.positions:
+                known = (*known, part)
+        line = self.positions.get(known)
+        place = f"{self.path}:{line[0]}:{line[1]}" if line else self.path
+        name = location_text(known)
+        return UserError(f"{place}: {name}: {message}" if name else f"{place}: {message}")
+
+    def validation_error(self, error: ValidationError) -> UserError:
+        """The first of pydantic's complaints as one line that points into the document."""
+        details = error.errors(include_url=False)
+        # of a union's complaints, the one that got furthest into the document is meant
+        best = max(details, key=lambda it: (self._depth(it["loc"]), it["type"] == "too_short"))
+        location: Location = tuple(best["loc"])
+        message = best["msg"].removeprefix("Value error, ")
+        if best["type"] == "missing":
+            location, message = location[:-1], f"key '{location[-1]}' is missing"
+        elif best["type"] == "unknown_key":
+            location = (*location, best["ctx"]["key"])
+        elif best["type"] == "misfit":
+            location, message = (*location, *best["ctx"]["location"]), best["ctx"]["message"]
+        elif best["type"] == "too_short":
+            message = "a choice needs at least one option"
+        elif best["type"] == "union_tag_invalid":
+            tag = str(best["ctx"]["tag"])
+            known = re.findall(r"'([^']+)'", best["ctx"]["expected_tags"])
+            message = f"unknown kind '{tag}'{did_you_mean(tag, known)}; known: {', '.join(known)}"
+        elif best["type"] != "value_error" and not isinstance(best["input"], Mapping):
+            message = f"{message[0].lower()}{message[1:]}, got {best['input']!r}"
+        return self.error(location, message)
+
+    def _depth(self, location: Iterable[str | int]) -> int:
+        known: Location = ()
+        for part in location:
+            if (*known, part) in self.positions:
+                known = (*known, part)
+        return len(known)
+
+
+def location_text(location: Location) -> str:
+    """``("stages", 2, "width")`` as ``stages[2].width``."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint such as ``; did you mean 'width'?``, or nothing when no known word is close."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def read_document(path: Path) -> Document:
+    """Read a YAML or JSON file (JSON is read as YAML, which contains it).
+
+    Raises:
+        UserError: the file cannot be read, is no YAML, or repeats a key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    return parse_document(text, str(path))
+
+
+def parse_document(text: str, name: str) -> Document:
+    """Parse YAML or JSON ``text``; ``name`` stands for the file in messages."""
+    loader = _Loader(text)
+    positions: dict[Location, tuple[int, int]] = {}
+    try:
+        node = loader.get_single_node()
+        data = _construct(loader, node, (), positions, name) if node is not None else None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise UserError(f"{place}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
+    finally:
+        loader.dispose()
+    return Document(name, data, positions)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write beside ``path`` and rename, so that a reader or a crash never sees half a file."""
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write ``data`` as indented JSON, atomically."""
+    write_atomically(path, json.dumps(data, indent=2) + "\n")
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2's numbers and booleans."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    def construct(self, node: yaml.Node) -> Any:
+        return self.construct_object(node)
+
+    def __enter__(self) -> Self:
+        return self
+
+
+for _tag, _pattern, _first in (
+    ("tag:yaml.org,2002:bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("tag:yaml.org,2002:int", r"^[-+]?[0-9]+$", "-+0123456789"),
+    (
+        "tag:yaml.org,2002:float",
+        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$",
+        "-+0123456789.",
+    ),
+    ("tag:yaml.org,2002:null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("tag:yaml.org,2002:merge", r"^(?:<<)$", "<"),
+):
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value, 10))
+
+
+def _construct(
+    loader: _Loader,
+    node: yaml.Node,
+    location: Location,
+    positions: dict[Location, tuple[int, int]],
+    name: str,
+) -> Any:
+    positions[location] = (node.start_mark.line + 1, node.start_mark.column + 1)
+    if isinstance(node, yaml.SequenceNode):
+        return [
+            _construct(loader, child, (*location, index), positions, name)
+            for index, child in enumerate(node.value)
+        ]
+    if isinstance(node, yaml.MappingNode):
+        _refuse_duplicates(node, name)
+        loader.flatten_mapping(node)
+        data = {}
+        for key_node, value_node in node.value:
+            key = str(loader.construct(key_node))
+            data[key] = _construct(loader, value_node, (*location, key), positions, name)
+            positions[(*location, key)] = (
+                key_node.start_mark.line + 1,
+                key_node.start_mark.column + 1,
+            )
+        return data
+    return loader.construct(node)
+
+
+def _refuse_duplicates(node: yaml.MappingNode, name: str) -> None:
+    seen: dict[str, int] = {}
+    for key_node, _ in node.value:
+        key, line = str(key_node.value), key_node.start_mark.line + 1
+        if key in seen and key != "<<":
+            column = key_node.start_mark.column + 1
+            raise UserError(
+                f"{name}:{line}:{column}: key '{key}' stands twice, first in line {seen[key]}"
+            )
+        seen[key] = line

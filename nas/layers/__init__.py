@@ -1,0 +1,49 @@
+"""Layer configs: immutable values, no torch. ``LAYERS`` maps each kind to its class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Union
+
+from pydantic import Field
+
+from nas.layers.base import CONTEXT_FIELDS, Activation, Layer, Shape
+from nas.layers.efficientformer_v2 import (
+    Attention4D,
+    AttentionDownsample,
+    Classifier,
+    ConvDownsample,
+    ConvFFN,
+    ConvStem,
+)
+
+LAYERS: dict[str, type[Layer]] = {
+    layer.model_fields["kind"].default: layer
+    for layer in (
+        ConvStem,
+        ConvFFN,
+        Attention4D,
+        ConvDownsample,
+        AttentionDownsample,
+        Classifier,
+    )
+}
+
+if TYPE_CHECKING:
+    AnyLayer = Layer
+else:  # pydantic picks the class by its kind, and reports errors at the right key
+    AnyLayer = Annotated[Union[tuple(LAYERS.values())], Field(discriminator="kind")]  # noqa: UP007
+
+__all__ = [
+    "CONTEXT_FIELDS",
+    "LAYERS",
+    "Activation",
+    "AnyLayer",
+    "Attention4D",
+    "AttentionDownsample",
+    "Classifier",
+    "ConvDownsample",
+    "ConvFFN",
+    "ConvStem",
+    "Layer",
+    "Shape",
+]

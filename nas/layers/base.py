@@ -1,0 +1,69 @@
+"""What every layer config has: a slot, a kind, and the shape it makes of an input shape."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from nas.documents import Value
+
+Shape = tuple[int, int, int]
+"""Channels, height, width of one image or feature map."""
+
+Activation = Literal["gelu", "relu", "hardswish", "silu"]
+Positive = Annotated[int, Field(gt=0)]
+
+CONTEXT_FIELDS = frozenset({"slot", "channels", "in_channels", "out_channels", "classes"})
+"""Fields that a search space fills in from the place where a layer stands."""
+
+
+class Layer(Value):
+    """One residual module, downsampling, stem or head of a network, as a value.
+
+    Two layers with equal signatures and equal input shapes cost the same, wherever they stand.
+    """
+
+    descending: ClassVar[frozenset[str]] = frozenset()
+    """Fields of which a larger value is cheaper, such as an attention's stride."""
+
+    slot: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$")]
+    kind: str
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """The shape that this layer makes of ``input_shape``.
+
+        Raises:
+            ValueError: the input does not fit; the message names the slot and both sizes.
+        """
+        raise NotImplementedError
+
+    @property
+    def signature(self) -> str:
+        """The config without its slot, defaults left out: ``conv_ffn channels=32 expansion=4``."""
+        fields = type(self).model_fields
+        words = [self.kind]
+        for name in fields:
+            value = getattr(self, name)
+            if name not in ("slot", "kind") and value != fields[name].default:
+                words.append(f"{name}={_text(value)}")
+        return " ".join(words)
+
+    def require_channels(self, input_shape: Shape, channels: int) -> None:
+        """Raise ValueError unless ``input_shape`` has that many channels."""
+        if input_shape[0] != channels:
+            raise ValueError(f"{self.slot}: takes {channels} channels, got {input_shape[0]}")
+
+    def require_divisible(self, input_shape: Shape, stride: int) -> None:
+        """Raise ValueError unless both sides of the map are multiples of ``stride``."""
+        _, height, width = input_shape
+        if height % stride or width % stride:
+            raise ValueError(
+                f"{self.slot}: the map must be a multiple of {stride}, got {height}x{width}"
+            )
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,17 @@
+"""Searching over integers and callables; nothing here knows of networks or loads torch."""
+
+from __future__ import annotations
+
+from nas.search.scaling import scale_uniformly
+from nas.search.score import mobile_efficiency_score
+from nas.search.slimming import Action, InfeasibleTarget, SlimmingResult, Step, slim
+
+__all__ = [
+    "Action",
+    "InfeasibleTarget",
+    "SlimmingResult",
+    "Step",
+    "mobile_efficiency_score",
+    "scale_uniformly",
+    "slim",
+]

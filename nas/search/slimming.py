@@ -1,0 +1,215 @@
+"""Slimming: from the largest network down to a target, one cheap option at a time.
+
+The loop of EfficientFormer V2 (Li et al., ICCV 2023, section 3.3): of all actions that lower one
+choice, take the one with the least accuracy drop per gain in Mobile Efficiency Score, and repeat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from nas.errors import UserError
+from nas.search.score import mobile_efficiency_score
+
+Assignment = tuple[int, ...]
+Costs = Mapping[str, float]
+
+
+class InfeasibleTarget(UserError):  # noqa: N818 - the name that other programs catch
+    """A bound that even the smallest network misses; ``least`` holds what it reaches."""
+
+    def __init__(self, target: Mapping[str, float], least: Costs) -> None:
+        missed = ", ".join(
+            f"{name} <= {bound:g} (least reachable: {least[name]:.4g})"
+            for name, bound in target.items()
+            if least[name] > bound
+        )
+        super().__init__(f"target out of reach: {missed}")
+        self.target = dict(target)
+        self.least = dict(least)
+
+
+class Action(NamedTuple):
+    """Lowering choice ``choice`` to option ``option``, and what that makes of the network."""
+
+    choice: int
+    option: int
+    assignment: Assignment
+    costs: Costs
+    score: float
+    accuracy: float | None
+    """None if the budget of evaluations did not allow to look."""
+
+
+class Step(NamedTuple):
+    """One round: where it started, every action it considered, and the one it took."""
+
+    assignment: Assignment
+    accuracy: float | None
+    costs: Costs
+    score: float
+    actions: tuple[Action, ...]
+    taken: Action
+
+
+class SlimmingResult(NamedTuple):
+    """The most accurate assignment found that meets every bound, and how it was found."""
+
+    best: Assignment
+    trace: tuple[Step, ...]
+    evaluated: Mapping[Assignment, float]
+
+
+def slim(
+    sizes: Sequence[int],
+    cost: Callable[[Assignment], Costs],
+    accuracy: Callable[[Assignment], float],
+    target: Mapping[str, float],
+    *,
+    evaluations: int,
+    rng: np.random.Generator,
+    score: Callable[[Costs], float] = mobile_efficiency_score,
+    start: Assignment | None = None,
+    known: Mapping[Assignment, float] | None = None,
+) -> SlimmingResult:
+    """Lower one choice at a time until ``cost`` meets every bound of ``target``.
+
+    Args:
+        sizes: number of options of each choice, cheapest first.
+        cost: of an assignment, such as {"latency_ms": ..., "params": ...}; cheap to call.
+        accuracy: of an assignment; called at most ``evaluations`` times, never twice for one.
+        target: an upper bound for each cost that matters.
+        evaluations: if they do not suffice for every action of every step, an action that was
+            tried before is ranked by its last drop, and the most promising are looked at again.
+        rng: breaks ties in the order in which unseen actions are tried.
+        score: efficiency of costs, higher is better.
+        start: where to start instead of at the largest network.
+        known: accuracies that need no evaluation.
+
+    Raises:
+        InfeasibleTarget: the smallest network misses a bound.
+        ValueError: no evaluation is allowed, or a bound names no cost.
+    """
+    if evaluations < 1:
+        raise ValueError(f"slim: evaluations must be at least 1, got {evaluations}")
+    least = cost((0,) * len(sizes))
+    for name in target:
+        if name not in least:
+            raise ValueError(f"slim: no cost is named '{name}'; there are {', '.join(least)}")
+    if not meets(least, target):
+        raise InfeasibleTarget(target, least)
+    walk = _Walk(cost, accuracy, target, score, rng, evaluations, dict(known or {}))
+    current = start or tuple(size - 1 for size in sizes)
+    while not meets(cost(current), target):
+        current = walk.step(current)
+    walk.evaluate(current)
+    feasible = [a for a in walk.evaluated if meets(cost(a), target)]
+    best = max(feasible, key=lambda a: (walk.evaluated[a], score(cost(a))), default=current)
+    return SlimmingResult(best, tuple(walk.trace), walk.evaluated)
+
+
+def meets(costs: Costs, target: Mapping[str, float]) -> bool:
+    """Whether every bound holds."""
+    return all(costs[name] <= bound for name, bound in target.items())
+
+
+@dataclass
+class _Walk:
+    """The state of one walk: what was evaluated, the last known drop of each choice, the trace."""
+
+    cost: Callable[[Assignment], Costs]
+    accuracy: Callable[[Assignment], float]
+    target: Mapping[str, float]
+    score: Callable[[Costs], float]
+    rng: np.random.Generator
+    budget: int
+    evaluated: dict[Assignment, float]
+    drops: dict[tuple[int, int], float] = field(default_factory=dict)
+    trace: list[Step] = field(default_factory=list)
+
+    def evaluate(self, assignment: Assignment) -> float | None:
+        """The accuracy, from memory if it was seen; None when the budget is spent."""
+        if assignment not in self.evaluated:
+            if self.budget < 1:
+                return None
+            self.budget -= 1
+            self.evaluated[assignment] = self.accuracy(assignment)
+        return self.evaluated[assignment]
+
+    def step(self, current: Assignment) -> Assignment:
+        """Consider every action, take the best, and return where it leads."""
+        actions = self._actions(current)
+        if not actions:  # the smallest network is feasible, so the costs are not monotonous
+            raise InfeasibleTarget(self.target, self.cost(current))
+        now = self.evaluate(current) if self._affordable(current, actions) > 0 else None
+        costs = self.cost(current)
+        score = self.score(costs)
+        looked_at = set(self._worth_a_look(actions, score, self._affordable(current, actions)))
+        tried = []
+        for action in actions:
+            seen = action.assignment in looked_at or action.assignment in self.evaluated
+            found = self.evaluate(action.assignment) if seen else None
+            tried.append(action._replace(accuracy=found))
+            if found is not None and now is not None:
+                self.drops[action.choice, action.option] = now - found
+        taken = min(tried, key=lambda action: self._rank(action, score))
+        self.trace.append(Step(current, now, costs, score, tuple(tried), taken))
+        return taken.assignment
+
+    def _actions(self, current: Assignment) -> list[Action]:
+        """For each choice the next lower option that raises the score."""
+        here = self.score(self.cost(current))
+        found = []
+        for choice, index in enumerate(current):
+            for option in range(index - 1, -1, -1):
+                lowered = (*current[:choice], option, *current[choice + 1 :])
+                costs = self.cost(lowered)
+                score = self.score(costs)
+                if score > here:
+                    found.append(Action(choice, option, lowered, costs, score, None))
+                    break
+        return found
+
+    def _affordable(self, current: Assignment, actions: Sequence[Action]) -> int:
+        """How many evaluations this step may spend so that they last to the target.
+
+        One is kept for the final network.
+        """
+        here = self._excess(self.cost(current))
+        savings = [here - self._excess(action.costs) for action in actions]
+        saving = float(np.mean([max(one, 0.0) for one in savings])) or math.inf
+        steps = max(1, math.ceil(here / saving))
+        spare = self.budget - 1
+        if not self.trace and spare >= len(actions) + 2 * steps:
+            return spare  # the first look at everything ranks all later steps
+        return spare // steps
+
+    def _excess(self, costs: Costs) -> float:
+        """How far, in logarithms, the costs are above the bounds."""
+        return max(math.log(costs[name] / bound) for name, bound in self.target.items())
+
+    def _worth_a_look(
+        self, actions: Sequence[Action], score: float, affordable: int
+    ) -> list[Assignment]:
+        order = self.rng.permutation(len(actions))
+        ranked = sorted((actions[index] for index in order), key=lambda a: self._rank(a, score))
+        unseen = [action for action in ranked if action.choice not in self._tried_choices()]
+        known = [action for action in ranked if action.choice in self._tried_choices()]
+        return [action.assignment for action in (*unseen, *known)[: max(0, affordable)]]
+
+    def _tried_choices(self) -> set[int]:
+        return {choice for choice, _ in self.drops}
+
+    def _rank(self, action: Action, score: float) -> float:
+        """Accuracy drop per score gain; where accuracy rises, more of either is better."""
+        drop = self.drops.get((action.choice, action.option))
+        if drop is None:  # of this choice another option may be known
+            others = [value for (choice, _), value in self.drops.items() if choice == action.choice]
+            drop = others[-1] if others else math.inf
+        gain = action.score - score
+        return drop / gain if drop > 0 else drop * gain

@@ -1,0 +1,374 @@
+"""A ``SearchSpace``: a YAML file in which a list is a choice and anything else is fixed.
+
+It compiles to an ordered mapping of choices. An assignment is a tuple of option indices, one for
+each choice, cheapest first; ``decode`` makes the ``Architecture`` of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from nas.architecture import BUILT_IN, Architecture, find
+from nas.documents import Document, Location, Value, location_text, read_document
+from nas.grammar import AnySpec, LayerSpec, Option, Slot, Stage, Widths, as_tuple, slots
+from nas.layers import LAYERS, Layer, Shape
+
+Assignment = tuple[int, ...]
+
+DEFAULT_SPACE = "mobile_64px"
+WIDTH_STEP = 4
+"""Runtimes lay channels out in blocks of at least 4; widths between cost up to 78 % extra."""
+
+
+class SearchSpace(Value):
+    """All architectures that a YAML file describes.
+
+    Raises:
+        ValueError: an option does not fit; choices must be listed from cheapest to dearest.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    description: str = ""
+    input_size: Widths
+    channels: Annotated[int, Field(gt=0)] = 3
+    classes: Annotated[int, Field(gt=1)]
+    stem: AnySpec
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    head: AnySpec
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> SearchSpace:
+        """A built-in space by its name, or one from a YAML or JSON file.
+
+        Raises:
+            UserError: there is no such name or file, or it holds no valid space.
+        """
+        return cls.from_document(read_document(find(name_or_path, "", (".yaml",), "search space")))
+
+    @classmethod
+    def from_document(cls, document: Document) -> SearchSpace:
+        """Validate a document; errors name its file, line and column."""
+        if not isinstance(document.data, dict) or "layers" in document.data:
+            raise document.error((), "a search space is a mapping with 'stages'")
+        try:
+            return cls.model_validate(document.data)
+        except ValidationError as error:
+            raise document.validation_error(error) from None
+
+    def to_json(self) -> str:
+        """JSON that ``load`` reads back to an equal space."""
+        return json.dumps(self.model_dump(mode="json", exclude_defaults=True), indent=1) + "\n"
+
+    def with_classes(self, classes: int) -> SearchSpace:
+        """The same space with another number of classes in its head."""
+        return self.model_validate({**self.model_dump(exclude_defaults=True), "classes": classes})
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """The places for layers, in the order in which images pass them."""
+        return slots(self.stem, self.stages, self.head)
+
+    @cached_property
+    def choices(self) -> Mapping[str, tuple[Option, ...]]:
+        """Each choice with its options, cheapest first."""
+        found: dict[str, tuple[Option, ...]] = {}
+        if isinstance(self.input_size, tuple):
+            found["input_size"] = self.input_size
+        for number, stage in enumerate(self.stages):
+            if isinstance(stage.width, tuple):
+                found[f"stage{number + 1}.width"] = stage.width
+            for slot in self.slots:
+                if slot.stage == number:
+                    found.update(_slot_choices(slot))
+        return MappingProxyType(found)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of options of each choice."""
+        return tuple(len(options) for options in self.choices.values())
+
+    @property
+    def cardinality(self) -> int:
+        """The number of assignments; some decode to the same architecture."""
+        return math.prod(self.sizes)
+
+    def decode(self, assignment: Sequence[int]) -> Architecture:
+        """The architecture of an assignment.
+
+        Raises:
+            ValueError: the assignment has another length, or an index beyond its options.
+        """
+        if len(assignment) != len(self.choices):
+            raise ValueError(f"{self.name}: {len(self.choices)} choices, got {len(assignment)}")
+        values: dict[str, Option] = {}
+        for (name, options), index in zip(self.choices.items(), assignment, strict=True):
+            if not 0 <= index < len(options):
+                raise ValueError(f"{self.name}: {name}: {len(options)} options, got {index}")
+            values[name] = options[index]
+        pixels = int(values.get("input_size", as_tuple(self.input_size)[0]))
+        widths = [
+            int(values.get(f"stage{number + 1}.width", as_tuple(stage.width)[0]))
+            for number, stage in enumerate(self.stages)
+        ]
+        layers = (self._chosen(slot, values, widths) for slot in self.slots)
+        return Architecture(
+            name=self.name,
+            input_shape=(self.channels, pixels, pixels),
+            layers=tuple(layer for layer in layers if layer is not None),
+        )
+
+    def largest(self) -> Architecture:
+        """The architecture with the dearest option everywhere."""
+        return self.decode([size - 1 for size in self.sizes])
+
+    def smallest(self) -> Architecture:
+        """The architecture with the cheapest option everywhere."""
+        return self.decode([0] * len(self.sizes))
+
+    def sample(self, rng: np.random.Generator) -> Architecture:
+        """A random architecture; sizes spread evenly between the smallest and the largest.
+
+        Independent uniform choices would almost all be of middling size. So a share is drawn
+        first, and each option index is binomial around it.
+        """
+        return self.decode(self.sample_assignment(rng))
+
+    def sample_assignment(self, rng: np.random.Generator) -> Assignment:
+        """The assignment of ``sample``."""
+        share = rng.uniform()
+        return tuple(int(rng.binomial(size - 1, share)) for size in self.sizes)
+
+    def uniform(self, share: float) -> Assignment:
+        """Uniform scaling: the same share, in [0, 1], of every width, expansion and depth.
+
+        Of the slots of one name in a stage that may be left out, that share is kept, evenly
+        spread; so each stage keeps its part of the depth.
+        """
+        indices = []
+        groups: dict[str, int] = {}
+        for name, options in self.choices.items():
+            if name.endswith(".kind") and options[0] == "identity":
+                stage, _, slot, _ = name.split(".")
+                count = groups[f"{stage}.{slot}"] = groups.get(f"{stage}.{slot}", 0) + 1
+                kept = math.floor(count * share + 1e-9) > math.floor((count - 1) * share + 1e-9)
+                indices.append((len(options) - 1) if kept else 0)
+            else:
+                indices.append(math.floor((len(options) - 1) * share + 0.5))
+        return tuple(indices)
+
+    def variants(self, slot: Slot) -> Iterator[tuple[Layer | None, Shape]]:
+        """Every layer that may stand in ``slot``, with its input shape; None for leaving it out."""
+        here = as_tuple(self.stages[slot.stage].width)
+        if slot.name == "stem":
+            widths = [(self.channels, width) for width in here]
+        elif _enters(slot):
+            widths = list(itertools.product(as_tuple(self.stages[slot.stage - 1].width), here))
+        else:
+            widths = [(width, width) for width in here]
+        for pixels in as_tuple(self.input_size):
+            map_size = self._maps(pixels)[slot.name]
+            for spec, fields in _fillings(slot):
+                for before, after in widths:
+                    layer = _layer(slot, spec, fields, before, after, self.classes)
+                    yield layer, (before, *map_size)
+
+    def layers(self) -> Mapping[tuple[str, Shape], Layer]:
+        """One layer for each distinct signature and input shape: the rows of a latency table."""
+        found: dict[tuple[str, Shape], Layer] = {}
+        for slot in self.slots:
+            for layer, shape in self.variants(slot):
+                if layer is not None:
+                    found.setdefault((layer.signature, shape), layer)
+        return MappingProxyType(found)
+
+    def _chosen(
+        self, slot: Slot, values: Mapping[str, Option], widths: Sequence[int]
+    ) -> Layer | None:
+        kind = values.get(f"{slot.name}.kind", slot.candidates[0].kind)
+        spec = next(spec for spec in slot.candidates if spec.kind == kind)
+        fields = {
+            field: values[f"{slot.name}.{field}"]
+            for field, value in _own_fields(spec)
+            if isinstance(value, tuple)
+        }
+        after = widths[slot.stage]
+        before = widths[slot.stage - 1] if _enters(slot) else after
+        if slot.name == "stem":
+            before = self.channels
+        key = (slot.name, kind, tuple(fields.items()), before, after)
+        if key not in self._made:
+            self._made[key] = _layer(slot, spec, fields, before, after, self.classes)
+        return self._made[key]
+
+    @cached_property
+    def _made(self) -> dict[Any, Layer | None]:
+        return {}
+
+    def _maps(self, pixels: int) -> dict[str, tuple[int, int]]:
+        """Height and width of the map that each slot sees, for square images of that size."""
+        if pixels not in self._map_cache:
+            widths = [as_tuple(stage.width)[-1] for stage in self.stages]
+            shape: Shape = (self.channels, pixels, pixels)
+            maps = {}
+            for slot in self.slots:
+                maps[slot.name] = shape[1:]
+                spec, fields = list(_fillings(slot))[-1]
+                before = shape[0]
+                layer = _layer(slot, spec, fields, before, widths[slot.stage], self.classes)
+                shape = layer.output_shape(shape) if layer is not None else shape
+            self._map_cache[pixels] = maps
+        return self._map_cache[pixels]
+
+    @cached_property
+    def _map_cache(self) -> dict[int, dict[str, tuple[int, int]]]:
+        return {}
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Self:
+        for location, message in self._complaints():
+            raise PydanticCustomError(
+                "misfit",
+                "{place}: {message}",
+                {"place": location_text(location), "location": location, "message": message},
+            )
+        return self
+
+    def _complaints(self) -> Iterator[tuple[Location, str]]:
+        yield from _disorder(("input_size",), self.input_size)
+        for number, stage in enumerate(self.stages):
+            place: Location = ("stages", number, "width")
+            for index, width in enumerate(as_tuple(stage.width)):
+                if width % WIDTH_STEP:
+                    at = (*place, index) if isinstance(stage.width, tuple) else place
+                    yield at, f"must be a multiple of {WIDTH_STEP}, got {width}"
+            yield from _disorder(place, stage.width)
+        for slot in self.slots:
+            yield from _slot_complaints(slot)
+        for pixels in as_tuple(self.input_size):
+            try:
+                self._maps(pixels)
+            except ValueError as error:
+                yield ("input_size",), f"{pixels} px do not fit: {_first_line(error)}"
+                return
+        for slot in self.slots:
+            yield from self._misfits(slot)
+
+    def _misfits(self, slot: Slot) -> Iterator[tuple[Location, str]]:
+        try:
+            for layer, shape in self.variants(slot):
+                made = layer.output_shape(shape) if layer is not None else shape
+                width = self.stages[slot.stage].width
+                if slot.name != "head" and made[0] not in as_tuple(width):
+                    yield slot.location, f"a slot that changes the width cannot be {made}"
+        except ValueError as error:
+            yield slot.location, _first_line(error)
+
+
+def built_in_spaces() -> list[str]:
+    """The names of the spaces that come with the package."""
+    return sorted(file.stem for file in BUILT_IN.glob("*.yaml"))
+
+
+def built_in_architectures() -> list[str]:
+    """The names of the published architectures that come with the package."""
+    return sorted(file.stem for file in (BUILT_IN / "published").glob("*.json"))
+
+
+def _enters(slot: Slot) -> bool:
+    """Whether the slot leads from the width of the stage before into its own."""
+    return slot.name.endswith(".downsample") and slot.stage > 0
+
+
+def _own_fields(spec: LayerSpec) -> Iterator[tuple[str, Any]]:
+    for name in type(spec).model_fields:
+        if name != "kind":
+            yield name, getattr(spec, name)
+
+
+def _slot_choices(slot: Slot) -> dict[str, tuple[Option, ...]]:
+    found: dict[str, tuple[Option, ...]] = {}
+    if len(slot.candidates) > 1:
+        found[f"{slot.name}.kind"] = tuple(spec.kind for spec in slot.candidates)
+    for spec in slot.candidates:
+        for field, value in _own_fields(spec):
+            if isinstance(value, tuple):
+                found[f"{slot.name}.{field}"] = value
+    return found
+
+
+def _fillings(slot: Slot) -> Iterator[tuple[LayerSpec, dict[str, Option]]]:
+    """Each candidate with each combination of its own choices."""
+    for spec in slot.candidates:
+        elastic = {name: value for name, value in _own_fields(spec) if isinstance(value, tuple)}
+        for options in itertools.product(*elastic.values()):
+            yield spec, dict(zip(elastic, options, strict=True))
+
+
+def _layer(
+    slot: Slot, spec: LayerSpec, fields: Mapping[str, Option], before: int, after: int, classes: int
+) -> Layer | None:
+    if spec.kind == "identity":
+        return None
+    made = LAYERS[spec.kind]
+    context = {
+        "channels": after,
+        "in_channels": before,
+        "out_channels": after,
+        "classes": classes,
+    }
+    fixed = {name: value for name, value in _own_fields(spec) if not isinstance(value, tuple)}
+    filled = {name: value for name, value in context.items() if name in made.model_fields}
+    return made.model_validate({"slot": slot.name, **filled, **fixed, **fields})
+
+
+def _slot_complaints(slot: Slot) -> Iterator[tuple[Location, str]]:
+    kinds = [spec.kind for spec in slot.candidates]
+    if len(set(kinds)) < len(kinds):
+        yield slot.location, f"each kind may stand once, got {', '.join(kinds)}"
+    if "identity" in kinds[1:]:
+        yield slot.location, "must list identity first: options go from cheapest to dearest"
+    shared: dict[str, Any] = {}
+    for index, spec in enumerate(slot.candidates):
+        place = (*slot.location, index) if len(slot.candidates) > 1 else slot.location
+        for field, value in _own_fields(spec):
+            descending = spec.kind in LAYERS and field in LAYERS[spec.kind].descending
+            yield from _disorder((*place, field), value, descending=descending)
+            if isinstance(value, tuple) and shared.setdefault(field, value) != value:
+                yield (*place, field), "kinds of one slot must offer the same options"
+
+
+def _disorder(
+    location: Location, value: object, *, descending: bool = False
+) -> Iterator[tuple[Location, str]]:
+    if not isinstance(value, tuple):
+        return
+    listed = ", ".join(map(str, value))
+    if len(set(value)) < len(value):
+        yield location, f"lists an option twice, got {listed}"
+    elif all(isinstance(option, int | float) for option in value) and list(value) != sorted(
+        value, reverse=descending
+    ):
+        order = "descending" if descending else "ascending"
+        yield location, f"must go from cheapest to dearest ({order}), got {listed}"
+
+
+def _first_line(error: ValueError) -> str:
+    if isinstance(error, ValidationError):
+        detail = error.errors(include_url=False)[0]
+        where = ".".join(map(str, detail["loc"]))
+        return f"{where}: {detail['msg']}" if where else detail["msg"]
+    return str(error)

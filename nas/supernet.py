@@ -1,0 +1,223 @@
+"""The supernet: one set of weights from which every architecture of a space takes its own.
+
+For each slot and kind it owns the tensors of the widest variant, and a private copy of each norm
+for each of its widths. Running an architecture is calling the plain module of each layer on views
+into these tensors (``torch.func.functional_call``); extracting it is copying the same views.
+Slimmable networks: Yu et al. 2019, arXiv 1812.08928; private norms: section 3.2 there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from nas.architecture import Architecture
+from nas.blocks import make_module
+from nas.grammar import Slot
+from nas.layers import Layer, Shape
+from nas.network import Network, build
+from nas.space import SearchSpace
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+@runtime_checkable
+class HasLogicalShapes(Protocol):
+    """A module of which some tensors lay several elastic dimensions along one axis."""
+
+    def logical_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The logical shape of each such tensor, by its name in the state dict."""
+
+
+class Crop(NamedTuple):
+    """Where one tensor of a layer lies in the supernet: a leading corner of the tensor ``key``.
+
+    The corner is taken of the tensor's logical shape, in which each elastic dimension has its own
+    axis, and is then laid out as ``shape``.
+    """
+
+    name: str
+    key: str
+    logical: tuple[int, ...]
+    corner: tuple[slice, ...]
+    shape: torch.Size
+
+    def take(self, whole: torch.Tensor) -> torch.Tensor:
+        """The corner of ``whole``: a view wherever the tensor's shape is its logical shape."""
+        return whole.view(self.logical)[self.corner].reshape(self.shape)
+
+
+class PlainLayer(NamedTuple):
+    """An ordinary module on the meta device, and where its tensors lie."""
+
+    module: nn.Module
+    crops: tuple[Crop, ...]
+
+
+class Supernet(nn.Module):
+    """Shared weights of all architectures of ``space``.
+
+    Raises:
+        ValueError: some tensor of a slot has no variant that is widest along all its axes.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        self.space = space
+        self._plain_layers: dict[tuple[Layer, Shape], PlainLayer] = {}
+        self._logical: dict[str, tuple[int, ...]] = {}
+        for slot in space.slots:
+            self._own(slot)
+
+    def forward(self, images: torch.Tensor, architecture: Architecture) -> torch.Tensor:
+        """Logits (N, classes) of ``architecture`` for images (N, channels, H, W)."""
+        x = images
+        for layer, shape in architecture.placed():
+            plain = self._plain_layer(layer, shape)
+            plain.module.train(self.training)
+            views = {crop.name: crop.take(self._tensor(crop.key)) for crop in plain.crops}
+            x = functional_call(plain.module, views, (x,), strict=True)
+        return x
+
+    def extract(self, architecture: Architecture) -> Network:
+        """An ordinary network that holds a copy of the architecture's weights."""
+        with torch.device("meta"):
+            network = build(architecture)
+        state = {
+            f"{layer.slot}.{crop.name}": crop.take(self._tensor(crop.key)).detach().clone()
+            for layer, shape in architecture.placed()
+            for crop in self._plain_layer(layer, shape).crops
+        }
+        network.load_state_dict(state, strict=True, assign=True)
+        for parameter in network.parameters():
+            parameter.requires_grad_(True)
+        return network.train(self.training)
+
+    def _own(self, slot: Slot) -> None:
+        """Make the tensors that the variants of a slot take their corners from."""
+        for kind, variants in _by_kind(self.space, slot).items():
+            survey = _survey(slot, kind, variants)
+            for owner in dict.fromkeys(survey.owners.values()):
+                module = make_module(*owner)
+                norms = dict(_norms(module))
+                logical = _logical_shapes(module)
+                for name, tensor in module.state_dict(keep_vars=True).items():
+                    path = name.rpartition(".")[0]
+                    if survey.owners[name] != owner:
+                        continue
+                    key = _key(slot.name, kind, name)
+                    if path in norms:
+                        self._own_norm(key, tensor, survey.norm_widths[path])
+                    else:
+                        self._register(key, tensor)
+                        self._logical[key] = logical[name]
+
+    def _own_norm(self, key: str, tensor: torch.Tensor, widths: Iterable[int]) -> None:
+        for width in sorted(widths):
+            part = tensor.detach()[:width] if tensor.dim() else tensor.detach()
+            private: torch.Tensor = part.clone()
+            if isinstance(tensor, nn.Parameter):
+                private = nn.Parameter(private)
+            self._register(f"{key}@{width}", private)
+            self._logical[f"{key}@{width}"] = tuple(private.shape)
+
+    def _register(self, key: str, tensor: torch.Tensor) -> None:
+        if isinstance(tensor, nn.Parameter):
+            self.register_parameter(key, tensor)
+        else:
+            self.register_buffer(key, tensor)
+
+    def _tensor(self, key: str) -> torch.Tensor:
+        tensor = self._parameters[key] if key in self._parameters else self._buffers[key]
+        assert tensor is not None
+        return tensor
+
+    def _plain_layer(self, layer: Layer, shape: Shape) -> PlainLayer:
+        if (layer, shape) not in self._plain_layers:
+            with torch.device("meta"):
+                module = make_module(layer, shape)
+            crops = tuple(self._crops(layer, module))
+            self._plain_layers[layer, shape] = PlainLayer(module, crops)
+        return self._plain_layers[layer, shape]
+
+    def _crops(self, layer: Layer, module: nn.Module) -> Iterator[Crop]:
+        norms = dict(_norms(module))
+        shapes = _logical_shapes(module)
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            key = _key(layer.slot, layer.kind, name)
+            path = name.rpartition(".")[0]
+            if path in norms:
+                key += f"@{norms[path]}"
+            if key not in self._logical:
+                raise ValueError(f"{layer.slot}: {layer.signature} is not in {self.space.name}")
+            part, whole = shapes[name], self._logical[key]
+            if len(part) != len(whole) or any(p > w for p, w in zip(part, whole, strict=True)):
+                raise ValueError(
+                    f"{layer.slot}.{name}: a corner of {part} does not fit into the supernet's "
+                    f"{whole}"
+                )
+            yield Crop(name, key, whole, tuple(slice(0, side) for side in part), tensor.shape)
+
+
+def _key(slot: str, kind: str, name: str) -> str:
+    return f"{slot}:{kind}:{name}".replace(".", "/")  # torch allows no dots in names
+
+
+def _norms(module: nn.Module) -> Iterator[tuple[str, int]]:
+    """The path and the width of each norm inside ``module``."""
+    for path, child in module.named_modules():
+        if isinstance(child, NORMS):
+            yield path, next(child.parameters()).shape[0]
+
+
+def _by_kind(space: SearchSpace, slot: Slot) -> Mapping[str, list[tuple[Layer, Shape]]]:
+    kinds: dict[str, list[tuple[Layer, Shape]]] = {}
+    for layer, shape in space.variants(slot):
+        if layer is not None:
+            kinds.setdefault(layer.kind, []).append((layer, shape))
+    return kinds
+
+
+class _Survey(NamedTuple):
+    """For each tensor the variant that owns it, being the widest; each norm's widths."""
+
+    owners: dict[str, tuple[Layer, Shape]]
+    norm_widths: dict[str, set[int]]
+
+
+def _survey(slot: Slot, kind: str, variants: list[tuple[Layer, Shape]]) -> _Survey:
+    owners: dict[str, tuple[Layer, Shape]] = {}
+    largest: dict[str, tuple[int, ...]] = {}
+    widest: dict[str, tuple[int, ...]] = {}
+    norm_widths: dict[str, set[int]] = {}
+    for variant in variants:
+        with torch.device("meta"):
+            module = make_module(*variant)
+        for path, width in _norms(module):
+            norm_widths.setdefault(path, set()).add(width)
+        for name, shape in _logical_shapes(module).items():
+            known = widest.get(name, shape)
+            widest[name] = tuple(max(pair) for pair in zip(shape, known, strict=True))
+            if name not in owners or math.prod(shape) > math.prod(largest[name]):
+                owners[name], largest[name] = variant, shape
+    for name, shape in widest.items():
+        if largest[name] != shape:
+            raise ValueError(
+                f"{slot.name}: no variant of '{kind}' is widest in all axes of {name}: the "
+                f"largest is {largest[name]}, others reach {shape}"
+            )
+    return _Survey(owners, norm_widths)
+
+
+def _logical_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor, with every elastic dimension on an axis of its own."""
+    declared = module.logical_shapes() if isinstance(module, HasLogicalShapes) else {}
+    return {
+        name: declared.get(name, tuple(tensor.shape))
+        for name, tensor in module.state_dict(keep_vars=True).items()
+    }

@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import nas.data
+from nas.data import Dataset, load_dataset
+from nas.data.augmentation import normalise
+from nas.errors import UserError
+
+WriteParquet = Callable[..., Path]
+
+
+def message_of(spec: str, **options: int) -> str:
+    with pytest.raises(UserError) as error:
+        load_dataset(spec, 16, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def everything(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    parts = [next(part.batches(100)) for part in (dataset.train, dataset.search, dataset.test)]
+    images, labels = zip(*parts, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def test_digits_are_enlarged_grey_and_never_mirrored() -> None:
+    dataset = load_dataset("digits", 32)
+    assert dataset.classes == tuple("0123456789")
+    assert [len(part) for part in (dataset.train, dataset.search, dataset.test)] == [
+        1294, 144, 359,
+    ]  # fmt: skip
+    assert not dataset.augmentation.mirror
+    images, _ = next(dataset.train.batches(8))
+    assert images.shape == (8, 3, 32, 32)
+    grey = images * torch.tensor(nas.data.IMAGENET_STD).view(3, 1, 1)
+    grey += torch.tensor(nas.data.IMAGENET_MEAN).view(3, 1, 1)
+    assert torch.allclose(grey[:, 0], grey[:, 1], atol=1e-6)
+
+
+def test_digits_resemble_what_scikit_learn_holds() -> None:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    dataset = load_dataset("digits", 8)  # their own size: nothing is interpolated
+    images, labels = zip(*dataset.test.batches(500), strict=True)
+    known = {
+        image.tobytes(): label for image, label in zip(bunch.images, bunch.target, strict=True)
+    }
+    pixels = images[0][:, 0] * nas.data.IMAGENET_STD[0] + nas.data.IMAGENET_MEAN[0]
+    for image, label in zip((pixels * 16).round().double().numpy(), labels[0], strict=True):
+        assert known[image.tobytes()] == label
+
+
+def test_folder_gives_the_pixels_of_its_files(photos: Path) -> None:
+    dataset = load_dataset(f"folder:{photos}", 16)
+    assert dataset.classes == ("cat", "dog")
+    assert [len(part) for part in (dataset.train, dataset.search, dataset.test)] == [14, 2, 4]
+    assert dataset.augmentation.mirror
+    images, labels = everything(dataset)
+    expected = {
+        normalise(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)).numpy().tobytes():
+        ("cat", "dog").index(file.parent.name)
+        for file in photos.rglob("*.png")
+    }  # fmt: skip
+    found = {
+        image.numpy().tobytes(): int(label) for image, label in zip(images, labels, strict=True)
+    }
+    assert found == expected
+
+
+def test_parquet_equals_the_folder(
+    photos: Path, tmp_path: Path, write_parquet: WriteParquet
+) -> None:
+    files = sorted(photos.rglob("*.png"))
+    labels = [("cat", "dog").index(file.parent.name) for file in files]
+    encoded = [file.read_bytes() for file in files]
+    path = write_parquet(tmp_path / "a.parquet", encoded, labels, ("cat", "dog"))
+    first, second = load_dataset(f"parquet:{path}", 12), load_dataset(f"folder:{photos}", 12)
+    assert first.classes == second.classes
+    assert first.split_sha256 == second.split_sha256
+    for one, other in zip(everything(first), everything(second), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_parquet_folder_takes_shards_and_the_test_file(
+    photos: Path, tmp_path: Path, write_parquet: WriteParquet
+) -> None:
+    cats, dogs = (
+        [file.read_bytes() for file in sorted((photos / name).iterdir())] for name in ("cat", "dog")
+    )
+    folder = tmp_path / "sharded"
+    write_parquet(folder / "train-0.parquet", cats[:4] + dogs[:2], [*"cccc", *"dd"])
+    write_parquet(folder / "train-1.parquet", cats[4:8] + dogs[2:8], [*"cccc", *"dddddd"])
+    write_parquet(folder / "test-0.parquet", dogs[8:] + cats[8:], [*"ddcc"])
+    dataset = load_dataset(f"parquet:{folder}", 16)
+    assert dataset.classes == ("c", "d")
+    assert dataset.test.labels.tolist() == [1, 1, 0, 0]
+    assert len(dataset.train) + len(dataset.search) == 16
+
+
+def test_plain_bytes_column_and_integer_labels_do(photos: Path, tmp_path: Path) -> None:
+    files = sorted(photos.rglob("*.png"))
+    labels = [7 if file.parent.name == "cat" else 9 for file in files]
+    table = pa.table({"bytes": [file.read_bytes() for file in files], "label": labels})
+    pq.write_table(table, tmp_path / "a.parquet")
+    dataset = load_dataset(f"parquet:{tmp_path / 'a.parquet'}", 16)
+    assert dataset.classes == ("7", "9")
+    assert sorted(everything(dataset)[1].tolist()) == [0] * 10 + [1] * 10
+
+
+def test_data_too_large_for_memory_are_streamed_and_equal(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_memory = load_dataset(f"folder:{photos}", 12)
+    monkeypatch.setattr(nas.data, "MEMORY_BYTES", 20 * 3 * 12 * 12 - 1)
+    streamed = load_dataset(f"folder:{photos}", 12)
+    assert type(streamed.train) is not type(in_memory.train)
+    for one, other in zip(everything(in_memory), everything(streamed), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_test_folder_is_used_where_there_is_one(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "both" / "train")
+    shutil.copytree(photos, tmp_path / "both" / "val")
+    dataset = load_dataset(f"folder:{tmp_path / 'both'}", 16)
+    assert [len(part) for part in (dataset.train, dataset.search, dataset.test)] == [18, 2, 20]
+
+
+def test_class_called_train_is_no_split(photos: Path) -> None:
+    (photos / "dog").rename(photos / "train")
+    assert load_dataset(f"folder:{photos}", 16).classes == ("cat", "train")
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [("digit", "; did you mean 'digits'?"), ("floder:x", "; did you mean 'folder'?"),
+     ("hf:mnist", ""), ("folder:", "; did you mean 'folder'?")],
+)  # fmt: skip
+def test_unknown_data_set_lists_the_kinds(spec: str, hint: str) -> None:
+    expected = f"data set '{spec}': must be digits, folder:PATH or parquet:PATH{hint}"
+    assert message_of(spec) == expected
+
+
+def test_bare_path_is_given_its_kind(photos: Path) -> None:
+    assert message_of(str(photos)).endswith(f"; did you mean 'folder:{photos}'?")
+
+
+def test_missing_path_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "nothing"
+    assert message_of(f"folder:{missing}") == (
+        f"folder:{missing}: no such folder; give a folder with one folder of images per class"
+    )
+    assert message_of(f"parquet:{missing}") == f"parquet:{missing}: no such file or folder"
+
+
+def test_empty_folder_says_where_images_belong(tmp_path: Path) -> None:
+    assert message_of(f"folder:{tmp_path}") == (
+        f"folder:{tmp_path}: holds no images; put them at {tmp_path}/CLASS/*.jpg, or at "
+        f"{tmp_path}/train/CLASS/*.jpg and {tmp_path}/test/CLASS/*.jpg"
+    )
+    assert message_of(f"parquet:{tmp_path}") == (
+        f"parquet:{tmp_path}: holds no file named *train*.parquet, found no parquet file at all"
+    )
+
+
+def test_empty_class_is_named(photos: Path) -> None:
+    (photos / "eel").mkdir()
+    assert message_of(f"folder:{photos}") == f"folder:{photos}: class 'eel': holds no images"
+
+
+def test_class_with_one_image_is_named(photos: Path) -> None:
+    (photos / "eel").mkdir()
+    shutil.copy(photos / "cat" / "0.png", photos / "eel" / "0.png")
+    assert message_of(f"folder:{photos}") == (
+        f"folder:{photos}: class 'eel': needs at least 3 images to be split "
+        "(one to train on, one to search with, one to test on), got 1"
+    )
+
+
+def test_one_class_is_too_few(photos: Path) -> None:
+    shutil.rmtree(photos / "cat")
+    assert message_of(f"folder:{photos}") == (f"folder:{photos}: needs at least two classes, got 1")
+
+
+def test_corrupt_file_is_named(photos: Path) -> None:
+    file = photos / "cat" / "3.png"
+    file.write_bytes(file.read_bytes()[:200])
+    assert message_of(f"folder:{photos}") == (
+        f"{file}: unreadable image (image file is truncated); replace or remove it"
+    )
+
+
+def test_corrupt_row_is_named(photos: Path, tmp_path: Path, write_parquet: WriteParquet) -> None:
+    encoded = [file.read_bytes() for file in sorted(photos.rglob("*.png"))]
+    encoded[13] = b"no image"
+    path = write_parquet(tmp_path / "a.parquet", encoded, [0] * 10 + [1] * 10)
+    message = message_of(f"parquet:{path}")
+    assert message.startswith(f"{path}: row 13: unreadable image (cannot identify image file")
+    encoded[13] = None
+    write_parquet(path, encoded, [0] * 10 + [1] * 10)
+    assert message_of(f"parquet:{path}") == f"{path}: row 13: holds no image bytes"
+
+
+def test_test_set_of_other_classes_is_refused(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "both" / "train")
+    shutil.copytree(photos / "cat", tmp_path / "both" / "test" / "cow")
+    assert message_of(f"folder:{tmp_path / 'both'}") == (
+        f"{tmp_path / 'both' / 'test'}: must have the classes of the training set: "
+        "unknown 'cow', missing 'cat', missing 'dog'"
+    )
+
+
+NOT_IMAGES = (
+    "column 'image' must hold encoded images (binary, or a struct with a binary field 'bytes'), "
+    "got string"
+)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"a": [1], "b": [2]}, "needs the columns 'image' (or 'bytes') and 'label', has a, b"),
+        ({"image": ["x"], "label": [1]}, NOT_IMAGES),
+        (
+            {"bytes": [b"x"], "label": [0.5]},
+            "column 'label' must hold integers or text, got double",
+        ),
+        (
+            {"bytes": [b"x", b"y"], "label": [0, None]},
+            "column 'label' must not be empty, is in 1 rows",
+        ),
+    ],
+)
+def test_unfit_columns_are_named(
+    columns: dict[str, list[object]], message: str, tmp_path: Path
+) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert message_of(f"parquet:{tmp_path / 'a.parquet'}") == f"{tmp_path / 'a.parquet'}: {message}"
+
+
+def test_parquet_without_rows_has_no_classes(tmp_path: Path) -> None:
+    columns = {"bytes": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    message = message_of(f"parquet:{tmp_path / 'a.parquet'}")
+    assert message.endswith("a.parquet: needs at least two classes, got 0")
+
+
+def test_test_labels_follow_the_names_of_the_training_classes(
+    photos: Path, tmp_path: Path, write_parquet: WriteParquet
+) -> None:
+    encoded = [file.read_bytes() for file in sorted(photos.rglob("*.png"))]
+    write_parquet(tmp_path / "train.parquet", encoded, [0] * 10 + [1] * 10, ("cat", "dog"))
+    write_parquet(tmp_path / "test.parquet", encoded, [1] * 10 + [0] * 10, ("dog", "cat"))
+    dataset = load_dataset(f"parquet:{tmp_path}", 16)
+    assert dataset.test.labels.tolist() == [0] * 10 + [1] * 10
+
+
+def test_label_beyond_the_class_names_is_refused(
+    photos: Path, tmp_path: Path, write_parquet: WriteParquet
+) -> None:
+    encoded = [file.read_bytes() for file in sorted(photos.rglob("*.png"))]
+    labels = [0] * 10 + [1] * 9 + [-1]
+    path = write_parquet(tmp_path / "a.parquet", encoded, labels, ("cat", "dog"))
+    assert message_of(f"parquet:{path}") == f"{path}: row 19: label must be 0 to 1, got -1"
+
+
+def test_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("no parquet at all")
+    message = message_of(f"parquet:{tmp_path / 'a.parquet'}")
+    assert message.startswith(f"{tmp_path / 'a.parquet'}: cannot be read as parquet: ")
+
+
+def test_cifar10_has_its_classes_and_sizes(cifar10_folder: Path) -> None:
+    dataset = load_dataset(f"parquet:{cifar10_folder}", 32, limit=1000)
+    assert dataset.classes[0] == "airplane"
+    assert dataset.classes[-1] == "truck"
+    assert [len(part) for part in (dataset.train, dataset.search, dataset.test)] == [
+        900, 100, 10_000,
+    ]  # fmt: skip
+    assert torch.bincount(dataset.train.labels).tolist() == [90] * 10

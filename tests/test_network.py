@@ -1,0 +1,102 @@
+"""Published networks: their counts, timm's logits, folding."""
+
+import pytest
+import torch
+
+import nas
+from nas.network import build, fold, measure_size
+
+PUBLISHED = {  # parameters with two heads, before folding; GMACs at 224 px (families' papers)
+    "efficientformer_v2_s0": (3_600_256, 0.40),
+    "efficientformer_v2_s1": (6_185_560, 0.65),
+    "efficientformer_v2_s2": (12_710_112, 1.25),
+    "efficientformer_v2_l": (26_322_288, 2.56),
+}
+
+
+def randomized(model, seed=0):
+    """Scales, biases and statistics that matter; their published starting values hide errors."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if "gamma" in name:
+                tensor.uniform_(0.3, 1.0, generator=generator)
+            elif "bias" in name or "running_mean" in name:
+                tensor.normal_(0, 0.2, generator=generator)
+            elif "running_var" in name:
+                tensor.uniform_(0.5, 2.0, generator=generator)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_parameters_and_macs(name):
+    params, gigamacs = PUBLISHED[name]
+    size = measure_size(nas.Architecture.load(name))
+    assert size.params == params
+    assert size.macs == pytest.approx(gigamacs * 1e9, rel=0.02)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_logits_equal_timms_with_timms_weights(name, timm):
+    reference = randomized(timm.create_model(name.replace("former_v2", "formerv2")))
+    architecture = nas.Architecture.load(name)
+    network = nas.build(architecture).eval()
+    nas.load_timm_state_dict(network, architecture, reference.state_dict())
+    images = torch.randn(1, 3, 224, 224, generator=torch.manual_seed(1))
+    with torch.inference_mode():
+        expected, logits, folded = reference(images), network(images), fold(network)(images)
+    scale = expected.abs().max()
+    assert scale > 0.1
+    assert (logits - expected).abs().max() <= 1e-4 * scale
+    assert (folded - expected).abs().max() <= 1e-4 * scale
+
+
+def test_timm_weights_at_another_input_size(timm):
+    reference = randomized(timm.create_model("efficientformerv2_s0", img_size=96))
+    architecture = nas.Architecture.load("efficientformer_v2_s0").with_input_size(96)
+    network = nas.build(architecture).eval()
+    nas.load_timm_state_dict(network, architecture, reference.state_dict())
+    images = torch.randn(2, 3, 96, 96, generator=torch.manual_seed(1))
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images), reference(images), rtol=1e-4, atol=1e-4)
+
+
+def test_timm_weights_of_another_network_are_refused_by_name(timm):
+    architecture = nas.Architecture.load("efficientformer_v2_s0")
+    network = nas.build(architecture)
+    state = timm.create_model("efficientformerv2_s1").state_dict()
+    message = r"do not fit efficientformer_v2_s0: 'stages\.2\.downsample\.conv\.conv\.weight' is "
+    with pytest.raises(nas.UserError, match=message):
+        nas.load_timm_state_dict(network, architecture, state)
+    own = timm.create_model("efficientformerv2_s0").state_dict()
+    missing = {key: value for key, value in own.items() if key != "head.bias"}
+    with pytest.raises(nas.UserError, match=r"'head.bias' is missing \(our 'head.head.bias'\)"):
+        nas.load_timm_state_dict(network, architecture, missing)
+    extra = {**own, "surplus.weight": torch.zeros(1)}
+    with pytest.raises(nas.UserError, match=r"'surplus.weight' has no place in it"):
+        nas.load_timm_state_dict(network, architecture, extra)
+
+
+def test_timm_index_buffers_are_optional(timm):
+    architecture = nas.Architecture.load("efficientformer_v2_s0")
+    network = nas.build(architecture)
+    state = timm.create_model("efficientformerv2_s0").state_dict()
+    state["stages.2.blocks.4.token_mixer.attention_bias_idxs"] = torch.zeros(49, 49).long()
+    nas.load_timm_state_dict(network, architecture, state)
+
+
+def test_folding_halves_nothing_but_norms_and_heads():
+    architecture = nas.Architecture.load("efficientformer_v2_s0").with_input_size(64)
+    network = randomized(build(architecture)).double()
+    folded = fold(network)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), network(images), rtol=1e-9, atol=1e-9)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+
+
+def test_state_dict_keys_follow_the_slots():
+    keys = build(nas.SearchSpace.load("mobile_64px").largest()).state_dict()
+    assert "stage3.block2.ffn.fc1.conv.weight" in keys
+    assert "stage4.block1.attention.bias.biases" in keys

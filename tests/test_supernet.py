@@ -1,0 +1,271 @@
+"""The supernet against independent oracles: masking, the extracted network, its gradients."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from nas.blocks import make_module
+from nas.grammar import SPECS
+from nas.layers import LAYERS
+from nas.network import build
+from nas.space import SearchSpace
+from nas.supernet import Supernet
+
+SPACE = {
+    "name": "every_kind",
+    "input_size": 32,
+    "classes": 5,
+    "stem": {"kind": "conv_stem"},
+    "stages": [
+        {"width": [8, 12], "blocks": [{"repeat": 2, "ffn": ["identity", _ffn := {
+            "kind": "conv_ffn", "expansion": [1, 1.5, 2]}]}]},
+        {"width": [8, 16], "downsample": {"kind": "conv_downsample"}, "blocks": [{
+            "attention": ["identity", {
+                "kind": "attention4d", "stride": 2, "heads": [1, 2], "key_dim": [2, 4],
+                "value_dim": [3, 5]}],
+            "ffn": ["identity", _ffn]}]},
+        {"width": [16, 24], "downsample": {
+            "kind": "attention_downsample", "heads": [2, 3], "key_dim": [2, 4],
+            "value_dim": [2, 6]},
+         "blocks": [{"attention": ["identity", {
+             "kind": "attention4d", "heads": 2, "key_dim": 4, "value_dim": 4,
+             "talking_heads": False}]}]},
+    ],
+    "head": {"kind": "classifier"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def space():
+    return SearchSpace.model_validate(SPACE)
+
+
+@pytest.fixture
+def supernet(space):
+    torch.manual_seed(0)
+    supernet = Supernet(space).double()
+    with torch.no_grad():
+        for tensor in (*supernet.parameters(), *supernet.buffers()):
+            if tensor.is_floating_point():
+                tensor.uniform_(0.3, 1.0).mul_(torch.randint(0, 2, tensor.shape) * 2 - 1)
+        for name, tensor in supernet.named_buffers():
+            if "running_var" in name:
+                tensor.abs_()
+    return supernet.eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.manual_seed(1))
+
+
+def architectures(space, count=12):
+    rng = np.random.default_rng(3)
+    return [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(count))]
+
+
+def channels(layer, side):
+    """The channels of the widest layer that ``layer`` keeps, written down kind by kind."""
+    sizes = {"in": "in_channels", "out": "out_channels"}
+    name = sizes[side] if hasattr(layer, sizes[side]) else "channels"
+    return torch.arange(getattr(layer, name))
+
+
+def head_channels(heads, dim, widest_dim):
+    return torch.cat([torch.arange(dim) + head * widest_dim for head in range(heads)])
+
+
+def kept_axes(layer, widest, name):
+    """For each axis of the widest layer's tensor the indices that stay, from the paper's text."""
+    here, there = channels(layer, "in"), None
+    leaf = name.split(".")[0]
+    if layer.kind == "classifier":
+        return [here] if leaf == "norm" else [torch.arange(layer.classes), here]
+    there = channels(layer, "out")
+    if layer.kind == "conv_stem":
+        half = torch.arange(layer.out_channels // 2)
+        return {"conv1": [half, here], "conv2": [there, half]}[leaf]
+    if layer.kind == "conv_ffn":
+        hidden = torch.arange(layer.hidden)
+        return {"fc1": [hidden, here], "mid": [hidden], "fc2": [there, hidden], "scale": [here]}[
+            leaf
+        ]
+    if layer.kind == "conv_downsample":
+        return [there, here]
+    keys = head_channels(layer.heads, layer.key_dim, widest.key_dim)
+    values = head_channels(layer.heads, layer.value_dim, widest.value_dim)
+    heads = torch.arange(layer.heads)
+    return {
+        "q": [keys, here], "k": [keys, here], "v": [values, here], "v_local": [values],
+        "proj": [there, values], "bias": [heads], "talking_head1": [heads, heads],
+        "talking_head2": [heads, heads], "scale": [there], "stride_conv": [here],
+        "q_local": [here], "conv": [there, here],
+    }[leaf]  # fmt: skip
+
+
+def stored(supernet, layer, name, width=None):
+    """The supernet's own tensor, addressed without its cropping code."""
+    key = f"{layer.slot}:{layer.kind}:{name}".replace(".", "/")
+    return supernet.state_dict()[key if width is None else f"{key}@{width}"]
+
+
+def masked_module(supernet, layer, widest, shape):
+    """The widest module with zeros wherever ``layer`` has no channel."""
+    module = make_module(widest, shape).double().eval()
+    state = {}
+    for name, tensor in module.state_dict().items():
+        axes = kept_axes(layer, widest, name)
+        if "norm" in name.split("."):
+            state[name] = torch.ones_like(tensor) if "running_var" in name else tensor * 0
+            if tensor.dim():
+                state[name][axes[0]] = stored(supernet, layer, name, len(axes[0]))
+        else:
+            mask = torch.zeros_like(tensor)
+            mask[torch.meshgrid(*axes[: tensor.dim()], indexing="ij")] = 1
+            state[name] = stored(supernet, layer, name) * mask
+    if hasattr(layer, "key_dim"):  # the widest divides by the root of its own key dimension
+        for leaf in ("weight", "bias"):
+            state[f"q.norm.{leaf}"] *= (widest.key_dim / layer.key_dim) ** 0.5
+    module.load_state_dict(state)
+    return module
+
+
+def test_the_space_of_these_tests_holds_every_kind(space):
+    assert {layer.kind for layer in space.largest().layers} == set(LAYERS)
+
+
+def test_subnet_equals_masked_supernet(space, supernet, images):
+    widest = {layer.slot: (layer, shape) for layer, shape in space.largest().placed()}
+    for architecture in architectures(space):
+        x = images
+        for layer, shape in architecture.placed():
+            wide_layer, wide_shape = widest[layer.slot]
+            padded = torch.zeros(2, *wide_shape, dtype=torch.float64)
+            padded[:, : x.shape[1]] = x
+            y = masked_module(supernet, layer, wide_layer, wide_shape)(padded)
+            made = layer.output_shape(shape)[0]
+            assert torch.count_nonzero(y[:, made:]) == 0, layer
+            x = y[:, :made]
+        with torch.no_grad():
+            expected = supernet(images, architecture)
+        assert expected.abs().max() > 1e-3
+        torch.testing.assert_close(x, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("choice", list(SearchSpace.model_validate(SPACE).choices))
+def test_crops_of_a_cheaper_option_lie_within_those_of_a_dearer_one(space, choice):
+    supernet = Supernet(space)
+    with torch.no_grad():  # every weight is its own number
+        for tensor in supernet.parameters():
+            tensor.copy_(torch.arange(tensor.numel(), dtype=torch.float32).view(tensor.shape))
+    position = list(space.choices).index(choice)
+    chain = []
+    for option in range(space.sizes[position]):
+        assignment = [size - 1 for size in space.sizes]
+        assignment[position] = option
+        network = supernet.extract(space.decode(assignment))
+        chain.append(
+            {
+                name: set(parameter.detach().flatten().tolist())
+                for name, parameter in network.named_parameters()
+                if "norm" not in name.split(".")
+            }
+        )
+    for smaller, larger in pairwise(chain):
+        assert smaller.keys() <= larger.keys()
+        assert all(smaller[name] <= larger[name] for name in smaller)
+        assert smaller != larger
+
+
+def test_extracted_network_equals_supernet(space, supernet, images):
+    for architecture in architectures(space):
+        network = supernet.extract(architecture)
+        with torch.no_grad():
+            assert torch.equal(network(images), supernet(images, architecture))
+        assert not network.training
+        shared = {tensor.data_ptr() for tensor in supernet.parameters()}
+        assert not shared & {tensor.data_ptr() for tensor in network.parameters()}
+
+
+def test_gradients_and_statistics_equal_the_extracted_networks(space, supernet, images):
+    supernet.train()
+    for architecture in architectures(space, 4):
+        network = supernet.extract(architecture)
+        for model, call in ((network, network), (supernet, lambda x: supernet(x, architecture))):  # noqa: B023
+            model.zero_grad(set_to_none=True)
+            call(images).square().sum().backward()
+        total = sum(p.grad.square().sum() for p in supernet.parameters() if p.grad is not None)
+        expected = sum(p.grad.square().sum() for p in network.parameters())
+        torch.testing.assert_close(total, expected, rtol=1e-10, atol=0)
+        # a step along the gradient moves the extracted copy where it moves the network itself
+        moved = supernet.extract(architecture)
+        for parameter, gradient in zip(
+            _crops(supernet, architecture), network.parameters(), strict=True
+        ):
+            torch.testing.assert_close(parameter, gradient.grad, rtol=1e-9, atol=1e-12)
+        for name, buffer in network.named_buffers():
+            torch.testing.assert_close(moved.get_buffer(name), buffer, rtol=1e-12, atol=0)
+
+
+def _crops(supernet, architecture):
+    """The supernet's gradients, cut to the architecture by extracting them like weights."""
+    gradients = Supernet(supernet.space).double()
+    with torch.no_grad():
+        for name, parameter in gradients.named_parameters():
+            source = supernet.get_parameter(name).grad
+            parameter.copy_(torch.zeros_like(parameter) if source is None else source)
+    return [parameter.detach() for parameter in gradients.extract(architecture).parameters()]
+
+
+def test_unused_weights_get_no_gradient(space, supernet, images):
+    supernet.train()(images, space.smallest()).sum().backward()
+    dropped = [n for n, p in supernet.named_parameters() if "block" in n and p.grad is not None]
+    assert dropped == []
+
+
+def test_plain_layers_live_on_meta_and_hold_no_weights(space, supernet, images):
+    supernet(images, space.largest())
+    for plain in supernet._plain_layers.values():
+        assert all(tensor.is_meta for tensor in plain.module.state_dict().values())
+
+
+def with_first_stage(**changes):
+    return SearchSpace.model_validate(
+        {**SPACE, "stages": [{**SPACE["stages"][0], **changes}, *SPACE["stages"][1:]]}
+    )
+
+
+def test_a_crop_that_does_not_fit_names_layer_and_both_sizes(supernet, images):
+    stranger = with_first_stage(width=[64, 128]).largest()
+    message = r"stem\.conv1\.conv\.weight: a corner of \(64, 3, 3, 3\) .* supernet's \(6, 3, 3, 3\)"
+    with pytest.raises(ValueError, match=message):
+        supernet(images, stranger)
+
+
+def test_a_layer_between_the_options_of_the_space_is_refused(supernet, images):
+    between = with_first_stage(blocks=[{"ffn": {"kind": "conv_ffn", "expansion": 1.25}}]).largest()
+    with pytest.raises(ValueError, match=r"conv_ffn channels=12 expansion=1.25 is not in every_ki"):
+        supernet(images, between)
+
+
+def test_supernet_can_be_pickled_and_keeps_its_weights(space, supernet, images, tmp_path):
+    torch.save(supernet.state_dict(), tmp_path / "weights.pt")
+    other = Supernet(space).double().eval()
+    other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    with torch.no_grad():
+        largest = space.largest()
+        assert torch.equal(other(images, largest), supernet(images, largest))
+
+
+def test_every_parameter_of_a_network_gets_a_gradient(space, images):
+    network = build(space.largest()).double().train()
+    network(images).square().sum().backward()
+    # keys shift all scores of a query alike, so their bias has no effect on the softmax
+    missing = [n for n, p in network.named_parameters() if p.grad is None]
+    assert missing == []
+
+
+def test_specs_cover_every_layer_kind():
+    assert set(SPECS) == {*LAYERS, "identity"}
