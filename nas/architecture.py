@@ -74,6 +74,11 @@ class Architecture(Value):
         )
 
     @property
+    def input_size(self) -> int:
+        """The longer side of the images, in pixels."""
+        return max(self.input_shape[1:])
+
+    @property
     def classes(self) -> int:
         """Number of classes that the head tells apart."""
         *_, (layer, shape) = self.placed()

@@ -34,9 +34,11 @@ def _elastic(layer: type[Layer]) -> type[LayerSpec]:
         if name == "kind":
             fields[name] = (info.annotation, ...)
         elif name not in CONTEXT_FIELDS:
-            one = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
-            many = Annotated[tuple[one, ...], Field(min_length=1)]  # type: ignore[valid-type]
-            fields[name] = (one | many, ... if info.is_required() else info.default)  # type: ignore[operator]
+            one: Any = info.annotation
+            if info.metadata:
+                one = Annotated[(one, *info.metadata)]
+            many: Any = Annotated[tuple[one, ...], Field(min_length=1)]
+            fields[name] = (one | many, ... if info.is_required() else info.default)
     return create_model(
         f"{layer.__name__}Spec", __base__=LayerSpec, __doc__=layer.__doc__, **fields
     )
@@ -83,7 +85,7 @@ class Stage(Value):
 
 
 class Slot(NamedTuple):
-    """A place for a layer: its name, its stage (from 0), what may stand there, and where it says so."""
+    """A place for a layer: its name, its stage (from 0), what may stand there, and who says so."""
 
     name: str
     stage: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from pydantic_core import PydanticCustomError
 from nas.architecture import BUILT_IN, Architecture, find
 from nas.documents import Document, Location, Value, location_text, read_document
 from nas.grammar import AnySpec, LayerSpec, Option, Slot, Stage, Widths, as_tuple, slots
-from nas.layers import LAYERS, Layer, Shape
+from nas.layers import LAYERS, NAME, Layer, MapMisfitError, Shape
 
 Assignment = tuple[int, ...]
 
@@ -73,6 +74,11 @@ class SearchSpace(Value):
     def with_classes(self, classes: int) -> SearchSpace:
         """The same space with another number of classes in its head."""
         return self.model_validate({**self.model_dump(exclude_defaults=True), "classes": classes})
+
+    @property
+    def one_size(self) -> int:
+        """The side of the images, in pixels; the largest where that is a choice."""
+        return as_tuple(self.input_size)[-1]
 
     def __hash__(self) -> int:
         return hash(self.to_json())
@@ -227,9 +233,10 @@ class SearchSpace(Value):
             for slot in self.slots:
                 maps[slot.name] = shape[1:]
                 spec, fields = list(_fillings(slot))[-1]
-                before = shape[0]
+                before = widths[slot.stage - 1] if _enters(slot) else widths[slot.stage]
                 layer = _layer(slot, spec, fields, before, widths[slot.stage], self.classes)
-                shape = layer.output_shape(shape) if layer is not None else shape
+                if layer is not None and slot.name != "head":
+                    shape = (widths[slot.stage], *layer.output_shape(shape)[1:])
             self._map_cache[pixels] = maps
         return self._map_cache[pixels]
 
@@ -261,9 +268,8 @@ class SearchSpace(Value):
         for pixels in as_tuple(self.input_size):
             try:
                 self._maps(pixels)
-            except ValueError as error:
-                yield ("input_size",), f"{pixels} px do not fit: {_first_line(error)}"
-                return
+            except MapMisfitError as error:
+                yield ("input_size",), f"{pixels} px do not fit: {error}"
         for slot in self.slots:
             yield from self._misfits(slot)
 
@@ -336,6 +342,9 @@ def _layer(
 
 
 def _slot_complaints(slot: Slot) -> Iterator[tuple[Location, str]]:
+    last = slot.name.rpartition(".")[2]
+    if not re.fullmatch(NAME, last):
+        yield slot.location, f"a slot's name must be in lower case ({NAME}), got {last}"
     kinds = [spec.kind for spec in slot.candidates]
     if len(set(kinds)) < len(kinds):
         yield slot.location, f"each kind may stand once, got {', '.join(kinds)}"

@@ -234,14 +234,15 @@ class Classifier(nn.Module):
         return logits  # type: ignore[no-any-return]
 
     def fold(self) -> nn.Module:
-        """Global mean and one linear layer that compute the same in evaluation."""
+        """Norm and heads become one linear layer after the global mean."""
         heads = [self.head] if self.head_dist is None else [self.head, self.head_dist]
         weight = torch.stack([head.weight for head in heads]).mean(0)
         bias = torch.stack([head.bias for head in heads]).mean(0)
         norm = self.norm
         assert norm.running_mean is not None and norm.running_var is not None
         factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        folded = nn.Linear(weight.shape[1], weight.shape[0])
-        folded.weight = nn.Parameter(weight * factor)
-        folded.bias = nn.Parameter(bias + weight @ (norm.bias - norm.running_mean * factor))
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), folded)
+        self.head = nn.Linear(weight.shape[1], weight.shape[0])
+        self.head.weight = nn.Parameter(weight * factor)
+        self.head.bias = nn.Parameter(bias + weight @ (norm.bias - norm.running_mean * factor))
+        self.norm, self.head_dist = nn.Identity(), None
+        return self

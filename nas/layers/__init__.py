@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
-from nas.layers.base import CONTEXT_FIELDS, Activation, Layer, Shape
+from nas.layers.base import CONTEXT_FIELDS, NAME, Activation, Layer, MapMisfitError, Shape
 from nas.layers.efficientformer_v2 import (
     Attention4D,
     AttentionDownsample,
@@ -36,6 +36,7 @@ else:  # pydantic picks the class by its kind, and reports errors at the right k
 __all__ = [
     "CONTEXT_FIELDS",
     "LAYERS",
+    "NAME",
     "Activation",
     "AnyLayer",
     "Attention4D",
@@ -45,5 +46,6 @@ __all__ = [
     "ConvFFN",
     "ConvStem",
     "Layer",
+    "MapMisfitError",
     "Shape",
 ]

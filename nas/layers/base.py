@@ -14,8 +14,15 @@ Shape = tuple[int, int, int]
 Activation = Literal["gelu", "relu", "hardswish", "silu"]
 Positive = Annotated[int, Field(gt=0)]
 
+NAME = "[a-z][a-z0-9_]*"
+"""A part of a slot's name, as a regular expression."""
+
 CONTEXT_FIELDS = frozenset({"slot", "channels", "in_channels", "out_channels", "classes"})
 """Fields that a search space fills in from the place where a layer stands."""
+
+
+class MapMisfitError(ValueError):
+    """A feature map whose sides a layer's stride does not divide."""
 
 
 class Layer(Value):
@@ -27,7 +34,7 @@ class Layer(Value):
     descending: ClassVar[frozenset[str]] = frozenset()
     """Fields of which a larger value is cheaper, such as an attention's stride."""
 
-    slot: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$")]
+    slot: Annotated[str, Field(pattern=rf"^{NAME}(\.{NAME})*$")]
     kind: str
 
     def output_shape(self, input_shape: Shape) -> Shape:
@@ -55,10 +62,10 @@ class Layer(Value):
             raise ValueError(f"{self.slot}: takes {channels} channels, got {input_shape[0]}")
 
     def require_divisible(self, input_shape: Shape, stride: int) -> None:
-        """Raise ValueError unless both sides of the map are multiples of ``stride``."""
+        """Raise MapMisfitError unless both sides of the map are multiples of ``stride``."""
         _, height, width = input_shape
         if height % stride or width % stride:
-            raise ValueError(
+            raise MapMisfitError(
                 f"{self.slot}: the map must be a multiple of {stride}, got {height}x{width}"
             )
 

@@ -1,0 +1,449 @@
+"""The command line: ``nas build-lut``, ``nas train-supernet``, ``nas slim``, and what lies around.
+
+Read from top to bottom this is the whole pipeline. Each command does its imports when it runs, so
+that ``nas --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from nas.architecture import Architecture
+from nas.documents import did_you_mean, read_document
+from nas.errors import UserError
+from nas.space import DEFAULT_SPACE, SearchSpace, built_in_architectures, built_in_spaces
+
+if TYPE_CHECKING:
+    from nas.latency.table import LatencyTable
+
+app = typer.Typer(
+    help="Find the image network that is most accurate on your data within a latency budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+INTERRUPTED = 130
+"""What typer returns after Ctrl-C."""
+
+ExportFormat = Literal["onnx"]
+Space = Annotated[str, typer.Option("--space", help="Name of a built-in space, or a YAML file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where it was stopped.")]
+Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+Data = Annotated[str, typer.Option("--data", help="digits, folder:PATH or parquet:PATH.")]
+Device = Annotated[str, typer.Option("--device", help="What to measure on, such as cpu.")]
+RuntimeName = Annotated[str, typer.Option("--runtime", help="What executes the network.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of one inference.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder of all results.")] = Path("runs/demo"),
+    as_json: Json = False,
+) -> None:
+    """Run the whole pipeline on embedded data: table, supernet, slimming, export, measurement."""
+    from nas.demo import run_demo
+    from nas.report.tables import print_networks
+
+    result = run_demo(out, quiet=as_json)
+    if as_json:
+        _print_json(result)
+        return
+    print_networks(result["networks"], title=f"digits, target {result['target_ms']:.2f} ms")
+    _print_paths(result["paths"])
+
+
+@app.command()
+def spaces(as_json: Json = False) -> None:
+    """List the built-in search spaces and architectures."""
+    found = {name: SearchSpace.load(name) for name in built_in_spaces()}
+    if as_json:
+        listed = [
+            {"name": name, "description": space.description, "input_size": space.input_size}
+            for name, space in found.items()
+        ]
+        _print_json(
+            {"default": DEFAULT_SPACE, "spaces": listed, "architectures": built_in_architectures()}
+        )
+        return
+    from nas.report.tables import print_table
+
+    print_table(
+        ("space", "choices", "description"),
+        [(name, str(len(space.choices)), space.description) for name, space in found.items()],
+    )
+    print(f"default: {DEFAULT_SPACE}")
+    print(f"architectures: {', '.join(built_in_architectures())}")
+
+
+@app.command()
+def show(
+    what: Annotated[str, typer.Argument(metavar="SPACE_OR_ARCHITECTURE")],
+    table: Annotated[Path | None, typer.Option("--table", help="Add predicted ms.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a space's choices, or an architecture layer by layer."""
+    from nas.report.show import describe_architecture, describe_space, print_description
+
+    prices = None
+    if table:
+        from nas.latency.table import LatencyTable
+
+        prices = LatencyTable.load(table)
+    subject = _space_or_architecture(what)
+    if isinstance(subject, Architecture):
+        description = describe_architecture(subject, prices)
+    else:
+        description = describe_space(subject, prices)
+    if as_json:
+        _print_json(description)
+    else:
+        print_description(description)
+
+
+@app.command("build-lut")
+def build_lut(
+    space: Space = DEFAULT_SPACE,
+    device: Device = "cpu",
+    runtime: RuntimeName = "onnxruntime",
+    threads: Threads = 1,
+    out: Annotated[Path | None, typer.Option("--out", help="The CSV to write.")] = None,
+    resume: Resume = False,
+    force: Force = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure every distinct layer of a space on this machine."""
+    from nas.latency.build import build_table
+    from nas.latency.runtime import detect_target
+    from nas.report.progress import Bar
+    from nas.report.validation import print_validation
+
+    target = detect_target(device, runtime=runtime, threads=threads)
+    loaded = SearchSpace.load(space)
+    path = out or default_table(loaded, device)
+    with Bar("measuring", quiet=as_json) as bar:
+        table = build_table(
+            loaded,
+            target,
+            path,
+            space_argument=space,
+            resume=resume,
+            force=force,
+            seed=seed,
+            progress=bar.update,
+        )
+    if as_json:
+        _print_json({"table": str(path), "rows": len(table.rows), **_validation(table)})
+        return
+    print_validation(table)
+    _print_paths({"table": str(path), "sidecar": str(path.with_suffix(".json"))})
+
+
+@app.command("train-supernet")
+def train_supernet(
+    space: Annotated[
+        str | None, typer.Option("--space", help=f"Name or YAML file; {DEFAULT_SPACE} if left out.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="digits (if left out), folder:PATH, parquet:PATH.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Folder of the run.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=2)] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=2, help="Use only this many training images.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same result.")] = None,
+    resume: Resume = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Train one supernet that holds every architecture of a space."""
+    from nas.report.training import TrainingBar
+    from nas.training.loop import train_supernet as train
+    from nas.training.run import Run
+    from nas.training.settings import DataSettings, Settings
+
+    loaded = SearchSpace.load(space or DEFAULT_SPACE)
+    path = run or default_run(loaded, data or "digits")
+    images = _given(spec=data, seed=seed, limit=limit)
+    recipe = _given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    if resume:
+        opened = Run.open(path)
+        opened.require_same(
+            space=loaded.with_classes(opened.space.classes) if space else None,
+            data=opened.data.model_copy(update=images),
+            settings=opened.settings.model_copy(update=recipe),
+        )
+        dataset = opened.data.load(opened.space.one_size)
+    else:
+        data_settings = DataSettings.model_validate({"spec": "digits", **images})
+        settings = Settings.model_validate(recipe)
+        Run.require_free(path, force=force)  # before the images are read, which may take long
+        dataset = data_settings.load(loaded.one_size)
+        opened = Run.create(
+            path,
+            space=loaded.with_classes(len(dataset.classes)),
+            data=data_settings,
+            settings=settings,
+            dataset=dataset,
+            force=force,
+        )
+    with TrainingBar(quiet=as_json) as bar:
+        train(opened, dataset, resume=resume, report=bar.report)
+    if as_json:
+        _print_json({"run": str(path), "accuracies": dict(bar.accuracies)})
+    else:
+        _print_paths({"run": str(path)})
+
+
+@app.command()
+def slim(
+    target_ms: Annotated[
+        float | None, typer.Option("--target-ms", help="Largest latency, measured.")
+    ] = None,
+    target_params: Annotated[
+        float | None, typer.Option("--target-params", help="Most parameters, such as 3e6.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Folder of a trained run.")] = None,
+    table: Annotated[Path | None, typer.Option("--table", help="A latency table.")] = None,
+    evaluations: Annotated[
+        int, typer.Option("--evaluations", min=1, help="Networks to evaluate, at most.")
+    ] = 200,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the results.")] = None,
+    seed: Seed = 0,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Slim a trained supernet until the exported network meets the target when measured."""
+    from nas.delivery import slim_run
+    from nas.latency.table import LatencyTable
+    from nas.report.progress import Bar
+    from nas.report.tables import print_networks
+    from nas.training.run import Run
+
+    target = _target(target_ms, target_params)
+    opened = Run.open(run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits"))
+    prices = LatencyTable.load(table or default_table(opened.space, "cpu"))
+    out = out or opened.path / f"slim_{'_'.join(f'{bound:g}' for bound in target.values())}"
+    with Bar("slimming", quiet=as_json) as bar:
+        result = slim_run(
+            opened,
+            prices,
+            target,
+            evaluations=evaluations,
+            out=out,
+            seed=seed,
+            force=force,
+            bar=bar,
+        )
+    if as_json:
+        _print_json(result)
+        return
+    print_networks(result["networks"], title=_target_text(target))
+    _print_paths(result["paths"])
+
+
+@app.command()
+def evaluate(
+    architecture: Annotated[str, typer.Option("--architecture", help="Name or JSON file.")],
+    weights: Annotated[Path, typer.Option("--weights", help="A safetensors file.")],
+    data: Data = "digits",
+    as_json: Json = False,
+) -> None:
+    """Accuracy of a network on the test images."""
+    from nas.data import load_dataset
+    from nas.deploy.files import load_weights
+    from nas.network import build
+    from nas.training.evaluate import accuracy
+
+    loaded = Architecture.load(architecture)
+    network = build(loaded)
+    load_weights(network, weights)
+    dataset = load_dataset(data, loaded.input_size)
+    if len(dataset.classes) != loaded.classes:
+        raise UserError(
+            f"{data}: has {len(dataset.classes)} classes, the architecture tells "
+            f"{loaded.classes} apart"
+        )
+    found = accuracy(network.eval(), dataset.test)
+    result = {"test_accuracy": found, "images": len(dataset.test)}
+    if as_json:
+        _print_json(result)
+    else:
+        print(f"test accuracy {100 * found:.2f} % on {len(dataset.test)} images of {data}")
+
+
+@app.command()
+def export(
+    architecture: Annotated[str, typer.Option("--architecture", help="Name or JSON file.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="A safetensors file; random if left out.")
+    ] = None,
+    form: Annotated[ExportFormat, typer.Option("--format")] = "onnx",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write a network as ONNX, after proof that it computes what torch computes."""
+    from nas.deploy.export import PARITY_BOUND, parity, to_onnx
+    from nas.deploy.files import load_weights
+    from nas.documents import write_atomically
+    from nas.network import build
+
+    _require_new(out, force=force)
+    loaded = Architecture.load(architecture)
+    network = build(loaded).eval()
+    if weights:
+        load_weights(network, weights)
+    model = to_onnx(network, loaded.input_shape)
+    difference = parity(model, network, loaded.input_shape)
+    if difference > PARITY_BOUND:
+        raise UserError(
+            f"{out}: not written: differs from torch by {difference:.1e} of the largest logit, "
+            f"more than {PARITY_BOUND:.0e}"
+        )
+    write_atomically(out, model.SerializeToString())
+    result = {"file": str(out), "format": form, "relative_difference": difference}
+    if as_json:
+        _print_json(result)
+    else:
+        print(f"{out}: differs from torch by {difference:.1e} of the largest logit")
+
+
+@app.command()
+def bench(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="ONNX models.")],
+    device: Device = "cpu",
+    runtime: RuntimeName = "onnxruntime",
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Measure the latency of ONNX models on this machine, side by side."""
+    import numpy as np
+
+    from nas.deploy.files import read_onnx
+    from nas.latency.measure import PATIENT, measure
+    from nas.latency.runtime import detect_target
+    from nas.report.tables import print_table
+
+    target = detect_target(device, runtime=runtime, threads=threads)
+    models = [read_onnx(file) for file in files]
+    found = measure(models, target, rng=np.random.default_rng(0), plan=PATIENT)
+    rows = [
+        {"file": str(file), "ms": one.ms, "ms_low": one.ms_low, "ms_high": one.ms_high}
+        for file, one in zip(files, found, strict=True)
+    ]
+    if as_json:
+        _print_json({"target": target.model_dump(mode="json"), "models": rows})
+        return
+    print_table(
+        ("file", "ms", "95 % interval"),
+        [
+            (str(row["file"]), f"{row['ms']:.3f}", f"{row['ms_low']:.3f} to {row['ms_high']:.3f}")
+            for row in rows
+        ],
+        title=f"{target.cpu_model}, {runtime} {target.runtime_version}, {threads} thread(s)",
+    )
+
+
+def default_table(space: SearchSpace, device: str) -> Path:
+    """Where ``build-lut`` writes and ``slim`` looks."""
+    return Path("latency_tables") / f"{space.name}_{device}.csv"
+
+
+def default_run(space: SearchSpace, data: str) -> Path:
+    """Where ``train-supernet`` writes and ``slim`` looks."""
+    return Path("runs") / f"{space.name}_{Path(data.partition(':')[2]).name or data}"
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one line on standard error and exit code 2."""
+    # Before torch is loaded: with another program on the cores, threads that spin while they wait
+    # made training on two of them 30 times slower, 200 ms an image instead of 6.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error))
+    except typer.TyperException as error:
+        _fail(_one_line(error))
+    else:
+        if code == INTERRUPTED:
+            _fail("interrupted; what was written before is kept")
+
+
+def _fail(message: str) -> None:
+    print(f"nas: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _one_line(error: typer.TyperException) -> str:
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    return message if message.startswith("Usage:") else " ".join(message.split())
+
+
+def _print_json(data: object) -> None:
+    print(json.dumps(data, indent=2))
+
+
+def _print_paths(paths: Mapping[str, str]) -> None:
+    for name, path in paths.items():
+        print(f"{name + ':':<14}{path}")
+
+
+def _validation(table: LatencyTable) -> dict[str, object]:
+    found = table.validation
+    return {"validation": found.model_dump(mode="json") if found else None}
+
+
+def _given(**options: object) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _target(target_ms: float | None, target_params: float | None) -> dict[str, float]:
+    bounds = {"latency_ms": target_ms, "params": target_params}
+    target = {name: bound for name, bound in bounds.items() if bound is not None}
+    if not target:
+        raise UserError("slim needs a bound: --target-ms, --target-params, or both")
+    for name, bound in target.items():
+        if not 0 < bound < math.inf:
+            raise UserError(f"target: {name} must be positive, got {bound:g}")
+    return target
+
+
+def _target_text(target: Mapping[str, float]) -> str:
+    return "target " + ", ".join(f"{name} <= {bound:g}" for name, bound in target.items())
+
+
+def _space_or_architecture(what: str) -> SearchSpace | Architecture:
+    if what in built_in_architectures():
+        return Architecture.load(what)
+    path = Path(what)
+    if path.is_file() and "layers" in (read_document(path).data or ()):
+        return Architecture.load(path)
+    if what in built_in_spaces() or path.is_file():
+        return SearchSpace.load(what)
+    known = [*built_in_spaces(), *built_in_architectures()]
+    raise UserError(
+        f"'{what}' is neither a file nor a built-in space or architecture"
+        f"{did_you_mean(what, known)}; nas spaces lists them"
+    )
+
+
+def _require_new(path: Path, *, force: bool) -> None:
+    if path.exists() and not force:
+        raise UserError(f"{path}: exists; --force replaces it")

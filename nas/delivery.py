@@ -1,0 +1,347 @@
+"""From a trained supernet and a latency table to a network that meets its budget when measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from torch import nn
+
+from nas.architecture import Architecture
+from nas.data import Dataset
+from nas.deploy.export import PARITY_BOUND, parity, to_onnx
+from nas.deploy.files import save_weights
+from nas.documents import write_atomically, write_json
+from nas.errors import UserError
+from nas.latency.measure import PATIENT, Measurement, measure
+from nas.latency.runtime import detect_target
+from nas.latency.table import LatencyTable
+from nas.report.frontier import Point, draw_frontier, write_frontier
+from nas.report.progress import Bar
+from nas.search import SlimmingResult, mobile_efficiency_score, scale_uniformly, slim
+from nas.search.slimming import Costs, InfeasibleTarget, Step, meets
+from nas.space import Assignment, SearchSpace
+from nas.supernet import Supernet
+from nas.training.evaluate import accuracy, calibrate, inherited_network
+from nas.training.run import Run
+
+CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64
+"""For each evaluation of the search; the networks of the final table are calibrated on more."""
+CORRECTIONS = 12
+"""Rounds of measuring and slimming further, at most."""
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """One network of the final table, with what was predicted and what was measured.
+
+    Accuracies are shares in [0, 1]; weights are inherited from the supernet.
+    """
+
+    name: str
+    assignment: Assignment
+    architecture: Architecture
+    network: nn.Module
+    model: onnx.ModelProto
+    costs: Costs
+    measured: Measurement
+    score: float
+    search_accuracy: float
+    test_accuracy: float | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of the final table."""
+        return {
+            "name": self.name,
+            "test_accuracy": self.test_accuracy,
+            "search_accuracy": self.search_accuracy,
+            "params": int(self.costs["params"]),
+            "macs": int(self.costs["macs"]),
+            "predicted_ms": self.costs["latency_ms"],
+            "measured_ms": self.measured.ms,
+            "measured_ms_low": self.measured.ms_low,
+            "measured_ms_high": self.measured.ms_high,
+            "mes": self.score,
+        }
+
+
+@dataclass
+class Workshop:
+    """What a search works with: prices from the table, accuracies from the supernet.
+
+    Accuracies are remembered by architecture, as several assignments may decode to one.
+    """
+
+    space: SearchSpace
+    supernet: Supernet
+    dataset: Dataset
+    table: LatencyTable
+    rng: np.random.Generator
+    bar: Bar
+    evaluations: int
+    accuracies: dict[Architecture, float] = field(default_factory=dict)
+    prices: dict[Assignment, Costs] = field(default_factory=dict)
+
+    def cost(self, assignment: Assignment) -> Costs:
+        """Predicted latency, parameters and MACs."""
+        if assignment not in self.prices:
+            self.prices[assignment] = self.table.cost(self.space.decode(assignment))
+        return self.prices[assignment]
+
+    def accuracy(self, assignment: Assignment) -> float:
+        """Accuracy on the search slice with inherited weights; the supernet stays as it is."""
+        architecture = self.space.decode(assignment)
+        if architecture not in self.accuracies:
+            network = self.supernet.extract(architecture)
+            calibrate(
+                network,
+                self.dataset.train,
+                batches=CALIBRATION_IMAGES // CALIBRATION_BATCH,
+                batch_size=min(CALIBRATION_BATCH, len(self.dataset.train)),
+                rng=np.random.default_rng(0),  # the same images for all
+            )
+            self.accuracies[architecture] = accuracy(network, self.dataset.search)
+            self.bar.update("networks evaluated", len(self.accuracies), self.evaluations)
+        return self.accuracies[architecture]
+
+    def deliver(self, name: str, assignment: Assignment) -> Delivered:
+        """Extract, calibrate, export and measure one network.
+
+        Raises:
+            UserError: the exported network computes something else than torch does.
+        """
+        architecture = self.space.decode(assignment)
+        network = inherited_network(self.supernet, architecture, self.dataset.train)
+        model = to_onnx(network, architecture.input_shape)
+        difference = parity(model, network, architecture.input_shape)
+        if difference > PARITY_BOUND:
+            raise UserError(
+                f"exported network differs from torch's by {difference:.1e} of the largest "
+                f"logit, more than {PARITY_BOUND:.0e}"
+            )
+        (measured,) = measure(
+            [model], self.table.target, rng=np.random.default_rng(0), plan=PATIENT
+        )
+        costs = self.cost(assignment)
+        return Delivered(
+            name,
+            assignment,
+            architecture,
+            network,
+            model,
+            costs,
+            measured,
+            mobile_efficiency_score(costs),
+            self.accuracy(assignment),
+        )
+
+
+@dataclass(frozen=True)
+class Slimmed:
+    """The outcome of a search: the networks of its table, and every step that led there."""
+
+    largest: Delivered
+    uniform: Delivered
+    slimmed: Delivered
+    trace: tuple[Step, ...]
+    evaluated: Mapping[Assignment, float]
+    target: Mapping[str, float]
+
+    @property
+    def table(self) -> tuple[Delivered, ...]:
+        """The rows of the final table."""
+        return self.largest, self.uniform, self.slimmed
+
+
+def slim_to_target(workshop: Workshop, target: Mapping[str, float], *, evaluations: int) -> Slimmed:
+    """Slim until the exported network meets the target when measured, and scale uniformly too.
+
+    Where a measured latency is above the bound, the bound on predictions is lowered by the same
+    factor, and slimming goes on from where it was.
+
+    Raises:
+        InfeasibleTarget: the smallest network misses a bound.
+    """
+    largest = tuple(size - 1 for size in workshop.space.sizes)
+    reached = largest
+    found: list[SlimmingResult] = []
+
+    def choose(bounds: Mapping[str, float]) -> Assignment:
+        nonlocal reached
+        spent = len(workshop.accuracies)
+        result = slim(
+            workshop.space.sizes,
+            workshop.cost,
+            workshop.accuracy,
+            bounds,
+            evaluations=max(1, evaluations - spent),
+            rng=workshop.rng,
+            start=reached,
+            known=found[-1].evaluated if found else None,
+        )
+        found.append(result)
+        reached = result.trace[-1].taken.assignment if result.trace else reached
+        return result.best
+
+    slimmed = _meet(workshop, "slimmed", target, choose)
+    uniform = _meet(
+        workshop,
+        "uniform",
+        target,
+        lambda bounds: scale_uniformly(workshop.space.uniform, workshop.cost, bounds),
+    )
+    return Slimmed(
+        workshop.deliver("largest", largest),
+        uniform,
+        slimmed,
+        tuple(step for result in found for step in result.trace),
+        found[-1].evaluated,
+        dict(target),
+    )
+
+
+def _meet(
+    workshop: Workshop,
+    name: str,
+    target: Mapping[str, float],
+    choose: Callable[[Mapping[str, float]], Assignment],
+) -> Delivered:
+    """Choose, measure, and choose again under a lower bound until the measured latency meets it."""
+    bounds = dict(target)
+    for _ in range(CORRECTIONS):
+        delivered = workshop.deliver(name, choose(bounds))
+        if delivered.measured.ms_high <= target.get("latency_ms", math.inf):
+            return delivered
+        ratio = delivered.measured.ms_high / delivered.costs["latency_ms"]
+        workshop.bar.say(
+            f"{name}: measured {delivered.measured.ms:.3f} ms, above the target; going on"
+        )
+        bounds["latency_ms"] = min(target["latency_ms"] / ratio, bounds["latency_ms"] * 0.995)
+    raise UserError(
+        f"{name}: {target['latency_ms']:g} ms not met when measured, after {CORRECTIONS} "
+        f"corrections; the machine is too busy or the table out of date: measure it again"
+    )
+
+
+def slim_run(
+    run: Run,
+    table: LatencyTable,
+    target: Mapping[str, float],
+    *,
+    evaluations: int,
+    out: Path,
+    seed: int,
+    force: bool,
+    bar: Bar,
+) -> dict[str, Any]:
+    """Slim a trained run to the target, write all results into ``out``, and sum them up.
+
+    Raises:
+        UserError: the table is for another machine or space, ``out`` holds results already, or the
+            target is out of reach; each is found before any image is read.
+    """
+    space = run.space
+    table.require_target(detect_target(table.target.device, threads=table.target.threads))
+    table.require_layers(space)
+    least = table.cost(space.smallest())
+    if not meets(least, target):
+        raise InfeasibleTarget(target, least)
+    if (out / RESULT).exists() and not force:
+        raise UserError(f"{out}: holds the results of a search; --force replaces them, or --out")
+    write_atomically(out / ".writable", "")
+    (out / ".writable").unlink()
+    dataset = run.data.load(space.one_size)
+    run.require_images(dataset)
+    workshop = Workshop(
+        space,
+        run.load_supernet(),
+        dataset,
+        table,
+        np.random.default_rng(seed),
+        bar=bar,
+        evaluations=evaluations,
+    )
+    outcome = slim_to_target(workshop, target, evaluations=evaluations)
+    judged = [
+        replace(row, test_accuracy=accuracy(row.network, dataset.test)) for row in outcome.table
+    ]
+    result = {
+        "space": space.name,
+        "data": run.data.spec,
+        "target": dict(target),
+        "seed": seed,
+        "evaluations": len(outcome.evaluated),
+        "networks": [row.summary() for row in judged],
+    }
+    paths = write_results(out, outcome, space, result)
+    return {**result, "paths": paths}
+
+
+def write_results(
+    folder: Path, outcome: Slimmed, space: SearchSpace, result: Mapping[str, Any]
+) -> dict[str, str]:
+    """Write architecture, weights, ONNX, trace, frontier and picture; returns their paths."""
+    best = outcome.slimmed
+    paths = {
+        "architecture": folder / "architecture.json",
+        "weights": folder / "weights.safetensors",
+        "onnx": folder / "model.onnx",
+        "trace": folder / "trace.jsonl",
+        "frontier": folder / "frontier.csv",
+        "picture": folder / "frontier.png",
+        "result": folder / RESULT,
+    }
+    best.architecture.save(paths["architecture"])
+    save_weights(best.network, paths["weights"])
+    write_atomically(paths["onnx"], best.model.SerializeToString())
+    write_atomically(paths["trace"], "".join(_trace_lines(outcome.trace, space)))
+    points = [
+        Point(assignment, dict(step_costs), found)
+        for assignment, step_costs, found in _points(outcome)
+    ]
+    write_frontier(paths["frontier"], points)
+    draw_frontier(
+        paths["picture"],
+        points,
+        walk=[step.taken.assignment for step in outcome.trace],
+        named={row.name: (row.costs["latency_ms"], row.search_accuracy) for row in outcome.table},
+        target_ms=outcome.target.get("latency_ms"),
+        title=f"{space.name}: accuracy on the search slice",
+    )
+    write_json(paths["result"], dict(result))
+    return {name: str(path) for name, path in paths.items()}
+
+
+def _trace_lines(trace: tuple[Step, ...], space: SearchSpace) -> list[str]:
+    names = list(space.choices)
+    records = [
+        {
+            "step": number,
+            "choice": names[action.choice],
+            "option": space.choices[names[action.choice]][action.option],
+            "accuracy": action.accuracy,
+            "accuracy_before": step.accuracy,
+            **action.costs,
+            "mes": action.score,
+            "mes_before": step.score,
+            "taken": action.assignment == step.taken.assignment,
+        }
+        for number, step in enumerate(trace, 1)
+        for action in step.actions
+    ]
+    return [json.dumps(record) + "\n" for record in records]
+
+
+def _points(outcome: Slimmed) -> list[tuple[Assignment, Costs, float]]:
+    costs = {step.assignment: step.costs for step in outcome.trace}
+    costs |= {action.assignment: action.costs for step in outcome.trace for action in step.actions}
+    costs[outcome.slimmed.assignment] = outcome.slimmed.costs
+    return [(one, costs[one], found) for one, found in outcome.evaluated.items() if one in costs]

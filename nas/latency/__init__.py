@@ -1,0 +1,1 @@
+"""What layers and networks cost on a device: measured, tabulated, checked on whole networks."""

@@ -1,0 +1,105 @@
+"""What ``nas show`` tells of a space or an architecture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nas.architecture import Architecture
+from nas.latency.table import LatencyTable
+from nas.network import layer_size, measure_size
+from nas.report.tables import count, print_table
+from nas.search import mobile_efficiency_score
+from nas.space import SearchSpace
+
+Description = dict[str, Any]
+
+
+def describe_architecture(architecture: Architecture, table: LatencyTable | None) -> Description:
+    """Every layer with input shape, parameters and MACs; with a table also milliseconds."""
+    layers = []
+    for layer, shape in architecture.placed():
+        size = layer_size(layer, shape)
+        row: Description = {
+            "slot": layer.slot,
+            "layer": layer.signature,
+            "input": "x".join(map(str, shape)),
+            "params": size.params,
+            "macs": size.macs,
+        }
+        if table:
+            row["ms"] = table.row(layer, shape).ms * table.calibration.factor
+        layers.append(row)
+    described: Description = {
+        "architecture": architecture.name,
+        "params": sum(row["params"] for row in layers),
+        "macs": sum(row["macs"] for row in layers),
+        "layers": layers,
+    }
+    if table:
+        described["latency_ms"] = table.predict(architecture)
+        described["mes"] = mobile_efficiency_score(table.cost(architecture))
+    return described
+
+
+def describe_space(space: SearchSpace, table: LatencyTable | None) -> Description:
+    """The choices with their options, and what the smallest and the largest network cost."""
+    ends = {"smallest": space.smallest(), "largest": space.largest()}
+    described: Description = {
+        "space": space.name,
+        "description": space.description,
+        "assignments": float(space.cardinality),
+        "distinct_layers": len(space.layers()),
+        "choices": {name: list(options) for name, options in space.choices.items()},
+    }
+    for name, architecture in ends.items():
+        described[name] = dict(measure_size(architecture)._asdict())
+        if table:
+            described[name]["latency_ms"] = table.predict(architecture)
+    return described
+
+
+def print_description(described: Description) -> None:
+    """Print either description as a table."""
+    if "layers" in described:
+        _print_architecture(described)
+    else:
+        _print_space(described)
+
+
+def _print_architecture(described: Description) -> None:
+    priced = "latency_ms" in described
+    print_table(
+        ("slot", "layer", "input", "parameters", "MACs", *(["ms"] if priced else [])),
+        [
+            (
+                row["slot"],
+                row["layer"],
+                row["input"],
+                f"{row['params']:,}",
+                count(row["macs"]),
+                *([f"{row['ms']:.4f}"] if priced else []),
+            )
+            for row in described["layers"]
+        ],
+        title=described["architecture"] or "architecture",
+    )
+    total = f"{described['params']:,} parameters, {count(described['macs'])} MACs"
+    if priced:
+        total += f", {described['latency_ms']:.3f} ms predicted, MES {described['mes']:.1f}"
+    print(total)
+
+
+def _print_space(described: Description) -> None:
+    print_table(
+        ("choice", "options, cheapest first"),
+        [(name, ", ".join(map(str, options))) for name, options in described["choices"].items()],
+        title=f"{described['space']}: {described['description']}",
+    )
+    for name in ("smallest", "largest"):
+        end = described[name]
+        text = f"{name}: {end['params']:,} parameters, {count(end['macs'])} MACs"
+        print(text + (f", {end['latency_ms']:.3f} ms" if "latency_ms" in end else ""))
+    print(
+        f"{described['assignments']:.1e} assignments of {described['distinct_layers']} distinct "
+        "layers"
+    )

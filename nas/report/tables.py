@@ -1,0 +1,57 @@
+"""Tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None
+) -> None:
+    """Print aligned columns; all but the first are right-aligned."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a pipe or a file has no edge at which to wrap
+        console = Console(highlight=False, width=160)
+    console.print(table)
+
+
+def count(number: float) -> str:
+    """``3600256`` as ``3.60 M``."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.2f} {unit}"
+    return f"{number:g}"
+
+
+def share(number: float | None) -> str:
+    """``0.913`` as ``91.3 %``."""
+    return "-" if number is None else f"{100 * number:.1f} %"
+
+
+def print_networks(rows: Iterable[Mapping[str, float]], *, title: str) -> None:
+    """The final table of a search: one network a line."""
+    print_table(
+        ("network", "test accuracy", "parameters", "MACs", "predicted ms", "measured ms", "MES"),
+        [
+            (
+                str(row["name"]),
+                share(row["test_accuracy"]),
+                count(row["params"]),
+                count(row["macs"]),
+                f"{row['predicted_ms']:.3f}",
+                f"{row['measured_ms']:.3f}",
+                f"{row['mes']:.1f}",
+            )
+            for row in rows
+        ],
+        title=title,
+    )

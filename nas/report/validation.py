@@ -1,0 +1,42 @@
+"""How far a latency table can be trusted, for the terminal."""
+
+from __future__ import annotations
+
+from nas.latency.table import LatencyTable
+from nas.report.tables import print_table
+
+
+def print_validation(table: LatencyTable) -> None:
+    """Errors on whole networks that had no part in the calibration, and those of MACs alone."""
+    found = table.validation
+    title = (
+        f"{len(table.rows)} layers on {table.target.cpu_model}, {table.target.runtime} "
+        f"{table.target.runtime_version}, {table.target.threads} thread(s)"
+    )
+    if found is None:
+        print_table((title,), [("not validated",)])
+        return
+    print_table(
+        ("prediction", "mean error", "bias", "largest", "within 5 %", "Spearman", "Kendall"),
+        [
+            (
+                name,
+                f"{100 * row.mape:.1f} %",
+                f"{100 * row.bias:+.1f} %",
+                f"{100 * row.max_error:.1f} %",
+                f"{100 * row.within_5:.0f} %",
+                f"{row.spearman:.3f}",
+                f"{row.kendall:.3f}",
+            )
+            for name, row in (
+                ("table", found.calibrated),
+                ("table, uncalibrated", found.raw),
+                ("MACs alone", found.macs),
+            )
+        ],
+        title=title,
+    )
+    print(
+        f"on {found.calibrated.networks} held-out networks of {found.least_ms:.2f} to "
+        f"{found.most_ms:.2f} ms; measuring one twice differs by {100 * found.noise_floor:.1f} %"
+    )

@@ -1,0 +1,1 @@
+"""Training a supernet, and the accuracy that its subnets inherit."""

@@ -1,0 +1,265 @@
+"""A run folder: what a supernet is trained on and how, its weights and its log.
+
+| file                     | what it holds                                          |
+|--------------------------|--------------------------------------------------------|
+| `run.json`               | data, split, settings; versions, date                  |
+| `space.json`             | the search space                                       |
+| `checkpoint.safetensors` | weights and optimizer after the last finished epoch    |
+| `log.jsonl`              | one line per epoch: losses, rate, speed, accuracies    |
+| `tensorboard/`           | the same as curves                                     |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from nas.data import Dataset
+from nas.documents import Value, read_document, write_atomically, write_json
+from nas.errors import UserError
+from nas.space import SearchSpace
+from nas.supernet import Supernet
+from nas.training.checkpoint import State, load_model, read_state
+from nas.training.settings import DataSettings, Settings
+
+RUN_FILE, SPACE_FILE = "run.json", "space.json"
+
+
+class Record(Value):
+    """What stands in ``run.json``."""
+
+    data: DataSettings
+    classes: tuple[str, ...]
+    split_sha256: str
+    settings: Settings
+    made: dict[str, Any]
+
+
+class Run:
+    """A run folder that exists. Make one with ``create`` or ``open``."""
+
+    def __init__(self, path: Path, space: SearchSpace, record: Record) -> None:
+        self.path = path
+        self.space = space
+        self._record = record
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        space: SearchSpace,
+        data: DataSettings,
+        settings: Settings,
+        dataset: Dataset,
+        force: bool = False,
+    ) -> Run:
+        """Start a run folder; with ``force`` in place of the run that is there.
+
+        Raises:
+            UserError: the folder holds something already, or cannot be written.
+        """
+        path = Path(path)
+        _require_classes(space, dataset)
+        cls.require_free(path, force=force)
+        record = Record(
+            data=data,
+            classes=dataset.classes,
+            split_sha256=dataset.split_sha256,
+            settings=settings,
+            made=_circumstances(),
+        )
+        run = cls(path, space, record)
+        run._clear()
+        write_atomically(path / SPACE_FILE, space.to_json())
+        write_json(path / RUN_FILE, record.model_dump(mode="json"))
+        return run
+
+    @classmethod
+    def require_free(cls, path: Path, *, force: bool = False) -> None:
+        """Raise UserError unless ``create`` may write there."""
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path}: must be a folder, is a file")
+        if force or not path.is_dir() or not any(path.iterdir()):
+            return
+        if not (path / RUN_FILE).is_file():
+            raise UserError(f"{path}: holds other things than a run; name a new folder")
+        run = cls.open(path)
+        if run.is_finished:
+            raise UserError(f"{path}: holds a finished run; --force starts anew")
+        raise UserError(
+            f"{path}: holds a run that has finished {run.finished_epochs} of "
+            f"{run.settings.epochs} epochs; --resume continues it, --force starts anew"
+        )
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """The run in a folder.
+
+        Raises:
+            UserError: there is none, or its files are damaged.
+        """
+        path = Path(path)
+        if not (path / RUN_FILE).is_file():
+            problem = "holds no run" if path.is_dir() else "no such run"
+            raise UserError(f"{path}: {problem}; nas train-supernet --run {path} makes one")
+        document = read_document(path / RUN_FILE)
+        try:
+            record = Record.model_validate(document.data)
+        except ValidationError as error:
+            raise document.validation_error(error) from None
+        return cls(path, SearchSpace.load(path / SPACE_FILE), record)
+
+    @property
+    def data(self) -> DataSettings:
+        """Which images the supernet learns from."""
+        return self._record.data
+
+    @property
+    def settings(self) -> Settings:
+        """The recipe."""
+        return self._record.settings
+
+    @property
+    def split_sha256(self) -> str:
+        """The hash of the search slice."""
+        return self._record.split_sha256
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Weights and optimizer after the last finished epoch."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def log_path(self) -> Path:
+        """One JSON line per finished epoch."""
+        return self.path / "log.jsonl"
+
+    @property
+    def tensorboard_path(self) -> Path:
+        """The folder of the curves."""
+        return self.path / "tensorboard"
+
+    @cached_property
+    def recipe_sha256(self) -> str:
+        """Identifies space, images and settings; a checkpoint carries it."""
+        record = self._record.model_copy(update={"made": {}})
+        text = self.space.to_json() + record.model_dump_json()
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def state(self) -> State | None:
+        """Where the training stands; None before the first epoch is finished.
+
+        Raises:
+            UserError: the checkpoint is damaged, or belongs to another run.
+        """
+        if not self.checkpoint_path.exists():
+            return None
+        state = read_state(self.checkpoint_path)
+        if state.recipe_sha256 != self.recipe_sha256:
+            raise UserError(
+                f"{self.checkpoint_path}: holds the weights of another run than {RUN_FILE} and "
+                f"{SPACE_FILE} beside it describe (another space, other data or other settings)"
+            )
+        return state
+
+    @property
+    def finished_epochs(self) -> int:
+        """The epochs that the checkpoint has behind it."""
+        state = self.state()
+        return state.epoch if state else 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.finished_epochs >= self.settings.epochs
+
+    def load_supernet(self) -> Supernet:
+        """The supernet with the weights of the last finished epoch, in evaluation mode.
+
+        Raises:
+            UserError: there are none yet, or they belong to another space.
+        """
+        if self.state() is None:
+            raise UserError(f"{self.path}: no epoch is finished yet; {self.resume_command} goes on")
+        supernet = Supernet(self.space)
+        load_model(self.checkpoint_path, supernet)
+        return supernet.eval()
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues this run."""
+        return f"nas train-supernet --run {self.path} --resume"
+
+    def require_same(
+        self,
+        *,
+        space: SearchSpace | None = None,
+        data: DataSettings | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        """Raise UserError unless what is given is what the run was started with."""
+        if space is not None and space != self.space:
+            names = f"'{self.space.name}', not '{space.name}'"
+            if space.name == self.space.name:
+                names = f"another version of '{space.name}'"
+            raise UserError(f"{self.path}: holds weights of the space {names}; {_REMEDY}")
+        for mine, theirs in ((self.data, data), (self.settings, settings)):
+            for name in type(mine).model_fields if theirs is not None else ():
+                was, given = getattr(mine, name), getattr(theirs, name)
+                if was != given:
+                    raise UserError(
+                        f"{self.path}: was started with {name} {was}, got {given}; {_REMEDY}"
+                    )
+
+    def require_images(self, dataset: Dataset) -> None:
+        """Raise UserError unless the data set has the run's classes and search slice."""
+        _require_classes(self.space, dataset)
+        if dataset.classes != self._record.classes or dataset.split_sha256 != self.split_sha256:
+            raise UserError(
+                f"{self.path}: the images of {self.data.spec} are not those that the run was "
+                f"started with; {_REMEDY}"
+            )
+
+    def _clear(self) -> None:
+        """Delete what an earlier run left, ``run.json`` first: without it there is no run."""
+        if not self.path.is_dir():
+            return
+        try:
+            for name in (RUN_FILE, SPACE_FILE, self.checkpoint_path.name, self.log_path.name):
+                (self.path / name).unlink(missing_ok=True)
+            if self.tensorboard_path.exists():
+                shutil.rmtree(self.tensorboard_path)
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be deleted: {error.strerror}") from None
+
+
+_REMEDY = "name another --run, or start anew with --force"
+
+
+def _require_classes(space: SearchSpace, dataset: Dataset) -> None:
+    if len(dataset.classes) != space.classes:
+        raise UserError(
+            f"{dataset.name}: has {len(dataset.classes)} classes, but the head of the space "
+            f"'{space.name}' has {space.classes}"
+        )
+
+
+def _circumstances() -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,52 @@
+"""How a supernet is trained, and on what: the values that a run records."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from nas.data import Dataset, load_dataset
+from nas.documents import Value
+
+Count = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(Value):
+    """The recipe.
+
+    ``warmup`` is the share of all steps in which the rate rises to ``learning_rate``; from there it
+    falls to 0 along a cosine. ``random_subnets`` train in each step beside the largest and the
+    smallest. ``distillation`` is how much the largest network's outputs may replace the labels of
+    the others; 0 means labels only. ``layer_scale`` is where the residuals' scales start.
+    """
+
+    epochs: Count = 10
+    batch_size: Annotated[int, Field(gt=1)] = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.025
+    warmup: Share = 0.1
+    random_subnets: Annotated[int, Field(ge=0)] = 2
+    distillation: Share = 1.0
+    layer_scale: Annotated[float, Field(gt=0)] = 1e-5
+    seed: int = 0
+
+
+class DataSettings(Value):
+    """Which images: the arguments of ``load_dataset``."""
+
+    spec: str
+    seed: int = 0
+    search_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    limit: Count | None = None
+
+    def load(self, image_size: int) -> Dataset:
+        """The data set as square images of ``image_size`` pixels."""
+        return load_dataset(
+            self.spec,
+            image_size,
+            seed=self.seed,
+            search_share=self.search_share,
+            limit=self.limit,
+        )

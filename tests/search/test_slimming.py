@@ -1,0 +1,180 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.search import InfeasibleTarget, scale_uniformly, slim
+
+
+def additive(weights):
+    """A problem where each option has its own cost and its own accuracy."""
+
+    def cost(assignment):
+        ms = 0.1 + sum(w[i][0] for w, i in zip(weights, assignment, strict=True))
+        return {"latency_ms": ms, "params": 1e6 * ms}
+
+    def accuracy(assignment):
+        return sum(w[i][1] for w, i in zip(weights, assignment, strict=True))
+
+    return cost, accuracy
+
+
+@pytest.fixture
+def problem():
+    rng = np.random.default_rng(0)
+    weights = [
+        [(0.1 * i * c, 1 - np.exp(-i * g)) for i in range(4)]
+        for c, g in zip(rng.uniform(0.5, 2, 6), rng.uniform(0.2, 2, 6), strict=True)
+    ]
+    return [4] * 6, *additive(weights)
+
+
+def slimmed(problem, bound, evaluations=10_000, **options):
+    sizes, cost, accuracy = problem
+    calls = []
+
+    def counted(assignment):
+        calls.append(assignment)
+        return accuracy(assignment)
+
+    rng = np.random.default_rng(0)
+    result = slim(
+        sizes, cost, counted, {"latency_ms": bound}, evaluations=evaluations, rng=rng, **options
+    )
+    assert len(calls) == len(set(calls)) <= evaluations
+    assert result.evaluated == {call: accuracy(call) for call in calls}
+    return result
+
+
+def test_the_first_step_takes_the_least_drop_per_score_gain(problem):
+    _, cost, accuracy = problem
+    largest = (3,) * 6
+    step = slimmed(problem, 1.0).trace[0]
+    assert step.assignment == largest
+    ratios = {}
+    for choice in range(6):
+        lowered = tuple(3 - (j == choice) for j in range(6))
+        gain = 100 * (cost(lowered)["params"] / 3e6) ** -0.5 / cost(lowered)["latency_ms"]
+        gain -= 100 * (cost(largest)["params"] / 3e6) ** -0.5 / cost(largest)["latency_ms"]
+        ratios[choice] = (accuracy(largest) - accuracy(lowered)) / gain
+    assert step.taken.choice == min(ratios, key=ratios.get)
+    assert {action.choice for action in step.actions} == set(range(6))
+
+
+def test_with_budget_to_spare_every_action_of_every_step_is_evaluated(problem):
+    result = slimmed(problem, 0.8)
+    assert all(action.accuracy is not None for step in result.trace for action in step.actions)
+    for before, after in itertools.pairwise(result.trace):
+        assert after.assignment == before.taken.assignment
+
+
+def test_is_near_the_optimum_of_a_small_space(problem):
+    sizes, cost, accuracy = problem
+    for bound in (1.8, 1.2, 0.7):
+        best = max(
+            accuracy(a)
+            for a in itertools.product(*(range(size) for size in sizes))
+            if cost(a)["latency_ms"] <= bound
+        )
+        found = accuracy(slimmed(problem, bound).best)
+        assert best - found <= 0.06 * best
+
+
+@pytest.mark.parametrize("evaluations", [1, 2, 5, 12, 30])
+def test_meets_the_target_with_any_budget(problem, evaluations):
+    result = slimmed(problem, 0.9, evaluations)
+    assert problem[1](result.best)["latency_ms"] <= 0.9
+    assert result.best in result.evaluated
+
+
+def test_more_evaluations_do_not_hurt_much(problem):
+    accuracies = [problem[2](slimmed(problem, 0.9, n).best) for n in (2, 20, 60, 1000)]
+    assert accuracies[-1] >= max(accuracies) - 1e-9
+    assert accuracies[0] < accuracies[-1]
+
+
+def test_every_bound_holds(problem):
+    sizes, cost, accuracy = problem
+    target = {"latency_ms": 1.5, "params": 0.9e6}
+    result = slim(sizes, cost, accuracy, target, evaluations=500, rng=np.random.default_rng(0))
+    assert cost(result.best)["params"] <= 0.9e6
+
+
+def test_options_that_save_nothing_are_stepped_over():
+    weights = [[(0.0, 0.0), (0.0, 0.5), (1.0, 1.0)], [(0.0, 0.0), (1.0, 0.4)]]
+    cost, accuracy = additive(weights)
+    result = slim(
+        [3, 2], cost, accuracy, {"latency_ms": 1.2}, evaluations=50, rng=np.random.default_rng(0)
+    )
+    assert result.best == (2, 0)
+    stuck = slim(
+        [3, 1], *additive(weights[:1] + [[(0.0, 0.0)]]), {"latency_ms": 0.2}, evaluations=50,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    assert stuck.best == (1, 0)
+
+
+def test_starts_where_it_is_told_and_reuses_what_is_known(problem):
+    first = slimmed(problem, 1.2)
+    again = slim(
+        problem[0], problem[1], problem[2], {"latency_ms": 1.0}, evaluations=100,
+        rng=np.random.default_rng(0), start=first.best, known=first.evaluated,
+    )  # fmt: skip
+    assert again.trace[0].assignment == first.best
+    assert first.evaluated.items() <= again.evaluated.items()
+
+
+def test_same_seed_same_result(problem):
+    assert slimmed(problem, 0.9, 25) == slimmed(problem, 0.9, 25)
+
+
+def test_a_target_out_of_reach_says_the_least(problem):
+    message = r"^target out of reach: latency_ms <= 0\.05 \(least reachable: 0\.1\)$"
+    with pytest.raises(InfeasibleTarget, match=message) as caught:
+        slimmed(problem, 0.05)
+    assert caught.value.least["latency_ms"] == pytest.approx(0.1)
+
+
+def test_wrong_arguments_are_refused(problem):
+    sizes, cost, accuracy = problem
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="evaluations must be at least 1, got 0"):
+        slim(sizes, cost, accuracy, {"latency_ms": 1.0}, evaluations=0, rng=rng)
+    with pytest.raises(ValueError, match="no cost is named 'ms'; there are latency_ms, params"):
+        slim(sizes, cost, accuracy, {"ms": 1.0}, evaluations=9, rng=rng)
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=6),
+    st.integers(0, 2**32),
+    st.integers(1, 40),
+    st.floats(0.01, 1.0),
+)
+def test_any_problem_ends_within_its_bounds(sizes, seed, evaluations, share):
+    rng = np.random.default_rng(seed)
+    weights = [sorted(zip(rng.uniform(0, 1, n), rng.normal(0, 1, n), strict=True)) for n in sizes]
+    cost, accuracy = additive(weights)
+    least = cost((0,) * len(sizes))["latency_ms"]
+    most = cost(tuple(n - 1 for n in sizes))["latency_ms"]
+    bound = least + share * (most - least) + 1e-9
+    calls = []
+    result = slim(
+        sizes, cost, lambda a: calls.append(a) or accuracy(a), {"latency_ms": bound},
+        evaluations=evaluations, rng=rng,
+    )  # fmt: skip
+    assert cost(result.best)["latency_ms"] <= bound
+    assert len(calls) <= evaluations
+
+
+def test_uniform_scaling_takes_the_largest_share_that_fits(problem):
+    _, cost, _ = problem
+
+    def scale(share):
+        return (round(3 * share),) * 6
+
+    chosen = scale_uniformly(scale, cost, {"latency_ms": cost((2,) * 6)["latency_ms"] + 1e-6})
+    assert chosen == (2,) * 6
+    with pytest.raises(InfeasibleTarget):
+        scale_uniformly(scale, cost, {"latency_ms": 0.01})

@@ -1,0 +1,207 @@
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from nas.documents import parse_document
+from nas.errors import UserError
+from nas.network import measure_size
+from nas.space import Architecture, SearchSpace, built_in_architectures, built_in_spaces
+
+TEXT = """\
+name: tiny
+input_size: 32
+classes: 10
+stem: {kind: conv_stem}
+stages:
+  - width: [8, 16]
+    blocks:
+      - repeat: 2
+        ffn: [identity, {kind: conv_ffn, expansion: [1, 2.5]}]
+  - width: [16, 24]
+    downsample: {kind: conv_downsample}
+    blocks:
+      - attention: [identity, {kind: attention4d, stride: 2}]
+        ffn: {kind: conv_ffn, expansion: 2}
+head: {kind: classifier}
+"""
+
+
+def load(text):
+    return SearchSpace.from_document(parse_document(text, "a.yaml"))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load(TEXT)
+
+
+def test_choices_are_ordered_and_cheapest_first(tiny):
+    assert dict(tiny.choices) == {
+        "stage1.width": (8, 16),
+        "stage1.block1.ffn.kind": ("identity", "conv_ffn"),
+        "stage1.block1.ffn.expansion": (1.0, 2.5),
+        "stage1.block2.ffn.kind": ("identity", "conv_ffn"),
+        "stage1.block2.ffn.expansion": (1.0, 2.5),
+        "stage2.width": (16, 24),
+        "stage2.block1.attention.kind": ("identity", "attention4d"),
+    }
+    assert tiny.cardinality == 2**7
+
+
+def test_decode_gives_what_the_indices_say(tiny):
+    architecture = tiny.decode((1, 0, 1, 1, 1, 0, 0))
+    assert [(layer.slot, layer.signature) for layer in architecture.layers] == [
+        ("stem", "conv_stem out_channels=16"),
+        ("stage1.block2.ffn", "conv_ffn channels=16 expansion=2.5"),
+        ("stage2.downsample", "conv_downsample in_channels=16 out_channels=16"),
+        ("stage2.block1.ffn", "conv_ffn channels=16 expansion=2"),
+        ("head", "classifier in_channels=16 classes=10"),
+    ]
+
+
+def test_assignments_that_differ_in_a_removed_block_decode_to_one_architecture(tiny):
+    assert tiny.decode((1, 0, 0, 1, 1, 0, 0)) == tiny.decode((1, 0, 1, 1, 1, 0, 0))
+
+
+@pytest.mark.parametrize("assignment", [(0,) * 6, (2, *[0] * 6), (-1, *[0] * 6)])
+def test_assignments_out_of_range_are_refused(tiny, assignment):
+    with pytest.raises(ValueError, match=r"tiny: (7 choices, got 6|stage1\.width: 2 options, got)"):
+        tiny.decode(assignment)
+
+
+def test_layers_are_exactly_those_of_all_architectures(tiny):
+    everything = set()
+    for assignment in itertools.product(*(range(size) for size in tiny.sizes)):
+        for layer, shape in tiny.decode(assignment).placed():
+            everything.add((layer.signature, shape))
+    assert set(tiny.layers()) == everything
+
+
+@pytest.mark.parametrize("name", built_in_spaces())
+def test_built_in_spaces_hold_their_samples(name):
+    space = SearchSpace.load(name)
+    rows = set(space.layers())
+    rng = np.random.default_rng(0)
+    smallest, largest = measure_size(space.smallest()), measure_size(space.largest())
+    for _ in range(5):
+        architecture = space.sample(rng)
+        assert {(layer.signature, shape) for layer, shape in architecture.placed()} <= rows
+        assert smallest.macs <= measure_size(architecture).macs <= largest.macs
+    assert SearchSpace.from_document(parse_document(space.to_json(), "x")) == space
+    assert hash(space) == hash(SearchSpace.load(name))
+
+
+@pytest.mark.parametrize("name", built_in_architectures())
+def test_each_published_network_lies_in_the_space_around_it(name):
+    space, published = SearchSpace.load(f"{name}_224px"), Architecture.load(name)
+    rows = set(space.layers())
+    assert {(layer.signature, shape) for layer, shape in published.placed()} <= rows
+    slots = {slot.name for slot in space.slots}
+    assert {layer.slot for layer in published.layers} <= slots
+
+
+def test_samples_spread_over_sizes_and_repeat_with_the_seed():
+    space = SearchSpace.load("mobile_64px")
+    rng, again = np.random.default_rng(1), np.random.default_rng(1)
+    samples = [space.sample(rng) for _ in range(200)]
+    assert samples[:5] == [space.sample(again) for _ in range(5)]
+    macs = np.array([measure_size(sample).macs for sample in samples[:60]])
+    largest = measure_size(space.largest()).macs
+    assert macs.min() < 0.2 * largest
+    assert macs.max() > 0.7 * largest
+
+
+def test_uniform_scaling_runs_from_smallest_to_largest_in_even_steps():
+    space = SearchSpace.load("mobile_64px")
+    assert space.decode(space.uniform(0)) == space.smallest()
+    assert space.decode(space.uniform(1)) == space.largest()
+    costs = [measure_size(space.decode(space.uniform(t / 20))).macs for t in range(21)]
+    assert costs == sorted(costs)
+    half = dict(zip(space.choices, space.uniform(0.5), strict=True))
+    kept = [
+        index for name, index in half.items() if name.startswith("stage3.") and "ffn.kind" in name
+    ]
+    assert len(kept) - sum(kept) == sum(kept)  # half of the eight that may go
+
+
+def test_with_classes_changes_the_head_alone(tiny):
+    other = tiny.with_classes(37)
+    assert other.largest().classes == 37
+    assert other.largest().layers[:-1] == tiny.largest().layers[:-1]
+
+
+def test_input_size_may_be_a_choice():
+    space = load(TEXT.replace("input_size: 32", "input_size: [32, 48]"))
+    assert space.largest().input_shape == (3, 48, 48)
+    assert space.smallest().input_shape == (3, 32, 32)
+    maps = {shape[1:] for (signature, shape) in space.layers() if "conv_ffn" in signature}
+    assert maps == {(8, 8), (12, 12), (4, 4), (6, 6)}
+
+
+def test_stride_is_a_choice_that_falls():
+    text = TEXT.replace("stride: 2", "stride: [2, 1]")
+    assert load(text).choices["stage2.block1.attention.stride"] == (2, 1)
+    with pytest.raises(UserError, match=r"a\.yaml:13:51: .*\.stride: .*\(descending\), got 1, 2"):
+        load(TEXT.replace("stride: 2", "stride: [1, 2]"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("width: [8, 16]", "width: [8, 18]",
+         "a.yaml:6:16: stages[0].width[1]: must be a multiple of 4, got 18"),
+        ("width: [8, 16]", "width: 30", "a.yaml:6:5: stages[0].width: must be a multiple of 4, got 30"),
+        ("width: [8, 16]", "width: []", "a.yaml:6:5: stages[0].width: a choice needs at least one option"),
+        ("width: [8, 16]", "width: [16, 8]",
+         "a.yaml:6:5: stages[0].width: must go from cheapest to dearest (ascending), got 16, 8"),
+        ("width: [8, 16]", "width: [8, 8]", "a.yaml:6:5: stages[0].width: lists an option twice, got 8, 8"),
+        ("width: [8, 16]", "widht: [8, 16]",
+         "a.yaml:6:5: stages[0].widht: unknown key 'widht'; did you mean 'width'?"),
+        ("expansion: [1, 2.5]", "expansion: []",
+         "a.yaml:9:42: stages[0].blocks[0].ffn[1].expansion: a choice needs at least one option"),
+        ("expansion: [1, 2.5]", "expansion: [1, -2]",
+         "a.yaml:9:57: stages[0].blocks[0].ffn[1].expansion[1]: input should be greater than 0, got -2"),
+        ("expansion: [1, 2.5]", "expanson: [1, 2.5]",
+         "a.yaml:9:42: stages[0].blocks[0].ffn[1].expanson: unknown key 'expanson'; did you mean "
+         "'expansion'?"),
+        ("[identity, {kind: conv_ffn", "[identity, {kind: conv_fn",
+         "a.yaml:9:25: stages[0].blocks[0].ffn[1]: unknown kind 'conv_fn'; did you mean 'conv_ffn'?"),
+        ("[identity, {kind: attention4d, stride: 2}]", "[{kind: attention4d, stride: 2}, identity]",
+         "a.yaml:13:9: stages[1].blocks[0].attention: must list identity first"),
+        ("[identity, {kind: attention4d, stride: 2}]", "[identity, identity]",
+         "a.yaml:13:9: stages[1].blocks[0].attention: each kind may stand once"),
+        ("ffn: {kind: conv_ffn, expansion: 2}", "FFN: {kind: conv_ffn, expansion: 2}",
+         "a.yaml:14:9: stages[1].blocks[0].FFN: a slot's name must be in lower case"),
+        ("input_size: 32", "input_size: 36", "a.yaml:2:1: input_size: 36 px do not fit: "),
+        ("classes: 10\n", "", "a.yaml:1:1: key 'classes' is missing"),
+        ("repeat: 2", "repeat: 0",
+         "a.yaml:8:9: stages[0].blocks[0].repeat: input should be greater than 0, got 0"),
+        ("downsample: {kind: conv_downsample}", "downsample: {kind: conv_ffn, expansion: 1}",
+         "a.yaml:11:5: stages[1].downsample: stage2.downsample: takes 16 channels, got 8"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_with_place_rule_and_value(old, new, message):
+    assert old in TEXT
+    with pytest.raises(UserError) as caught:
+        load(TEXT.replace(old, new))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_architecture_file_is_no_space():
+    with pytest.raises(UserError, match="a search space is a mapping with 'stages'"):
+        load(SearchSpace.load("mobile_64px").largest().to_json())
+
+
+def test_unknown_space_lists_what_there_is():
+    with pytest.raises(UserError, match=r"search space 'mobil_64px'.*did you mean 'mobile_64px'"):
+        SearchSpace.load("mobil_64px")
+
+
+def test_schema_allows_a_list_wherever_a_choice_is_allowed():
+    schema = SearchSpace.model_json_schema()
+    ffn = schema["$defs"]["ConvFFNSpec"]["properties"]["expansion"]
+    assert [option["type"] for option in ffn["anyOf"]] == ["number", "array"]
+    assert json.dumps(schema)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+from nas.errors import UserError
+from nas.training.checkpoint import (
+    State,
+    load_model,
+    load_optimizer,
+    read_state,
+    save_checkpoint,
+)
+from nas.training.optimizer import make_optimizer
+
+STATE = State(epoch=3, teacher=0.25, accuracies={"largest": 0.5}, recipe_sha256="abc")
+
+
+def trained(seed: int, *, width: int = 5) -> tuple[nn.Module, AdamW]:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, 2))
+    optimizer = make_optimizer(model, learning_rate=0.1, weight_decay=0.1)
+    step(model, optimizer)
+    return model, optimizer
+
+
+def step(model: nn.Module, optimizer: AdamW) -> None:
+    model(torch.linspace(0, 1, 12).reshape(3, 4)).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def test_what_is_loaded_goes_on_as_what_was_saved(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    model, optimizer = trained(0)
+    save_checkpoint(path, model, optimizer, STATE)
+    other, other_optimizer = trained(1)
+    load_model(path, other)
+    load_optimizer(path, other, other_optimizer)
+    step(model, optimizer)
+    step(other, other_optimizer)
+    assert all(it.equal(other.state_dict()[name]) for name, it in model.state_dict().items())
+    assert read_state(path) == STATE
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_no_step_used_has_no_optimizer_state(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    model, optimizer = trained(0)
+    unused = nn.Sequential(model, nn.Linear(2, 2))
+    optimizer.add_param_group({"params": unused[1].parameters(), "weight_decay": 0.0})
+    save_checkpoint(path, unused, optimizer, STATE)
+    load_optimizer(path, unused, optimizer)
+    assert not any(parameter in optimizer.state for parameter in unused[1].parameters())
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """A limit on file sizes, which fails a write as a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_failed_write_leaves_the_previous_checkpoint(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    model, optimizer = trained(0)
+    save_checkpoint(path, model, optimizer, STATE)
+    before = path.read_bytes()
+    request.getfixturevalue("small_files")
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors: cannot be written: "):
+        save_checkpoint(path, model, optimizer, STATE.model_copy(update={"epoch": 4}))
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written"):
+        save_checkpoint(tmp_path / "gone" / "checkpoint.safetensors", *trained(0), STATE)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, *trained(0), STATE)
+    message = r"holds the weights of another network: '0.weight' must be \(6, 4\), got \(5, 4\)"
+    with pytest.raises(UserError, match=message):
+        load_model(path, trained(0, width=6)[0])
+    with pytest.raises(UserError, match=r"another network: lacks tensor '0\.0\.weight'"):
+        load_model(path, nn.Sequential(trained(0)[0]))
+    with pytest.raises(UserError, match=r"another network: has an unknown tensor '1\.bias'"):
+        load_model(path, nn.Sequential(nn.Linear(4, 5)))
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors at all", b"\xff" * 100])
+def test_a_damaged_file_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors: cannot be read: ") as error:
+        read_state(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_without_state_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "checkpoint.safetensors"
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(UserError, match="is no checkpoint of nas train-supernet"):
+        read_state(path)

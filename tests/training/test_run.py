@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from nas.data import Dataset
+from nas.errors import UserError
+from nas.space import SearchSpace
+from nas.training.checkpoint import State, save_checkpoint
+from nas.training.loop import fresh_supernet
+from nas.training.optimizer import make_optimizer
+from nas.training.run import Run
+from nas.training.settings import DataSettings, Settings
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, tiny_space: SearchSpace, digits_settings: DataSettings, digits: Dataset
+) -> Run:
+    return Run.create(
+        tmp_path / "run",
+        space=tiny_space,
+        data=digits_settings,
+        settings=Settings(epochs=3, seed=7),
+        dataset=digits,
+    )
+
+
+def save_epoch(run: Run, epoch: int, *, space: SearchSpace | None = None) -> None:
+    supernet = fresh_supernet(space or run.space, seed=1, layer_scale=1.0)
+    optimizer = make_optimizer(supernet, learning_rate=1.0, weight_decay=0.0)
+    state = State(epoch=epoch, teacher=0.0, accuracies={}, recipe_sha256=run.recipe_sha256)
+    save_checkpoint(run.checkpoint_path, supernet, optimizer, state)
+
+
+def message_of(error: pytest.ExceptionInfo[UserError], run: Run) -> str:
+    return str(error.value).replace(str(run.path), "RUN")
+
+
+def test_a_run_reads_back_as_it_was_made(run: Run, digits: Dataset) -> None:
+    opened = Run.open(run.path)
+    assert opened.space == run.space
+    assert opened.data == run.data
+    assert opened.settings == run.settings
+    assert opened.split_sha256 == digits.split_sha256
+    assert opened.recipe_sha256 == run.recipe_sha256
+    assert not opened.is_finished
+
+
+def test_weights_come_in_evaluation_mode(run: Run) -> None:
+    save_epoch(run, 3)
+    supernet = run.load_supernet()
+    assert run.is_finished
+    assert not supernet.training
+    expected = fresh_supernet(run.space, seed=1, layer_scale=1.0).state_dict()
+    assert all(it.equal(expected[name]) for name, it in supernet.state_dict().items())
+
+
+def test_a_run_without_a_finished_epoch_has_no_weights(run: Run) -> None:
+    with pytest.raises(UserError) as error:
+        run.load_supernet()
+    assert message_of(error, run) == (
+        "RUN: no epoch is finished yet; nas train-supernet --run RUN --resume goes on"
+    )
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"),
+    [
+        (3, "RUN: holds a finished run; --force starts anew"),
+        (
+            1,
+            (
+                "RUN: holds a run that has finished 1 of 3 epochs; --resume continues it, "
+                "--force starts anew"
+            ),
+        ),
+    ],
+)
+def test_a_run_is_not_overwritten(run: Run, digits: Dataset, epoch: int, expected: str) -> None:
+    save_epoch(run, epoch)
+    before = run.checkpoint_path.read_bytes()
+    again = {
+        "space": run.space,
+        "data": run.data,
+        "settings": run.settings,
+        "dataset": digits,
+    }
+    with pytest.raises(UserError) as error:
+        Run.create(run.path, **again)
+    assert message_of(error, run) == expected
+    assert run.checkpoint_path.read_bytes() == before
+    Run.create(run.path, **again, force=True)
+    assert run.finished_epochs == 0
+    assert sorted(file.name for file in run.path.iterdir()) == ["run.json", "space.json"]
+
+
+def test_other_folders_are_not_taken_for_runs(
+    tmp_path: Path, tiny_space: SearchSpace, digits_settings: DataSettings, digits: Dataset
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for path, message in (
+        (tmp_path, "holds other things than a run"),
+        (tmp_path / "notes.txt", "must be a folder, is a file"),
+        (tmp_path / "notes.txt" / "run", "cannot be written: Not a directory"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Run.create(
+                path,
+                space=tiny_space,
+                data=digits_settings,
+                settings=Settings(),
+                dataset=digits,
+            )
+
+
+def test_a_folder_without_a_run_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"x: no such run; nas train-supernet --run .*x makes one"):
+        Run.open(tmp_path / "x")
+    with pytest.raises(UserError, match="holds no run; nas train-supernet"):
+        Run.open(tmp_path)
+
+
+def test_a_damaged_record_points_at_its_place(run: Run) -> None:
+    text = (run.path / "run.json").read_text()
+    (run.path / "run.json").write_text(text.replace('"epochs": 3', '"epochs": 0'))
+    message = r"run\.json:\d+:\d+: settings\.epochs: input should be greater than 0, got 0"
+    with pytest.raises(UserError, match=message):
+        Run.open(run.path)
+
+
+def test_weights_of_another_space_are_refused(run: Run, tiny_space: SearchSpace) -> None:
+    save_epoch(run, 1)
+    stages = [dict(it) for it in tiny_space.model_dump(exclude_defaults=True)["stages"]]
+    stages[0]["width"] = (8, 12)
+    other = SearchSpace.model_validate(
+        {**tiny_space.model_dump(exclude_defaults=True), "stages": stages}
+    )
+    (run.path / "space.json").write_text(other.to_json())
+    with pytest.raises(UserError, match=r"holds the weights of another run than run\.json and"):
+        Run.open(run.path).load_supernet()
+    (run.path / "space.json").write_text(run.space.to_json())
+    save_epoch(run, 1, space=other)
+    with pytest.raises(UserError, match="holds the weights of another network: "):
+        Run.open(run.path).load_supernet()
+
+
+def test_what_differs_from_the_start_is_named(run: Run, tiny_space: SearchSpace) -> None:
+    remedy = "name another --run, or start anew with --force"
+    other = tiny_space.model_copy(update={"name": "other"})
+    same_name = tiny_space.with_classes(9)
+    for given, expected in (
+        ({"space": other}, f"holds weights of the space 'tiny', not 'other'; {remedy}"),
+        ({"space": same_name}, f"holds weights of the space another version of 'tiny'; {remedy}"),
+        (
+            {"settings": run.settings.model_copy(update={"epochs": 9})},
+            f"was started with epochs 3, got 9; {remedy}",
+        ),
+        (
+            {"data": run.data.model_copy(update={"limit": 100})},
+            f"was started with limit None, got 100; {remedy}",
+        ),
+    ):
+        with pytest.raises(UserError, match=re.escape(expected)):
+            run.require_same(**given)
+    run.require_same(space=tiny_space, data=run.data, settings=run.settings)
+
+
+def test_other_images_are_refused(run: Run, digits: Dataset) -> None:
+    changed = dataclasses.replace(digits, split_sha256="another")
+    with pytest.raises(UserError, match="the images of digits are not those that the run was"):
+        run.require_images(changed)
+
+
+def test_the_head_must_fit_the_classes(
+    tmp_path: Path, tiny_space: SearchSpace, digits_settings: DataSettings, digits: Dataset
+) -> None:
+    with pytest.raises(UserError) as error:
+        Run.create(
+            tmp_path / "run",
+            space=tiny_space.with_classes(7),
+            data=digits_settings,
+            settings=Settings(),
+            dataset=digits,
+        )
+    assert str(error.value) == "digits: has 10 classes, but the head of the space 'tiny' has 7"
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nas.architecture import Architecture
+from nas.space import SearchSpace
+from nas.supernet import Supernet
+from nas.training.loop import fresh_supernet
+from nas.training.sandwich import add_gradients, draw_subnets
+
+
+@pytest.fixture
+def supernet(tiny_space: SearchSpace) -> Supernet:
+    return fresh_supernet(tiny_space, seed=0, layer_scale=0.5).double().train()
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    return torch.randn(6, 3, 32, 32, dtype=torch.float64), torch.randint(10, (6,))
+
+
+def mapped_back(
+    network: nn.Module, architecture: Architecture
+) -> Iterator[tuple[str, tuple[slice, ...], Tensor]]:
+    """Where the gradients of an extracted network belong in the supernet, said independently."""
+    modules = dict(network.named_modules())
+    for layer in architecture.layers:
+        for name, parameter in modules[layer.slot].named_parameters():
+            owner = modules[f"{layer.slot}.{name}".rpartition(".")[0]]
+            key = f"{layer.slot}:{layer.kind}:{name}".replace(".", "/")
+            if isinstance(owner, nn.BatchNorm2d):
+                key += f"@{owner.num_features}"
+            assert parameter.grad is not None
+            yield key, tuple(slice(side) for side in parameter.shape), parameter.grad
+
+
+@pytest.mark.parametrize("distillation", [0.0, 0.3, 1.0])
+def test_gradients_of_a_step_are_the_sum_of_those_of_the_extracted_networks(
+    tiny_space: SearchSpace,
+    supernet: Supernet,
+    batch: tuple[Tensor, Tensor],
+    distillation: float,
+) -> None:
+    images, labels = batch
+    largest = tiny_space.largest()
+    subnets = draw_subnets(tiny_space, np.random.default_rng(3), 2)
+    networks = {architecture: supernet.extract(architecture) for architecture in subnets}
+    teacher = supernet.extract(largest)
+
+    outputs = teacher(images)
+    functional.cross_entropy(outputs, labels).backward()
+    target = outputs.detach().softmax(1)
+    expected = {name: torch.zeros_like(it) for name, it in supernet.named_parameters()}
+    used = set()
+    for key, corner, gradient in mapped_back(teacher, largest):
+        expected[key][corner] += gradient
+        used.add(key)
+    for architecture in subnets:
+        network = networks[architecture]
+        network.zero_grad()
+        log_outputs = network(images).log_softmax(1)
+        chosen = log_outputs[torch.arange(len(labels)), labels]
+        divergence = (target * (target.log() - log_outputs)).sum() / len(labels)
+        (-(1 - distillation) * chosen.mean() + distillation * divergence).backward()
+        for key, corner, gradient in mapped_back(network, architecture):
+            expected[key][corner] += gradient
+            used.add(key)
+
+    add_gradients(
+        supernet, images, labels, largest=largest, subnets=subnets, distillation=distillation
+    )
+
+    for name, parameter in supernet.named_parameters():
+        assert (parameter.grad is not None) == (name in used), name
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-9, atol=1e-12)
+
+
+def test_losses_are_means_over_images_and_subnets(
+    tiny_space: SearchSpace, supernet: Supernet, batch: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = batch
+    largest, smallest = tiny_space.largest(), tiny_space.smallest()
+    middle = tiny_space.decode(tiny_space.uniform(0.5))
+    target = supernet.extract(largest)(images).softmax(1)
+    outputs = [supernet.extract(it)(images).softmax(1) for it in (smallest, middle)]
+
+    losses = add_gradients(
+        supernet, images, labels, largest=largest, subnets=[smallest, middle], distillation=0.5
+    )
+
+    cross_entropies = [-it.gather(1, labels[:, None]).log().mean() for it in outputs]
+    divergences = [(target * (target / it).log()).sum(1).mean() for it in outputs]
+    torch.testing.assert_close(losses.largest, -target.gather(1, labels[:, None]).log().mean())
+    torch.testing.assert_close(losses.subnets, sum(cross_entropies) / 2)
+    torch.testing.assert_close(losses.distillation, sum(divergences) / 2)
+    assert losses.hits == (target.argmax(1) == labels).sum() / 6
+
+
+def test_the_teacher_learns_nothing_from_its_pupils(
+    tiny_space: SearchSpace, supernet: Supernet, batch: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = batch
+    largest, smallest = tiny_space.largest(), tiny_space.smallest()
+    only_largest = "stage1/block1/ffn:conv_ffn:fc1/conv/weight"  # the smallest has no such slot
+    gradients = []
+    for subnets, share in ([smallest], 1.0), ([smallest], 0.0):
+        supernet.zero_grad()
+        add_gradients(
+            supernet, images, labels, largest=largest, subnets=subnets, distillation=share
+        )
+        gradients.append(supernet.get_parameter(only_largest).grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+
+
+def test_a_step_draws_the_smallest_and_random_subnets_that_the_generator_decides(
+    tiny_space: SearchSpace,
+) -> None:
+    draws = [draw_subnets(tiny_space, np.random.default_rng(5), 3) for _ in range(2)]
+    assert draws[0] == draws[1]
+    assert len(draws[0]) == 4
+    assert draws[0][0] == tiny_space.smallest()
+    assert draws[0] != draw_subnets(tiny_space, np.random.default_rng(6), 3)
