@@ -211,10 +211,7 @@ class SearchSpace(Value):
             for field, value in _own_fields(spec)
             if isinstance(value, tuple)
         }
-        after = widths[slot.stage]
-        before = widths[slot.stage - 1] if _enters(slot) else after
-        if slot.name == "stem":
-            before = self.channels
+        before, after = self._before(slot, widths), widths[slot.stage]
         key = (slot.name, kind, tuple(fields.items()), before, after)
         if key not in self._made:
             self._made[key] = _layer(slot, spec, fields, before, after, self.classes)
@@ -223,6 +220,12 @@ class SearchSpace(Value):
     @cached_property
     def _made(self) -> dict[Any, Layer | None]:
         return {}
+
+    def _before(self, slot: Slot, widths: Sequence[int]) -> int:
+        """The channels that enter a slot, given the width of each stage."""
+        if slot.name == "stem":
+            return self.channels
+        return widths[slot.stage - 1] if _enters(slot) else widths[slot.stage]
 
     def _maps(self, pixels: int) -> dict[str, tuple[int, int]]:
         """Height and width of the map that each slot sees, for square images of that size."""
@@ -233,10 +236,15 @@ class SearchSpace(Value):
             for slot in self.slots:
                 maps[slot.name] = shape[1:]
                 spec, fields = list(_fillings(slot))[-1]
-                before = widths[slot.stage - 1] if _enters(slot) else widths[slot.stage]
+                before = self._before(slot, widths)
                 layer = _layer(slot, spec, fields, before, widths[slot.stage], self.classes)
                 if layer is not None and slot.name != "head":
-                    shape = (widths[slot.stage], *layer.output_shape(shape)[1:])
+                    try:
+                        shape = (widths[slot.stage], *layer.output_shape(shape)[1:])
+                    except MapMisfitError:
+                        raise
+                    except ValueError:
+                        continue  # channels that do not fit; ``_misfits`` says where
             self._map_cache[pixels] = maps
         return self._map_cache[pixels]
 

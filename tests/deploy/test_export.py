@@ -1,0 +1,92 @@
+"""Exported graphs: what they compute, how they are named, and that nothing of this machine leaks."""
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import nas
+from nas.deploy.export import INPUT, OPSET, OUTPUT, parity, to_onnx
+from nas.layers import LAYERS
+from nas.network import fold
+
+SHAPE = (3, 32, 32)
+
+
+class Small(nn.Module):
+    """A block with everything that folding and naming are about."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nas.network.make_module(LAYERS["conv_stem"](slot="stem", out_channels=8), SHAPE)
+        self.head = nas.network.make_module(
+            LAYERS["classifier"](slot="head", in_channels=8, classes=5), (8, 8, 8)
+        )
+
+    def forward(self, x):
+        return self.head(self.stem(x))
+
+
+@pytest.fixture(scope="module")
+def module():
+    torch.manual_seed(0)
+    module = Small().eval()
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            if tensor.is_floating_point() and tensor.ndim == 1:
+                tensor.uniform_(0.5, 1.5)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model(module):
+    return to_onnx(module, SHAPE)
+
+
+def test_export_is_valid_and_named(model):
+    onnx.checker.check_model(model, full_check=True)
+    assert [value.name for value in model.graph.input] == [INPUT] == ["images"]
+    assert [value.name for value in model.graph.output] == [OUTPUT] == ["logits"]
+    assert [it.version for it in model.opset_import if it.domain == ""] == [OPSET]
+
+
+def test_export_computes_what_the_module_computes(model, module):
+    assert parity(model, module, SHAPE) <= 1e-5
+
+
+def test_export_holds_the_folded_tensors_by_name(model, module):
+    names = {tensor.name for tensor in model.graph.initializer}
+    assert set(fold(module).state_dict()) <= names
+    assert not any("norm" in name for name in names)
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+
+
+def test_export_leaves_the_module_alone(module):
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    to_onnx(module, SHAPE)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def test_export_names_no_file_of_this_machine(model):
+    assert b".py" not in model.SerializeToString()
+
+
+def test_export_prints_nothing(module, capfd):
+    to_onnx(module, SHAPE)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_parity_sees_a_wrong_weight(model, module):
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(model)
+    tensor = next(it for it in wrong.graph.initializer if it.name == "stem.conv1.weight")
+    weights = onnx.numpy_helper.to_array(tensor).copy()
+    weights[0] *= 1.1
+    tensor.CopyFrom(onnx.numpy_helper.from_array(weights, tensor.name))
+    assert parity(wrong, module, SHAPE) > 1e-4
+
+
+def test_parity_refuses_another_output_shape(model):
+    other = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 7))
+    with pytest.raises(ValueError, match=r"output of shape \(1, 5\), expected \(1, 7\)"):
+        parity(model, other, SHAPE)

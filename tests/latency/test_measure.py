@@ -1,0 +1,137 @@
+"""Timing in turns: on a simulated machine of known costs, and once on the real one."""
+
+import numpy as np
+import pytest
+
+from nas.latency.graphs import chain, pointwise
+from nas.latency.measure import Clock, Plan, Probe, measure, measure_probes, time_in_turns
+
+PLAN = Plan(runs=4, span_ms=0.0, least_visits=6, most_visits=20)
+
+
+class Machine:
+    """A clock that advances by what runs cost; the truth is known, the disturbance chosen."""
+
+    def __init__(self, disturb=lambda self, ms: ms):
+        self.rng = np.random.default_rng(0)
+        self.now_ms, self.runs, self.disturb = 0.0, 0, disturb
+
+    def costs(self, ms):
+        def run():
+            self.runs += 1
+            self.now_ms += self.disturb(self, ms * self.rng.normal(1, 0.01))
+
+        return run
+
+    def clock(self, quantile=0.25):
+        return Clock(lambda: int(self.now_ms * 1e6), quantile)
+
+
+def preempted(machine, ms):
+    return ms + (4.0 if machine.rng.uniform() < 0.2 else 0.0)
+
+
+def drifting(machine, ms):
+    return ms * (1 + 0.1 * np.sin(machine.now_ms / 300))
+
+
+def in_phases(machine, ms):
+    """Two thirds of the time caches are shared, for spells much longer than a visit."""
+    return ms * (1.5 if machine.now_ms % 90 < 60 else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("disturb", "tolerance"),
+    [(lambda _, ms: ms, 0.02), (preempted, 0.02), (drifting, 0.1), (in_phases, 0.1)],
+)
+def test_slopes_recover_the_cost_of_layers(disturb, tolerance):
+    machine = Machine(disturb)
+    truths = [0.05, 0.2, 0.4]
+    runs = [[machine.costs(0.3 + 3 * ms), machine.costs(0.3 + ms)] for ms in truths]
+    found = time_in_turns(runs, [2] * 3, machine.clock(), rng=np.random.default_rng(1), plan=PLAN)
+    for truth, it in zip(truths, found, strict=True):
+        assert it.ms == pytest.approx(truth, rel=tolerance, abs=0.005)
+        assert it.ms_low <= it.ms <= it.ms_high
+
+
+def test_first_runs_of_a_visit_do_not_count():
+    machine = Machine()
+    last = []
+
+    def cold(name, ms):
+        run = machine.costs(ms)
+
+        def visit():
+            run()
+            if last[-1:] != [name]:  # somebody else was here: caches are cold
+                machine.now_ms += ms
+            last.append(name)
+
+        return visit
+
+    found = time_in_turns(
+        [[cold("a", 0.2)], [cold("b", 0.3)]],
+        [1, 1],
+        machine.clock(),
+        rng=np.random.default_rng(1),
+        plan=PLAN,
+    )
+    assert [it.ms for it in found] == pytest.approx([0.2, 0.3], rel=0.02)
+
+
+def test_quiet_entries_stop_early_and_noisy_ones_at_the_cap():
+    machine = Machine()
+    quiet = machine.costs(1.0)
+
+    def noisy():
+        machine.now_ms += machine.rng.choice([1.0, 3.0])
+
+    found = time_in_turns(
+        [[quiet], [noisy]], [1, 1], machine.clock(0.5), rng=np.random.default_rng(1), plan=PLAN
+    )
+    assert [len(it.visits) for it in found] == [6, 20]
+    assert [it.status for it in found] == ["ok", "noisy"]
+
+
+def test_short_runs_are_repeated_for_the_span():
+    machine = Machine()
+    plan = Plan(runs=4, span_ms=2.0, least_visits=3, most_visits=3)
+    (found,) = time_in_turns(
+        [[machine.costs(0.1)]], [1], machine.clock(), rng=np.random.default_rng(1), plan=plan
+    )
+    assert 55 <= found.runs <= 66  # 20 runs of 0.1 ms at each of three visits
+    assert machine.runs > found.runs  # and warm-up runs
+
+
+def test_same_seed_takes_the_same_turns():
+    orders = []
+    for _ in range(2):
+        machine, order = Machine(), []
+
+        def run(name, machine=machine, order=order):
+            return lambda: (order.append(name), machine.costs(1.0)())
+
+        time_in_turns(
+            [[run("a")], [run("b")], [run("c")]],
+            [1] * 3,
+            machine.clock(),
+            rng=np.random.default_rng(7),
+            plan=PLAN,
+        )
+        orders.append(order)
+    assert orders[0] == orders[1]
+    assert sorted(set(orders[0])) == ["a", "b", "c"]
+
+
+def test_real_measurements_are_positive_and_bracketed(target):
+    models = [chain([pointwise((16, 8, 8))] * count) for count in (1, 4)]
+    for it in measure(models, target, rng=np.random.default_rng(0)):
+        assert 0 < it.ms <= it.ms_high
+        assert it.ms_low <= it.ms
+        assert Plan().least_visits <= len(it.visits) <= Plan().most_visits
+
+
+def test_real_slopes_have_both_graphs_timed(target):
+    long, short = (chain([pointwise((32, 16, 16))] * count) for count in (6, 2))
+    (found,) = measure_probes([Probe(long, short, 4)], target, rng=np.random.default_rng(0))
+    assert 0 < found.ms < np.median(found.visits)

@@ -1,0 +1,129 @@
+"""Every graph of a layer computes what its torch module computes, however it was made."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from nas.latency.graphs import operators
+from nas.latency.templates import LayerGraphs, is_equal, random_module, substitute
+from nas.layers import LAYERS
+from nas.network import fold
+
+HEADS = {"heads": 2, "key_dim": 8, "value_dim": 8}
+PAIRS = {  # two layers of one structure and other widths, with their input shapes
+    "conv_stem": (({"out_channels": 8}, (3, 32, 32)), ({"out_channels": 24}, (3, 16, 16))),
+    "conv_ffn": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 3.5}, (12, 4, 4)),
+    ),
+    "attention4d": (
+        ({"channels": 16, "stride": 2, **HEADS}, (16, 4, 4)),
+        ({"channels": 24, "stride": 2, **HEADS}, (24, 4, 4)),
+    ),
+    "conv_downsample": (
+        ({"in_channels": 8, "out_channels": 12}, (8, 6, 6)),
+        ({"in_channels": 16, "out_channels": 8}, (16, 8, 8)),
+    ),
+    "attention_downsample": (
+        ({"in_channels": 8, "out_channels": 12, **HEADS}, (8, 4, 4)),
+        ({"in_channels": 16, "out_channels": 8, **HEADS}, (16, 4, 4)),
+    ),
+    "classifier": (
+        ({"in_channels": 8, "classes": 5}, (8, 3, 3)),
+        ({"in_channels": 12, "classes": 7}, (12, 2, 2)),
+    ),
+}
+
+
+def made(kind, index):
+    fields, shape = PAIRS[kind][index]
+    return LAYERS[kind](slot="stage1.block1.layer", **fields), shape
+
+
+def run(model, x):
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return session.run(None, {model.graph.input[0].name: x})[0]
+
+
+def test_every_layer_kind_is_tested():
+    assert set(PAIRS) == set(LAYERS)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_substituted_graph_equals_the_module(kind, graphs):
+    graphs.graph(*made(kind, 0))
+    exported = graphs.exported
+    layer, shape = made(kind, 1)
+    model = graphs.graph(layer, shape)
+    assert graphs.exported == exported, "exported anew, although only widths differ"
+    onnx.checker.check_model(model, full_check=True)
+    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        expected = random_module(layer, shape)(x).numpy()
+    np.testing.assert_allclose(run(model, x.numpy()), expected, atol=1e-4 * abs(expected).max())
+    assert operators(model)["BatchNormalization"] == 0
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_folding_changes_nothing(kind):
+    layer, shape = made(kind, 0)
+    module = random_module(layer, shape).double()
+    x = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        torch.testing.assert_close(fold(module)(x), module(x), rtol=1e-12, atol=1e-12)
+
+
+def test_every_tensor_of_a_random_module_matters():
+    layer, shape = made("attention4d", 0)
+    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
+    module = random_module(layer, shape)
+    # they add the same to all logits of a query, which softmax drops
+    shifts_of_keys = {"k.conv.bias", "k.norm.bias", "k.norm.running_mean"}
+    with torch.no_grad():
+        expected = module(x)
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if not tensor.is_floating_point() or name in shifts_of_keys:
+                continue
+            kept = tensor.clone()
+            tensor.mul_(1.5)
+            assert (module(x) - expected).abs().max() > 1e-5, name
+            tensor.copy_(kept)
+
+
+def test_attention_on_another_map_is_exported_anew(graphs):
+    layer, shape = made("attention4d", 0)
+    graphs.graph(layer, shape)
+    exported = graphs.exported
+    model = graphs.graph(layer, (shape[0], 8, 8))
+    assert graphs.exported == exported + 1
+    assert is_equal(model, random_module(layer, (shape[0], 8, 8)), (shape[0], 8, 8))
+
+
+def test_weights_of_another_structure_are_refused(graphs):
+    layer, shape = made("conv_ffn", 0)
+    template = graphs.graph(layer, shape)
+    other, other_shape = made("conv_stem", 0)
+    folded = fold(random_module(other, other_shape))
+    assert substitute(template, folded, other, other_shape) is None
+
+
+def test_a_graph_that_computes_something_else_is_refused(graphs):
+    layer, shape = made("conv_ffn", 0)
+    model = graphs.graph(layer, shape)
+    module = random_module(layer, shape)
+    assert is_equal(model, module, shape)
+    with torch.no_grad():
+        module.scale.gamma[0] *= 1.01
+    assert not is_equal(model, module, shape)
+
+
+def test_weights_depend_on_the_layer_alone():
+    layer, shape = made("conv_ffn", 0)
+    torch.manual_seed(1)
+    first = LayerGraphs().graph(layer, shape).SerializeToString()
+    torch.manual_seed(2)
+    state = torch.random.get_rng_state()
+    assert LayerGraphs().graph(layer, shape).SerializeToString() == first
+    assert torch.equal(torch.random.get_rng_state(), state)

@@ -1,0 +1,238 @@
+"""The commands as a user types them: real processes' worth of work, on the smallest of spaces."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nas import cli
+from nas.architecture import Architecture
+from nas.space import DEFAULT_SPACE
+
+SPACE = """\
+name: tiny
+input_size: 32
+classes: 10
+stem: {kind: conv_stem}
+stages:
+  - width: [8, 16]
+    blocks:
+      - ffn: {kind: conv_ffn, expansion: [1, 2]}
+      - ffn: [identity, {kind: conv_ffn, expansion: [1, 2]}]
+  - width: [16, 32]
+    downsample: {kind: conv_downsample}
+    blocks:
+      - attention: [identity, {kind: attention4d, heads: 2, key_dim: 8, value_dim: 8}]
+        ffn: [identity, {kind: conv_ffn, expansion: [1, 2]}]
+head: {kind: classifier}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a space, its table, a trained run and a slimmed network."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "tiny.yaml").write_text(SPACE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        call("build-lut", "--space", "tiny.yaml", "--out", "t.csv")
+        call("train-supernet", "--space", "tiny.yaml", "--run", "r", "--epochs", "1", "--limit", "300")
+        call("slim", "--run", "r", "--table", "t.csv", "--target-ms", "0.1", "--out", "s",
+             "--evaluations", "20")  # fmt: skip
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _inside(request, monkeypatch, tmp_path):
+    wanted = "folder" in request.fixturenames
+    monkeypatch.chdir(request.getfixturevalue("folder") if wanted else tmp_path)
+
+
+def call(*arguments):
+    """Run a command in this process, as ``nas`` would."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["nas", *arguments])
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        cli.main()
+
+
+def complaint(capsys, *arguments):
+    """The one line that a mistaken call prints."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        call(*arguments)
+    assert caught.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1, printed.err
+    assert printed.err.startswith("nas: ")
+    return printed.err.strip()
+
+
+def output(capsys, *arguments):
+    capsys.readouterr()
+    call(*arguments)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_help_answers_without_torch():
+    code = "import sys; from nas.cli import app; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_spaces_names_the_default(capsys):
+    found = output(capsys, "spaces", "--json")
+    assert found["default"] == DEFAULT_SPACE
+    assert DEFAULT_SPACE in [space["name"] for space in found["spaces"]]
+    assert "efficientformer_v2_s0" in found["architectures"]
+    call("spaces")
+    assert DEFAULT_SPACE in capsys.readouterr().out
+
+
+def test_show_an_architecture(capsys):
+    found = output(capsys, "show", "efficientformer_v2_s0", "--json")
+    assert found["params"] == 3_600_256
+    assert len(found["layers"]) == 23
+    call("show", "efficientformer_v2_s0")
+    assert "3,600,256 parameters, 395.89 M MACs" in capsys.readouterr().out
+
+
+def test_show_a_space_with_prices(capsys, folder):
+    found = output(capsys, "show", "tiny.yaml", "--table", "t.csv", "--json")
+    assert found["choices"]["stage1.width"] == [8, 16]
+    assert 0 < found["smallest"]["latency_ms"] < found["largest"]["latency_ms"]
+    call("show", "s/architecture.json", "--table", "t.csv")
+    assert "ms predicted, MES" in capsys.readouterr().out
+
+
+def test_slim_writes_what_it_promises(capsys, folder):
+    result = json.loads(Path("s/result.json").read_text())
+    names = [row["name"] for row in result["networks"]]
+    assert names == ["largest", "uniform", "slimmed"]
+    slimmed = result["networks"][2]
+    assert slimmed["measured_ms"] <= 0.1
+    trace = [json.loads(line) for line in Path("s/trace.jsonl").read_text().splitlines()]
+    assert {"step", "choice", "option", "accuracy", "latency_ms", "params", "mes", "taken"} <= set(
+        trace[0]
+    ) if trace else slimmed["params"] == result["networks"][0]["params"]
+    frontier = Path("s/frontier.csv").read_text().splitlines()
+    assert frontier[0].startswith("latency_ms,params,macs,mes,accuracy,on_frontier")
+    assert Path("s/frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert Architecture.load("s/architecture.json").classes == 10
+
+
+def test_evaluate_finds_the_accuracy_of_the_final_table(capsys, folder):
+    result = json.loads(Path("s/result.json").read_text())
+    found = output(capsys, "evaluate", "--architecture", "s/architecture.json",
+                   "--weights", "s/weights.safetensors", "--data", "digits", "--json")  # fmt: skip
+    assert found["test_accuracy"] == pytest.approx(result["networks"][2]["test_accuracy"])
+
+
+def test_export_and_bench(capsys, folder):
+    found = output(capsys, "export", "--architecture", "s/architecture.json", "--weights",
+                   "s/weights.safetensors", "--out", "e.onnx", "--force", "--json")  # fmt: skip
+    assert found["relative_difference"] <= 1e-4
+    measured = output(capsys, "bench", "e.onnx", "s/model.onnx", "--json")
+    assert [row["file"] for row in measured["models"]] == ["e.onnx", "s/model.onnx"]
+    assert all(row["ms_low"] <= row["ms"] <= row["ms_high"] for row in measured["models"])
+    assert "e.onnx: exists; --force replaces it" in complaint(
+        capsys, "export", "--architecture", "s/architecture.json", "--out", "e.onnx"
+    )
+
+
+def test_default_paths_find_each_other():
+    from nas.space import SearchSpace
+
+    space = SearchSpace.load(DEFAULT_SPACE)
+    assert cli.default_table(space, "cpu") == Path(f"latency_tables/{DEFAULT_SPACE}_cpu.csv")
+    assert cli.default_run(space, "digits") == Path(f"runs/{DEFAULT_SPACE}_digits")
+    assert cli.default_run(space, "folder:/a/flowers") == Path(f"runs/{DEFAULT_SPACE}_flowers")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "efficientformer_v3"], "'efficientformer_v3' is neither a file nor a built-in"),
+        (["build-lut", "--space", "mobil"], "search space 'mobil' is neither a file nor built in"),
+        (["build-lut", "--device", "tpu"], "device 'tpu' is not available"),
+        (["build-lut", "--runtime", "tensorrt"], "runtime 'tensorrt' is not known"),
+        (["train-supernet", "--data", "imagnet"], "data set 'imagnet': must be digits, folder:PATH"),
+        (["train-supernet", "--data", "folder:nowhere"], "nowhere"),
+        (["train-supernet", "--epochs", "0"], "Invalid value for '--epochs'"),
+        (["slim"], "slim needs a bound: --target-ms, --target-params, or both"),
+        (["slim", "--target-ms", "-1"], "target: latency_ms must be positive, got -1"),
+        (["slim", "--target-ms", "2"], f"runs/{DEFAULT_SPACE}_digits: no such run; nas train-"),
+        (["slim", "--target", "2"], "No such option: --target"),
+        (["bench", "nothing.onnx"], "nothing.onnx: no such file"),
+        (["export", "--architecture", "a.json", "--out", "o"], "a.json: no such file"),
+        (["evaluate", "--architecture", "efficientformer_v2_s0"], "Missing option '--weights'"),
+        (["frobnicate"], "No such command 'frobnicate'"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_exit_code_2(capsys, arguments, message):
+    assert message in complaint(capsys, *arguments)
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["slim", "--run", "r", "--table", "t.csv", "--target-ms", "0.0001"],
+         r"target out of reach: latency_ms <= 0\.0001 \(least reachable: 0\.0\d+\)"),
+        (["slim", "--run", "r", "--table", "t.csv", "--target-ms", "0.1", "--out", "s"],
+         r"^nas: s: holds the results of a search; --force replaces them"),
+        (["slim", "--run", "r", "--table", "missing.csv", "--target-ms", "1"], r"missing\.(csv|json): "),
+        (["slim", "--run", "s", "--table", "t.csv", "--target-ms", "1"], r"^nas: s: holds no run"),
+        (["build-lut", "--space", "tiny.yaml", "--out", "t.csv"], r"t\.csv: .*--resume.*--force"),
+        (["train-supernet", "--space", "tiny.yaml", "--run", "r"], r"^nas: r: holds a finished run; --force"),
+        (["train-supernet", "--space", "demo_64px", "--run", "r", "--resume"],
+         r"^nas: r: holds weights of the space 'tiny', not 'demo_64px'"),
+        (["train-supernet", "--run", "s"], r"^nas: s: holds other things than a run"),
+        (["evaluate", "--architecture", "s/architecture.json", "--weights", "t.csv"],
+         r"t\.csv: is no safetensors file"),
+        (["evaluate", "--architecture", "efficientformer_v2_s0", "--weights", "s/weights.safetensors"],
+         r"s/weights\.safetensors: holds another architecture's weights: "),
+        (["bench", "t.csv"], r"t\.csv: is no ONNX model"),
+        (["show", "tiny.yaml", "--table", "t.json"], r"t\.json"),
+    ],
+)  # fmt: skip
+def test_mistakes_with_real_files(capsys, folder, arguments, message):
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file()}
+    assert re.search(message, complaint(capsys, *arguments))
+    after = {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_table_for_another_space_names_the_missing_layer_and_the_command(capsys, folder):
+    Path("other.yaml").write_text(SPACE.replace("width: [8, 16]", "width: [8, 16, 24]"))
+    call("train-supernet", "--space", "other.yaml", "--run", "o", "--epochs", "1", "--limit", "300",
+         "--force")  # fmt: skip
+    line = complaint(capsys, "slim", "--run", "o", "--table", "t.csv", "--target-ms", "1")
+    assert "conv_stem out_channels=24" in line
+    assert "nas build-lut" in line
+    assert "--resume" in line
+
+
+def test_a_table_for_another_machine_says_which_field_differs(capsys, folder):
+    sidecar = json.loads(Path("t.json").read_text())
+    sidecar["target"]["cpu_model"] = "Zilog Z80"
+    Path("z.json").write_text(json.dumps(sidecar))
+    Path("z.csv").write_bytes(Path("t.csv").read_bytes())
+    line = complaint(capsys, "slim", "--run", "r", "--table", "z.csv", "--target-ms", "1")
+    assert re.search(r"cpu_model: .*Zilog Z80", line)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission_is_one_line(capsys, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "cannot be written" in complaint(capsys, "build-lut", "--out", "locked/t.csv")
+
+
+def test_results_below_a_file_are_refused_before_any_work(capsys, folder):
+    line = complaint(capsys, "slim", "--run", "r", "--table", "t.csv", "--target-ms", "0.1",
+                     "--out", "t.csv/x")  # fmt: skip
+    assert "t.csv/x" in line
+    assert "cannot be written" in line
