@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from nas.latency.runtime import detect_target
 from nas.latency.table import LatencyTable
 from nas.report.frontier import Point, draw_frontier, write_frontier
 from nas.report.progress import Bar
+from nas.report.trace import write_trace
 from nas.search import SlimmingResult, mobile_efficiency_score, scale_uniformly, slim
 from nas.search.slimming import Costs, InfeasibleTarget, Step, meets
 from nas.space import Assignment, SearchSpace
@@ -152,7 +152,7 @@ class Slimmed:
     uniform: Delivered
     slimmed: Delivered
     trace: tuple[Step, ...]
-    evaluated: Mapping[Assignment, float]
+    points: tuple[Point, ...]
     target: Mapping[str, float]
 
     @property
@@ -203,7 +203,7 @@ def slim_to_target(workshop: Workshop, target: Mapping[str, float], *, evaluatio
         uniform,
         slimmed,
         tuple(step for result in found for step in result.trace),
-        found[-1].evaluated,
+        tuple(Point(it, workshop.cost(it), hits) for it, hits in found[-1].evaluated.items()),
         dict(target),
     )
 
@@ -278,7 +278,7 @@ def slim_run(
         "data": run.data.spec,
         "target": dict(target),
         "seed": seed,
-        "evaluations": len(outcome.evaluated),
+        "evaluations": len(outcome.points),
         "networks": [row.summary() for row in judged],
     }
     paths = write_results(out, outcome, space, result)
@@ -302,15 +302,11 @@ def write_results(
     best.architecture.save(paths["architecture"])
     save_weights(best.network, paths["weights"])
     write_atomically(paths["onnx"], best.model.SerializeToString())
-    write_atomically(paths["trace"], "".join(_trace_lines(outcome.trace, space)))
-    points = [
-        Point(assignment, dict(step_costs), found)
-        for assignment, step_costs, found in _points(outcome)
-    ]
-    write_frontier(paths["frontier"], points)
+    write_trace(paths["trace"], outcome.trace, space.choices)
+    write_frontier(paths["frontier"], outcome.points)
     draw_frontier(
         paths["picture"],
-        points,
+        outcome.points,
         walk=[step.taken.assignment for step in outcome.trace],
         named={row.name: (row.costs["latency_ms"], row.search_accuracy) for row in outcome.table},
         target_ms=outcome.target.get("latency_ms"),
@@ -318,30 +314,3 @@ def write_results(
     )
     write_json(paths["result"], dict(result))
     return {name: str(path) for name, path in paths.items()}
-
-
-def _trace_lines(trace: tuple[Step, ...], space: SearchSpace) -> list[str]:
-    names = list(space.choices)
-    records = [
-        {
-            "step": number,
-            "choice": names[action.choice],
-            "option": space.choices[names[action.choice]][action.option],
-            "accuracy": action.accuracy,
-            "accuracy_before": step.accuracy,
-            **action.costs,
-            "mes": action.score,
-            "mes_before": step.score,
-            "taken": action.assignment == step.taken.assignment,
-        }
-        for number, step in enumerate(trace, 1)
-        for action in step.actions
-    ]
-    return [json.dumps(record) + "\n" for record in records]
-
-
-def _points(outcome: Slimmed) -> list[tuple[Assignment, Costs, float]]:
-    costs = {step.assignment: step.costs for step in outcome.trace}
-    costs |= {action.assignment: action.costs for step in outcome.trace for action in step.actions}
-    costs[outcome.slimmed.assignment] = outcome.slimmed.costs
-    return [(one, costs[one], found) for one, found in outcome.evaluated.items() if one in costs]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
-from pydantic import BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, create_model
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from nas.documents import Location, Value
 from nas.layers import CONTEXT_FIELDS, LAYERS, Layer
@@ -25,6 +27,12 @@ class IdentitySpec(LayerSpec):
     """Nothing: the slot is left out of the architecture."""
 
     kind: Literal["identity"]
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [{"const": "identity"}, handler.resolve_ref_schema(handler(schema))]}
 
 
 def _elastic(layer: type[Layer]) -> type[LayerSpec]:

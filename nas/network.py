@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -83,6 +84,11 @@ def measure_size(architecture: Architecture) -> Size:
 
 def layer_size(layer: Layer, input_shape: Shape) -> Size:
     """The size of one layer on one input shape."""
+    return _size(layer.model_copy(update={"slot": "any"}), input_shape)
+
+
+@lru_cache(maxsize=4096)  # counting takes 10 ms, and slots do not change it
+def _size(layer: Layer, input_shape: Shape) -> Size:
     with torch.device("meta"):
         module = make_module(layer, input_shape).eval()
         counter = FlopCounterMode(display=False)

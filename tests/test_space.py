@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from nas.architecture import BUILT_IN
 from nas.documents import parse_document
 from nas.errors import UserError
 from nas.network import measure_size
@@ -204,4 +205,10 @@ def test_schema_allows_a_list_wherever_a_choice_is_allowed():
     schema = SearchSpace.model_json_schema()
     ffn = schema["$defs"]["ConvFFNSpec"]["properties"]["expansion"]
     assert [option["type"] for option in ffn["anyOf"]] == ["number", "array"]
-    assert json.dumps(schema)
+    assert schema["$defs"]["IdentitySpec"]["anyOf"][0] == {"const": "identity"}
+
+
+@pytest.mark.parametrize(("value", "name"), [(SearchSpace, "space"), (Architecture, "architecture")])
+def test_the_schema_files_for_editors_are_up_to_date(value, name):
+    stored = json.loads((BUILT_IN / "schema" / f"{name}.json").read_text())
+    assert stored == value.model_json_schema()

@@ -42,12 +42,13 @@ def build_table(
     seed: int = 0,
     progress: Progress | None = None,
     held_out: int = HELD_OUT,
+    graphs: LayerGraphs | None = None,
 ) -> LatencyTable:
     """Measure the layers of ``space`` on ``target`` and write ``path`` and its sidecar.
 
     ``space_argument`` is how the user named the space, for the commands in error messages. A kill
     loses at most one batch of rows; ``resume`` keeps the others, of an unfinished build and of a
-    finished table alike.
+    finished table alike. ``graphs`` may bring templates from elsewhere.
 
     Raises:
         UserError: the table or an unfinished build is there and neither ``resume`` nor ``force``
@@ -67,7 +68,7 @@ def build_table(
             rows = dict(finished.rows) if finished is not None else {}
             partial.start(purpose, rows)
         rng = np.random.default_rng(seed)
-        graphs = LayerGraphs()
+        graphs = graphs if graphs is not None else LayerGraphs()
         layers = space.layers()
         missing = {key: layer for key, layer in layers.items() if key not in rows}
         for batch in _measure_rows(missing, target, graphs, rng, tell):

@@ -24,10 +24,10 @@ def test_weights_beyond_the_cache_are_recovered():
     rng = np.random.default_rng(0)
     sums, params = networks(rng, 16)
     megabytes = params * 4e-6
-    truth = 1.02 * sums + 0.04 * np.maximum(0, megabytes - 12)
+    truth = 1.02 * sums + 0.04 * megabytes * np.clip(megabytes / 12 - 1, 0, 1)
     found = fit_calibration(sums, params, truth * rng.normal(1, 0.01, len(sums)))
     assert found.ms_per_megabyte == pytest.approx(0.04, rel=0.25)
-    assert found.cache_megabytes == pytest.approx(12, rel=0.4)
+    assert found.cache_megabytes == pytest.approx(12, rel=0.25)
     predicted = [found.latency(*it) for it in zip(sums, params, strict=True)]
     assert np.abs(predicted / truth - 1).max() < 0.05
 
@@ -36,15 +36,18 @@ def test_few_networks_fit_a_factor_only():
     assert fit_calibration([1.0, 2.0], [8e6, 9e7], [1.1, 4.0]).ms_per_megabyte == 0
 
 
-def test_latency_adds_what_exceeds_the_cache():
+@pytest.mark.parametrize(
+    ("params", "fetched_megabytes"),
+    [(500_000, 0), (750_000, 0), (1_000_000, 4 / 3), (1_500_000, 6), (2_000_000, 8)],
+)
+def test_latency_adds_what_is_fetched_from_memory(params, fetched_megabytes):
     calibration = Calibration(factor=2.0, ms_per_megabyte=0.5, cache_megabytes=3.0)
-    assert calibration.latency(1.0, 500_000) == 2.0
-    assert calibration.latency(1.0, 1_000_000) == pytest.approx(2.5)
+    assert calibration.latency(1.0, params) == pytest.approx(2.0 + 0.5 * fetched_megabytes)
 
 
 def test_latency_never_falls_as_a_network_grows():
     rng = np.random.default_rng(1)
     sums, params = networks(rng)
-    found = fit_calibration(sums, params, sums + 0.05 * np.maximum(0, params * 4e-6 - 5))
+    found = fit_calibration(sums, params, sums + 0.05 * np.maximum(0, params * 4e-6 - 3))
     order = [found.latency(ms, 4e6 * ms) for ms in np.linspace(0.1, 3, 50)]
     assert order == sorted(order)

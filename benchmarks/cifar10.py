@@ -1,0 +1,106 @@
+"""One supernet on 10,000 images of CIFAR-10, three latency targets slimmed from it.
+
+    .venv/bin/python benchmarks/cifar10.py --data parquet:../shared/data
+
+Prints, for each target, the slimmed and the uniformly scaled network: test accuracy with inherited
+weights, parameters, MACs, predicted and measured latency. About 25 minutes on two x86 cores.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; see nas/cli.py
+
+import argparse
+import json
+from pathlib import Path
+
+from nas.delivery import slim_run
+from nas.errors import UserError
+from nas.latency.build import build_table
+from nas.latency.runtime import detect_target
+from nas.latency.table import LatencyTable
+from nas.report.progress import Bar
+from nas.report.tables import print_networks
+from nas.report.training import TrainingBar
+from nas.space import SearchSpace
+from nas.training.loop import train_supernet
+from nas.training.run import Run
+from nas.training.settings import DataSettings, Settings
+
+
+def main() -> None:
+    """Run the benchmark; a finished table and a finished training are used again."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="parquet:../shared/data")
+    parser.add_argument("--space", default="cifar10_32px")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark_cifar10"))
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--evaluations", type=int, default=150)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.75, 0.5, 0.35])
+    arguments = parser.parse_args()
+    if not Path(arguments.data.partition(":")[2]).exists():
+        print(f"skipped: {arguments.data} is not here")
+        return
+
+    space = SearchSpace.load(arguments.space)
+    table = table_of(space, arguments.out / "table.csv")
+    run = trained(space, arguments)
+    largest_ms = table.predict(run.space.largest())
+    rows = []
+    for share in arguments.shares:
+        target_ms = round(share * largest_ms, 3)
+        with Bar(f"slimming to {target_ms} ms") as bar:
+            result = slim_run(
+                run,
+                table,
+                {"latency_ms": target_ms},
+                evaluations=arguments.evaluations,
+                out=arguments.out / f"slim_{share:g}",
+                seed=0,
+                force=True,
+                bar=bar,
+            )
+        for row in result["networks"]:
+            if row["name"] == "largest":
+                rows[:0] = [] if rows else [row]
+            else:
+                rows.append({**row, "name": f"{row['name']} to {target_ms} ms"})
+    print_networks(rows, title=f"{space.name}, {run.data.spec}, {run.data.limit} images")
+    (arguments.out / "figures.json").write_text(json.dumps(rows, indent=2))
+
+
+def table_of(space: SearchSpace, path: Path) -> LatencyTable:
+    """The table at ``path``, built if it is not there."""
+    if path.exists():
+        return LatencyTable.load(path)
+    with Bar("measuring") as bar:
+        return build_table(
+            space,
+            detect_target(),
+            path,
+            space_argument=space.name,
+            resume=True,
+            force=False,
+            progress=bar.update,
+        )
+
+
+def trained(space: SearchSpace, arguments: argparse.Namespace) -> Run:
+    """The run, trained on 10,000 images if it is not yet."""
+    data = DataSettings(spec=arguments.data, limit=10_000)
+    dataset = data.load(space.one_size)
+    path = arguments.out / "run"
+    try:
+        run = Run.open(path)
+    except UserError:
+        settings = Settings(epochs=arguments.epochs, batch_size=100)
+        run = Run.create(path, space=space, data=data, settings=settings, dataset=dataset)
+    with TrainingBar() as bar:
+        train_supernet(run, dataset, resume=True, report=bar.report)
+    return run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Building tables: complete, resumable after a kill at any moment, never over something else."""
+
+import numpy as np
+import pytest
+
+from nas.errors import UserError
+from nas.latency import build as building
+from nas.latency.build import build_table
+from nas.latency.partial import PartialTable, Purpose
+from nas.latency.table import LatencyTable
+from nas.network import measure_size
+
+
+class Killed(BaseException):
+    """Like KeyboardInterrupt, which pytest takes for its own."""
+
+
+@pytest.fixture(scope="module")
+def built(graphs, target):
+    """Calls ``build_table`` with few networks, and with the templates of earlier calls."""
+
+    def build(space, path, **options):
+        arguments = {
+            "space_argument": space.name,
+            "resume": False,
+            "force": False,
+            "held_out": 6,
+            "graphs": graphs,
+            "target": target,
+        }
+        return build_table(space, path=path, **{**arguments, **options})
+
+    return build
+
+
+def kill_after(batches):
+    def progress(what, done, total):
+        assert total > 0
+        if what == "layers" and done > 0:
+            progress.batches += 1
+            if progress.batches == batches:
+                raise Killed
+
+    progress.batches = 0
+    return progress
+
+
+class Recorder:
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, what, done, total):
+        self.calls.append((what, done, total))
+
+
+@pytest.fixture(scope="module")
+def table(built, tiny, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tables") / "new" / "tiny.csv"
+    return built(tiny, path, space_argument="tiny.yaml")
+
+
+def test_table_holds_every_layer_of_its_space(table, tiny, target):
+    assert table.rows.keys() == tiny.layers().keys()
+    assert all(row.ms > 0 and row.ms_low <= row.ms <= row.ms_high for row in table.rows.values())
+    table.require_layers(tiny)
+    table.require_target(target)
+
+
+def test_sizes_are_those_of_the_networks(table, tiny):
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        architecture = tiny.sample(rng)
+        cost, size = table.cost(architecture), measure_size(architecture)
+        assert (cost["params"], cost["macs"]) == (size.params, size.macs)
+
+
+def test_table_on_disk_is_the_one_returned(table):
+    loaded = LatencyTable.load(table.path)
+    assert loaded.provenance == table.provenance
+    assert list(loaded.rows) == list(table.rows)
+    assert sorted(path.name for path in table.path.parent.iterdir()) == ["tiny.csv", "tiny.json"]
+
+
+def test_table_is_validated_on_held_out_networks(table):
+    found = table.validation
+    assert found.calibrated.networks == found.raw.networks == found.macs.networks == 6
+    assert table.calibration.networks == 12
+    assert len(found.points) == 18
+    assert found.least_ms < found.most_ms
+    assert found.calibrated.spearman > 0.5
+
+
+def test_finished_table_is_not_overwritten(built, table, tiny):
+    with pytest.raises(UserError, match=r"tiny\.csv: exists; --resume measures .* --force all"):
+        built(tiny, table.path)
+
+
+def test_resume_of_a_finished_table_measures_nothing(built, table, tiny):
+    progress = Recorder()
+    again = built(tiny, table.path, resume=True, progress=progress)
+    assert again.rows.keys() == table.rows.keys()
+    assert progress.calls == []
+    assert len(list(table.path.parent.iterdir())) == 2
+
+
+def test_finished_table_of_another_target_is_not_resumed(built, table, tiny, target):
+    other = target.model_copy(update={"cpu_model": "Abacus"})
+    with pytest.raises(UserError, match="cpu_model"):
+        built(tiny, table.path, target=other, resume=True)
+
+
+def test_kill_and_resume_measures_only_what_is_missing(built, convolutions, tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "BATCH_PROBES", 4)
+    path = tmp_path / "t.csv"
+    with pytest.raises(Killed):
+        built(convolutions, path, progress=kill_after(2))
+    assert not path.exists()
+    partial = path.with_suffix(".partial.csv")
+    kept = partial.read_text().splitlines()
+    assert len(kept) == 1 + 8
+    with pytest.raises(UserError, match=r"partial\.csv: is an unfinished build; --resume"):
+        built(convolutions, path)
+
+    with partial.open("a") as file:  # a kill in the middle of writing a line
+        file.write("conv_ffn channels=8 exp")
+    progress = Recorder()
+    table = built(convolutions, path, resume=True, progress=progress)
+    layers = convolutions.layers()
+    assert progress.calls[0] == ("layers", 0, len(layers) - 8)
+    assert table.rows.keys() == layers.keys()
+    lines = path.read_text().splitlines()
+    assert set(kept) <= set(lines)
+    assert len(lines) == 1 + len(layers)
+    assert sorted(it.name for it in tmp_path.iterdir()) == ["t.csv", "t.json"]
+
+
+def test_unfinished_build_of_another_space_is_refused(built, tiny, target, tmp_path):
+    path = tmp_path / "t.csv"
+    with PartialTable(path) as partial:
+        partial.start(Purpose(space="other", space_sha256="0", target=target), {})
+    with pytest.raises(
+        UserError, match=r"something else .*: space: other here, tiny there; --forc"
+    ):
+        built(tiny, path, resume=True)
+    other = target.model_copy(update={"threads": 2})
+    purpose = Purpose(space=tiny.name, space_sha256=building.space_hash(tiny), target=target)
+    with PartialTable(path) as partial:
+        partial.start(purpose, {})
+    with pytest.raises(UserError, match="threads: 1 here, 2 there"):
+        built(tiny, path, target=other, resume=True)
+    with PartialTable(path) as partial:
+        assert partial.is_started(), "a refusal must not lose what was measured"
+
+
+def test_second_build_into_one_file_is_refused(built, tiny, tmp_path):
+    path = tmp_path / "t.csv"
+    with PartialTable(path), pytest.raises(UserError, match="another build is writing it"):
+        built(tiny, path)
+
+
+def test_refused_build_leaves_nothing_behind(built, tiny, tmp_path):
+    with PartialTable(tmp_path / "t.csv"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match=r"t\.txt: a latency table is a \.csv file"):
+        built(tiny, tmp_path / "t.txt")
+
+
+def test_resume_adds_the_layers_of_a_grown_space(built, convolutions, tmp_path):
+    smaller = convolutions.model_dump(exclude_defaults=True)
+    smaller["stages"] = smaller["stages"][:1]
+    smaller = type(convolutions).model_validate(smaller)
+    path = tmp_path / "t.csv"
+    first = built(smaller, path)
+    progress = Recorder()
+    second = built(convolutions, path, resume=True, progress=progress)
+    missing = convolutions.layers().keys() - smaller.layers().keys()
+    assert progress.calls[0] == ("layers", 0, len(missing))
+    assert second.rows.keys() >= convolutions.layers().keys()
+    for key in smaller.layers():
+        assert second.rows[key].ms == pytest.approx(first.rows[key].ms, abs=1e-6)
+
+
+def test_force_measures_all_anew(built, convolutions, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("not a table")
+    progress = Recorder()
+    table = built(convolutions, path, force=True, progress=progress)
+    assert progress.calls[0] == ("layers", 0, len(convolutions.layers()))
+    assert LatencyTable.load(path).rows.keys() == table.rows.keys()

@@ -1,0 +1,157 @@
+"""Latency tables: files, costs, and every message for a table that cannot be used."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nas.errors import UserError
+from nas.latency.calibration import Calibration
+from nas.latency.rows import Row, format_rows, parse_rows
+from nas.latency.table import LatencyTable, Provenance
+from nas.space import SearchSpace
+
+HEADER = "layer,input_shape,ms,ms_low,ms_high,params,macs,status\n"
+LINE = "conv_ffn channels=8 expansion=2,8x4x4,0.010000,0.009000,0.011000,300,4000,ok\n"
+
+
+def make_rows(space):
+    rng = np.random.default_rng(0)
+    found = {}
+    for key in space.layers():
+        ms = float(rng.uniform(0.01, 1))
+        found[key] = Row(ms, 0.9 * ms, 1.1 * ms, int(rng.integers(1000)), 7, "ok")
+    return found
+
+
+@pytest.fixture
+def table(tiny, target, tmp_path):
+    provenance = Provenance(
+        space=tiny.name,
+        space_argument="spaces/tiny.yaml",
+        space_sha256="0" * 64,
+        target=target,
+        calibration=Calibration(factor=1.25, networks=8),
+        validation=None,
+        date="2030-01-01T00:00:00+00:00",
+        nas_version="0",
+        load_average=None,
+        seed=0,
+    )
+    made = LatencyTable(make_rows(tiny), provenance, tmp_path / "t.csv")
+    made.save()
+    return made
+
+
+def test_table_survives_a_round_trip(table):
+    loaded = LatencyTable.load(table.path)
+    assert loaded.rows.keys() == table.rows.keys()
+    for key, row in table.rows.items():
+        assert loaded.rows[key] == pytest.approx(row[:5] + (row.status,), abs=1e-6)
+    assert loaded.provenance == table.provenance
+    assert (loaded.space, loaded.calibration.factor) == ("tiny", 1.25)
+
+
+def test_rows_as_text():
+    row = Row(0.01, 0.009, 0.011, 300, 4000, "ok")
+    key = ("conv_ffn channels=8 expansion=2", (8, 4, 4))
+    assert format_rows({key: row}, header=True) == HEADER + LINE
+    assert parse_rows((HEADER + LINE).encode(), "t.csv") == {key: row}
+
+
+def test_cost_is_the_calibrated_sum_of_rows(table, tiny):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        architecture = tiny.sample(rng)
+        rows = [table.rows[(layer.signature, shape)] for layer, shape in architecture.placed()]
+        cost = table.cost(architecture)
+        assert cost["latency_ms"] == pytest.approx(1.25 * sum(row.ms for row in rows))
+        assert cost["params"] == sum(row.params for row in rows)
+        assert cost["macs"] == sum(row.macs for row in rows)
+        assert table.predict(architecture) == cost["latency_ms"]
+
+
+def test_one_layer_on_two_maps_has_two_rows(table, tiny):
+    layer, shape = next(
+        (layer, shape) for layer, shape in tiny.largest().placed() if layer.kind == "conv_ffn"
+    )
+    assert table.row(layer, shape) == table.rows[(layer.signature, shape)]
+    with pytest.raises(UserError, match=r"no row for 'conv_ffn .*' on 16x64x64"):
+        table.row(layer, (16, 64, 64))
+
+
+def test_missing_layer_is_named_with_the_command_that_adds_it(table, tiny):
+    wider = tiny.model_dump(exclude_defaults=True)
+    wider["stages"][0]["width"] = (8, 20)
+    with pytest.raises(UserError) as error:
+        table.require_layers(SearchSpace.model_validate({**wider, "name": "wider"}))
+    assert str(error.value) == (
+        f"{table.path}: no row for 'conv_stem out_channels=20' on 3x32x32 (stem); add what its space "
+        f"is missing: nas build-lut --space spaces/tiny.yaml --device cpu --out {table.path} "
+        "--resume"
+    )
+    table.require_layers(tiny)
+
+
+def test_another_target_is_refused_naming_what_differs(table, target):
+    table.require_target(target)
+    other = target.model_copy(update={"cpu_model": "Abacus", "threads": 3})
+    with pytest.raises(UserError, match=r"cpu_model: .* here, Abacus there; threads: 1 here, 3"):
+        table.require_target(other)
+
+
+def test_edited_table_is_refused(table):
+    with table.path.open("a") as file:
+        file.write(LINE)
+    with pytest.raises(UserError, match=r"t\.csv: its content differs .* --force"):
+        LatencyTable.load(table.path)
+
+
+def test_missing_table_names_the_command(tmp_path):
+    with pytest.raises(UserError, match=r"none\.csv: no such latency table; build it: nas build-l"):
+        LatencyTable.load(tmp_path / "none.csv")
+
+
+def test_missing_half_is_named(table):
+    table.path.unlink()
+    with pytest.raises(UserError, match=r"t\.csv: cannot be read"):
+        LatencyTable.load(table.path)
+
+
+def test_table_is_a_csv_file(table):
+    with pytest.raises(UserError, match=r"a latency table is a \.csv file"):
+        LatencyTable.load(table.path.with_suffix(".json"))
+
+
+def test_damaged_sidecar_is_pointed_at(table):
+    path = table.path.with_suffix(".json")
+    data = json.loads(path.read_text())
+    data["target"]["threads"] = 0
+    path.write_text(json.dumps(data, indent=1))
+    with pytest.raises(UserError, match=r"t\.json:\d+:\d+: target\.threads: .*, got 0"):
+        LatencyTable.load(table.path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (LINE.replace("0.010000", "nan"), "t.csv:3: ms must be a number above zero, got nan"),
+        (LINE.replace("0.010000", "0"), "t.csv:3: ms must be a number above zero, got 0"),
+        (LINE.replace("0.010000", "-1"), "t.csv:3: ms must be a number above zero, got -1"),
+        (LINE.replace(",ok", ",good"), "t.csv:3: status must be ok or noisy, got 'good'"),
+        (LINE.replace(",300", ""), "t.csv:3: 8 cells expected, got 7"),
+        (LINE.replace("300", "many"), "t.csv:3: invalid literal for int"),
+        (LINE.replace("8x4x4", "8x4"), "t.csv:3: not enough values"),
+        (LINE.replace("8x4x4", "8x2x2"), "t.csv:3: 'conv_ffn channels=8 expansion=2' on 8x2x2 s"),
+    ],
+)
+def test_impossible_rows_are_refused_by_line(line, message):
+    first = LINE.replace("8x4x4", "8x2x2")
+    with pytest.raises(UserError) as error:
+        parse_rows((HEADER + first + line).encode(), "t.csv")
+    assert str(error.value).startswith(message)
+
+
+def test_other_columns_are_refused():
+    with pytest.raises(UserError, match=r"t\.csv:1: the columns must be layer,input_shape,ms"):
+        parse_rows(b"layer,ms\n", "t.csv")
