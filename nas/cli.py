@@ -133,17 +133,23 @@ def build_lut(
     target = detect_target(device, runtime=runtime, threads=threads)
     loaded = SearchSpace.load(space)
     path = out or default_table(loaded, device)
-    with Bar("measuring", quiet=as_json) as bar:
-        table = build_table(
-            loaded,
-            target,
-            path,
-            space_argument=space,
-            resume=resume,
-            force=force,
-            seed=seed,
-            progress=bar.update,
-        )
+    try:
+        with Bar("measuring", quiet=as_json) as bar:
+            table = build_table(
+                loaded,
+                target,
+                path,
+                space_argument=space,
+                resume=resume,
+                force=force,
+                seed=seed,
+                progress=bar.update,
+            )
+    except KeyboardInterrupt:
+        raise UserError(
+            f"stopped; what was measured is kept, to continue: nas build-lut --space {space} "
+            f"--device {device} --runtime {runtime} --threads {threads} --out {path} --resume"
+        ) from None
     if as_json:
         _print_json({"table": str(path), "rows": len(table.rows), **_validation(table)})
         return

@@ -40,7 +40,17 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         call("build-lut", "--space", "tiny.yaml", "--out", "t.csv")
-        call("train-supernet", "--space", "tiny.yaml", "--run", "r", "--epochs", "1", "--limit", "300")
+        call(
+            "train-supernet",
+            "--space",
+            "tiny.yaml",
+            "--run",
+            "r",
+            "--epochs",
+            "1",
+            "--limit",
+            "300",
+        )
         call("slim", "--run", "r", "--table", "t.csv", "--target-ms", "0.1", "--out", "s",
              "--evaluations", "20")  # fmt: skip
     return folder
@@ -115,9 +125,12 @@ def test_slim_writes_what_it_promises(capsys, folder):
     slimmed = result["networks"][2]
     assert slimmed["measured_ms"] <= 0.1
     trace = [json.loads(line) for line in Path("s/trace.jsonl").read_text().splitlines()]
-    assert {"step", "choice", "option", "accuracy", "latency_ms", "params", "mes", "taken"} <= set(
-        trace[0]
-    ) if trace else slimmed["params"] == result["networks"][0]["params"]
+    assert (
+        {"step", "choice", "option", "accuracy", "latency_ms", "params", "mes", "taken"}
+        <= set(trace[0])
+        if trace
+        else slimmed["params"] == result["networks"][0]["params"]
+    )
     frontier = Path("s/frontier.csv").read_text().splitlines()
     assert frontier[0].startswith("latency_ms,params,macs,mes,accuracy,on_frontier")
     assert Path("s/frontier.png").read_bytes().startswith(b"\x89PNG")

@@ -208,7 +208,9 @@ def test_schema_allows_a_list_wherever_a_choice_is_allowed():
     assert schema["$defs"]["IdentitySpec"]["anyOf"][0] == {"const": "identity"}
 
 
-@pytest.mark.parametrize(("value", "name"), [(SearchSpace, "space"), (Architecture, "architecture")])
+@pytest.mark.parametrize(
+    ("value", "name"), [(SearchSpace, "space"), (Architecture, "architecture")]
+)
 def test_the_schema_files_for_editors_are_up_to_date(value, name):
     stored = json.loads((BUILT_IN / "schema" / f"{name}.json").read_text())
     assert stored == value.model_json_schema()

@@ -43,12 +43,15 @@ class Scale(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.gamma[:, None, None]
 
-    def fold_into(self, conv: nn.Module) -> nn.Conv2d:
-        """The convolution before it, scaled: in evaluation the two become one."""
-        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-        conv.weight = nn.Parameter(conv.weight * self.gamma[:, None, None, None])
-        conv.bias = nn.Parameter(conv.bias * self.gamma)
-        return conv
+
+def fold_scale(conv: nn.Module, scale: nn.Module) -> nn.Conv2d:
+    """The convolution with the scale behind it in its weights."""
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(scale, Scale)
+    assert conv.bias is not None
+    conv.weight = nn.Parameter(conv.weight * scale.gamma[:, None, None, None])
+    conv.bias = nn.Parameter(conv.bias * scale.gamma)
+    return conv
 
 
 def activation(name: str) -> nn.Module:

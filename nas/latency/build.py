@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from nas.errors import UserError
 from nas.latency.measure import Measurement, Probe, measure_probes
@@ -87,6 +88,7 @@ def build_table(
             validation=validation,
             date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             nas_version=_version(),
+            exporter=f"torch {torch.__version__}",
             load_average=os.getloadavg() if hasattr(os, "getloadavg") else None,
             seed=seed,
         )

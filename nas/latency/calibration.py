@@ -2,7 +2,7 @@
 
 Rows are measured with their weights in the cache. A network whose weights fit into the cache runs
 as fast as its rows say; one with more fetches weights from memory in every run, from twice the
-cache on all of them. On networks of 0.13 to 3.2 ms at 64 px one factor erred by 12 to 16 %, with
+cache on all of them. On networks of 0.13 to 3.2 ms at 64 px one factor erred by 11 to 16 %, with
 the second term by 2 %; at 224 px by 3.3 and 1.8 %.
 """
 
@@ -30,8 +30,8 @@ GAIN = 0.9
 class Calibration(Value):
     """ms = factor * sum of rows + ms_per_megabyte * (megabytes of weights fetched from memory).
 
-    Nothing is fetched up to ``cache_megabytes`` of weights, all from twice that on, and a share that
-    grows evenly in between. Of the curves tried (a hinge, steeper and flatter ramps, random
+    Nothing is fetched up to ``cache_megabytes`` of weights, all from twice that on, and a share
+    that grows evenly in between. Of the curves tried (a hinge, steeper and flatter ramps, random
     replacement) this one erred least.
     """
 

@@ -138,6 +138,13 @@ def time_in_turns(
     return [sampler.measurement() for sampler in samplers]
 
 
+def combine(measurements: Sequence[Measurement], target: Target) -> Measurement:
+    """The latency of one graph from all visits of several measurements of it."""
+    visits = tuple(visit for it in measurements for visit in it.visits)
+    runs = sum(it.runs for it in measurements)
+    return _measurement(estimate(visits, CLOCKS[target.statistic].quantile), runs, visits)
+
+
 class _Sampler:
     """One probe's runs, and the visits so far to each."""
 
@@ -164,16 +171,7 @@ class _Sampler:
         return slope(long, short[0], self.copies) if short else long
 
     def measurement(self) -> Measurement:
-        found = self.estimate()
-        half = found.half_width
-        return Measurement(
-            ms=found.value,
-            ms_low=found.value - half,
-            ms_high=found.value + half,
-            runs=self.timed,
-            status=found.status,
-            visits=tuple(self.visits[0]),
-        )
+        return _measurement(self.estimate(), self.timed, tuple(self.visits[0]))
 
     def _run_for(self, run: Run, runs: int, span_ms: float) -> list[float]:
         """The times, in ms, of at least so many runs that take at least so long together."""
@@ -185,6 +183,18 @@ class _Sampler:
             samples.append((read() - start) / 1e6)
             total += samples[-1]
         return samples
+
+
+def _measurement(found: Estimate, runs: int, visits: tuple[float, ...]) -> Measurement:
+    half = found.half_width
+    return Measurement(
+        ms=found.value,
+        ms_low=found.value - half,
+        ms_high=found.value + half,
+        runs=runs,
+        status=found.status,
+        visits=visits,
+    )
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ class Provenance(Value):
     validation: Validation | None
     date: str
     nas_version: str
+    exporter: str = ""
     load_average: tuple[float, float, float] | None
     seed: int
 

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from nas.blocks import make_module
-from nas.deploy.export import export_folded
+from nas.deploy.export import PARITY_BOUND, export_folded
 from nas.latency.graphs import input_shape as input_shape_of
 from nas.latency.graphs import operators, with_weights
 from nas.layers import CONTEXT_FIELDS, Layer, Shape
@@ -27,13 +27,13 @@ from nas.network import fold
 WIDTHS = CONTEXT_FIELDS | {"expansion"}
 """Fields that change the sizes of weights but, if all goes well, not the nodes."""
 
-ROUNDING = 1e-4
-"""Largest difference over largest output up to which two results are equal in float32."""
+KEPT_BYTES = 150_000_000
+"""Of graphs that are kept; one made from a template again takes about 5 ms."""
 
 
 @dataclass
 class LayerGraphs:
-    """Makes the graph of any layer; remembers its templates and its graphs.
+    """Makes the graph of any layer; remembers its templates and its latest graphs.
 
     ``exported`` and ``substituted`` count how the graphs came about.
     """
@@ -42,12 +42,17 @@ class LayerGraphs:
     substituted: int = 0
     _templates: dict[str, list[onnx.ModelProto]] = field(default_factory=dict)
     _graphs: dict[tuple[str, Shape], onnx.ModelProto] = field(default_factory=dict)
+    _bytes: int = 0
 
     def graph(self, layer: Layer, input_shape: Shape) -> onnx.ModelProto:
         """The folded layer for one image, with random weights that depend on the layer alone."""
         key = (layer.signature, input_shape)
         if key not in self._graphs:
-            self._graphs[key] = self._make(layer, input_shape)
+            graph = self._graphs[key] = self._make(layer, input_shape)
+            self._bytes += graph.ByteSize()
+            while self._bytes > KEPT_BYTES and len(self._graphs) > 1:
+                oldest = self._graphs.pop(next(iter(self._graphs)))
+                self._bytes -= oldest.ByteSize()
         return self._graphs[key]
 
     def _make(self, layer: Layer, input_shape: Shape) -> onnx.ModelProto:
@@ -129,7 +134,7 @@ def is_equal(graph: onnx.ModelProto, module: nn.Module, input_shape: Shape) -> b
         return False
     if result.shape != expected.shape:
         return False
-    return float(np.abs(result - expected).max()) <= ROUNDING * float(np.abs(expected).max())
+    return float(np.abs(result - expected).max()) <= PARITY_BOUND * float(np.abs(expected).max())
 
 
 def _is_template(model: onnx.ModelProto, weights: dict[str, np.ndarray]) -> bool:
