@@ -18,7 +18,7 @@ from nas.training.settings import DataSettings, Settings
 SPACE = "demo_64px"
 TARGET_SHARE = 0.6
 """Of the largest network's latency: a target that has to be earned, on any machine."""
-EPOCHS = 12
+EPOCHS = 8
 EVALUATIONS = 120
 SEARCH_SHARE = 0.25
 """More than the usual tenth: of 1,437 training images a tenth would tell accuracies in steps of

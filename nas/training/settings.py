@@ -30,14 +30,14 @@ class Settings(Value):
     random_subnets: Annotated[int, Field(ge=0)] = 2
     distillation: Share = 1.0
     layer_scale: Annotated[float, Field(gt=0)] = 1e-5
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class DataSettings(Value):
     """Which images: the arguments of ``load_dataset``."""
 
     spec: str
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     search_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     limit: Count | None = None
 
