@@ -42,7 +42,7 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, state: S
     for name, parameter in model.named_parameters():
         for field, tensor in optimizer.state.get(parameter, {}).items():
             tensors[f"{OPTIMIZER}{name}.{field}"] = tensor.contiguous()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.partial")  # one name: a kill leaves one at most
     try:
         save_file(tensors, temporary, metadata={STATE_KEY: state.model_dump_json()})
         with temporary.open("rb") as file:

@@ -118,6 +118,7 @@ class _Training:
         self.epoch += 1
         self.teacher = above_chance(hits, self.run.space.classes)
         self.accuracies = judge(self.supernet, self.dataset)
+        self._report(0, images_per_second, means)
         return {
             **{f"loss/{name}": loss for name, loss in means.items()},
             "distillation_share": share,
@@ -180,7 +181,7 @@ class _Training:
         step = self.epoch * self.epoch_steps + steps
         self.report(
             Progress(
-                epoch=self.epoch + 1,
+                epoch=min(self.epoch + 1, self.run.settings.epochs),
                 epochs=self.run.settings.epochs,
                 step=step,
                 total_steps=self.total_steps,
