@@ -86,7 +86,7 @@ def slim(
         target: an upper bound for each cost that matters.
         evaluations: if they do not suffice for every action of every step, an action that was
             tried before is ranked by its last drop, and the most promising are looked at again.
-        rng: breaks ties in the order in which unseen actions are tried.
+        rng: breaks ties, and orders actions of which nothing is known.
         score: efficiency of costs, higher is better.
         start: where to start instead of at the largest network.
         known: accuracies that need no evaluation.
@@ -157,7 +157,12 @@ class _Walk:
             tried.append(action._replace(accuracy=found))
             if found is not None and now is not None:
                 self.drops[action.choice, action.option] = now - found
-        taken = min(tried, key=lambda action: self._rank(action, score))
+        # where nothing is known all ranks are infinite: then chance decides, not the order
+        order = self.rng.permutation(len(tried))
+        ranks = [
+            (self._rank(action, score), chance) for action, chance in zip(tried, order, strict=True)
+        ]
+        taken = tried[ranks.index(min(ranks))]
         self.trace.append(Step(current, now, costs, score, tuple(tried), taken))
         return taken.assignment
 
