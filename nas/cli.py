@@ -40,7 +40,7 @@ Space = Annotated[str, typer.Option("--space", help="Name of a built-in space, o
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where it was stopped.")]
-Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result.")]
 Data = Annotated[str, typer.Option("--data", help="digits, folder:PATH or parquet:PATH.")]
 Device = Annotated[str, typer.Option("--device", help="What to measure on, such as cpu.")]
 RuntimeName = Annotated[str, typer.Option("--runtime", help="What executes the network.")]
@@ -168,11 +168,15 @@ def train_supernet(
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=2)] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", min=1e-9, max=10.0)
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=2, help="Use only this many training images.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same result.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Same seed, same result.")
+    ] = None,
     resume: Resume = False,
     force: Force = False,
     as_json: Json = False,

@@ -175,6 +175,8 @@ def test_default_paths_find_each_other():
         (["train-supernet", "--data", "imagnet"], "data set 'imagnet': must be digits, folder:PATH"),
         (["train-supernet", "--data", "folder:nowhere"], "nowhere"),
         (["train-supernet", "--epochs", "0"], "Invalid value for '--epochs'"),
+        (["train-supernet", "--learning-rate", "-1"], "Invalid value for '--learning-rate'"),
+        (["train-supernet", "--seed", "-1"], "Invalid value for '--seed'"),
         (["slim"], "slim needs a bound: --target-ms, --target-params, or both"),
         (["slim", "--target-ms", "-1"], "target: latency_ms must be positive, got -1"),
         (["slim", "--target-ms", "2"], f"runs/{DEFAULT_SPACE}_digits: no such run; nas train-"),
