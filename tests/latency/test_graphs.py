@@ -9,7 +9,7 @@ import torch
 from nas.deploy.export import parity, to_onnx
 from nas.latency.graphs import chain, input_shape, operators, output_shape, pointwise
 from nas.latency.probes import layer_probe, network_graph
-from nas.latency.runtime import OnnxRuntime
+from nas.latency.runtimes import OnnxRuntime
 from nas.latency.templates import random_module
 from nas.layers import ConvFFN
 from nas.network import Network

@@ -1,10 +1,13 @@
 """Targets: what they tell apart, and what is refused."""
 
+import time
+
 import pytest
 
 from nas.errors import UserError
 from nas.latency.graphs import chain, pointwise
-from nas.latency.runtime import RUNTIMES, Target, detect_target, make_runtime
+from nas.latency.runtime import Target, detect_target, make_runtime
+from nas.latency.runtimes import RUNTIMES
 
 
 def test_detected_target_describes_this_machine(target):
@@ -51,3 +54,16 @@ def test_prepared_model_runs():
     for adapter in RUNTIMES.values():
         runtime = adapter(next(iter(adapter.devices().values())), 1)
         runtime.prepare(chain([pointwise((8, 4, 4))] * 2))()
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_the_calling_thread_does_all_the_work_where_its_clock_is_read(name, largest_graph):
+    adapter = RUNTIMES[name]
+    for device in adapter.works_in_caller & adapter.devices().keys():
+        run = adapter(adapter.devices()[device], 1).prepare(largest_graph)
+        run()
+        start = time.thread_time(), time.process_time()
+        for _ in range(20):
+            run()
+        own, whole = time.thread_time() - start[0], time.process_time() - start[1]
+        assert own > 0.9 * whole, "another thread works too"

@@ -1,0 +1,14 @@
+"""Runtimes that execute ONNX models. Adding one is one file here, and its line in ``RUNTIMES``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nas.latency.runtimes.base import Runtime
+from nas.latency.runtimes.onnxruntime import OnnxRuntime
+
+RUNTIMES: Mapping[str, type[Runtime]] = {
+    "onnxruntime": OnnxRuntime,
+}
+
+__all__ = ["RUNTIMES", "OnnxRuntime", "Runtime"]
