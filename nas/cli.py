@@ -366,6 +366,42 @@ def bench(
     )
 
 
+@app.command()
+def profile(
+    architectures: Annotated[
+        list[str], typer.Argument(metavar="ARCHITECTURE...", help="Names or JSON files.")
+    ],
+    device: Device = "cpu",
+    runtime: RuntimeName = "onnxruntime",
+    threads: Threads = 1,
+    out: Annotated[Path | None, typer.Option("--out", help="A picture (PNG) to write.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Show where the time of networks goes, by layer and by class of operator."""
+    import numpy as np
+
+    from nas.latency.profile import profile_networks
+    from nas.latency.runtime import detect_target
+    from nas.report.profile import describe_profiles, draw_profiles, print_profiles
+    from nas.report.progress import Bar
+
+    target = detect_target(device, runtime=runtime, threads=threads)
+    networks = {name: Architecture.load(name) for name in architectures}
+    if out:
+        _require_new(out, force=force)
+    with Bar("measuring", quiet=as_json) as bar:
+        found = profile_networks(networks, target, np.random.default_rng(0), tell=bar.update)
+    if out:
+        draw_profiles(out, found, target)
+    if as_json:
+        _print_json(describe_profiles(found, target))
+        return
+    print_profiles(found, target)
+    if out:
+        _print_paths({"picture": str(out)})
+
+
 def default_table(space: SearchSpace, device: str) -> Path:
     """Where ``build-lut`` writes and ``slim`` looks."""
     return Path("latency_tables") / f"{space.name}_{device}.csv"

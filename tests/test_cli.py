@@ -156,6 +156,18 @@ def test_export_and_bench(capsys, folder):
     )
 
 
+def test_profile_networks_side_by_side(capsys, folder):
+    Path("u.json").write_text(Path("s/architecture.json").read_text())
+    found = output(capsys, "profile", "s/architecture.json", "u.json", "--out", "p.png", "--json")
+    assert [it["name"] for it in found["networks"]] == ["s/architecture.json", "u.json"]
+    first = found["networks"][0]
+    assert sum(first["operators"].values()) == pytest.approx(first["ms"])
+    assert {it["slot"] for it in first["layers"]} >= {"stem", "head"}
+    assert "p.png: exists; --force replaces it" in complaint(
+        capsys, "profile", "u.json", "--out", "p.png"
+    )
+
+
 def test_default_paths_find_each_other():
     from nas.space import SearchSpace
 
@@ -175,6 +187,7 @@ def test_default_paths_find_each_other():
         (["train-supernet", "--data", "imagnet"], "data set 'imagnet': must be digits, folder:PATH"),
         (["train-supernet", "--data", "folder:nowhere"], "nowhere"),
         (["train-supernet", "--epochs", "0"], "Invalid value for '--epochs'"),
+        (["profile", "efficientformer_v3"], "architecture 'efficientformer_v3' is neither"),
         (["slim"], "slim needs a bound: --target-ms, --target-params, or both"),
         (["slim", "--target-ms", "-1"], "target: latency_ms must be positive, got -1"),
         (["slim", "--target-ms", "2"], f"runs/{DEFAULT_SPACE}_digits: no such run; nas train-"),

@@ -40,6 +40,15 @@ class Runtime(ABC):
     def prepare(self, model: onnx.ModelProto) -> Callable[[], object]:
         """A function that runs ``model`` once, on the same random input each time."""
 
+    def profile(self, model: onnx.ModelProto, runs: int) -> list[Mapping[str, float]] | None:
+        """For each run, the milliseconds of each kind of operator; None without a profiler.
+
+        Kinds are named as the runtime names them, except that convolutions are ``Conv 1x1``,
+        ``Conv depthwise`` or ``Conv``.
+        """
+        del model, runs
+        return None
+
 
 def random_inputs(model: onnx.ModelProto) -> Mapping[str, np.ndarray]:
     """The same float32 numbers at each call, for each input by its name."""

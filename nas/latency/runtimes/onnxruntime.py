@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import onnx
 import onnxruntime
@@ -43,6 +44,20 @@ class OnnxRuntime(Runtime):
             binding.bind_output(value.name)
         return lambda: session.run_with_iobinding(binding)
 
+    def profile(self, model: onnx.ModelProto, runs: int) -> list[Mapping[str, float]] | None:
+        if self.provider != "CPUExecutionProvider":
+            return None  # others return before their kernels have run: it times the launches only
+        options = self._options()
+        options.enable_profiling = True
+        with tempfile.TemporaryDirectory() as folder:
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = self._session(model, options)
+            inputs = dict(random_inputs(model))
+            for _ in range(runs):
+                session.run(None, inputs)
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        return _by_run(events)
+
     def operators(self, model: onnx.ModelProto) -> Counter[str]:
         """How often each operator stands in the graph that is executed, after all fusions."""
         options = self._options()
@@ -70,3 +85,26 @@ class OnnxRuntime(Runtime):
         if self.provider not in session.get_providers():  # without a word it falls back to the CPU
             raise UserError(f"onnxruntime lists {self.provider}, but cannot start it here")
         return session
+
+
+def _by_run(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, float]]:
+    """The kernels of each run, summed by their kind, in ms; a run's event follows them."""
+    found: list[Mapping[str, float]] = []
+    kinds: Counter[str] = Counter()
+    for event in sorted(events, key=lambda it: int(it["ts"]) + int(it["dur"])):
+        if event["name"] == "model_run":
+            found.append({kind: us / 1000 for kind, us in kinds.items()})
+            kinds = Counter()
+        elif event["name"].endswith("_kernel_time"):
+            kinds[_kind(event["args"])] += int(event["dur"])
+    return found
+
+
+def _kind(arguments: Mapping[str, Any]) -> str:
+    kind = str(arguments["op_name"])
+    if not kind.endswith("Conv"):
+        return kind
+    (image,), (weight,) = (shape.values() for shape in arguments["input_type_shape"][:2])
+    if weight[1] == 1 < image[1]:  # (out, in per group, height, width)
+        return "Conv depthwise"
+    return "Conv 1x1" if weight[2:] == [1, 1] else "Conv"
