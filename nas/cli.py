@@ -22,6 +22,7 @@ from nas.errors import UserError
 from nas.space import DEFAULT_SPACE, SearchSpace, built_in_architectures, built_in_spaces
 
 if TYPE_CHECKING:
+    from nas.latency.runtime import Target
     from nas.latency.table import LatencyTable
 
 app = typer.Typer(
@@ -132,7 +133,7 @@ def build_lut(
 
     target = detect_target(device, runtime=runtime, threads=threads)
     loaded = SearchSpace.load(space)
-    path = out or default_table(loaded, device)
+    path = out or default_table(loaded, device, *_particulars(target))
     try:
         with Bar("measuring", quiet=as_json) as bar:
             table = build_table(
@@ -402,9 +403,9 @@ def profile(
         _print_paths({"picture": str(out)})
 
 
-def default_table(space: SearchSpace, device: str) -> Path:
-    """Where ``build-lut`` writes and ``slim`` looks."""
-    return Path("latency_tables") / f"{space.name}_{device}.csv"
+def default_table(space: SearchSpace, device: str, *particulars: str) -> Path:
+    """Where ``build-lut`` writes; where ``slim`` looks it is without particulars."""
+    return Path("latency_tables") / f"{'_'.join((space.name, device, *particulars))}.csv"
 
 
 def default_run(space: SearchSpace, data: str) -> Path:
@@ -454,6 +455,13 @@ def _validation(table: LatencyTable) -> dict[str, object]:
 
 def _given(**options: object) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _particulars(target: Target) -> list[str]:
+    """What tells a target from the default one of its device."""
+    threads = f"{target.threads}threads" if target.threads > 1 else ""
+    runtime = target.runtime if target.runtime != "onnxruntime" else ""
+    return [word for word in (runtime, threads) if word]
 
 
 def _target(target_ms: float | None, target_params: float | None) -> dict[str, float]:

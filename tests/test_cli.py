@@ -169,10 +169,12 @@ def test_profile_networks_side_by_side(capsys, folder):
 
 
 def test_default_paths_find_each_other():
+    from nas.latency.runtime import detect_target
     from nas.space import SearchSpace
 
     space = SearchSpace.load(DEFAULT_SPACE)
     assert cli.default_table(space, "cpu") == Path(f"latency_tables/{DEFAULT_SPACE}_cpu.csv")
+    assert cli.default_table(space, "cpu", *cli._particulars(detect_target())).stem[-4:] == "_cpu"
     assert cli.default_run(space, "digits") == Path(f"runs/{DEFAULT_SPACE}_digits")
     assert cli.default_run(space, "folder:/a/flowers") == Path(f"runs/{DEFAULT_SPACE}_flowers")
 

@@ -87,6 +87,11 @@ def detect_target(device: str = "cpu", *, runtime: str = "onnxruntime", threads:
     )
 
 
+def detect_again(target: Target) -> Target:
+    """What this machine offers for the device, runtime and threads of a target."""
+    return detect_target(target.device, runtime=target.runtime, threads=target.threads)
+
+
 def cpu_model() -> str:
     """The processor's name as the system gives it."""
     name = _cpuinfo().get("model name", "")

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from nas.latency.runtimes.base import Runtime
 from nas.latency.runtimes.onnxruntime import OnnxRuntime
+from nas.latency.runtimes.openvino import OpenVino
 
 RUNTIMES: Mapping[str, type[Runtime]] = {
     "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
 }
 
-__all__ = ["RUNTIMES", "OnnxRuntime", "Runtime"]
+__all__ = ["RUNTIMES", "OnnxRuntime", "OpenVino", "Runtime"]
