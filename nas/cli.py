@@ -46,6 +46,7 @@ Data = Annotated[str, typer.Option("--data", help="digits, folder:PATH or parque
 Device = Annotated[str, typer.Option("--device", help="What to measure on, such as cpu.")]
 RuntimeName = Annotated[str, typer.Option("--runtime", help="What executes the network.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of one inference.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Images of one inference.")]
 
 
 @app.command()
@@ -119,6 +120,7 @@ def build_lut(
     device: Device = "cpu",
     runtime: RuntimeName = "onnxruntime",
     threads: Threads = 1,
+    batch: Batch = 1,
     out: Annotated[Path | None, typer.Option("--out", help="The CSV to write.")] = None,
     resume: Resume = False,
     force: Force = False,
@@ -131,7 +133,7 @@ def build_lut(
     from nas.report.progress import Bar
     from nas.report.validation import print_validation
 
-    target = detect_target(device, runtime=runtime, threads=threads)
+    target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
     loaded = SearchSpace.load(space)
     path = out or default_table(loaded, device, *_particulars(target))
     try:
@@ -149,7 +151,8 @@ def build_lut(
     except KeyboardInterrupt:
         raise UserError(
             f"stopped; what was measured is kept, to continue: nas build-lut --space {space} "
-            f"--device {device} --runtime {runtime} --threads {threads} --out {path} --resume"
+            f"--device {device} --runtime {runtime} --threads {threads} --batch {batch} "
+            f"--out {path} --resume"
         ) from None
     if as_json:
         _print_json({"table": str(path), "rows": len(table.rows), **_validation(table)})
@@ -337,6 +340,7 @@ def bench(
     device: Device = "cpu",
     runtime: RuntimeName = "onnxruntime",
     threads: Threads = 1,
+    batch: Batch = 1,
     as_json: Json = False,
 ) -> None:
     """Measure the latency of ONNX models on this machine, side by side."""
@@ -347,7 +351,7 @@ def bench(
     from nas.latency.runtime import detect_target
     from nas.report.tables import print_table
 
-    target = detect_target(device, runtime=runtime, threads=threads)
+    target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
     models = [read_onnx(file) for file in files]
     found = measure(models, target, rng=np.random.default_rng(0), plan=PATIENT)
     rows = [
@@ -363,7 +367,8 @@ def bench(
             (str(row["file"]), f"{row['ms']:.3f}", f"{row['ms_low']:.3f} to {row['ms_high']:.3f}")
             for row in rows
         ],
-        title=f"{target.cpu_model}, {runtime} {target.runtime_version}, {threads} thread(s)",
+        title=f"{target.cpu_model}, {runtime} {target.runtime_version}, {threads} thread(s), "
+        f"batch {batch}",
     )
 
 
@@ -375,6 +380,7 @@ def profile(
     device: Device = "cpu",
     runtime: RuntimeName = "onnxruntime",
     threads: Threads = 1,
+    batch: Batch = 1,
     out: Annotated[Path | None, typer.Option("--out", help="A picture (PNG) to write.")] = None,
     force: Force = False,
     as_json: Json = False,
@@ -387,7 +393,7 @@ def profile(
     from nas.report.profile import describe_profiles, draw_profiles, print_profiles
     from nas.report.progress import Bar
 
-    target = detect_target(device, runtime=runtime, threads=threads)
+    target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
     networks = {name: Architecture.load(name) for name in architectures}
     if out:
         _require_new(out, force=force)
@@ -461,7 +467,8 @@ def _particulars(target: Target) -> list[str]:
     """What tells a target from the default one of its device."""
     threads = f"{target.threads}threads" if target.threads > 1 else ""
     runtime = target.runtime if target.runtime != "onnxruntime" else ""
-    return [word for word in (runtime, threads) if word]
+    batch = f"batch{target.batch}" if target.batch > 1 else ""
+    return [word for word in (runtime, threads, batch) if word]
 
 
 def _target(target_ms: float | None, target_params: float | None) -> dict[str, float]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas.architecture import Architecture
+from nas.latency.graphs import with_batch
 from nas.latency.measure import PATIENT, Measurement, measure, measure_probes
 from nas.latency.probes import layer_probe, network_graph
 from nas.latency.rows import Key
@@ -122,7 +123,7 @@ def profile_networks(
     runtime = make_runtime(target)
     found = []
     for name, model, whole in zip(networks, models, wholes, strict=True):
-        runs = runtime.profile(model, PROFILED_RUNS)
+        runs = runtime.profile(with_batch(model, target.batch), PROFILED_RUNS)
         found.append(
             Profile(
                 name=name,

@@ -38,7 +38,7 @@ class Target(Value):
     provider: str
     threads: Annotated[int, Field(gt=0)]
     precision: Literal["float32"] = "float32"
-    batch: Literal[1] = 1
+    batch: Annotated[int, Field(gt=0)] = 1
     statistic: Statistic
 
     def difference(self, other: Target) -> list[str]:
@@ -55,8 +55,10 @@ def make_runtime(target: Target) -> Runtime:
     return RUNTIMES[target.runtime](target.provider, target.threads)
 
 
-def detect_target(device: str = "cpu", *, runtime: str = "onnxruntime", threads: int = 1) -> Target:
-    """The target that measurements on this machine hold for.
+def detect_target(
+    device: str = "cpu", *, runtime: str = "onnxruntime", threads: int = 1, batch: int = 1
+) -> Target:
+    """The target that measurements on this machine hold for; ``batch`` images at once.
 
     Raises:
         UserError: no such runtime, or no such device on this machine; lists those there are.
@@ -83,13 +85,16 @@ def detect_target(device: str = "cpu", *, runtime: str = "onnxruntime", threads:
         runtime_version=version,
         provider=devices[device],
         threads=threads,
+        batch=batch,
         statistic="thread_cpu_quartile" if in_caller and _clock_is_fine() else "wall_median",
     )
 
 
 def detect_again(target: Target) -> Target:
-    """What this machine offers for the device, runtime and threads of a target."""
-    return detect_target(target.device, runtime=target.runtime, threads=target.threads)
+    """What this machine offers for the device, runtime, threads and batch of a target."""
+    return detect_target(
+        target.device, runtime=target.runtime, threads=target.threads, batch=target.batch
+    )
 
 
 def cpu_model() -> str:

@@ -9,6 +9,8 @@ from typing import ClassVar
 import numpy as np
 import onnx
 
+from nas.errors import UserError
+
 
 class Runtime(ABC):
     """Something that executes ONNX models on a device, with so many threads."""
@@ -51,7 +53,11 @@ class Runtime(ABC):
 
 
 def random_inputs(model: onnx.ModelProto) -> Mapping[str, np.ndarray]:
-    """The same float32 numbers at each call, for each input by its name."""
+    """The same float32 numbers at each call, for each input by its name.
+
+    Raises:
+        UserError: an input has no fixed size.
+    """
     rng = np.random.default_rng(0)
     return {
         value.name: rng.standard_normal(_shape(value), dtype=np.float32)
@@ -60,4 +66,9 @@ def random_inputs(model: onnx.ModelProto) -> Mapping[str, np.ndarray]:
 
 
 def _shape(value: onnx.ValueInfoProto) -> Sequence[int]:
-    return [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+    shape = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+    if not all(shape):
+        names = [it.dim_param or it.dim_value for it in value.type.tensor_type.shape.dim]
+        sizes = " x ".join(map(str, names))
+        raise UserError(f"input '{value.name}' has no fixed size: {sizes}; export it with one")
+    return shape
