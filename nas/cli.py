@@ -22,6 +22,7 @@ from nas.errors import UserError
 from nas.space import DEFAULT_SPACE, SearchSpace, built_in_architectures, built_in_spaces
 
 if TYPE_CHECKING:
+    from nas.latency.runtime import Target
     from nas.latency.table import LatencyTable
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ Data = Annotated[str, typer.Option("--data", help="digits, folder:PATH or parque
 Device = Annotated[str, typer.Option("--device", help="What to measure on, such as cpu.")]
 RuntimeName = Annotated[str, typer.Option("--runtime", help="What executes the network.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of one inference.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Images of one inference.")]
 
 
 @app.command()
@@ -118,6 +120,7 @@ def build_lut(
     device: Device = "cpu",
     runtime: RuntimeName = "onnxruntime",
     threads: Threads = 1,
+    batch: Batch = 1,
     out: Annotated[Path | None, typer.Option("--out", help="The CSV to write.")] = None,
     resume: Resume = False,
     force: Force = False,
@@ -130,9 +133,9 @@ def build_lut(
     from nas.report.progress import Bar
     from nas.report.validation import print_validation
 
-    target = detect_target(device, runtime=runtime, threads=threads)
+    target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
     loaded = SearchSpace.load(space)
-    path = out or default_table(loaded, device)
+    path = out or default_table(loaded, device, *_particulars(target))
     try:
         with Bar("measuring", quiet=as_json) as bar:
             table = build_table(
@@ -148,7 +151,8 @@ def build_lut(
     except KeyboardInterrupt:
         raise UserError(
             f"stopped; what was measured is kept, to continue: nas build-lut --space {space} "
-            f"--device {device} --runtime {runtime} --threads {threads} --out {path} --resume"
+            f"--device {device} --runtime {runtime} --threads {threads} --batch {batch} "
+            f"--out {path} --resume"
         ) from None
     if as_json:
         _print_json({"table": str(path), "rows": len(table.rows), **_validation(table)})
@@ -340,6 +344,7 @@ def bench(
     device: Device = "cpu",
     runtime: RuntimeName = "onnxruntime",
     threads: Threads = 1,
+    batch: Batch = 1,
     as_json: Json = False,
 ) -> None:
     """Measure the latency of ONNX models on this machine, side by side."""
@@ -350,7 +355,7 @@ def bench(
     from nas.latency.runtime import detect_target
     from nas.report.tables import print_table
 
-    target = detect_target(device, runtime=runtime, threads=threads)
+    target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
     models = [read_onnx(file) for file in files]
     found = measure(models, target, rng=np.random.default_rng(0), plan=PATIENT)
     rows = [
@@ -366,13 +371,51 @@ def bench(
             (str(row["file"]), f"{row['ms']:.3f}", f"{row['ms_low']:.3f} to {row['ms_high']:.3f}")
             for row in rows
         ],
-        title=f"{target.cpu_model}, {runtime} {target.runtime_version}, {threads} thread(s)",
+        title=f"{target.cpu_model}, {runtime} {target.runtime_version}, {threads} thread(s), "
+        f"batch {batch}",
     )
 
 
-def default_table(space: SearchSpace, device: str) -> Path:
-    """Where ``build-lut`` writes and ``slim`` looks."""
-    return Path("latency_tables") / f"{space.name}_{device}.csv"
+@app.command()
+def profile(
+    architectures: Annotated[
+        list[str], typer.Argument(metavar="ARCHITECTURE...", help="Names or JSON files.")
+    ],
+    device: Device = "cpu",
+    runtime: RuntimeName = "onnxruntime",
+    threads: Threads = 1,
+    batch: Batch = 1,
+    out: Annotated[Path | None, typer.Option("--out", help="A picture (PNG) to write.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Show where the time of networks goes, by layer and by class of operator."""
+    import numpy as np
+
+    from nas.latency.profile import profile_networks
+    from nas.latency.runtime import detect_target
+    from nas.report.profile import describe_profiles, draw_profiles, print_profiles
+    from nas.report.progress import Bar
+
+    target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
+    networks = {name: Architecture.load(name) for name in architectures}
+    if out:
+        _require_new(out, force=force)
+    with Bar("measuring", quiet=as_json) as bar:
+        found = profile_networks(networks, target, np.random.default_rng(0), tell=bar.update)
+    if out:
+        draw_profiles(out, found, target)
+    if as_json:
+        _print_json(describe_profiles(found, target))
+        return
+    print_profiles(found, target)
+    if out:
+        _print_paths({"picture": str(out)})
+
+
+def default_table(space: SearchSpace, device: str, *particulars: str) -> Path:
+    """Where ``build-lut`` writes; where ``slim`` looks it is without particulars."""
+    return Path("latency_tables") / f"{'_'.join((space.name, device, *particulars))}.csv"
 
 
 def default_run(space: SearchSpace, data: str) -> Path:
@@ -422,6 +465,14 @@ def _validation(table: LatencyTable) -> dict[str, object]:
 
 def _given(**options: object) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _particulars(target: Target) -> list[str]:
+    """What tells a target from the default one of its device."""
+    threads = f"{target.threads}threads" if target.threads > 1 else ""
+    runtime = target.runtime if target.runtime != "onnxruntime" else ""
+    batch = f"batch{target.batch}" if target.batch > 1 else ""
+    return [word for word in (runtime, threads, batch) if word]
 
 
 def _target(target_ms: float | None, target_params: float | None) -> dict[str, float]:

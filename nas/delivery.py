@@ -19,7 +19,7 @@ from nas.deploy.files import save_weights
 from nas.documents import write_atomically, write_json
 from nas.errors import UserError
 from nas.latency.measure import PATIENT, Measurement, measure
-from nas.latency.runtime import detect_target
+from nas.latency.runtime import detect_again
 from nas.latency.table import LatencyTable
 from nas.report.frontier import Point, draw_frontier, write_frontier
 from nas.report.progress import Bar
@@ -249,7 +249,7 @@ def slim_run(
             target is out of reach; each is found before any image is read.
     """
     space = run.space
-    table.require_target(detect_target(table.target.device, threads=table.target.threads))
+    table.require_target(detect_again(table.target))
     table.require_layers(space)
     least = table.cost(space.smallest())
     if not meets(least, target):

@@ -156,11 +156,25 @@ def test_export_and_bench(capsys, folder):
     )
 
 
+def test_profile_networks_side_by_side(capsys, folder):
+    Path("u.json").write_text(Path("s/architecture.json").read_text())
+    found = output(capsys, "profile", "s/architecture.json", "u.json", "--out", "p.png", "--json")
+    assert [it["name"] for it in found["networks"]] == ["s/architecture.json", "u.json"]
+    first = found["networks"][0]
+    assert sum(first["operators"].values()) == pytest.approx(first["ms"])
+    assert {it["slot"] for it in first["layers"]} >= {"stem", "head"}
+    assert "p.png: exists; --force replaces it" in complaint(
+        capsys, "profile", "u.json", "--out", "p.png"
+    )
+
+
 def test_default_paths_find_each_other():
+    from nas.latency.runtime import detect_target
     from nas.space import SearchSpace
 
     space = SearchSpace.load(DEFAULT_SPACE)
     assert cli.default_table(space, "cpu") == Path(f"latency_tables/{DEFAULT_SPACE}_cpu.csv")
+    assert cli.default_table(space, "cpu", *cli._particulars(detect_target())).stem[-4:] == "_cpu"
     assert cli.default_run(space, "digits") == Path(f"runs/{DEFAULT_SPACE}_digits")
     assert cli.default_run(space, "folder:/a/flowers") == Path(f"runs/{DEFAULT_SPACE}_flowers")
 
@@ -177,6 +191,7 @@ def test_default_paths_find_each_other():
         (["train-supernet", "--epochs", "0"], "Invalid value for '--epochs'"),
         (["train-supernet", "--learning-rate", "-1"], "Invalid value for '--learning-rate'"),
         (["train-supernet", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["profile", "efficientformer_v3"], "architecture 'efficientformer_v3' is neither"),
         (["slim"], "slim needs a bound: --target-ms, --target-params, or both"),
         (["slim", "--target-ms", "-1"], "target: latency_ms must be positive, got -1"),
         (["slim", "--target-ms", "2"], f"runs/{DEFAULT_SPACE}_digits: no such run; nas train-"),

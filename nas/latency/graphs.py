@@ -65,6 +65,30 @@ def with_weights(
     return _model(nodes, initializers, input_shape, output_shape)
 
 
+def with_batch(model: onnx.ModelProto, images: int) -> onnx.ModelProto:
+    """The same model for so many images at once; its own batch may be fixed or open.
+
+    Reshapes that name the batch as their first number, as those of attention do, are rewritten.
+    """
+    values = [*model.graph.input, *model.graph.output]
+    if all(_batch(value).dim_value == images for value in values):
+        return model
+    own = _batch(model.graph.input[0]).dim_value  # 0 if it is open
+    found = onnx.ModelProto()
+    found.CopyFrom(model)
+    del found.graph.value_info[:]  # shapes of the other batch
+    for value in [*found.graph.input, *found.graph.output]:
+        _batch(value).dim_value = images
+    shapes = {node.input[1] for node in found.graph.node if node.op_type == "Reshape"}
+    for tensor in found.graph.initializer:
+        if tensor.name in shapes and own:
+            shape = numpy_helper.to_array(tensor).copy()
+            if shape.size and shape[0] == own:
+                shape[0] = images
+                tensor.CopyFrom(_tensor(shape, tensor.name))
+    return found
+
+
 def chain(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     """The models one after the other as one graph; each has its own copy of its weights.
 
@@ -153,6 +177,11 @@ def _group(node: onnx.NodeProto) -> onnx.AttributeProto | None:
     if node.op_type != "Conv":
         return None
     return next((it for it in node.attribute if it.name == "group"), None)
+
+
+def _batch(value: onnx.ValueInfoProto) -> onnx.TensorShapeProto.Dimension:
+    dimension: onnx.TensorShapeProto.Dimension = value.type.tensor_type.shape.dim[0]
+    return dimension
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:

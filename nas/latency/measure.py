@@ -15,8 +15,11 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from nas.errors import UserError
 from nas.latency.estimator import Estimate, Status, estimate, slope, visit_value
+from nas.latency.graphs import with_batch
 from nas.latency.runtime import Statistic, Target, make_runtime
+from nas.latency.runtimes import Runtime
 
 Run = Callable[[], object]
 
@@ -112,10 +115,26 @@ def measure_probes(
     runs = []
     for probe in probes:
         graphs = [probe.long] if probe.short is None else [probe.long, probe.short]
-        runs.append([runtime.prepare(graph) for graph in graphs])
+        runs.append([_prepare(runtime, graph, target.batch) for graph in graphs])
     copies = [probe.copies for probe in probes]
     with _undisturbed():
         return time_in_turns(runs, copies, CLOCKS[target.statistic], rng=rng, plan=plan)
+
+
+def _prepare(runtime: Runtime, graph: onnx.ModelProto, batch: int) -> Run:
+    """A function that runs the graph on a batch.
+
+    Raises:
+        UserError: the graph fixes its batch in a way that ``with_batch`` does not know.
+    """
+    run = runtime.prepare(with_batch(graph, batch))
+    if batch > 1:
+        try:
+            run()
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"a model does not run with batch {batch}: {reason}") from error
+    return run
 
 
 def time_in_turns(

@@ -174,6 +174,8 @@ def build_command(path: Path, provenance: Provenance) -> str:
         words += ["--runtime", provenance.target.runtime]
     if provenance.target.threads != 1:
         words += ["--threads", str(provenance.target.threads)]
+    if provenance.target.batch != 1:
+        words += ["--batch", str(provenance.target.batch)]
     return " ".join([*words, "--out", str(path)])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nas.latency.probes import network_graph
 from nas.latency.runtime import detect_target
 from nas.latency.templates import LayerGraphs
 from nas.space import SearchSpace
@@ -65,3 +66,8 @@ def graphs():
 @pytest.fixture(scope="session")
 def target():
     return detect_target()
+
+
+@pytest.fixture(scope="session")
+def largest_graph(tiny, graphs):
+    return network_graph(graphs, tiny.largest())

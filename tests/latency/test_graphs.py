@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from nas.deploy.export import parity, to_onnx
-from nas.latency.graphs import chain, input_shape, operators, output_shape, pointwise
+from nas.latency.graphs import chain, input_shape, operators, output_shape, pointwise, with_batch
 from nas.latency.probes import layer_probe, network_graph
-from nas.latency.runtime import OnnxRuntime
+from nas.latency.runtimes import OnnxRuntime
 from nas.latency.templates import random_module
 from nas.layers import ConvFFN
 from nas.network import Network
@@ -61,8 +61,11 @@ def test_probes_stand_for_each_layer_of_a_space(tiny, graphs):
     for (_, shape), layer in tiny.layers().items():
         probe = layer_probe(graphs, layer, shape)
         convolutions = operators(graphs.graph(layer, shape))["Conv"]
-        if layer.slot in ("stem", "head"):
+        if layer.slot == "stem":
             assert probe.short is None
+            added = operators(probe.long)["Conv"]
+        elif layer.slot == "head":
+            assert output_shape(probe.short) == (1, 1, 1, 1), "a call costs what the stem's does"
             added = operators(probe.long)["Conv"]
         else:
             added = operators(probe.long)["Conv"] - operators(probe.short)["Conv"]
@@ -87,3 +90,22 @@ def test_composed_random_network_of_torch_seed(tiny, graphs):
     result = run(network_graph(graphs, architecture), x.numpy())
     assert result.shape == (1, 4)
     assert np.isfinite(result).all()
+
+
+def test_a_batch_computes_what_its_images_do_one_by_one(tiny, graphs):
+    model = network_graph(graphs, tiny.largest())
+    batched = with_batch(model, 3)
+    onnx.checker.check_model(batched, full_check=True)
+    assert (input_shape(batched)[0], output_shape(batched)[0]) == (3, 3)
+    x = np.random.default_rng(0).standard_normal((3, *tiny.largest().input_shape), dtype=np.float32)
+    expected = np.concatenate([run(model, image[None]) for image in x])
+    np.testing.assert_allclose(run(batched, x), expected, rtol=1e-4, atol=1e-4)
+    assert input_shape(model)[0] == 1, "the model itself is left alone"
+
+
+def test_a_batch_that_is_open_is_fixed():
+    model = pointwise((8, 4, 4))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    assert input_shape(with_batch(model, 1)) == (1, 8, 4, 4)
+    assert with_batch(pointwise((8, 4, 4)), 1) == pointwise((8, 4, 4))

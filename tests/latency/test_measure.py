@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
-from nas.latency.graphs import chain, pointwise
+from nas.errors import UserError
+from nas.latency.graphs import chain, input_shape, pointwise
 from nas.latency.measure import Clock, Plan, Probe, measure, measure_probes, time_in_turns
+from nas.latency.runtime import detect_target, make_runtime
+from nas.latency.runtimes import RUNTIMES, Runtime
 
 PLAN = Plan(runs=4, span_ms=0.0, least_visits=6, most_visits=20)
 
@@ -135,3 +139,54 @@ def test_real_slopes_have_both_graphs_timed(target):
     long, short = (chain([pointwise((32, 16, 16))] * count) for count in (6, 2))
     (found,) = measure_probes([Probe(long, short, 4)], target, rng=np.random.default_rng(0))
     assert 0 < found.ms < np.median(found.visits)
+
+
+class Recorder(Runtime):
+    """A whole runtime: it remembers the shapes that it was given, and computes nothing."""
+
+    works_in_caller = frozenset({"abacus"})
+    shapes = []
+
+    @classmethod
+    def version(cls):
+        return "1"
+
+    @classmethod
+    def devices(cls):
+        return {"abacus": "beads"}
+
+    def prepare(self, model):
+        self.shapes.append(input_shape(model))
+        return lambda: sum(range(100))
+
+
+def test_another_runtime_is_one_class(monkeypatch):
+    monkeypatch.setitem(RUNTIMES, "recorder", Recorder)
+    target = detect_target("abacus", runtime="recorder", batch=3)
+    assert (target.provider, target.batch) == ("beads", 3)
+    (found,) = measure([pointwise((8, 4, 4))], target, rng=np.random.default_rng(0))
+    assert Recorder.shapes == [(3, 8, 4, 4)], "the batch of the target is what runs"
+    assert found.runs >= 5
+    assert make_runtime(target).profile(pointwise((8, 4, 4)), 1) is None
+
+
+def test_a_model_that_fixes_its_batch_is_refused(target):
+    model = pointwise((8, 4, 4))
+    shape = numpy_helper.from_array(np.array([1, 128], dtype=np.int64))
+    model.graph.node[0].output[0] = "y"
+    model.graph.node.extend([
+        helper.make_node("Constant", [], ["shape"], value=shape),
+        helper.make_node("Reshape", ["y", "shape"], [model.graph.output[0].name]),
+    ])  # fmt: skip
+    del model.graph.output[0].type.tensor_type.shape.dim[2:]
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 128
+    more = target.model_copy(update={"batch": 2})
+    with pytest.raises(UserError, match=r"^a model does not run with batch 2: "):
+        measure([model], more, rng=np.random.default_rng(0))
+
+
+def test_a_model_of_open_size_is_refused(target):
+    model = pointwise((8, 4, 4))
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    with pytest.raises(UserError, match=r"^input 'images' has no fixed size: 1 x 8 x height x 4; "):
+        measure([model], target, rng=np.random.default_rng(0))

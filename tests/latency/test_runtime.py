@@ -1,10 +1,18 @@
 """Targets: what they tell apart, and what is refused."""
 
+import sys
+import time
+
+import numpy as np
+import onnxruntime
 import pytest
 
 from nas.errors import UserError
 from nas.latency.graphs import chain, pointwise
-from nas.latency.runtime import RUNTIMES, Target, detect_target, make_runtime
+from nas.latency.profile import classify
+from nas.latency.runtime import Target, detect_again, detect_target, make_runtime
+from nas.latency.runtimes import RUNTIMES, OpenVino
+from nas.latency.runtimes.base import random_inputs
 
 
 def test_detected_target_describes_this_machine(target):
@@ -47,7 +55,76 @@ def test_several_threads_are_timed_by_the_wall():
     assert make_runtime(two).threads == 2
 
 
-def test_prepared_model_runs():
-    for adapter in RUNTIMES.values():
-        runtime = adapter(next(iter(adapter.devices().values())), 1)
-        runtime.prepare(chain([pointwise((8, 4, 4))] * 2))()
+def test_a_runtime_that_is_not_installed_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    message = (
+        r"^runtime 'openvino' is not installed; to install it: pip install \"nas\[openvino\]\"$"
+    )
+    with pytest.raises(UserError, match=message):
+        detect_target(runtime="openvino")
+
+
+def test_a_target_is_found_again(target):
+    assert detect_again(target) == target
+
+
+@pytest.fixture(params=RUNTIMES)
+def runtime(request):
+    """An adapter of each runtime that is installed, on its first device."""
+    adapter = RUNTIMES[request.param]
+    try:
+        adapter.version()
+    except UserError as error:
+        pytest.skip(str(error))
+    return adapter(next(iter(adapter.devices().values())), 1)
+
+
+def test_prepared_model_runs(runtime):
+    runtime.prepare(chain([pointwise((8, 4, 4))] * 2))()
+
+
+@pytest.fixture
+def openvino():
+    return pytest.importorskip("openvino", reason="not installed: pip install 'nas[openvino]'")
+
+
+def test_openvino_computes_in_float32(openvino, largest_graph):
+    request = OpenVino("CPU", 1)._request(largest_graph, {})
+    request.infer()
+    (images,) = random_inputs(largest_graph).values()
+    session = onnxruntime.InferenceSession(largest_graph.SerializeToString())
+    expected = session.run(None, {session.get_inputs()[0].name: images})[0]
+    found = request.get_output_tensor().data
+    # bfloat16, which it takes where it is not held, errs by 1e-2
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_openvino_is_found_on_the_cpu(openvino):
+    target = detect_target(runtime="openvino")
+    assert (target.provider, target.statistic) == ("CPU", "thread_cpu_quartile")
+    assert target.runtime_version == openvino.__version__.split("-")[0]
+    assert detect_again(target) == target
+    with pytest.raises(UserError, match=r"device 'gpu7' is not available to openvino .*: cpu"):
+        detect_target("gpu7", runtime="openvino")
+
+
+def test_profile_names_the_classes_of_all_time(runtime, largest_graph):
+    runs = runtime.profile(largest_graph, 4)
+    assert len(runs) == 4
+    found = classify(runs)
+    assert {"1x1 convolutions", "depthwise convolutions", "softmax"} <= found.keys()
+    assert "other" not in found, "an operator is in no class"
+
+
+def test_the_calling_thread_does_all_the_work_where_its_clock_is_read(runtime, largest_graph):
+    devices = type(runtime).devices()
+    if runtime.provider not in {devices[it] for it in runtime.works_in_caller if it in devices}:
+        return
+    run = runtime.prepare(largest_graph)
+    for _ in range(5):
+        run()
+    start = time.thread_time(), time.process_time()
+    for _ in range(50):
+        run()
+    own, whole = time.thread_time() - start[0], time.process_time() - start[1]
+    assert own > 0.9 * whole, "another thread works too"

@@ -116,6 +116,48 @@ def test_options_that_save_nothing_are_stepped_over():
     assert stuck.best == (1, 0)
 
 
+STAIRCASE_MS = (0.6, 0.6, 1.0, 1.0)
+"""Of widths 8, 16, 24 and 32 on a device that computes 16 channels at once."""
+
+
+def staircase(assignment):
+    width, other = assignment
+    return {
+        "latency_ms": STAIRCASE_MS[width] + 0.2 * other,
+        "params": 1e6 * (width + 1) + 1e5 * other,
+    }
+
+
+@pytest.mark.parametrize("bound", ["latency_ms", "params"])
+def test_actions_that_save_no_time_are_not_taken_where_time_is_the_bound(bound):
+    target = {"latency_ms": {"latency_ms": 1.05}, "params": {"params": 3.1e6}}[bound]
+    result = slim(
+        [4, 2], staircase, sum, target, evaluations=50, rng=np.random.default_rng(0)
+    )  # fmt: skip
+    first = {(it.choice, it.option) for it in result.trace[0].actions}
+    # from 32 channels the next width that saves time is 16; 24 saves parameters
+    assert first == ({(0, 1), (1, 0)} if bound == "latency_ms" else {(0, 2), (1, 0)})
+
+
+def test_bounds_that_are_met_need_not_be_lowered():
+    target = {"latency_ms": 5.0, "params": 2.1e6}
+    result = slim([4, 2], staircase, sum, target, evaluations=50, rng=np.random.default_rng(0))
+    assert (0, 2) in {(it.choice, it.option) for it in result.trace[0].actions}
+
+
+def test_where_no_action_alone_saves_time_the_score_leads():
+    def cost(assignment):  # time is saved only where both are lowered
+        return {
+            "latency_ms": 1.0 if any(assignment) else 0.5,
+            "params": 1e6 * (1 + sum(assignment)),
+        }
+
+    result = slim(
+        [2, 2], cost, sum, {"latency_ms": 0.7}, evaluations=9, rng=np.random.default_rng(0)
+    )
+    assert result.best == (0, 0)
+
+
 def test_starts_where_it_is_told_and_reuses_what_is_known(problem):
     first = slimmed(problem, 1.2)
     again = slim(

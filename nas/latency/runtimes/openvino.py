@@ -1,0 +1,85 @@
+"""OpenVINO (https://docs.openvino.ai) on the CPU, held to float32: its default is bfloat16."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx
+
+from nas.errors import UserError
+from nas.latency.runtimes.base import Runtime, random_inputs
+
+
+class OpenVino(Runtime):
+    """One stream, float32.
+
+    With one thread the calling thread does the work: its CPU time was 0.99 to 1.00 of the whole
+    process's and of the wall-clock time, so it is the clock here as well.
+    """
+
+    works_in_caller = frozenset({"cpu"})
+
+    @classmethod
+    def version(cls) -> str:
+        # 2026.4.1-22982-e213a147257-releases/2026/4: the rest says how it was compiled
+        return str(_openvino().get_version()).split("-")[0]
+
+    @classmethod
+    def devices(cls) -> Mapping[str, str]:
+        return {"cpu": "CPU"} if "CPU" in _openvino().Core().available_devices else {}
+
+    def prepare(self, model: onnx.ModelProto) -> Callable[[], object]:
+        infer: Callable[[], object] = self._request(model, {}).infer
+        return infer
+
+    def profile(self, model: onnx.ModelProto, runs: int) -> list[Mapping[str, float]] | None:
+        request = self._request(model, {"PERF_COUNT": True})
+        found: list[Mapping[str, float]] = []
+        for _ in range(runs):
+            request.infer()
+            kinds: dict[str, float] = {}
+            for node in request.get_profiling_info():
+                ms = node.real_time.total_seconds() * 1000
+                kinds[_kind(node)] = kinds.get(_kind(node), 0.0) + ms
+            found.append({kind: ms for kind, ms in kinds.items() if ms > 0})
+        return found
+
+    def _request(self, model: onnx.ModelProto, options: Mapping[str, object]) -> Any:  # noqa: ANN401
+        openvino = _openvino()
+        core = openvino.Core()
+        compiled = core.compile_model(
+            core.read_model(model.SerializeToString(), b""),
+            self.provider,
+            {
+                "INFERENCE_PRECISION_HINT": "f32",
+                "PERFORMANCE_HINT": "LATENCY",
+                "NUM_STREAMS": 1,
+                "INFERENCE_NUM_THREADS": self.threads,
+                **options,
+            },
+        )
+        request = compiled.create_infer_request()
+        for name, values in random_inputs(model).items():
+            request.set_tensor(name, openvino.Tensor(values))
+        return request
+
+
+def _openvino() -> Any:  # noqa: ANN401 - it is there or not
+    try:
+        return importlib.import_module("openvino")
+    except ImportError:
+        raise UserError(
+            "runtime 'openvino' is not installed; to install it: pip install \"nas[openvino]\""
+        ) from None
+
+
+def _kind(node: Any) -> str:  # noqa: ANN401
+    """What is fused into a node counts with it, such as GELU with its convolution."""
+    kind = str(node.node_type)
+    if kind == "GroupConvolution":
+        return "Conv depthwise"
+    if kind == "Convolution":
+        return "Conv 1x1" if "1x1" in node.exec_type else "Conv"
+    return kind
