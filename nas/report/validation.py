@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nas.latency.ranks import Interval
 from nas.latency.table import LatencyTable
 from nas.report.tables import print_table
 
@@ -25,8 +26,8 @@ def print_validation(table: LatencyTable) -> None:
                 f"{100 * row.bias:+.1f} %",
                 f"{100 * row.max_error:.1f} %",
                 f"{100 * row.within_5:.0f} %",
-                f"{row.spearman:.3f}",
-                f"{row.kendall:.3f}",
+                _correlation(row.spearman, row.spearman_interval),
+                _correlation(row.kendall, row.kendall_interval),
             )
             for name, row in (
                 ("table", found.calibrated),
@@ -40,3 +41,9 @@ def print_validation(table: LatencyTable) -> None:
         f"on {found.calibrated.networks} held-out networks of {found.least_ms:.2f} to "
         f"{found.most_ms:.2f} ms; measuring one twice differs by {100 * found.noise_floor:.1f} %"
     )
+
+
+def _correlation(value: float, interval: Interval | None) -> str:
+    """``0.998 (0.991 to 0.999)``."""
+    text = f"{value:.3f}"
+    return text if interval is None else f"{text} ({interval[0]:.3f} to {interval[1]:.3f})"
