@@ -230,6 +230,9 @@ def slim(
         int, typer.Option("--evaluations", min=1, help="Networks to evaluate, at most.")
     ] = 200,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the results.")] = None,
+    accept_table: Annotated[
+        bool, typer.Option("--accept-table", help="Use a table that failed its validation.")
+    ] = False,
     seed: Seed = 0,
     force: Force = False,
     as_json: Json = False,
@@ -255,6 +258,7 @@ def slim(
             seed=seed,
             force=force,
             bar=bar,
+            accept_table=accept_table,
         )
     if as_json:
         _print_json(result)

@@ -20,7 +20,7 @@ from nas.errors import UserError
 from nas.latency.calibration import Calibration
 from nas.latency.rows import Key, Row, format_rows, parse_rows, shape_text
 from nas.latency.runtime import Target
-from nas.latency.validation import Validation
+from nas.latency.validation import Validation, judge
 from nas.layers import Layer, Shape
 from nas.space import SearchSpace
 
@@ -152,6 +152,16 @@ class LatencyTable:
                 f"{self.path}: was built for another target (here: the table, there: this "
                 f"machine): {'; '.join(difference)}; build one: nas build-lut --space "
                 f"{self.provenance.space_argument} --device {target.device} --out NEW.csv"
+            )
+
+    def require_trust(self) -> None:
+        """Raise UserError, naming the figures and their bounds, if the table failed validation."""
+        failures = judge(self.validation).failures
+        if failures:
+            raise UserError(
+                f"{self.path}: {'; '.join(failures)}; build it again when the machine is quieter: "
+                f"{build_command(self.path, self.provenance)} --force, or take it as it is with "
+                f"--accept-table"
             )
 
     def _missing(self, layer: Layer, shape: Shape) -> UserError:
