@@ -127,6 +127,7 @@ def build_lut(
     """Measure every distinct layer of a space on this machine."""
     from nas.latency.build import build_table
     from nas.latency.runtime import detect_target
+    from nas.report.calibration import draw_calibration
     from nas.report.progress import Bar
     from nas.report.validation import print_validation
 
@@ -150,11 +151,15 @@ def build_lut(
             f"stopped; what was measured is kept, to continue: nas build-lut --space {space} "
             f"--device {device} --runtime {runtime} --threads {threads} --out {path} --resume"
         ) from None
+    paths = {"table": str(path), "sidecar": str(path.with_suffix(".json"))}
+    if table.validation:
+        paths["picture"] = str(path.with_suffix(".png"))
+        draw_calibration(path.with_suffix(".png"), table)
     if as_json:
-        _print_json({"table": str(path), "rows": len(table.rows), **_validation(table)})
+        _print_json({**paths, "rows": len(table.rows), **_validation(table)})
         return
     print_validation(table)
-    _print_paths({"table": str(path), "sidecar": str(path.with_suffix(".json"))})
+    _print_paths(paths)
 
 
 @app.command("train-supernet")

@@ -111,6 +111,16 @@ def test_show_an_architecture(capsys):
     assert "3,600,256 parameters, 395.89 M MACs" in capsys.readouterr().out
 
 
+def test_build_lut_draws_what_was_predicted_and_measured(capsys, folder):
+    assert Path("t.png").read_bytes().startswith(b"\x89PNG")
+    Path("t.png").unlink()
+    found = output(capsys, "build-lut", "--space", "tiny.yaml", "--out", "t.csv", "--resume",
+                   "--json")  # fmt: skip
+    assert (found["table"], found["sidecar"], found["picture"]) == ("t.csv", "t.json", "t.png")
+    assert Path("t.png").exists()
+    assert found["validation"]["calibrated"]["spearman_interval"][1] <= 1
+
+
 def test_show_a_space_with_prices(capsys, folder):
     found = output(capsys, "show", "tiny.yaml", "--table", "t.csv", "--json")
     assert found["choices"]["stage1.width"] == [8, 16]
