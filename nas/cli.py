@@ -6,6 +6,7 @@ that ``nas --help`` answers at once.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
 import os
@@ -160,6 +161,47 @@ def build_lut(
         return
     print_validation(table)
     _print_paths(paths)
+
+
+@app.command("check-lut")
+def check_lut(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A latency table.")],
+    networks: Annotated[
+        int, typer.Option("--networks", min=4, help="Whole networks to measure.")
+    ] = 28,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure whole networks again: the table holds, or is shifted, or has to be rebuilt (1)."""
+    from nas.latency.drift import measure_drift, reanchored
+    from nas.latency.table import LatencyTable, build_command
+    from nas.latency.templates import LayerGraphs
+    from nas.report.progress import Bar
+    from nas.report.validation import print_drift
+
+    loaded = LatencyTable.load(table)
+    with Bar("checking", quiet=as_json) as bar:
+        drift = measure_drift(
+            loaded, networks=networks, seed=seed, tell=bar.update, graphs=LayerGraphs()
+        )
+    rebuild = f"{build_command(table, loaded.provenance)} --force"
+    if drift.action == "re-anchor":
+        date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        reanchored(loaded, drift, date).save()
+    verdict = {
+        "none": "the table holds",
+        "re-anchor": f"shifted: all latencies by {100 * drift.shift:+.1f} %; {table.stem}.json "
+        "keeps the earlier calibration",
+        "rebuild": f"the table does not hold any more; build it again: {rebuild}",
+    }[drift.action]
+    if as_json:
+        command = rebuild if drift.action == "rebuild" else None
+        _print_json({"table": str(table), **drift.model_dump(mode="json"), "command": command})
+    else:
+        print_drift(drift, table)
+        print(verdict)
+    if drift.action == "rebuild":
+        raise typer.Exit(1)
 
 
 @app.command("train-supernet")
@@ -399,6 +441,8 @@ def main() -> None:
     else:
         if code == INTERRUPTED:
             _fail("interrupted; what was written before is kept")
+        if code:
+            sys.exit(code)
 
 
 def _fail(message: str) -> None:

@@ -228,7 +228,8 @@ def _meet(
         bounds["latency_ms"] = min(target["latency_ms"] / ratio, bounds["latency_ms"] * 0.995)
     raise UserError(
         f"{name}: {target['latency_ms']:g} ms not met when measured, after {CORRECTIONS} "
-        f"corrections; the machine is too busy or the table out of date: measure it again"
+        f"corrections; the machine is too busy, or the table out of date: "
+        f"nas check-lut {workshop.table.path}"
     )
 
 

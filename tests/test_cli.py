@@ -193,6 +193,8 @@ def test_default_paths_find_each_other():
         (["bench", "nothing.onnx"], "nothing.onnx: no such file"),
         (["export", "--architecture", "a.json", "--out", "o"], "a.json: no such file"),
         (["evaluate", "--architecture", "efficientformer_v2_s0"], "Missing option '--weights'"),
+        (["check-lut", "none.csv"], "none.csv: no such latency table; build it"),
+        (["check-lut", "none.csv", "--networks", "3"], "Invalid value for '--networks'"),
         (["frobnicate"], "No such command 'frobnicate'"),
     ],
 )  # fmt: skip
@@ -270,6 +272,27 @@ def test_a_table_that_failed_its_validation_is_refused_unless_accepted(capsys, f
         call("slim", "--run", "r", "--table", name, "--target-ms", "1", "--out", f"s_{name}",
              "--evaluations", "1", "--accept-table", "--force")  # fmt: skip
         assert f"{name} is used although {message}" in capsys.readouterr().err
+
+
+def test_check_lut_says_rebuild_of_a_table_that_is_far_off(capsys, folder):
+    table = LatencyTable.load("t.csv")
+    rows = {key: row._replace(ms=2 * row.ms) for key, row in table.rows.items()}
+    LatencyTable(rows, table.provenance, Path("far.csv")).save()
+    capsys.readouterr()
+    before = Path("far.json").read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        call("check-lut", "far.csv", "--networks", "6", "--json")
+    assert caught.value.code == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["action"] == "rebuild"
+    assert found["networks"] == 6
+    assert found["shift"] < -0.1
+    assert found["command"].startswith("nas build-lut --space tiny.yaml --device cpu")
+    assert found["command"].endswith("--out far.csv --force")
+    assert Path("far.json").read_bytes() == before
+    with pytest.raises(SystemExit):
+        call("check-lut", "far.csv", "--networks", "4")
+    assert "build it again: nas build-lut" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -63,7 +63,7 @@ def build_table(
         finished = _finished_table(path, partial, target, resume=resume, force=force)
         if resume and not force and partial.is_started():
             rows = partial.read(purpose)
-        elif finished is not None and all(key in finished.rows for key in space.layers()):
+        elif finished is not None and _is_complete(finished, space):
             return finished
         else:
             rows = dict(finished.rows) if finished is not None else {}
@@ -119,6 +119,13 @@ def _finished_table(
     table = LatencyTable.load(path)
     table.require_target(target)
     return table
+
+
+def _is_complete(table: LatencyTable, space: SearchSpace) -> bool:
+    """Whether the table was validated for this very space and has all its rows."""
+    return table.provenance.space_sha256 == space_hash(space) and all(
+        key in table.rows for key in space.layers()
+    )
 
 
 def _measure_rows(

@@ -102,15 +102,17 @@ def measure_networks(
     graphs: LayerGraphs,
     rng: np.random.Generator,
     tell: Progress,
+    *,
+    passes: int = PASSES,
 ) -> list[Measurement]:
     """Whole networks in random order, in batches that fit into memory.
 
     Several passes with other batches: a spell of other work on the machine then hits all alike.
     """
     found: list[list[Measurement]] = [[] for _ in networks]
-    total = PASSES * len(networks)
+    total = passes * len(networks)
     tell("networks", 0, total)
-    for _ in range(PASSES):
+    for _ in range(passes):
         order = rng.permutation(len(networks)).tolist()
         while order:
             batch, size = {}, 0

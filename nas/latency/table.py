@@ -25,8 +25,18 @@ from nas.layers import Layer, Shape
 from nas.space import SearchSpace
 
 
+class Anchor(Value):
+    """A calibration that held until the next one, and the date it was measured on."""
+
+    calibration: Calibration
+    date: str
+
+
 class Provenance(Value):
-    """Everything of a table but its rows."""
+    """Everything of a table but its rows.
+
+    ``anchored``: when ``check-lut`` last shifted the calibration; the ones before it are kept.
+    """
 
     space: str
     space_argument: str
@@ -39,6 +49,8 @@ class Provenance(Value):
     exporter: str = ""
     load_average: tuple[float, float, float] | None
     seed: int
+    anchored: str | None = None
+    earlier_anchors: tuple[Anchor, ...] = ()
 
 
 class Sidecar(Provenance):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from nas.latency.drift import Drift
 from nas.latency.ranks import Interval
 from nas.latency.table import LatencyTable
 from nas.report.tables import print_table
@@ -40,6 +43,24 @@ def print_validation(table: LatencyTable) -> None:
     print(
         f"on {found.calibrated.networks} held-out networks of {found.least_ms:.2f} to "
         f"{found.most_ms:.2f} ms; measuring one twice differs by {100 * found.noise_floor:.1f} %"
+    )
+
+
+def print_drift(drift: Drift, path: Path) -> None:
+    """What was predicted and what is measured now, and what that means for the table."""
+    print_table(
+        ("networks", "shift", "mean error", "after shifting", "Spearman", "Kendall"),
+        [
+            (
+                str(drift.networks),
+                f"{100 * drift.shift:+.1f} %",
+                f"{100 * drift.mape_before:.1f} %",
+                f"{100 * drift.mape_after:.1f} %",
+                f"{drift.spearman:.3f}",
+                f"{drift.kendall:.3f}",
+            )
+        ],
+        title=f"{path}: whole networks measured again",
     )
 
 
