@@ -119,6 +119,9 @@ def build_lut(
     device: Device = "cpu",
     runtime: RuntimeName = "onnxruntime",
     threads: Threads = 1,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure a part of the layers, model the others.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="The CSV to write.")] = None,
     resume: Resume = False,
     force: Force = False,
@@ -145,12 +148,14 @@ def build_lut(
                 resume=resume,
                 force=force,
                 seed=seed,
+                quick=quick,
                 progress=bar.update,
             )
     except KeyboardInterrupt:
         raise UserError(
             f"stopped; what was measured is kept, to continue: nas build-lut --space {space} "
-            f"--device {device} --runtime {runtime} --threads {threads} --out {path} --resume"
+            f"--device {device} --runtime {runtime} --threads {threads} "
+            f"{'--quick ' if quick else ''}--out {path} --resume"
         ) from None
     paths = {"table": str(path), "sidecar": str(path.with_suffix(".json"))}
     if table.validation:

@@ -18,6 +18,7 @@ from nas.architecture import Architecture
 from nas.documents import Value, read_document, write_atomically
 from nas.errors import UserError
 from nas.latency.calibration import Calibration
+from nas.latency.modelled import Modelled
 from nas.latency.rows import Key, Row, format_rows, parse_rows, shape_text
 from nas.latency.runtime import Target
 from nas.latency.validation import Validation, judge
@@ -35,6 +36,7 @@ class Anchor(Value):
 class Provenance(Value):
     """Everything of a table but its rows.
 
+    ``modelled``: what a quick build did not measure, and how far its models are to be trusted.
     ``anchored``: when ``check-lut`` last shifted the calibration; the ones before it are kept.
     """
 
@@ -49,6 +51,7 @@ class Provenance(Value):
     exporter: str = ""
     load_average: tuple[float, float, float] | None
     seed: int
+    modelled: tuple[Modelled, ...] = ()
     anchored: str | None = None
     earlier_anchors: tuple[Anchor, ...] = ()
 
@@ -196,6 +199,8 @@ def build_command(path: Path, provenance: Provenance) -> str:
         words += ["--runtime", provenance.target.runtime]
     if provenance.target.threads != 1:
         words += ["--threads", str(provenance.target.threads)]
+    if provenance.modelled:
+        words.append("--quick")
     return " ".join([*words, "--out", str(path)])
 
 

@@ -20,6 +20,9 @@ def print_validation(table: LatencyTable) -> None:
     if found is None:
         print_table((title,), [("not validated",)])
         return
+    modelled = sum(group.modelled for group in table.provenance.modelled)
+    if modelled:
+        title += f"; {modelled} of the layers modelled"
     print_table(
         ("prediction", "mean error", "bias", "largest", "within 5 %", "Spearman", "Kendall"),
         [

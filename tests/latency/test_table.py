@@ -109,7 +109,7 @@ def test_damaged_sidecar_is_pointed_at(table):
         (LINE.replace("0.010000", "nan"), "t.csv:3: ms must be a number above zero, got nan"),
         (LINE.replace("0.010000", "0"), "t.csv:3: ms must be a number above zero, got 0"),
         (LINE.replace("0.010000", "-1"), "t.csv:3: ms must be a number above zero, got -1"),
-        (LINE.replace(",ok", ",good"), "t.csv:3: status must be ok or noisy, got 'good'"),
+        (LINE.replace(",ok", ",good"), "t.csv:3: status must be ok, noisy or modelled, got 'good'"),
         (LINE.replace(",300", ""), "t.csv:3: 8 cells expected, got 7"),
         (LINE.replace("300", "many"), "t.csv:3: invalid literal for int"),
         (LINE.replace("8x4x4", "8x4"), "t.csv:3: not enough values"),
