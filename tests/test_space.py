@@ -124,7 +124,7 @@ def test_uniform_scaling_runs_from_smallest_to_largest_in_even_steps():
     kept = [
         index for name, index in half.items() if name.startswith("stage3.") and "ffn.kind" in name
     ]
-    assert len(kept) - sum(kept) == sum(kept)  # half of the eight that may go
+    assert abs(len(kept) - 2 * sum(kept)) <= 1  # half of those that may go
 
 
 def test_with_classes_changes_the_head_alone(tiny):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nas.latency.probes import network_graph
 from nas.latency.calibration import Calibration
+from nas.latency.probes import network_graph
 from nas.latency.rows import Row
 from nas.latency.runtime import detect_target
 from nas.latency.table import LatencyTable, Provenance
