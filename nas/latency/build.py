@@ -68,6 +68,7 @@ def build_table(
         if resume and not force and partial.is_started():
             rows = partial.read(purpose)
         elif finished is not None and _is_complete(finished, space, quick=quick):
+            finished.save()  # in case its file was damaged, but no row was lost
             return finished
         else:
             rows = _measured(finished.rows) if finished is not None else {}
@@ -131,7 +132,7 @@ def _finished_table(
         raise UserError(f"{place}: {what}; --resume measures what is missing, --force all anew")
     if partial.is_started():  # it holds the rows of the finished table, unless --force began it
         return None
-    table = LatencyTable.load(path)
+    table = LatencyTable.salvage(path)
     table.require_target(target)
     return table
 

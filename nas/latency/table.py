@@ -19,7 +19,7 @@ from nas.documents import Value, read_document, write_atomically
 from nas.errors import UserError
 from nas.latency.calibration import Calibration
 from nas.latency.modelled import Modelled
-from nas.latency.rows import Key, Row, format_rows, parse_rows, shape_text
+from nas.latency.rows import Key, Row, checksums, format_rows, parse_rows, shape_text, sound_rows
 from nas.latency.runtime import Target
 from nas.latency.validation import Validation, judge
 from nas.layers import Layer, Shape
@@ -57,9 +57,10 @@ class Provenance(Value):
 
 
 class Sidecar(Provenance):
-    """The JSON file beside the CSV."""
+    """The JSON file beside the CSV; ``row_crc32`` tells which rows of a damaged one are sound."""
 
     csv_sha256: str
+    row_crc32: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,23 +100,34 @@ class LatencyTable:
         """
         path = Path(path)
         sidecar = read_sidecar(path)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        content = _read(path)
         if hashlib.sha256(content).hexdigest() != sidecar.csv_sha256:
+            total = len(sidecar.row_crc32.split())
+            bad = total - len(sound_rows(content, sidecar.row_crc32.split(), path))
+            mend = f"measure the {bad} of {total} rows that are bad again: " if bad < total else ""
             raise UserError(
                 f"{path}: its content differs from the hash in {sidecar_path(path).name}: edited "
-                f"or half-written; rebuild: {build_command(path, sidecar)} --force"
+                f"or half-written; {mend or 'rebuild: '}{build_command(path, sidecar)} "
+                f"{'--resume' if mend else '--force'}"
             )
-        fields = sidecar.model_dump(exclude={"csv_sha256"})
-        return cls(parse_rows(content, path), Provenance.model_validate(fields), path)
+        return cls(parse_rows(content, path), _provenance(sidecar), path)
+
+    @classmethod
+    def salvage(cls, path: Path) -> LatencyTable:
+        """Like ``load``, but of a damaged CSV those rows that are as they were written."""
+        sidecar = read_sidecar(path)
+        content = _read(path)
+        if hashlib.sha256(content).hexdigest() == sidecar.csv_sha256:
+            return cls.load(path)
+        rows = sound_rows(content, sidecar.row_crc32.split(), path)
+        return cls(rows, _provenance(sidecar), path)
 
     def save(self) -> None:
         """Write the CSV, then the sidecar that completes it, each atomically."""
         content = format_rows(self.rows, header=True).encode()
         sidecar = self.provenance.model_dump(mode="json")
         sidecar["csv_sha256"] = hashlib.sha256(content).hexdigest()
+        sidecar["row_crc32"] = " ".join(checksums(content))
         write_atomically(self.path, content)
         write_atomically(sidecar_path(self.path), json.dumps(sidecar, indent=1) + "\n")
 
@@ -215,8 +227,26 @@ def read_sidecar(path: Path) -> Sidecar:
             f"{path}: no such latency table; build it: nas build-lut --space SPACE --device cpu "
             f"--out {path}"
         )
-    document = read_document(sidecar_path(path))
     try:
-        return Sidecar.model_validate(document.data)
-    except ValidationError as error:
-        raise document.validation_error(error) from None
+        document = read_document(sidecar_path(path))
+        try:
+            return Sidecar.model_validate(document.data)
+        except ValidationError as error:
+            raise document.validation_error(error) from None
+    except UserError as error:
+        raise UserError(
+            f"{error}; without it {path.name} is of no use, rebuild: nas build-lut --space SPACE "
+            f"--device cpu --out {path} --force"
+        ) from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _provenance(sidecar: Sidecar) -> Provenance:
+    fields = sidecar.model_dump(exclude={"csv_sha256", "row_crc32"})
+    return Provenance.model_validate(fields)

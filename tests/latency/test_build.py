@@ -105,6 +105,22 @@ def test_resume_of_a_finished_table_measures_nothing(built, table, tiny):
     assert len(list(table.path.parent.iterdir())) == 2
 
 
+def test_resume_of_a_damaged_table_measures_the_bad_rows_only(built, table, tiny, tmp_path):
+    path = tmp_path / "t.csv"
+    path.with_suffix(".json").write_bytes(table.path.with_suffix(".json").read_bytes())
+    lines = table.path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], lines[1].replace(",0.", ",7.", 1), *lines[2:-1]]))
+    progress = Recorder()
+    mended = built(tiny, path, resume=True, progress=progress, space_argument="tiny.yaml")
+    assert progress.calls[0] == ("layers", 0, 2)
+    assert set(lines[2:-1]) <= set(path.read_text().splitlines(keepends=True))
+    assert LatencyTable.load(path).rows.keys() == mended.rows.keys() == table.rows.keys()
+
+    path.write_text(path.read_text() + "one more line\n")
+    built(tiny, path, resume=True)
+    assert LatencyTable.load(path).rows.keys() == table.rows.keys()
+
+
 def test_finished_table_of_another_target_is_not_resumed(built, table, tiny, target):
     other = target.model_copy(update={"cpu_model": "Abacus"})
     with pytest.raises(UserError, match="cpu_model"):

@@ -74,7 +74,56 @@ def test_another_target_is_refused_naming_what_differs(table, target):
 def test_edited_table_is_refused(table):
     with table.path.open("a") as file:
         file.write(LINE)
-    with pytest.raises(UserError, match=r"t\.csv: its content differs .* --force"):
+    with pytest.raises(UserError, match=r"t\.csv: its content differs .* --resume"):
+        LatencyTable.load(table.path)
+    assert LatencyTable.salvage(table.path).rows.keys() == table.rows.keys()
+
+
+def edit_a_number(content):
+    lines = content.splitlines(keepends=True)
+    cells = lines[3].split(b",")
+    return b"".join([*lines[:3], b",".join([*cells[:2], b"9.9", *cells[3:]]), *lines[4:]])
+
+
+@pytest.mark.parametrize(
+    ("damage", "bad"),
+    [
+        (edit_a_number, 1),
+        (lambda content: b"".join(content.splitlines(keepends=True)[:-2]), 2),
+        (lambda content: content[:-5], 1),
+        (lambda content: content.replace(b"ok\n", b"ok\n\xff\xfe", 1), 1),
+        (lambda content: content[content.index(b"\n") - 9 :], 0),
+    ],
+)
+def test_damaged_table_says_how_to_measure_the_bad_rows_only(table, damage, bad):
+    table.path.write_bytes(damage(table.path.read_bytes()))
+    with pytest.raises(UserError) as error:
+        LatencyTable.load(table.path)
+    assert str(error.value) == (
+        f"{table.path}: its content differs from the hash in t.json: edited or half-written; "
+        f"measure the {bad} of {len(table.rows)} rows that are bad again: "
+        f"nas build-lut --space spaces/tiny.yaml --device cpu --out {table.path} --resume"
+    )
+    found = LatencyTable.salvage(table.path)
+    assert len(found.rows) == len(table.rows) - bad
+    for key, row in found.rows.items():
+        assert row.ms == pytest.approx(table.rows[key].ms, abs=1e-6)
+
+
+def test_table_without_a_sound_row_is_to_be_rebuilt(table):
+    table.path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(UserError, match=r"half-written; rebuild: nas build-lut .* --force$"):
+        LatencyTable.load(table.path)
+
+
+@pytest.mark.parametrize("content", ["{", '{"space": "tiny"}', None])
+def test_unusable_sidecar_says_how_to_rebuild(table, content):
+    sidecar = table.path.with_suffix(".json")
+    if content is None:
+        sidecar.unlink()
+    else:
+        sidecar.write_text(content)
+    with pytest.raises(UserError, match=r"t\.json.*; without it t\.csv is of no use, rebuild: nas"):
         LatencyTable.load(table.path)
 
 
