@@ -41,7 +41,7 @@ def interrupt_when(ready, folder, *arguments):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     assert "Traceback" not in errors
     return process.returncode, errors.splitlines()[-1]
 
