@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/cifar10.py --data parquet:../shared/data
 
 Prints, for each target, the slimmed and the uniformly scaled network: test accuracy with inherited
-weights, parameters, MACs, predicted and measured latency. About 25 minutes on two x86 cores.
+weights, parameters, MACs, predicted and measured latency. About 20 minutes on two x86 cores.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--data", default="parquet:../shared/data")
     parser.add_argument("--space", default="cifar10_32px")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark_cifar10"))
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--evaluations", type=int, default=150)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.75, 0.5, 0.35])
     arguments = parser.parse_args()

@@ -6,6 +6,7 @@ that ``nas --help`` answers at once.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
 import os
@@ -41,7 +42,7 @@ Space = Annotated[str, typer.Option("--space", help="Name of a built-in space, o
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where it was stopped.")]
-Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result.")]
 Data = Annotated[str, typer.Option("--data", help="digits, folder:PATH or parquet:PATH.")]
 Device = Annotated[str, typer.Option("--device", help="What to measure on, such as cpu.")]
 RuntimeName = Annotated[str, typer.Option("--runtime", help="What executes the network.")]
@@ -121,6 +122,9 @@ def build_lut(
     runtime: RuntimeName = "onnxruntime",
     threads: Threads = 1,
     batch: Batch = 1,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure a part of the layers, model the others.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="The CSV to write.")] = None,
     resume: Resume = False,
     force: Force = False,
@@ -130,6 +134,7 @@ def build_lut(
     """Measure every distinct layer of a space on this machine."""
     from nas.latency.build import build_table
     from nas.latency.runtime import detect_target
+    from nas.report.calibration import draw_calibration
     from nas.report.progress import Bar
     from nas.report.validation import print_validation
 
@@ -146,19 +151,65 @@ def build_lut(
                 resume=resume,
                 force=force,
                 seed=seed,
+                quick=quick,
                 progress=bar.update,
             )
     except KeyboardInterrupt:
         raise UserError(
             f"stopped; what was measured is kept, to continue: nas build-lut --space {space} "
             f"--device {device} --runtime {runtime} --threads {threads} --batch {batch} "
-            f"--out {path} --resume"
+            f"{'--quick ' if quick else ''}--out {path} --resume"
         ) from None
+    paths = {"table": str(path), "sidecar": str(path.with_suffix(".json"))}
+    if table.validation:
+        paths["picture"] = str(path.with_suffix(".png"))
+        draw_calibration(path.with_suffix(".png"), table)
     if as_json:
-        _print_json({"table": str(path), "rows": len(table.rows), **_validation(table)})
+        _print_json({**paths, "rows": len(table.rows), **_validation(table)})
         return
     print_validation(table)
-    _print_paths({"table": str(path), "sidecar": str(path.with_suffix(".json"))})
+    _print_paths(paths)
+
+
+@app.command("check-lut")
+def check_lut(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A latency table.")],
+    networks: Annotated[
+        int, typer.Option("--networks", min=4, help="Whole networks to measure.")
+    ] = 28,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure whole networks again: the table holds, or is shifted, or has to be rebuilt (1)."""
+    from nas.latency.drift import measure_drift, reanchored
+    from nas.latency.table import LatencyTable, build_command
+    from nas.latency.templates import LayerGraphs
+    from nas.report.progress import Bar
+    from nas.report.validation import print_drift
+
+    loaded = LatencyTable.load(table)
+    with Bar("checking", quiet=as_json) as bar:
+        drift = measure_drift(
+            loaded, networks=networks, seed=seed, tell=bar.update, graphs=LayerGraphs()
+        )
+    rebuild = f"{build_command(table, loaded.provenance)} --force"
+    if drift.action == "re-anchor":
+        date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        reanchored(loaded, drift, date).save()
+    verdict = {
+        "none": "the table holds",
+        "re-anchor": f"shifted: all latencies by {100 * drift.shift:+.1f} %; {table.stem}.json "
+        "keeps the earlier calibration",
+        "rebuild": f"the table does not hold any more; build it again: {rebuild}",
+    }[drift.action]
+    if as_json:
+        command = rebuild if drift.action == "rebuild" else None
+        _print_json({"table": str(table), **drift.model_dump(mode="json"), "command": command})
+    else:
+        print_drift(drift, table)
+        print(verdict)
+    if drift.action == "rebuild":
+        raise typer.Exit(1)
 
 
 @app.command("train-supernet")
@@ -172,11 +223,15 @@ def train_supernet(
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=2)] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", min=1e-9, max=10.0)
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=2, help="Use only this many training images.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same result.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Same seed, same result.")
+    ] = None,
     resume: Resume = False,
     force: Force = False,
     as_json: Json = False,
@@ -234,6 +289,9 @@ def slim(
         int, typer.Option("--evaluations", min=1, help="Networks to evaluate, at most.")
     ] = 200,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the results.")] = None,
+    accept_table: Annotated[
+        bool, typer.Option("--accept-table", help="Use a table that failed its validation.")
+    ] = False,
     seed: Seed = 0,
     force: Force = False,
     as_json: Json = False,
@@ -259,6 +317,7 @@ def slim(
             seed=seed,
             force=force,
             bar=bar,
+            accept_table=accept_table,
         )
     if as_json:
         _print_json(result)
@@ -433,6 +492,8 @@ def main() -> None:
     else:
         if code == INTERRUPTED:
             _fail("interrupted; what was written before is kept")
+        if code:
+            sys.exit(code)
 
 
 def _fail(message: str) -> None:

@@ -21,6 +21,7 @@ from nas.errors import UserError
 from nas.latency.measure import PATIENT, Measurement, measure
 from nas.latency.runtime import detect_again
 from nas.latency.table import LatencyTable
+from nas.latency.validation import judge
 from nas.report.frontier import Point, draw_frontier, write_frontier
 from nas.report.progress import Bar
 from nas.report.trace import write_trace
@@ -227,7 +228,8 @@ def _meet(
         bounds["latency_ms"] = min(target["latency_ms"] / ratio, bounds["latency_ms"] * 0.995)
     raise UserError(
         f"{name}: {target['latency_ms']:g} ms not met when measured, after {CORRECTIONS} "
-        f"corrections; the machine is too busy or the table out of date: measure it again"
+        f"corrections; the machine is too busy, or the table out of date: "
+        f"nas check-lut {workshop.table.path}"
     )
 
 
@@ -241,16 +243,22 @@ def slim_run(
     seed: int,
     force: bool,
     bar: Bar,
+    accept_table: bool = False,
 ) -> dict[str, Any]:
     """Slim a trained run to the target, write all results into ``out``, and sum them up.
 
+    ``accept_table``: use a table that failed its validation, and say so.
+
     Raises:
-        UserError: the table is for another machine or space, ``out`` holds results already, or the
-            target is out of reach; each is found before any image is read.
+        UserError: the table is for another machine or space or failed its validation, ``out``
+            holds results already, or the target is out of reach; each is found before any image
+            is read.
     """
     space = run.space
     table.require_target(detect_again(table.target))
     table.require_layers(space)
+    if not accept_table:
+        table.require_trust()
     least = table.cost(space.smallest())
     if not meets(least, target):
         raise InfeasibleTarget(target, least)
@@ -258,6 +266,9 @@ def slim_run(
         raise UserError(f"{out}: holds the results of a search; --force replaces them, or --out")
     write_atomically(out / ".writable", "")
     (out / ".writable").unlink()
+    doubts = [doubt for kind in judge(table.validation) for doubt in kind]
+    if doubts:
+        bar.say(f"{table.path} is used although {'; '.join(doubts)}")
     dataset = run.data.load(space.one_size)
     run.require_images(dataset)
     workshop = Workshop(

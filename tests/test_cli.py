@@ -11,6 +11,7 @@ import pytest
 
 from nas import cli
 from nas.architecture import Architecture
+from nas.latency.table import LatencyTable
 from nas.space import DEFAULT_SPACE
 
 SPACE = """\
@@ -52,7 +53,7 @@ def folder(tmp_path_factory):
             "300",
         )
         call("slim", "--run", "r", "--table", "t.csv", "--target-ms", "0.1", "--out", "s",
-             "--evaluations", "20")  # fmt: skip
+             "--evaluations", "20", "--accept-table")  # fmt: skip
     return folder
 
 
@@ -108,6 +109,16 @@ def test_show_an_architecture(capsys):
     assert len(found["layers"]) == 23
     call("show", "efficientformer_v2_s0")
     assert "3,600,256 parameters, 395.89 M MACs" in capsys.readouterr().out
+
+
+def test_build_lut_draws_what_was_predicted_and_measured(capsys, folder):
+    assert Path("t.png").read_bytes().startswith(b"\x89PNG")
+    Path("t.png").unlink()
+    found = output(capsys, "build-lut", "--space", "tiny.yaml", "--out", "t.csv", "--resume",
+                   "--json")  # fmt: skip
+    assert (found["table"], found["sidecar"], found["picture"]) == ("t.csv", "t.json", "t.png")
+    assert Path("t.png").exists()
+    assert found["validation"]["calibrated"]["spearman_interval"][1] <= 1
 
 
 def test_show_a_space_with_prices(capsys, folder):
@@ -195,6 +206,8 @@ def test_default_paths_find_each_other():
         (["train-supernet", "--data", "imagnet"], "data set 'imagnet': must be digits, folder:PATH"),
         (["train-supernet", "--data", "folder:nowhere"], "nowhere"),
         (["train-supernet", "--epochs", "0"], "Invalid value for '--epochs'"),
+        (["train-supernet", "--learning-rate", "-1"], "Invalid value for '--learning-rate'"),
+        (["train-supernet", "--seed", "-1"], "Invalid value for '--seed'"),
         (["profile", "efficientformer_v3"], "architecture 'efficientformer_v3' is neither"),
         (["slim"], "slim needs a bound: --target-ms, --target-params, or both"),
         (["slim", "--target-ms", "-1"], "target: latency_ms must be positive, got -1"),
@@ -203,6 +216,8 @@ def test_default_paths_find_each_other():
         (["bench", "nothing.onnx"], "nothing.onnx: no such file"),
         (["export", "--architecture", "a.json", "--out", "o"], "a.json: no such file"),
         (["evaluate", "--architecture", "efficientformer_v2_s0"], "Missing option '--weights'"),
+        (["check-lut", "none.csv"], "none.csv: no such latency table; build it"),
+        (["check-lut", "none.csv", "--networks", "3"], "Invalid value for '--networks'"),
         (["frobnicate"], "No such command 'frobnicate'"),
     ],
 )  # fmt: skip
@@ -214,9 +229,9 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["slim", "--run", "r", "--table", "t.csv", "--target-ms", "0.0001"],
+        (["slim", "--run", "r", "--table", "t.csv", "--target-ms", "0.0001", "--accept-table"],
          r"target out of reach: latency_ms <= 0\.0001 \(least reachable: 0\.0\d+\)"),
-        (["slim", "--run", "r", "--table", "t.csv", "--target-ms", "0.1", "--out", "s"],
+        (["slim", "--run", "r", "--table", "t.csv", "--target-ms", "0.1", "--out", "s", "--accept-table"],
          r"^nas: s: holds the results of a search; --force replaces them"),
         (["slim", "--run", "r", "--table", "missing.csv", "--target-ms", "1"], r"missing\.(csv|json): "),
         (["slim", "--run", "s", "--table", "t.csv", "--target-ms", "1"], r"^nas: s: holds no run"),
@@ -259,6 +274,50 @@ def test_a_table_for_another_machine_says_which_field_differs(capsys, folder):
     assert re.search(r"cpu_model: .*Zilog Z80", line)
 
 
+def test_a_table_that_failed_its_validation_is_refused_unless_accepted(capsys, folder):
+    table = LatencyTable.load("t.csv")
+    found = table.validation
+    failing = found.calibrated.model_copy(update={"mape": 0.0412, "spearman": 0.5})
+    for name, validation, message in (
+        ("none.csv", None, "it was not validated on whole networks"),
+        (
+            "failing.csv",
+            found.model_copy(update={"calibrated": failing}),
+            "its mean error on held-out networks is 4.12 %, above 3 %; its Spearman correlation "
+            "is 0.500, below 0.985",
+        ),
+    ):
+        provenance = table.provenance.model_copy(update={"validation": validation})
+        LatencyTable(table.rows, provenance, Path(name)).save()
+        line = complaint(capsys, "slim", "--run", "r", "--table", name, "--target-ms", "1")
+        assert line.startswith(f"nas: {name}: {message}; build it again")
+        assert line.endswith("--force, or take it as it is with --accept-table")
+        call("slim", "--run", "r", "--table", name, "--target-ms", "1", "--out", f"s_{name}",
+             "--evaluations", "1", "--accept-table", "--force")  # fmt: skip
+        assert f"{name} is used although {message}" in capsys.readouterr().err
+
+
+def test_check_lut_says_rebuild_of_a_table_that_is_far_off(capsys, folder):
+    table = LatencyTable.load("t.csv")
+    rows = {key: row._replace(ms=2 * row.ms) for key, row in table.rows.items()}
+    LatencyTable(rows, table.provenance, Path("far.csv")).save()
+    capsys.readouterr()
+    before = Path("far.json").read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        call("check-lut", "far.csv", "--networks", "6", "--json")
+    assert caught.value.code == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["action"] == "rebuild"
+    assert found["networks"] == 6
+    assert found["shift"] < -0.1
+    assert found["command"].startswith("nas build-lut --space tiny.yaml --device cpu")
+    assert found["command"].endswith("--out far.csv --force")
+    assert Path("far.json").read_bytes() == before
+    with pytest.raises(SystemExit):
+        call("check-lut", "far.csv", "--networks", "4")
+    assert "build it again: nas build-lut" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_no_permission_is_one_line(capsys, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
@@ -267,6 +326,6 @@ def test_no_permission_is_one_line(capsys, tmp_path):
 
 def test_results_below_a_file_are_refused_before_any_work(capsys, folder):
     line = complaint(capsys, "slim", "--run", "r", "--table", "t.csv", "--target-ms", "0.1",
-                     "--out", "t.csv/x")  # fmt: skip
+                     "--out", "t.csv/x", "--accept-table")  # fmt: skip
     assert "t.csv/x" in line
     assert "cannot be written" in line

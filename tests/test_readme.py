@@ -31,9 +31,9 @@ def tree():
     for path in [ROOT / "nas" / "cli.py", *sorted((ROOT / "nas").rglob("*.py"))]:
         name = str(path.relative_to(ROOT))
         if name not in [line.split()[0] for line in lines]:
-            lines.append(f"{name:<34}{first_sentence(path)}")
+            lines.append(f"{name:<37}{first_sentence(path)}")
     lines += [
-        f"{name:<34}{text}"
+        f"{name:<37}{text}"
         for name, text in (
             ("search_spaces/*.yaml", "The built-in search spaces"),
             ("search_spaces/published/*.json", "Published networks, layer by layer"),

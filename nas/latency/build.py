@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import torch
 
 from nas.errors import UserError
 from nas.latency.measure import Measurement, Probe, measure_probes
-from nas.latency.networks import BATCH_BYTES, HELD_OUT, Progress, calibrate
+from nas.latency.modelled import channel_step, keys_misfit, keys_to_measure, model_rows
+from nas.latency.networks import BATCH_BYTES, QUICK, THOROUGH, Progress, Sample, calibrate
 from nas.latency.partial import PartialTable, Purpose
 from nas.latency.probes import layer_probe
 from nas.latency.rows import Key, Row
@@ -43,14 +44,17 @@ def build_table(
     force: bool,
     seed: int = 0,
     progress: Progress | None = None,
-    held_out: int = HELD_OUT,
+    quick: bool = False,
+    sample: Sample | None = None,
     graphs: LayerGraphs | None = None,
 ) -> LatencyTable:
     """Measure the layers of ``space`` on ``target`` and write ``path`` and its sidecar.
 
     ``space_argument`` is how the user named the space, for the commands in error messages. A kill
     loses at most one batch of rows; ``resume`` keeps the others, of an unfinished build and of a
-    finished table alike. ``graphs`` may bring templates from elsewhere.
+    finished table alike. ``quick`` measures a part of the layers and fewer networks, and models
+    the other layers; without it a later ``resume`` measures those. ``graphs`` may bring templates
+    from elsewhere.
 
     Raises:
         UserError: the table or an unfinished build is there and neither ``resume`` nor ``force``
@@ -64,21 +68,31 @@ def build_table(
         finished = _finished_table(path, partial, target, resume=resume, force=force)
         if resume and not force and partial.is_started():
             rows = partial.read(purpose)
-        elif finished is not None and all(key in finished.rows for key in space.layers()):
+        elif finished is not None and _is_complete(finished, space, quick=quick):
             return finished
         else:
-            rows = dict(finished.rows) if finished is not None else {}
+            rows = _measured(finished.rows) if finished is not None else {}
             partial.start(purpose, rows)
         rng = np.random.default_rng(seed)
         graphs = graphs if graphs is not None else LayerGraphs()
         layers = space.layers()
-        missing = {key: layer for key, layer in layers.items() if key not in rows}
-        for batch in _measure_rows(missing, target, graphs, rng, tell):
-            partial.append(batch)
-            rows.update(batch)
-        ordered = {**{key: rows[key] for key in layers}, **rows}
+        step = channel_step(target)
+
+        def measure_rows(keys: Sequence[Key]) -> None:
+            missing = {key: layers[key] for key in keys if key not in rows}
+            for batch in _measure_rows(missing, target, graphs, rng, tell):
+                partial.append(batch)
+                rows.update(batch)
+
+        measure_rows(keys_to_measure(layers, step) if quick else list(layers))
+        measure_rows(keys_misfit(layers, rows, step))
+        sizes = {key: layer_size(layer, key[1]) for key, layer in layers.items() if key not in rows}
+        extra, modelled = model_rows(layers, rows, sizes, step)
+        complete = {**rows, **extra}
+        ordered = {**{key: complete[key] for key in layers}, **complete}
+        sample = sample or (QUICK if quick else THOROUGH)
         calibration, validation = calibrate(
-            space, ordered, target, graphs, rng, held_out=held_out, tell=tell
+            space, ordered, target, graphs, rng, sample=sample, tell=tell
         )
         provenance = Provenance(
             space=space.name,
@@ -93,6 +107,7 @@ def build_table(
             exporter=f"torch {torch.__version__}",
             load_average=os.getloadavg() if hasattr(os, "getloadavg") else None,
             seed=seed,
+            modelled=modelled,
         )
         table = LatencyTable(ordered, provenance, path)
         table.save()
@@ -121,6 +136,18 @@ def _finished_table(
     table = LatencyTable.load(path)
     table.require_target(target)
     return table
+
+
+def _is_complete(table: LatencyTable, space: SearchSpace, *, quick: bool) -> bool:
+    """Whether the table was validated for this very space and has all its rows."""
+    rows = table.rows if quick else _measured(table.rows)
+    return table.provenance.space_sha256 == space_hash(space) and all(
+        key in rows for key in space.layers()
+    )
+
+
+def _measured(rows: Mapping[Key, Row]) -> dict[Key, Row]:
+    return {key: row for key, row in rows.items() if row.status != "modelled"}
 
 
 def _measure_rows(

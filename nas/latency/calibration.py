@@ -48,6 +48,12 @@ class Calibration(Value):
         share = min(max(megabytes / self.cache_megabytes - 1.0, 0.0), 1.0)
         return self.factor * sum_ms + self.ms_per_megabyte * megabytes * share
 
+    def scaled(self, ratio: float) -> Calibration:
+        """All latencies times ``ratio``."""
+        return self.model_copy(
+            update={"factor": ratio * self.factor, "ms_per_megabyte": ratio * self.ms_per_megabyte}
+        )
+
 
 def fit_calibration(
     sums: Sequence[float], params: Sequence[float], measured: Sequence[float]
@@ -63,10 +69,14 @@ def fit_calibration(
     return chosen(data)
 
 
+def fit_factor(predicted: np.ndarray, measured: np.ndarray) -> float:
+    """What predictions are to be multiplied by, for the least squared relative error."""
+    ratio = predicted / measured
+    return float(ratio.sum() / (ratio**2).sum())
+
+
 def _fit_factor(data: np.ndarray) -> Calibration:
-    ratio = data[:, 0] / data[:, 2]
-    factor = float(ratio.sum() / (ratio**2).sum())
-    return Calibration(factor=factor, networks=len(data))
+    return Calibration(factor=fit_factor(data[:, 0], data[:, 2]), networks=len(data))
 
 
 def _fit_with_fetching(data: np.ndarray) -> Calibration:

@@ -20,15 +20,24 @@ from nas.space import SearchSpace
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-FITTED = 16
-"""Networks that the calibration is fitted on; 8 would do for its factor alone."""
-HELD_OUT = 24
 LEAST_HELD_OUT = 4
 
 CANDIDATES = 600
 """Random networks among which those to measure are picked by their latency."""
 
-PASSES = 3
+
+class Sample(NamedTuple):
+    """How many networks the calibration is fitted on, how many are held out, and the passes."""
+
+    fitted: int
+    held_out: int
+    passes: int
+
+
+THOROUGH = Sample(fitted=16, held_out=24, passes=3)
+"""8 networks would do for the calibration's factor alone."""
+QUICK = Sample(fitted=8, held_out=12, passes=2)
+
 NETWORK_PLAN = Plan(runs=5, span_ms=4.0, least_visits=5, most_visits=8, tolerance=0.015)
 
 BATCH_BYTES = 150_000_000
@@ -50,7 +59,7 @@ def calibrate(
     graphs: LayerGraphs,
     rng: np.random.Generator,
     *,
-    held_out: int,
+    sample: Sample,
     tell: Progress,
 ) -> tuple[Calibration, Validation | None]:
     """Measure random networks between the smallest and the largest of ``space``.
@@ -58,10 +67,10 @@ def calibrate(
     Some of them, evenly spread, fit the calibration, the others validate it; in a space with too
     few networks to hold any out there is no validation.
     """
-    networks = pick_networks(space, rows, rng, FITTED + held_out)
-    measured = measure_networks(networks, target, graphs, rng, tell)
+    networks = pick_networks(space, rows, rng, sample.fitted + sample.held_out)
+    measured = measure_networks(networks, target, graphs, rng, tell, passes=sample.passes)
     sizes = [network_sizes(rows, network) for network in networks]
-    fitted, held = _split(len(networks))
+    fitted, held = _split(len(networks), sample.fitted)
     calibration = fit_calibration(
         [sizes[it].ms for it in fitted],
         [sizes[it].params for it in fitted],
@@ -102,15 +111,17 @@ def measure_networks(
     graphs: LayerGraphs,
     rng: np.random.Generator,
     tell: Progress,
+    *,
+    passes: int,
 ) -> list[Measurement]:
     """Whole networks in random order, in batches that fit into memory.
 
     Several passes with other batches: a spell of other work on the machine then hits all alike.
     """
     found: list[list[Measurement]] = [[] for _ in networks]
-    total = PASSES * len(networks)
+    total = passes * len(networks)
     tell("networks", 0, total)
-    for _ in range(PASSES):
+    for _ in range(passes):
         order = rng.permutation(len(networks)).tolist()
         while order:
             batch, size = {}, 0
@@ -135,8 +146,8 @@ def network_sizes(rows: Mapping[Key, Row], network: Architecture) -> Sizes:
     )
 
 
-def _split(count: int) -> tuple[list[int], list[int]]:
+def _split(count: int, wanted: int) -> tuple[list[int], list[int]]:
     """Indices to fit on, evenly spread, and all others."""
-    fitted = min(FITTED, count)
+    fitted = min(wanted, count)
     places = np.linspace(0, count - 1, 2 * fitted + 1)[1::2].round().astype(int).tolist()
     return places, [index for index in range(count) if index not in places]

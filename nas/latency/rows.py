@@ -7,13 +7,13 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from nas.errors import UserError
-from nas.latency.estimator import Status
 from nas.layers import Shape
 
 COLUMNS = ("layer", "input_shape", "ms", "ms_low", "ms_high", "params", "macs", "status")
+Status = Literal["ok", "noisy", "modelled"]
 Key = tuple[str, Shape]
 """A layer's signature and its input shape."""
 
@@ -81,7 +81,8 @@ def _parse_cells(cells: list[str]) -> tuple[Key, Row]:
     ms, low, high = map(float, numbers)
     if not (math.isfinite(ms) and ms > 0):
         raise ValueError(f"ms must be a number above zero, got {numbers[0]}")
-    if status not in ("ok", "noisy"):
-        raise ValueError(f"status must be ok or noisy, got '{status}'")
-    row = Row(ms, low, high, int(params), int(macs), "ok" if status == "ok" else "noisy")
+    known: tuple[Status, ...] = get_args(Status)
+    if status not in known:
+        raise ValueError(f"status must be {', '.join(known[:-1])} or {known[-1]}, got '{status}'")
+    row = Row(ms, low, high, int(params), int(macs), known[known.index(status)])
     return (signature, (channels, height, width)), row

@@ -18,15 +18,27 @@ from nas.architecture import Architecture
 from nas.documents import Value, read_document, write_atomically
 from nas.errors import UserError
 from nas.latency.calibration import Calibration
+from nas.latency.modelled import Modelled
 from nas.latency.rows import Key, Row, format_rows, parse_rows, shape_text
 from nas.latency.runtime import Target
-from nas.latency.validation import Validation
+from nas.latency.validation import Validation, judge
 from nas.layers import Layer, Shape
 from nas.space import SearchSpace
 
 
+class Anchor(Value):
+    """A calibration that held until the next one, and the date it was measured on."""
+
+    calibration: Calibration
+    date: str
+
+
 class Provenance(Value):
-    """Everything of a table but its rows."""
+    """Everything of a table but its rows.
+
+    ``modelled``: what a quick build did not measure, and how far its models are to be trusted.
+    ``anchored``: when ``check-lut`` last shifted the calibration; the ones before it are kept.
+    """
 
     space: str
     space_argument: str
@@ -40,6 +52,9 @@ class Provenance(Value):
     exporter: str = ""
     load_average: tuple[float, float, float] | None
     seed: int
+    modelled: tuple[Modelled, ...] = ()
+    anchored: str | None = None
+    earlier_anchors: tuple[Anchor, ...] = ()
 
 
 class Sidecar(Provenance):
@@ -155,6 +170,16 @@ class LatencyTable:
                 f"{self.provenance.space_argument} --device {target.device} --out NEW.csv"
             )
 
+    def require_trust(self) -> None:
+        """Raise UserError, naming the figures and their bounds, if the table failed validation."""
+        failures = judge(self.validation).failures
+        if failures:
+            raise UserError(
+                f"{self.path}: {'; '.join(failures)}; build it again when the machine is quieter: "
+                f"{build_command(self.path, self.provenance)} --force, or take it as it is with "
+                f"--accept-table"
+            )
+
     def _missing(self, layer: Layer, shape: Shape) -> UserError:
         return UserError(
             f"{self.path}: no row for '{layer.signature}' on {shape_text(shape)} ({layer.slot}); "
@@ -177,6 +202,8 @@ def build_command(path: Path, provenance: Provenance) -> str:
         words += ["--threads", str(provenance.target.threads)]
     if provenance.target.batch != 1:
         words += ["--batch", str(provenance.target.batch)]
+    if provenance.modelled:
+        words.append("--quick")
     return " ".join([*words, "--out", str(path)])
 
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import kendalltau, spearmanr
 
 from nas.documents import Value
 from nas.latency.estimator import estimate
+from nas.latency.ranks import Interval, kendall, spearman, with_interval
+
+MOST_ERROR, LEAST_SPEARMAN = 0.03, 0.985
+"""A table beyond these is refused by a search: it would rank networks no better than MACs do."""
+SHARE_OF_MACS = 0.5
+"""Of the error of a fit on MACs alone; above it a table earns a warning. No refusal: in a small
+space of one kind of layer MACs predict within the noise, and no table can be twice as good."""
 
 
 class Figures(Value):
-    """Errors of predicted latencies, as shares of the measured ones (0.01 is 1 %)."""
+    """Errors of predicted latencies, as shares of the measured ones (0.01 is 1 %).
+
+    The intervals of the rank correlations are at 95 %; tables of the first days lack them.
+    """
 
     networks: int
     mape: float
@@ -22,6 +32,8 @@ class Figures(Value):
     within_10: float
     spearman: float
     kendall: float
+    spearman_interval: Interval | None = None
+    kendall_interval: Interval | None = None
 
 
 class Point(Value):
@@ -53,6 +65,36 @@ class Validation(Value):
     points: tuple[Point, ...]
 
 
+class Verdict(NamedTuple):
+    """Why a table is not to be trusted, and what else is to be known; each one clause."""
+
+    failures: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def judge(validation: Validation | None) -> Verdict:
+    """Whether a search may rely on a table; names each figure that fails, and its bound."""
+    if validation is None:
+        return Verdict(("it was not validated on whole networks",), ())
+    found, macs = validation.calibrated, validation.macs.mape
+    failures, warnings = [], []
+    if not found.mape <= MOST_ERROR:
+        failures.append(
+            f"its mean error on held-out networks is {100 * found.mape:.2f} %, "
+            f"above {100 * MOST_ERROR:g} %"
+        )
+    if not found.spearman >= LEAST_SPEARMAN:
+        failures.append(
+            f"its Spearman correlation is {found.spearman:.3f}, below {LEAST_SPEARMAN:g}"
+        )
+    if not found.mape <= SHARE_OF_MACS * macs:
+        warnings.append(
+            f"its mean error, {100 * found.mape:.1f} %, is more than half of the "
+            f"{100 * macs:.1f} % of a fit on MACs alone"
+        )
+    return Verdict(tuple(failures), tuple(warnings))
+
+
 def validate(points: Sequence[Point], floor: float) -> Validation:
     """The figures of the held-out points; ``floor`` is the noise floor."""
     held = [point for point in points if point.held_out]
@@ -74,6 +116,8 @@ def figures(predicted: Sequence[float], measured: Sequence[float]) -> Figures:
     """Compare predictions with measurements; both in the same unit."""
     truth = np.asarray(measured)
     errors = np.asarray(predicted) / truth - 1
+    rho, rho_interval = with_interval(spearman, predicted, measured)
+    tau, tau_interval = with_interval(kendall, predicted, measured)
     return Figures(
         networks=len(truth),
         mape=float(np.abs(errors).mean()),
@@ -81,8 +125,10 @@ def figures(predicted: Sequence[float], measured: Sequence[float]) -> Figures:
         max_error=float(np.abs(errors).max()),
         within_5=float((np.abs(errors) <= 0.05).mean()),
         within_10=float((np.abs(errors) <= 0.10).mean()),
-        spearman=float(spearmanr(predicted, measured).statistic),
-        kendall=float(kendalltau(predicted, measured).statistic),
+        spearman=rho,
+        kendall=tau,
+        spearman_interval=rho_interval,
+        kendall_interval=tau_interval,
     )
 
 

@@ -20,6 +20,12 @@ class Settings(Value):
     falls to 0 along a cosine. ``random_subnets`` train in each step beside the largest and the
     smallest. ``distillation`` is how much the largest network's outputs may replace the labels of
     the others; 0 means labels only. ``layer_scale`` is where the residuals' scales start.
+
+    Mean inherited accuracy of eight subnets, CIFAR-10, 10,000 images, batch 100, 8 epochs, one
+    seed, on an early `cifar10_32px` of four stages: 54.4 % like this, but with labels only; 53.3
+    at a rate of 8e-3; 51.4 with layer scales of 1. The published 1e-5 (for 300 epochs) had 54.7,
+    but was behind after 96 steps on digits: the smallest, middle and largest subnet of `demo_64px`
+    had 96.4, 96.7 and 98.6 % of 360 images with it, and 98.6, 98.3 and 99.2 with 0.1.
     """
 
     epochs: Count = 10
@@ -29,7 +35,7 @@ class Settings(Value):
     warmup: Share = 0.1
     random_subnets: Annotated[int, Field(ge=0)] = 2
     distillation: Share = 1.0
-    layer_scale: Annotated[float, Field(gt=0)] = 1e-5
+    layer_scale: Annotated[float, Field(gt=0)] = 0.1
     seed: Annotated[int, Field(ge=0)] = 0
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from nas.latency.calibration import Calibration
 from nas.latency.probes import network_graph
+from nas.latency.rows import Row
 from nas.latency.runtime import detect_target
+from nas.latency.table import LatencyTable, Provenance
 from nas.latency.templates import LayerGraphs
 from nas.space import SearchSpace
 
@@ -71,3 +75,31 @@ def target():
 @pytest.fixture(scope="session")
 def largest_graph(tiny, graphs):
     return network_graph(graphs, tiny.largest())
+
+
+def make_rows(space):
+    rng = np.random.default_rng(0)
+    found = {}
+    for key in space.layers():
+        ms = float(rng.uniform(0.01, 1))
+        found[key] = Row(ms, 0.9 * ms, 1.1 * ms, int(rng.integers(1000)), 7, "ok")
+    return found
+
+
+@pytest.fixture
+def table(tiny, target, tmp_path):
+    provenance = Provenance(
+        space=tiny.name,
+        space_argument="spaces/tiny.yaml",
+        space_sha256="0" * 64,
+        target=target,
+        calibration=Calibration(factor=1.25, networks=8),
+        validation=None,
+        date="2030-01-01T00:00:00+00:00",
+        nas_version="0",
+        load_average=None,
+        seed=0,
+    )
+    made = LatencyTable(make_rows(tiny), provenance, tmp_path / "t.csv")
+    made.save()
+    return made

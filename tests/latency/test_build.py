@@ -6,9 +6,11 @@ import pytest
 from nas.errors import UserError
 from nas.latency import build as building
 from nas.latency.build import build_table
+from nas.latency.networks import Sample
 from nas.latency.partial import PartialTable, Purpose
 from nas.latency.table import LatencyTable
-from nas.network import measure_size
+from nas.network import layer_size, measure_size
+from nas.space import SearchSpace
 
 
 class Killed(BaseException):
@@ -24,7 +26,7 @@ def built(graphs, target):
             "space_argument": space.name,
             "resume": False,
             "force": False,
-            "held_out": 6,
+            "sample": Sample(fitted=16, held_out=6, passes=1),
             "graphs": graphs,
             "target": target,
         }
@@ -188,3 +190,39 @@ def test_force_measures_all_anew(built, convolutions, tmp_path):
     table = built(convolutions, path, force=True, progress=progress)
     assert progress.calls[0] == ("layers", 0, len(convolutions.layers()))
     assert LatencyTable.load(path).rows.keys() == table.rows.keys()
+
+
+def test_quick_build_models_what_it_does_not_measure(built, graphs, tmp_path, target):
+    space = SearchSpace.model_validate(
+        {
+            "name": "wide",
+            "input_size": 32,
+            "classes": 4,
+            "stem": {"kind": "conv_stem"},
+            "stages": [
+                {
+                    "width": [16, 32, 48, 64],
+                    "blocks": [{"repeat": 2, "ffn": {"kind": "conv_ffn", "expansion": [1, 2, 3]}}],
+                }
+            ],
+            "head": {"kind": "classifier"},
+        }
+    )
+    path = tmp_path / "t.csv"
+    quick = built(space, path, quick=True)
+    assert quick.rows.keys() == space.layers().keys()
+    modelled = {key for key, row in quick.rows.items() if row.status == "modelled"}
+    assert 0 < len(modelled) == sum(it.modelled for it in quick.provenance.modelled)
+    for key in modelled:
+        row, layer = quick.rows[key], space.layers()[key]
+        assert 0 <= row.ms_low < row.ms < row.ms_high
+        assert (row.params, row.macs) == layer_size(layer, key[1])
+    assert LatencyTable.load(path).provenance == quick.provenance
+
+    progress = Recorder()
+    assert built(space, path, quick=True, resume=True, progress=progress).rows.keys()
+    assert progress.calls == [], "a quick build of the same table has nothing to do"
+    full = built(space, path, resume=True, progress=progress)
+    assert progress.calls[0] == ("layers", 0, len(modelled))
+    assert full.provenance.modelled == ()
+    assert all(row.status != "modelled" for row in full.rows.values())

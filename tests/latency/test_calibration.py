@@ -51,3 +51,10 @@ def test_latency_never_falls_as_a_network_grows():
     found = fit_calibration(sums, params, sums + 0.05 * np.maximum(0, params * 4e-6 - 3))
     order = [found.latency(ms, 4e6 * ms) for ms in np.linspace(0.1, 3, 50)]
     assert order == sorted(order)
+
+
+def test_scaling_scales_every_latency():
+    calibration = Calibration(factor=2.0, ms_per_megabyte=0.5, cache_megabytes=3.0)
+    for params in (1000, 5_000_000):
+        found = calibration.scaled(1.1).latency(1.0, params)
+        assert found == pytest.approx(1.1 * calibration.latency(1.0, params))

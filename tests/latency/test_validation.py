@@ -7,6 +7,7 @@ from nas.latency.validation import (
     Point,
     figures,
     fit_line,
+    judge,
     noise_floor,
     spread_over,
     validate,
@@ -20,7 +21,8 @@ def test_figures_of_known_errors():
     assert found.bias == pytest.approx((0.02 - 0.03 + 0.10 + 0) / 4)
     assert found.max_error == pytest.approx(0.10)
     assert (found.within_5, found.within_10) == (0.75, 1.0)
-    assert (found.spearman, found.kendall) == (1.0, 1.0)
+    assert (found.spearman, found.kendall) == (pytest.approx(1), pytest.approx(1))
+    assert found.spearman_interval == found.kendall_interval == (pytest.approx(1), pytest.approx(1))
 
 
 def test_ranks_see_a_swap():
@@ -73,3 +75,41 @@ def test_validation_compares_held_out_networks_only():
     assert found.macs.mape == pytest.approx(0, abs=1e-6)
     assert (found.least_ms, found.most_ms) == (2.2, 6.6000000000000005)
     assert found.noise_floor == 0.01
+
+
+def validation_of(error, *, macs_error=0.2, swap=False):
+    """A table that errs by ``error`` up and down; its predictions keep the order unless swapped."""
+    measured = np.geomspace(1, 8, 24)
+    predicted = measured * np.where(np.arange(24) % 2, 1 + error, 1 - error)
+    if swap:
+        predicted = predicted[np.arange(24).reshape(-1, 4)[:, ::-1].ravel()]
+    good = figures(predicted, measured)
+    macs = figures(measured * (1 + macs_error), measured)
+    point = Point(sum_ms=1, params=1, macs=1, predicted_ms=1, measured_ms=1, held_out=True)
+    made = validate([point, point.model_copy(update={"held_out": False})] * 4, 0.01)
+    return made.model_copy(update={"calibrated": good, "macs": macs})
+
+
+def test_good_tables_pass():
+    assert judge(validation_of(0.01)) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [
+        (None, "it was not validated on whole networks"),
+        (validation_of(0.0305), "its mean error on held-out networks is 3.05 %, above 3 %"),
+        (validation_of(0.0, swap=True), "its Spearman correlation is 0.9"),
+        (validation_of(float("nan")), "its mean error on held-out networks is nan %, above 3 %"),
+    ],
+)
+def test_failing_tables_name_the_figure_and_its_bound(validation, message):
+    assert any(message in failure for failure in judge(validation).failures)
+
+
+def test_a_table_hardly_better_than_macs_is_warned_of_but_not_refused():
+    verdict = judge(validation_of(0.01, macs_error=0.015))
+    assert verdict.failures == ()
+    assert verdict.warnings == (
+        "its mean error, 1.0 %, is more than half of the 1.5 % of a fit on MACs alone",
+    )

@@ -1,0 +1,124 @@
+"""Whether a table still holds: whole networks, measured again, against what it predicts.
+
+From one hour to the next everything on a machine can shift by 2 to 5 %, alike for all layers.
+Single layers do not show it, whole networks do, and one factor mends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from nas.documents import Value
+from nas.errors import UserError
+from nas.latency.build import space_hash
+from nas.latency.calibration import fit_factor
+from nas.latency.networks import LEAST_HELD_OUT, Progress, measure_networks, pick_networks
+from nas.latency.ranks import kendall, spearman, with_interval
+from nas.latency.runtime import detect_target
+from nas.latency.table import Anchor, LatencyTable, build_command
+from nas.latency.templates import LayerGraphs
+from nas.space import SearchSpace
+
+FINE, MENDABLE = 0.03, 0.10
+"""Shifts up to these are within what differs from hour to hour, and mended by one factor."""
+LEAST_SPEARMAN = 0.98
+PASSES = 2
+"""One less than a build takes: the check is to answer within seconds."""
+
+Action = Literal["none", "re-anchor", "rebuild"]
+
+
+class Drift(Value):
+    """How far measurements moved from predictions, as shares (0.01 is 1 %), and what to do.
+
+    ``shift``: what all latencies have to be raised by; ``mape_after`` is with that done.
+    """
+
+    networks: int
+    shift: float
+    mape_before: float
+    mape_after: float
+    spearman: float
+    kendall: float
+    action: Action
+
+
+def judge_drift(predicted: Sequence[float], measured: Sequence[float]) -> Drift:
+    """Compare what a table predicts with what is measured now; both in the same unit."""
+    expected, truth = np.asarray(predicted), np.asarray(measured)
+    factor = fit_factor(expected, truth)
+    rho, tau = (with_interval(it, predicted, measured)[0] for it in (spearman, kendall))
+    action: Action = "re-anchor"
+    if abs(factor - 1) > MENDABLE or rho < LEAST_SPEARMAN:
+        action = "rebuild"
+    elif abs(factor - 1) <= FINE:
+        action = "none"
+    return Drift(
+        networks=len(truth),
+        shift=factor - 1,
+        mape_before=float(np.abs(expected / truth - 1).mean()),
+        mape_after=float(np.abs(factor * expected / truth - 1).mean()),
+        spearman=rho,
+        kendall=tau,
+        action=action,
+    )
+
+
+def measure_drift(
+    table: LatencyTable, *, networks: int, seed: int, tell: Progress, graphs: LayerGraphs
+) -> Drift:
+    """Measure random networks of the table's space, spread over its latencies, on this machine.
+
+    Raises:
+        UserError: the table is for another target, its space is gone or has changed, or has too
+            few networks.
+    """
+    target = table.target
+    table.require_target(
+        detect_target(target.device, runtime=target.runtime, threads=target.threads)
+    )
+    rng = np.random.default_rng(seed)
+    chosen = pick_networks(space_of(table), table.rows, rng, networks)
+    if len(chosen) < LEAST_HELD_OUT:
+        raise UserError(
+            f"{table.path}: its space has {len(chosen)} networks, too few to check it by"
+        )
+    found = measure_networks(chosen, target, graphs, rng, tell, passes=PASSES)
+    return judge_drift([table.predict(it) for it in chosen], [it.ms for it in found])
+
+
+def space_of(table: LatencyTable) -> SearchSpace:
+    """The space that a table was built for, from where it was found then.
+
+    Raises:
+        UserError: it is gone, or it is another one now.
+    """
+    argument = table.provenance.space_argument
+    try:
+        space = SearchSpace.load(argument)
+    except UserError as error:
+        raise UserError(f"{table.path}: its search space is needed: {error}") from None
+    if space_hash(space) != table.provenance.space_sha256:
+        raise UserError(
+            f"{table.path}: its search space '{argument}' has changed since it was built; bring "
+            f"it up to date: {build_command(table.path, table.provenance)} --resume"
+        )
+    return space
+
+
+def reanchored(table: LatencyTable, drift: Drift, date: str) -> LatencyTable:
+    """The table with all latencies shifted; its calibration so far joins ``earlier_anchors``."""
+    provenance = table.provenance
+    earlier = Anchor(calibration=table.calibration, date=provenance.anchored or provenance.date)
+    changed = provenance.model_copy(
+        update={
+            "calibration": table.calibration.scaled(1 + drift.shift),
+            "anchored": date,
+            "earlier_anchors": (*provenance.earlier_anchors, earlier),
+        }
+    )
+    return replace(table, provenance=changed)

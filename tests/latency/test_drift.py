@@ -1,0 +1,74 @@
+"""Drift: found in synthetic measurements of known shift, and mended without losing the past."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nas.errors import UserError
+from nas.latency.build import space_hash
+from nas.latency.drift import judge_drift, measure_drift, reanchored, space_of
+from nas.latency.table import Anchor, LatencyTable
+
+PREDICTED = np.geomspace(0.5, 5, 28)
+
+
+def measured(shift, noise=0.01):
+    return PREDICTED * (1 + shift) * np.random.default_rng(0).normal(1, noise, len(PREDICTED))
+
+
+@pytest.mark.parametrize(
+    ("shift", "action"),
+    [(0.0, "none"), (0.02, "none"), (-0.02, "none"), (0.06, "re-anchor"), (-0.08, "re-anchor"),
+     (0.14, "rebuild"), (-0.13, "rebuild")],
+)  # fmt: skip
+def test_shift_is_recovered_and_decides(shift, action):
+    found = judge_drift(PREDICTED, measured(shift))
+    assert found.networks == 28
+    assert found.shift == pytest.approx(shift, abs=0.01)
+    assert found.mape_after < 0.015
+    assert found.mape_before == pytest.approx(max(abs(shift), 0.008), rel=0.35)
+    assert found.action == action
+
+
+def test_lost_order_asks_for_a_rebuild_even_without_a_shift():
+    found = judge_drift(PREDICTED, measured(0.0, noise=0.3))
+    assert found.spearman < 0.98
+    assert found.action == "rebuild"
+
+
+def test_reanchoring_shifts_predictions_and_keeps_the_past(table, tiny):
+    largest = tiny.largest()
+    before = table.predict(largest)
+    drift = judge_drift(PREDICTED, measured(0.05))
+    once = reanchored(table, drift, "2031-01-01")
+    twice = reanchored(once, drift, "2032-01-01")
+    twice.save()
+    loaded = LatencyTable.load(table.path)
+    assert loaded.predict(largest) == pytest.approx(before * (1 + drift.shift) ** 2)
+    assert loaded.provenance.anchored == "2032-01-01"
+    assert loaded.provenance.earlier_anchors == (
+        Anchor(calibration=table.calibration, date=table.provenance.date),
+        Anchor(calibration=once.calibration, date="2031-01-01"),
+    )
+
+
+def test_space_that_is_gone_or_changed_is_told(table, tiny, tmp_path):
+    with pytest.raises(UserError, match=r"t\.csv: its search space is needed: .*spaces/tiny\.yaml"):
+        space_of(table)
+    path = tmp_path / "tiny.json"
+    path.write_text(tiny.to_json())
+    changed = {"space_argument": str(path)}
+    table = replace(table, provenance=table.provenance.model_copy(update=changed))
+    with pytest.raises(UserError, match=r"tiny\.json' has changed .*: nas build-lut .* --resume"):
+        space_of(table)
+    changed["space_sha256"] = space_hash(tiny)
+    table = replace(table, provenance=table.provenance.model_copy(update=changed))
+    assert space_of(table) == tiny
+
+
+def test_table_of_another_machine_is_not_checked(table, graphs):
+    other = table.target.model_copy(update={"cpu_model": "Abacus"})
+    table = replace(table, provenance=table.provenance.model_copy(update={"target": other}))
+    with pytest.raises(UserError, match="cpu_model: Abacus here"):
+        measure_drift(table, networks=4, seed=0, tell=lambda *_: None, graphs=graphs)

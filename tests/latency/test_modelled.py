@@ -1,0 +1,119 @@
+"""Models of unmeasured layers: what they recover, and that none crosses an alignment class."""
+
+import math
+
+import numpy as np
+import pytest
+
+from nas.latency.modelled import (
+    channel_step,
+    group_layers,
+    keys_misfit,
+    keys_to_measure,
+    model_rows,
+)
+from nas.latency.rows import Row, format_rows, parse_rows
+from nas.space import SearchSpace
+
+STEP = 16
+
+
+@pytest.fixture(scope="module")
+def layers():
+    return SearchSpace.load("efficientformer_v2_s0_224px").layers()
+
+
+def padded(width):
+    return math.ceil(width / STEP) * STEP
+
+
+def truth(layer, key):
+    """A staircase in all widths; what is no multiple of the step costs half as much again."""
+    _, height, width = key[1]
+    fields = layer.model_dump()
+    if "expansion" in fields:
+        a, b = fields["channels"], round(fields["channels"] * fields["expansion"])
+    else:
+        a = fields.get("channels") or fields["in_channels"]
+        b = fields.get("out_channels", a)
+    ms = 0.002 + height * width * (padded(a) * padded(b) * 1e-8 + padded(a) * 2e-7 + 1e-7)
+    return ms * (1.5 if a % STEP or b % STEP else 1.0)
+
+
+def rows_of(layers, keys, noise=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    ms = {key: truth(layers[key], key) * rng.normal(1, noise) for key in keys}
+    return {key: Row(it, it, it, 1, 1, "ok") for key, it in ms.items()}
+
+
+def modelled(layers, noise=0.0):
+    rows = rows_of(layers, keys_to_measure(layers, STEP), noise)
+    sizes = {key: (5, 7) for key in layers if key not in rows}
+    return rows, *model_rows(layers, rows, sizes, STEP)
+
+
+def test_staircase_is_recovered_from_less_than_half_of_the_entries(layers):
+    rows, found, records = modelled(layers)
+    assert len(rows) < len(layers) / 2
+    assert rows.keys() | found.keys() == layers.keys()
+    for key, row in found.items():
+        assert row.ms == pytest.approx(truth(layers[key], key), rel=1e-6)
+        assert row[3:] == (5, 7, "modelled")
+    assert all(it.error < 1e-6 for it in records)
+    assert sum(it.modelled for it in records) == len(found)
+    assert keys_misfit(layers, rows, STEP) == []
+
+
+def test_noise_is_told_as_the_error_of_left_out_entries_and_in_the_intervals(layers):
+    _, found, records = modelled(layers, noise=0.03)
+    errors = np.array([row.ms / truth(layers[key], key) - 1 for key, row in found.items()])
+    assert np.abs(errors).mean() < 0.035
+    assert 0.02 < np.mean([it.error for it in records]) < 0.08
+    inside = [row.ms_low < truth(layers[key], key) < row.ms_high for key, row in found.items()]
+    assert np.mean(inside) > 0.9
+
+
+def test_no_model_crosses_an_alignment_class_or_a_map(layers):
+    """Another cost of one group changes no row of any other group."""
+    rows, found, _ = modelled(layers)
+    sizes = dict.fromkeys(found, (5, 7))
+    groups = group_layers(layers, STEP)
+    assert sum(map(len, groups.values())) == len(layers)
+    for keys in groups.values():
+        assert len({key[1][1:] for key in keys}) == 1
+        own = set(keys)
+        dearer = {key: it._replace(ms=3 * it.ms) if key in own else it for key, it in rows.items()}
+        changed, _ = model_rows(layers, dearer, sizes, STEP)
+        assert {key for key in found if changed[key].ms > 1.01 * found[key].ms} == own & set(found)
+
+
+def test_measured_entries_span_their_group(layers):
+    chosen = set(keys_to_measure(layers, STEP))
+    for keys in group_layers(layers, STEP).values():
+        own = chosen & set(keys)
+        assert len(own) >= min(6, len(keys))
+        costs = {key: truth(layers[key], key) for key in keys}
+        assert max(costs[key] for key in own) == max(costs.values())
+        assert min(costs[key] for key in own) == min(costs.values())
+
+
+def test_group_that_does_not_fit_is_measured_entirely(layers):
+    rows = rows_of(layers, keys_to_measure(layers, STEP))
+    victim = max(group_layers(layers, STEP).values(), key=len)
+    rng = np.random.default_rng(0)
+    for key in victim:
+        if key in rows:
+            rows[key] = rows[key]._replace(ms=float(rng.uniform(0.1, 1)))
+    assert set(keys_misfit(layers, rows, STEP)) == {key for key in victim if key not in rows}
+    few = {key: row for key, row in rows.items() if key not in victim}
+    assert set(victim) <= set(keys_misfit(layers, few, STEP)), "too few to know"
+
+
+def test_step_is_that_of_the_vectors(target):
+    assert channel_step(target.model_copy(update={"cpu_flags": ("x86_64", "avx512f")})) == 16
+    assert channel_step(target.model_copy(update={"cpu_flags": ("x86_64", "avx2")})) == 8
+
+
+def test_status_survives_the_file():
+    rows = {("conv_ffn", (8, 4, 4)): Row(0.01, 0.009, 0.011, 3, 4, "modelled")}
+    assert parse_rows(format_rows(rows, header=True).encode(), "t.csv") == rows
