@@ -185,7 +185,13 @@ def test_default_paths_find_each_other():
 
     space = SearchSpace.load(DEFAULT_SPACE)
     assert cli.default_table(space, "cpu") == Path(f"latency_tables/{DEFAULT_SPACE}_cpu.csv")
-    assert cli.default_table(space, "cpu", *cli._particulars(detect_target())).stem[-4:] == "_cpu"
+    target = detect_target()
+    assert cli._particulars(target) == []
+    other = target.model_copy(update={"runtime": "openvino", "threads": 2, "batch": 8})
+    assert (
+        cli.default_table(space, "cpu", *cli._particulars(other)).name
+        == f"{DEFAULT_SPACE}_cpu_openvino_2threads_batch8.csv"
+    )
     assert cli.default_run(space, "digits") == Path(f"runs/{DEFAULT_SPACE}_digits")
     assert cli.default_run(space, "folder:/a/flowers") == Path(f"runs/{DEFAULT_SPACE}_flowers")
 

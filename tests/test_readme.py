@@ -7,9 +7,17 @@ import ast
 import re
 from pathlib import Path
 
+import numpy as np
+
+from nas.latency.graphs import pointwise
+from nas.latency.measure import measure
+from nas.latency.runtime import detect_target
+from nas.latency.runtimes import RUNTIMES
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 TREE = re.compile(r"(?<=## Where everything is\n\n```\n).*?(?=```\n)", re.DOTALL)
+CODE = re.compile(r"(?<=```python\n).*?(?=```\n)", re.DOTALL)
 
 
 def first_sentence(path):
@@ -47,6 +55,17 @@ def test_the_file_tree_is_up_to_date():
 
 def test_every_module_says_what_it_is():
     assert all(first_sentence(path) for path in (ROOT / "nas").rglob("*.py"))
+
+
+def test_the_runtime_of_the_readme_works(monkeypatch):
+    (code,) = [it for it in CODE.findall(README.read_text()) if "class Reference(Runtime)" in it]
+    names = {}
+    exec(code, names)
+    monkeypatch.setitem(RUNTIMES, "reference", names["Reference"])
+    target = detect_target(runtime="reference", batch=2)
+    assert target.statistic == "wall_median", "numpy may use threads of its own"
+    (found,) = measure([pointwise((4, 4, 4))], target, rng=np.random.default_rng(0))
+    assert found.ms > 0
 
 
 if __name__ == "__main__":

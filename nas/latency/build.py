@@ -20,6 +20,7 @@ from nas.latency.partial import PartialTable, Purpose
 from nas.latency.probes import layer_probe
 from nas.latency.rows import Key, Row
 from nas.latency.runtime import Target
+from nas.latency.staircase import measure_step
 from nas.latency.table import LatencyTable, Provenance, sidecar_path
 from nas.latency.templates import LayerGraphs
 from nas.layers import Layer
@@ -101,6 +102,7 @@ def build_table(
             target=target,
             calibration=calibration,
             validation=validation,
+            channel_step=measure_step(target, rng),
             date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             nas_version=_version(),
             exporter=f"torch {torch.__version__}",

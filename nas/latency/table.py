@@ -46,6 +46,7 @@ class Provenance(Value):
     target: Target
     calibration: Calibration
     validation: Validation | None
+    channel_step: int | None = None
     date: str
     nas_version: str
     exporter: str = ""

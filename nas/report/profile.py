@@ -66,6 +66,7 @@ def print_profiles(profiles: Sequence[Profile], target: Target) -> None:
     if len(profiles) == 1:
         _print_layers(profiles[0])
     _print_shares("layers", profiles, [profile.parts for profile in profiles])
+    print("measured: the whole network, which also fetches from memory what no cache holds")
     operators = [profile.operators for profile in profiles if profile.operators is not None]
     if operators:
         _print_shares("operators", profiles, operators)
@@ -86,7 +87,7 @@ def draw_profiles(path: Path, profiles: Sequence[Profile], target: Target) -> No
         )
         figure.suptitle(
             f"{target.cpu_model}, {target.runtime} {target.runtime_version}, "
-            f"{target.threads} thread{'s' if target.threads > 1 else ''}",
+            f"{target.threads} thread{'s' if target.threads > 1 else ''}, batch {target.batch}",
             x=0.01, ha="left", fontweight="bold", color=INK, fontsize=11,
         )  # fmt: skip
         axes = figure.subplots(panels, 1, squeeze=False)[:, 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nas.architecture import Architecture
+from nas.latency.staircase import plateaus
 from nas.latency.table import LatencyTable
 from nas.network import layer_size, measure_size
 from nas.report.tables import count, print_table
@@ -55,6 +56,9 @@ def describe_space(space: SearchSpace, table: LatencyTable | None) -> Descriptio
         described[name] = dict(measure_size(architecture)._asdict())
         if table:
             described[name]["latency_ms"] = table.predict(architecture)
+    if table:
+        described["channel_step"] = table.provenance.channel_step
+        described["plateaus"] = [plateau._asdict() for plateau in plateaus(space, table)]
     return described
 
 
@@ -103,3 +107,16 @@ def _print_space(described: Description) -> None:
         f"{described['assignments']:.1e} assignments of {described['distinct_layers']} distinct "
         "layers"
     )
+    if described.get("channel_step"):
+        print(_step_text(described["channel_step"]))
+    for plateau in described.get("plateaus", ()):
+        print(
+            f"{plateau['choice']}: {plateau['option']} costs as much as {plateau['dearer_option']}"
+            f" ({plateau['ms']:.3f} and {plateau['dearer_ms']:.3f} ms)"
+        )
+
+
+def _step_text(step: int) -> str:
+    if step == 1:
+        return "this device has no clear step of channels: each width costs what it computes"
+    return f"this device computes {step} channels at once: others are rounded up to a multiple"

@@ -11,7 +11,7 @@ from nas.errors import UserError
 from nas.latency.graphs import chain, pointwise
 from nas.latency.profile import classify
 from nas.latency.runtime import Target, detect_again, detect_target, make_runtime
-from nas.latency.runtimes import RUNTIMES, OpenVino
+from nas.latency.runtimes import RUNTIMES, OnnxRuntime, OpenVino
 from nas.latency.runtimes.base import random_inputs
 
 
@@ -36,6 +36,22 @@ def test_difference_names_the_fields(target):
 def test_unknown_device_lists_those_there_are():
     with pytest.raises(UserError, match=r"device 'gpu7' is not available .*; available: cpu"):
         detect_target("gpu7")
+
+
+def test_devices_of_onnxruntime_are_named_after_its_providers():
+    devices = RUNTIMES["onnxruntime"].devices()
+    assert devices["cpu"] == "CPUExecutionProvider"
+    assert set(devices.values()) <= set(onnxruntime.get_available_providers())
+    assert "azure" not in devices
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider 'CUDA:UserWarning")
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is installed"
+)
+def test_a_provider_that_does_not_start_is_an_error():
+    with pytest.raises(UserError, match="lists CUDAExecutionProvider, but cannot start it here"):
+        OnnxRuntime("CUDAExecutionProvider", 1).prepare(pointwise((8, 4, 4)))
 
 
 def test_unknown_runtime_suggests_one():

@@ -1,13 +1,14 @@
 """Latency tables: files, costs, and every message for a table that cannot be used."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nas.errors import UserError
 from nas.latency.rows import Row, format_rows, parse_rows
-from nas.latency.table import LatencyTable
+from nas.latency.table import LatencyTable, build_command
 from nas.space import SearchSpace
 
 HEADER = "layer,input_shape,ms,ms_low,ms_high,params,macs,status\n"
@@ -62,6 +63,14 @@ def test_missing_layer_is_named_with_the_command_that_adds_it(table, tiny):
         "--resume"
     )
     table.require_layers(tiny)
+
+
+def test_command_of_a_table_names_its_runtime_threads_and_batch(table):
+    target = table.target.model_copy(update={"runtime": "openvino", "threads": 2, "batch": 8})
+    provenance = table.provenance.model_copy(update={"target": target})
+    assert "--runtime openvino --threads 2 --batch 8 --out t.csv" in build_command(
+        Path("t.csv"), provenance
+    )
 
 
 def test_another_target_is_refused_naming_what_differs(table, target):

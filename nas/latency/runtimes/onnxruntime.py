@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -17,14 +17,9 @@ from nas.latency.runtimes.base import Runtime, random_inputs
 
 
 class OnnxRuntime(Runtime):
-    """Any execution provider that is installed; CPU and CUDA have names of devices."""
+    """Any execution provider that is installed: ``CUDAExecutionProvider`` is the device cuda."""
 
     works_in_caller = frozenset({"cpu"})
-
-    _providers: ClassVar[Mapping[str, str]] = {
-        "cpu": "CPUExecutionProvider",
-        "cuda": "CUDAExecutionProvider",
-    }
 
     @classmethod
     def version(cls) -> str:
@@ -32,8 +27,12 @@ class OnnxRuntime(Runtime):
 
     @classmethod
     def devices(cls) -> Mapping[str, str]:
-        installed = onnxruntime.get_available_providers()
-        return {name: it for name, it in cls._providers.items() if it in installed}
+        names = {
+            provider.removesuffix("ExecutionProvider").lower(): provider
+            for provider in onnxruntime.get_available_providers()
+        }
+        names.pop("azure", None)  # a service, in the list of wheels that cannot call it
+        return names
 
     def prepare(self, model: onnx.ModelProto) -> Callable[[], object]:
         session = self._session(model, self._options())
