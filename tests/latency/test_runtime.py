@@ -138,12 +138,13 @@ import sys, time, onnx
 from nas.latency.runtimes import RUNTIMES
 name, provider, path = sys.argv[1:]
 run = RUNTIMES[name](provider, 1).prepare(onnx.load(path))
-for _ in range(50):
-    run()
-start = time.thread_time(), time.process_time()
-for _ in range(2000):
-    run()
-print((time.thread_time() - start[0]) / (time.process_time() - start[1]))
+shares = []
+for _ in range(8):
+    start = time.thread_time(), time.process_time()
+    for _ in range(500):
+        run()
+    shares.append((time.thread_time() - start[0]) / (time.process_time() - start[1]))
+print(max(shares))  # something may stir once, a second worker would work each time
 """
 
 
