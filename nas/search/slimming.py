@@ -109,7 +109,8 @@ def slim(
         current = walk.step(current)
     walk.evaluate(current)
     feasible = [a for a in walk.evaluated if meets(cost(a), target)]
-    best = max(feasible, key=lambda a: (walk.evaluated[a], score(cost(a))), default=current)
+    # of equally accurate ones the dearest: few images tie often, and more capacity seldom hurts
+    best = max(feasible, key=lambda a: (walk.evaluated[a], -score(cost(a))), default=current)
     return SlimmingResult(best, tuple(walk.trace), walk.evaluated)
 
 

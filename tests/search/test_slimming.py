@@ -220,3 +220,18 @@ def test_uniform_scaling_takes_the_largest_share_that_fits(problem):
     assert chosen == (2,) * 6
     with pytest.raises(InfeasibleTarget):
         scale_uniformly(scale, cost, {"latency_ms": 0.01})
+
+
+def test_of_equally_accurate_networks_the_largest_that_fits_is_best():
+    weights = [[(0.0, 0.0), (0.3, 0.0), (0.5, 0.0), (1.0, 0.0)]]
+    cost, accuracy = additive(weights)
+    result = slim(
+        [4], cost, accuracy, {"latency_ms": 0.7}, evaluations=50, rng=np.random.default_rng(0)
+    )
+    assert result.best == (2,)
+    known = {(0,): 0.0, (1,): 0.0, (2,): 0.0}
+    again = slim(
+        [4], cost, accuracy, {"latency_ms": 0.7}, evaluations=50, rng=np.random.default_rng(0),
+        start=(1,), known=known,
+    )  # fmt: skip
+    assert again.best == (2,)
