@@ -60,6 +60,7 @@ def main() -> None:
                 out=arguments.out / f"slim_{share:g}",
                 seed=0,
                 force=True,
+                accept_table=True,
                 bar=bar,
             )
         for row in result["networks"]:

@@ -14,13 +14,14 @@ from nas.latency.probes import network_graph
 from nas.latency.rows import Key, Row
 from nas.latency.runtime import Target
 from nas.latency.templates import LayerGraphs
-from nas.latency.validation import Point, Validation, noise_floor, spread_over, validate
+from nas.latency.validation import Point, Validation, judge, noise_floor, spread_over, validate
 from nas.space import SearchSpace
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
 LEAST_HELD_OUT = 4
+MOST_ROUNDS = 3
 
 CANDIDATES = 600
 """Random networks among which those to measure are picked by their latency."""
@@ -65,12 +66,27 @@ def calibrate(
     """Measure random networks between the smallest and the largest of ``space``.
 
     Some of them, evenly spread, fit the calibration, the others validate it; in a space with too
-    few networks to hold any out there is no validation.
+    few networks to hold any out there is no validation. A validation that fails is measured on,
+    up to ``MOST_ROUNDS`` times as long: on a busy machine the networks' noise may be to blame.
     """
     networks = pick_networks(space, rows, rng, sample.fitted + sample.held_out)
-    measured = measure_networks(networks, target, graphs, rng, tell, passes=sample.passes)
     sizes = [network_sizes(rows, network) for network in networks]
-    fitted, held = _split(len(networks), sample.fitted)
+    measured = measure_networks(networks, target, graphs, rng, tell, passes=sample.passes)
+    fitted = _fit(sizes, measured, target, sample)
+    for _ in range(MOST_ROUNDS - 1):
+        if fitted[1] is None or not judge(fitted[1]).failures:
+            break
+        more = measure_networks(networks, target, graphs, rng, tell, passes=sample.passes)
+        measured = [combine(pair, target) for pair in zip(measured, more, strict=True)]
+        fitted = _fit(sizes, measured, target, sample)
+    return fitted
+
+
+def _fit(
+    sizes: Sequence[Sizes], measured: Sequence[Measurement], target: Target, sample: Sample
+) -> tuple[Calibration, Validation | None]:
+    """The calibration on some of the networks, and its figures on the others."""
+    fitted, held = _split(len(sizes), sample.fitted)
     calibration = fit_calibration(
         [sizes[it].ms for it in fitted],
         [sizes[it].params for it in fitted],
