@@ -256,7 +256,7 @@ def slim_run(
     """
     space = run.space
     table.require_target(detect_again(table.target))
-    table.require_layers(space)
+    table.require_layers(space, str(run.space_path))
     if not accept_table:
         table.require_trust()
     least = table.cost(space.smallest())

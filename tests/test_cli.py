@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from nas import cli
 from nas.architecture import Architecture
@@ -263,6 +265,40 @@ def test_a_table_for_another_space_names_the_missing_layer_and_the_command(capsy
     assert "conv_stem out_channels=24" in line
     assert "nas build-lut" in line
     assert "--resume" in line
+
+
+def test_the_command_that_an_error_names_mends_it(capsys, folder):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 30), ("test", 5)):
+        for name in ("cat", "dog", "hen"):
+            place = Path("pets") / part / name
+            place.mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{index}.png")
+    call(
+        "train-supernet",
+        "--space",
+        "tiny.yaml",
+        "--data",
+        "folder:pets",
+        "--run",
+        "p",
+        "--epochs",
+        "1",
+    )
+    slim = ("slim", "--run", "p", "--table", "t.csv", "--target-ms", "1", "--evaluations", "2",
+            "--out", "pets/slim", "--accept-table")  # fmt: skip
+    line = complaint(capsys, *slim)
+    assert "'classifier in_channels=16 classes=3'" in line
+    command = line.partition("missing: ")[2]
+    assert command == "nas build-lut --space p/space.json --device cpu --out t.csv --resume"
+    kept = Path("t.csv").read_bytes(), Path("t.json").read_bytes()
+    call(*command.split()[1:])
+    call(*slim)
+    assert Architecture.load("pets/slim/architecture.json").classes == 3
+    Path("t.csv").write_bytes(kept[0])
+    Path("t.json").write_bytes(kept[1])
 
 
 def test_a_table_for_another_machine_says_which_field_differs(capsys, folder):

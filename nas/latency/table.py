@@ -167,10 +167,15 @@ class LatencyTable:
         """The latency of a network in milliseconds."""
         return self.cost(architecture)["latency_ms"]
 
-    def require_layers(self, space: SearchSpace) -> None:
-        """Raise UserError, naming the first layer, unless all layers of ``space`` have rows."""
+    def require_layers(self, space: SearchSpace, space_argument: str | None = None) -> None:
+        """Raise UserError, naming the first layer, unless all layers of ``space`` have rows.
+
+        ``space_argument`` is how the command that adds them names the space; by default as the
+        table was built.
+        """
         for (_, shape), layer in space.layers().items():
-            self.row(layer, shape)
+            if (layer.signature, shape) not in self.rows:
+                raise self._missing(layer, shape, space_argument)
 
     def require_target(self, target: Target) -> None:
         """Raise UserError, naming what differs, unless the table was built on ``target``."""
@@ -192,10 +197,13 @@ class LatencyTable:
                 f"--accept-table"
             )
 
-    def _missing(self, layer: Layer, shape: Shape) -> UserError:
+    def _missing(self, layer: Layer, shape: Shape, space_argument: str | None = None) -> UserError:
+        provenance = self.provenance
+        if space_argument is not None:
+            provenance = provenance.model_copy(update={"space_argument": space_argument})
         return UserError(
             f"{self.path}: no row for '{layer.signature}' on {shape_text(shape)} ({layer.slot}); "
-            f"add what its space is missing: {build_command(self.path, self.provenance)} --resume"
+            f"add what the space is missing: {build_command(self.path, provenance)} --resume"
         )
 
 

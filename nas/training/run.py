@@ -135,6 +135,11 @@ class Run:
         return self._record.split_sha256
 
     @property
+    def space_path(self) -> Path:
+        """The space, with the number of classes of the run's images."""
+        return self.path / SPACE_FILE
+
+    @property
     def checkpoint_path(self) -> Path:
         """Weights and optimizer after the last finished epoch."""
         return self.path / "checkpoint.safetensors"

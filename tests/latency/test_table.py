@@ -58,7 +58,7 @@ def test_missing_layer_is_named_with_the_command_that_adds_it(table, tiny):
     with pytest.raises(UserError) as error:
         table.require_layers(SearchSpace.model_validate({**wider, "name": "wider"}))
     assert str(error.value) == (
-        f"{table.path}: no row for 'conv_stem out_channels=20' on 3x32x32 (stem); add what its space "
+        f"{table.path}: no row for 'conv_stem out_channels=20' on 3x32x32 (stem); add what the space "
         f"is missing: nas build-lut --space spaces/tiny.yaml --device cpu --out {table.path} "
         "--resume"
     )
