@@ -368,7 +368,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a network as ONNX, after proof that it computes what torch computes."""
-    from nas.deploy.export import PARITY_BOUND, parity, to_onnx
+    from nas.deploy.export import to_checked_onnx
     from nas.deploy.files import load_weights
     from nas.documents import write_atomically
     from nas.network import build
@@ -378,13 +378,7 @@ def export(
     network = build(loaded).eval()
     if weights:
         load_weights(network, weights)
-    model = to_onnx(network, loaded.input_shape)
-    difference = parity(model, network, loaded.input_shape)
-    if difference > PARITY_BOUND:
-        raise UserError(
-            f"{out}: not written: differs from torch by {difference:.1e} of the largest logit, "
-            f"more than {PARITY_BOUND:.0e}"
-        )
+    model, difference = to_checked_onnx(network, loaded.input_shape)
     write_atomically(out, model.SerializeToString())
     result = {"file": str(out), "format": form, "relative_difference": difference}
     if as_json:

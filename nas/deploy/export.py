@@ -15,6 +15,7 @@ import onnxruntime
 import torch
 from torch import nn
 
+from nas.errors import UserError
 from nas.layers import Shape
 from nas.network import fold
 
@@ -62,6 +63,22 @@ def export_folded(module: nn.Module, input_shape: Shape) -> onnx.ModelProto:
             if attribute.s == b"pytorch_half_pixel":
                 attribute.s = b"half_pixel"
     return model
+
+
+def to_checked_onnx(module: nn.Module, input_shape: Shape) -> tuple[onnx.ModelProto, float]:
+    """``to_onnx`` and its ``parity``.
+
+    Raises:
+        UserError: the parity is above ``PARITY_BOUND``.
+    """
+    model = to_onnx(module, input_shape)
+    difference = parity(model, module, input_shape)
+    if not difference <= PARITY_BOUND:
+        raise UserError(
+            f"exported network differs from torch's by {difference:.1e} of the largest logit, "
+            f"more than {PARITY_BOUND:.0e}"
+        )
+    return model, difference
 
 
 def parity(

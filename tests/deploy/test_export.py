@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 import nas
-from nas.deploy.export import INPUT, OPSET, OUTPUT, parity, to_onnx
+from nas.deploy.export import INPUT, OPSET, OUTPUT, parity, to_checked_onnx, to_onnx
+from nas.errors import UserError
 from nas.layers import LAYERS
 from nas.network import fold
 
@@ -90,3 +91,15 @@ def test_parity_refuses_another_output_shape(model):
     other = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 7))
     with pytest.raises(ValueError, match=r"output of shape \(1, 5\), expected \(1, 7\)"):
         parity(model, other, SHAPE)
+
+
+class OtherWhenExported(torch.nn.Module):
+    """A module that the exporter sees compute something else."""
+
+    def forward(self, x):
+        return x.mean((2, 3)) * (1.0 if torch.compiler.is_exporting() else 2.0)
+
+
+def test_an_export_that_computes_something_else_is_refused():
+    with pytest.raises(UserError, match=r"differs from torch's by 5\.0e-01 .* more than 1e-04"):
+        to_checked_onnx(OtherWhenExported(), (3, 8, 8))
