@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from nas.architecture import Architecture
 from nas.blocks import make_module
@@ -87,12 +88,33 @@ def layer_size(layer: Layer, input_shape: Shape) -> Size:
     return _size(layer.model_copy(update={"slot": "any"}), input_shape)
 
 
-@lru_cache(maxsize=4096)  # counting takes 10 ms, and slots do not change it
+@lru_cache(maxsize=4096)  # counting takes 3 ms, and slots do not change it
 def _size(layer: Layer, input_shape: Shape) -> Size:
-    with torch.device("meta"):
+    counter = _FlopCounter()
+    with torch.device("meta"), torch.no_grad():
         module = make_module(layer, input_shape).eval()
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
+        with counter:
             module(torch.empty(1, *input_shape))
     params = sum(parameter.numel() for parameter in module.parameters())
-    return Size(params, counter.get_total_flops() // 2)
+    return Size(params, counter.flops // 2)
+
+
+class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """torch's own formulas, without the tries at decomposition of its counter: 3 times as fast."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: tuple[type, ...],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result

@@ -27,11 +27,20 @@ head: {kind: classifier}
 """
 
 
+HEARS_CTRL_C = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from nas.cli import main
+main()
+"""
+"""A shell's background jobs ignore Ctrl-C, and so would what these tests start in one."""
+
+
 def interrupt_when(ready, folder, *arguments):
     """Start ``nas``, press Ctrl-C as soon as ``ready()``, and give its exit code and last line."""
     (folder / "tiny.yaml").write_text(SPACE)
     process = subprocess.Popen(
-        [sys.executable, "-m", "nas", *arguments],
+        [sys.executable, "-c", HEARS_CTRL_C, *arguments],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip

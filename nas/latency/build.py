@@ -14,7 +14,7 @@ import torch
 
 from nas.errors import UserError
 from nas.latency.measure import Measurement, Probe, measure_probes
-from nas.latency.modelled import channel_step, keys_misfit, keys_to_measure, model_rows
+from nas.latency.modelled import keys_misfit, keys_to_measure, model_rows
 from nas.latency.networks import BATCH_BYTES, QUICK, THOROUGH, Progress, Sample, calibrate
 from nas.latency.partial import PartialTable, Purpose
 from nas.latency.probes import layer_probe
@@ -77,7 +77,7 @@ def build_table(
         rng = np.random.default_rng(seed)
         graphs = graphs if graphs is not None else LayerGraphs()
         layers = space.layers()
-        step = channel_step(target)
+        step = measure_step(target, rng)
 
         def measure_rows(keys: Sequence[Key]) -> None:
             missing = {key: layers[key] for key in keys if key not in rows}
@@ -102,7 +102,7 @@ def build_table(
             target=target,
             calibration=calibration,
             validation=validation,
-            channel_step=measure_step(target, rng),
+            channel_step=step,
             date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             nas_version=_version(),
             exporter=f"torch {torch.__version__}",

@@ -22,7 +22,6 @@ from scipy.optimize import nnls
 
 from nas.documents import Value
 from nas.latency.rows import Key, Row
-from nas.latency.runtime import Target
 from nas.latency.templates import structure
 from nas.layers import Layer
 
@@ -51,11 +50,6 @@ class Modelled(Value):
     measured: int
     modelled: int
     error: float
-
-
-def channel_step(target: Target) -> int:
-    """Channels of one block of the runtime's layout: 16 with 512-bit vectors, else 8."""
-    return 16 if "avx512f" in target.cpu_flags else 8
 
 
 def group_layers(layers: Mapping[Key, Layer], step: int) -> dict[Group, list[Key]]:
@@ -180,4 +174,7 @@ def _widths(layer: Layer) -> tuple[int, ...]:
 
 
 def _alignment(width: int, step: int) -> str:
-    return "step" if width % step == 0 else "four" if width % 4 == 0 else "odd"
+    """``step`` comes from a measured sweep of multiples of 4, which cannot tell 1 from 4."""
+    if step > 4 and width % step == 0:
+        return "step"
+    return "four" if width % 4 == 0 else "odd"

@@ -27,19 +27,25 @@ CANDIDATES = 600
 """Random networks among which those to measure are picked by their latency."""
 
 
+NETWORK_PLAN = Plan(runs=5, span_ms=4.0, least_visits=5, most_visits=8, tolerance=0.015)
+HASTY_PLAN = Plan(runs=3, span_ms=4.0, least_visits=6, most_visits=12, tolerance=0.015)
+
+
 class Sample(NamedTuple):
-    """How many networks the calibration is fitted on, how many are held out, and the passes."""
+    """How many networks the calibration is fitted on, how many are held out, and the passes.
+
+    ``plan`` is that of one pass.
+    """
 
     fitted: int
     held_out: int
     passes: int
+    plan: Plan = NETWORK_PLAN
 
 
 THOROUGH = Sample(fitted=16, held_out=24, passes=3)
 """8 networks would do for the calibration's factor alone."""
-QUICK = Sample(fitted=8, held_out=12, passes=2)
-
-NETWORK_PLAN = Plan(runs=5, span_ms=4.0, least_visits=5, most_visits=8, tolerance=0.015)
+QUICK = Sample(fitted=8, held_out=12, passes=1, plan=HASTY_PLAN)
 
 BATCH_BYTES = 150_000_000
 """All sessions of a batch are open at once; weights count here, the runtime packs a second copy."""
@@ -71,12 +77,12 @@ def calibrate(
     """
     networks = pick_networks(space, rows, rng, sample.fitted + sample.held_out)
     sizes = [network_sizes(rows, network) for network in networks]
-    measured = measure_networks(networks, target, graphs, rng, tell, passes=sample.passes)
+    measured = measure_networks(networks, target, graphs, rng, tell, sample.passes, sample.plan)
     fitted = _fit(sizes, measured, target, sample)
     for _ in range(MOST_ROUNDS - 1):
         if fitted[1] is None or not judge(fitted[1]).failures:
             break
-        more = measure_networks(networks, target, graphs, rng, tell, passes=sample.passes)
+        more = measure_networks(networks, target, graphs, rng, tell, sample.passes, sample.plan)
         measured = [combine(pair, target) for pair in zip(measured, more, strict=True)]
         fitted = _fit(sizes, measured, target, sample)
     return fitted
@@ -127,8 +133,8 @@ def measure_networks(
     graphs: LayerGraphs,
     rng: np.random.Generator,
     tell: Progress,
-    *,
     passes: int,
+    plan: Plan = NETWORK_PLAN,
 ) -> list[Measurement]:
     """Whole networks in random order, in batches that fit into memory.
 
@@ -145,7 +151,7 @@ def measure_networks(
                 index = order.pop()
                 batch[index] = network_graph(graphs, networks[index])
                 size += batch[index].ByteSize()
-            measured = measure(list(batch.values()), target, rng=rng, plan=NETWORK_PLAN)
+            measured = measure(list(batch.values()), target, rng=rng, plan=plan)
             for index, measurement in zip(batch, measured, strict=True):
                 found[index].append(measurement)
             tell("networks", sum(map(len, found)), total)

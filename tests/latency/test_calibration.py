@@ -1,5 +1,7 @@
 """Calibration: what it recovers from synthetic networks of known cost."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ def test_weights_beyond_the_cache_are_recovered():
     rng = np.random.default_rng(0)
     sums, params = networks(rng, 16)
     megabytes = params * 4e-6
-    truth = 1.02 * sums + 0.04 * megabytes * np.clip(megabytes / 12 - 1, 0, 1)
+    truth = 1.02 * sums + 0.04 * megabytes * np.exp(-((12 / megabytes) ** 3))
     found = fit_calibration(sums, params, truth * rng.normal(1, 0.01, len(sums)))
     assert found.ms_per_megabyte == pytest.approx(0.04, rel=0.25)
     assert found.cache_megabytes == pytest.approx(12, rel=0.25)
@@ -38,11 +40,19 @@ def test_few_networks_fit_a_factor_only():
 
 @pytest.mark.parametrize(
     ("params", "fetched_megabytes"),
-    [(500_000, 0), (750_000, 0), (1_000_000, 4 / 3), (1_500_000, 6), (2_000_000, 8)],
+    [
+        (250_000, 0.0),  # a third of the cache: exp(-27)
+        (375_000, 1.5 * math.exp(-8)),
+        (750_000, 3.0 * math.exp(-1)),
+        (1_500_000, 6.0 * math.exp(-1 / 8)),
+        (75_000_000, 300.0),
+    ],
 )
 def test_latency_adds_what_is_fetched_from_memory(params, fetched_megabytes):
     calibration = Calibration(factor=2.0, ms_per_megabyte=0.5, cache_megabytes=3.0)
-    assert calibration.latency(1.0, params) == pytest.approx(2.0 + 0.5 * fetched_megabytes)
+    assert calibration.latency(1.0, params) == pytest.approx(
+        2.0 + 0.5 * fetched_megabytes, rel=1e-5
+    )
 
 
 def test_latency_never_falls_as_a_network_grows():

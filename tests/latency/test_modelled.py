@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from nas.latency.modelled import (
-    channel_step,
     group_layers,
     keys_misfit,
     keys_to_measure,
     model_rows,
 )
 from nas.latency.rows import Row, format_rows, parse_rows
+from nas.layers import ConvFFN
 from nas.space import SearchSpace
 
 STEP = 16
@@ -109,9 +109,18 @@ def test_group_that_does_not_fit_is_measured_entirely(layers):
     assert set(victim) <= set(keys_misfit(layers, few, STEP)), "too few to know"
 
 
-def test_step_is_that_of_the_vectors(target):
-    assert channel_step(target.model_copy(update={"cpu_flags": ("x86_64", "avx512f")})) == 16
-    assert channel_step(target.model_copy(update={"cpu_flags": ("x86_64", "avx2")})) == 8
+@pytest.mark.parametrize(
+    ("step", "classes"),
+    [(16, ["step", "step", "four", "four", "odd"]), (1, ["four"] * 4 + ["odd"])],
+)
+def test_widths_that_are_no_multiple_of_4_never_share_a_model(step, classes):
+    layers = {
+        ("ffn", (channels, 8, 8)): ConvFFN(slot="a", channels=channels, expansion=2)
+        for channels in (16, 32, 20, 12, 18)
+    }
+    groups = group_layers(layers, step)
+    found = {key: group.alignment[0] for group, keys in groups.items() for key in keys}
+    assert [found[key] for key in layers] == classes
 
 
 def test_status_survives_the_file():
