@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -35,6 +35,9 @@ WIDTH_STEP = 4
 class SearchSpace(Value):
     """All architectures that a YAML file describes.
 
+    ``norms``: in a supernet each norm has a private copy for each of its widths, or all widths
+    share the leading channels of one. Statistics are calibrated before accuracies count in both.
+
     Raises:
         ValueError: an option does not fit; choices must be listed from cheapest to dearest.
     """
@@ -44,6 +47,7 @@ class SearchSpace(Value):
     input_size: Widths
     channels: Annotated[int, Field(gt=0)] = 3
     classes: Annotated[int, Field(gt=1)]
+    norms: Literal["private", "shared"] = "private"
     stem: AnySpec
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     head: AnySpec

@@ -1,8 +1,9 @@
 """The supernet: one set of weights from which every architecture of a space takes its own.
 
 For each slot and kind it owns the tensors of the widest variant, and a private copy of each norm
-for each of its widths. Running an architecture is calling the plain module of each layer on views
-into these tensors (``torch.func.functional_call``); extracting it is copying the same views.
+for each of its widths, unless the space has them shared. Running an architecture is calling the
+plain module of each layer on views into these tensors (``torch.func.functional_call``); extracting
+it is copying the same views.
 Slimmable networks: Yu et al. 2019, arXiv 1812.08928; private norms: section 3.2 there.
 """
 
@@ -109,7 +110,7 @@ class Supernet(nn.Module):
             survey = _survey(slot, kind, variants)
             for owner in dict.fromkeys(survey.owners.values()):
                 module = make_module(*owner)
-                norms = dict(_norms(module))
+                norms = self._private_norms(module)
                 logical = _logical_shapes(module)
                 for name, tensor in module.state_dict(keep_vars=True).items():
                     path = name.rpartition(".")[0]
@@ -121,6 +122,10 @@ class Supernet(nn.Module):
                     else:
                         self._register(key, tensor)
                         self._logical[key] = logical[name]
+
+    def _private_norms(self, module: nn.Module) -> Mapping[str, int]:
+        """The width of each norm that has private copies, by its path."""
+        return dict(_norms(module)) if self.space.norms == "private" else {}
 
     def _own_norm(self, key: str, tensor: torch.Tensor, widths: Iterable[int]) -> None:
         for width in sorted(widths):
@@ -151,7 +156,7 @@ class Supernet(nn.Module):
         return self._plain_layers[layer, shape]
 
     def _crops(self, layer: Layer, module: nn.Module) -> Iterator[Crop]:
-        norms = dict(_norms(module))
+        norms = self._private_norms(module)
         shapes = _logical_shapes(module)
         for name, tensor in module.state_dict(keep_vars=True).items():
             key = _key(layer.slot, layer.kind, name)

@@ -189,6 +189,24 @@ def test_extracted_network_equals_supernet(space, supernet, images):
         assert not shared & {tensor.data_ptr() for tensor in network.parameters()}
 
 
+def test_shared_norms_are_leading_channels_of_one(images):
+    space = SearchSpace.model_validate(SPACE | {"norms": "shared"})
+    supernet = Supernet(space).double().train()
+    names = [name for name in supernet.state_dict() if "norm" in name]
+    assert names
+    assert not any("@" in name for name in names)
+    (name,) = (it for it in names if it.startswith("stem") and it.endswith("conv2/norm/weight"))
+    for architecture in architectures(space, count=3):
+        extracted = supernet.extract(architecture)
+        torch.testing.assert_close(
+            supernet(images, architecture), extracted(images), rtol=0, atol=0
+        )
+        mean = extracted.get_submodule("stem.conv2.norm").running_mean
+        torch.testing.assert_close(
+            supernet.state_dict()[name.replace("weight", "running_mean")][: len(mean)], mean
+        )
+
+
 def test_gradients_and_statistics_equal_the_extracted_networks(space, supernet, images):
     supernet.train()
     for architecture in architectures(space, 4):
