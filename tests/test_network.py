@@ -133,7 +133,9 @@ def test_efficientformer_v1_takes_images_that_its_strides_divide(height, width):
         logits = network(images)
         torch.testing.assert_close(fold(network)(images), logits, rtol=1e-9, atol=1e-9)
     assert logits.shape == (2, 1000)
-    with pytest.raises(nas.UserError, match=r"efficientformer_v1_l1 at 100 px: stage2\.downsample: "):
+    with pytest.raises(
+        nas.UserError, match=r"efficientformer_v1_l1 at 100 px: stage2\.downsample: "
+    ):
         published.with_input_size(100)
 
 

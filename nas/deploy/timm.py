@@ -83,7 +83,7 @@ def load_timm_state_dict(
 
 
 def _timm_names(architecture: Architecture, network: nn.Module) -> dict[str, str]:
-    """timm's name of each of our tensors; several of ours may be parts of one of timm's."""
+    """The name in timm of each of our tensors; several of ours may be parts of one there."""
     has_tokens = isinstance(architecture.layers[-1], TokenClassifier)
     rules = _EFFICIENTFORMER_V1 if has_tokens else _EFFICIENTFORMER_V2
     turns = _turns(architecture)

@@ -83,6 +83,28 @@ def test_runtime_fuses_residuals_and_scales_in_a_chain(graphs):
     assert found["Conv"] == 7
 
 
+def test_blocks_of_tokens_pay_no_transposition_between_them(tokens, graphs):
+    architecture = tokens.decode((1, 2, 2, 1, 2))  # attention twice, pooling, attention
+    composed = network_graph(graphs, architecture)
+    network = Network(
+        [(layer.slot, random_module(layer, shape)) for layer, shape in architecture.placed()]
+    ).eval()
+    assert parity(composed, network, architecture.input_shape) <= 1e-4
+    runtime = OnnxRuntime("CPUExecutionProvider", 1)
+    found = runtime.operators(composed)
+    assert found == runtime.operators(to_onnx(network, architecture.input_shape))
+    assert found["Transpose"] <= 3 * 4 + 1, "four inside each attention, one back to a map"
+
+
+def test_pooling_blocks_leave_convolutions_only(tokens, graphs):
+    layers = tokens.layers()
+    (_, shape), layer = next(item for item in layers.items() if item[1].kind == "metablock4d")
+    model = chain([pointwise(shape), *[graphs.graph(layer, shape)] * 2])
+    found = OnnxRuntime("CPUExecutionProvider", 1).operators(model)
+    assert set(found) <= {"Conv", "AveragePool", "Gelu", "ReorderInput", "ReorderOutput"}
+    assert found["ReorderInput"] <= 1
+
+
 def test_composed_random_network_of_torch_seed(tiny, graphs):
     rng = np.random.default_rng(5)
     architecture = tiny.sample(rng)
