@@ -135,8 +135,12 @@ def test_each_kind_of_a_slot_brings_its_own_fields_and_those_of_one_name_are_one
 
 
 def test_kinds_of_one_slot_with_other_options_for_one_field_are_refused():
-    text = MIXED.replace("{kind: conv_ffn, expansion: [1, 2]}", "{kind: conv_ffn, expansion: [1, 3]}")
-    with pytest.raises(UserError, match=r"any\[3\]\.expansion: kinds of one slot must offer the same"):
+    text = MIXED.replace(
+        "{kind: conv_ffn, expansion: [1, 2]}", "{kind: conv_ffn, expansion: [1, 3]}"
+    )
+    with pytest.raises(
+        UserError, match=r"any\[3\]\.expansion: kinds of one slot must offer the same"
+    ):
         load(text)
 
 

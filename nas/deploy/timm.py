@@ -123,8 +123,10 @@ def _part(name: str, tensor: torch.Tensor, layers: Mapping[str, Layer]) -> torch
     dims = (layer.key_dim, layer.key_dim, layer.value_dim)
     if tensor.shape[0] != layer.heads * sum(dims):
         return tensor
-    heads = tensor.unflatten(0, (layer.heads, sum(dims)))  # (heads, q, k and v, ...)
-    return heads.split(dims, dim=1)["qkv".index(path[0])].flatten(0, 1)
+    heads = tensor.reshape(layer.heads, sum(dims), *tensor.shape[1:])
+    index = "qkv".index(path[0])
+    start, stop = sum(dims[:index]), sum(dims[: index + 1])
+    return heads[:, start:stop].flatten(0, 1)
 
 
 def _is_index(key: str) -> bool:

@@ -114,12 +114,14 @@ def test_composed_random_network_of_torch_seed(tiny, graphs):
     assert np.isfinite(result).all()
 
 
-def test_a_batch_computes_what_its_images_do_one_by_one(tiny, graphs):
-    model = network_graph(graphs, tiny.largest())
+@pytest.mark.parametrize("name", ["tiny", "tokens"])
+def test_a_batch_computes_what_its_images_do_one_by_one(name, graphs, request):
+    largest = request.getfixturevalue(name).largest()
+    model = network_graph(graphs, largest)
     batched = with_batch(model, 3)
     onnx.checker.check_model(batched, full_check=True)
     assert (input_shape(batched)[0], output_shape(batched)[0]) == (3, 3)
-    x = np.random.default_rng(0).standard_normal((3, *tiny.largest().input_shape), dtype=np.float32)
+    x = np.random.default_rng(0).standard_normal((3, *largest.input_shape), dtype=np.float32)
     expected = np.concatenate([run(model, image[None]) for image in x])
     np.testing.assert_allclose(run(batched, x), expected, rtol=1e-4, atol=1e-4)
     assert input_shape(model)[0] == 1, "the model itself is left alone"
