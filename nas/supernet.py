@@ -226,7 +226,12 @@ def _survey(slot: Slot, kind: str, variants: list[tuple[Layer, Shape]]) -> _Surv
 
 def _logical_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor, with every elastic dimension on an axis of its own."""
-    declared = module.logical_shapes() if isinstance(module, HasLogicalShapes) else {}
+    declared = {
+        f"{path}.{name}" if path else name: shape
+        for path, child in module.named_modules()
+        if isinstance(child, HasLogicalShapes)
+        for name, shape in child.logical_shapes().items()
+    }
     return {
         name: declared.get(name, tuple(tensor.shape))
         for name, tensor in module.state_dict(keep_vars=True).items()

@@ -4,9 +4,14 @@ import pytest
 import torch
 
 import nas
+from nas.blocks import make_module
+from nas.layers import MetaBlock3D
 from nas.network import build, fold, measure_size
 
 PUBLISHED = {  # parameters with two heads, before folding; GMACs at 224 px (families' papers)
+    "efficientformer_v1_l1": (12_289_928, 1.3),
+    "efficientformer_v1_l3": (31_406_000, 3.9),
+    "efficientformer_v1_l7": (82_229_328, 10.2),
     "efficientformer_v2_s0": (3_600_256, 0.40),
     "efficientformer_v2_s1": (6_185_560, 0.65),
     "efficientformer_v2_s2": (12_710_112, 1.25),
@@ -19,8 +24,12 @@ def randomized(model, seed=0):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
+            if not tensor.is_floating_point():
+                continue
             if "gamma" in name:
                 tensor.uniform_(0.3, 1.0, generator=generator)
+            elif name.endswith("weight") and tensor.dim() == 1:  # of norms
+                tensor.uniform_(0.5, 1.5, generator=generator)
             elif "bias" in name or "running_mean" in name:
                 tensor.normal_(0, 0.2, generator=generator)
             elif "running_var" in name:
@@ -36,9 +45,18 @@ def test_published_parameters_and_macs(name):
     assert size.macs == pytest.approx(gigamacs * 1e9, rel=0.02)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+HEAVY = ("efficientformer_v1_l3", "efficientformer_v1_l7")
+
+
+def timm_name(name):
+    return name.replace("former_v1", "former").replace("former_v2", "formerv2")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(it, marks=[pytest.mark.slow] * (it in HEAVY)) for it in PUBLISHED]
+)
 def test_logits_equal_timms_with_timms_weights(name, timm):
-    reference = randomized(timm.create_model(name.replace("former_v2", "formerv2")))
+    reference = randomized(timm.create_model(timm_name(name)))
     architecture = nas.Architecture.load(name)
     network = nas.build(architecture).eval()
     nas.load_timm_state_dict(network, architecture, reference.state_dict())
@@ -85,6 +103,15 @@ def test_timm_index_buffers_are_optional(timm):
     nas.load_timm_state_dict(network, architecture, state)
 
 
+def test_timms_fused_qkv_with_other_heads_is_refused(timm):
+    architecture = nas.Architecture.load("efficientformer_v1_l1")
+    state = timm.create_model("efficientformer_l1").state_dict()
+    state["stages.3.blocks.4.token_mixer.qkv.bias"] = torch.zeros(768)
+    message = r"'stages\.3\.blocks\.4\.token_mixer\.qkv\.bias' is \(768,\), ours takes \(256,\)"
+    with pytest.raises(nas.UserError, match=message):
+        nas.load_timm_state_dict(nas.build(architecture), architecture, state)
+
+
 def test_folding_halves_nothing_but_norms_and_heads():
     architecture = nas.Architecture.load("efficientformer_v2_s0").with_input_size(64)
     network = randomized(build(architecture)).double()
@@ -94,6 +121,44 @@ def test_folding_halves_nothing_but_norms_and_heads():
         torch.testing.assert_close(folded(images), network(images), rtol=1e-9, atol=1e-9)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (64, 128)])
+def test_efficientformer_v1_takes_images_that_its_strides_divide(height, width):
+    published = nas.Architecture.load("efficientformer_v1_l1")
+    architecture = nas.Architecture(input_shape=(3, height, width), layers=published.layers)
+    network = randomized(build(architecture)).double()
+    images = torch.randn(2, 3, height, width, dtype=torch.float64, generator=torch.manual_seed(0))
+    with torch.inference_mode():
+        logits = network(images)
+        torch.testing.assert_close(fold(network)(images), logits, rtol=1e-9, atol=1e-9)
+    assert logits.shape == (2, 1000)
+    with pytest.raises(
+        nas.UserError, match=r"efficientformer_v1_l1 at 100 px: stage2\.downsample: "
+    ):
+        published.with_input_size(100)
+
+
+def test_attention_of_tokens_equals_the_formula_head_by_head():
+    layer = MetaBlock3D(slot="block", channels=6, expansion=2, heads=2, key_dim=3, value_dim=4)
+    attention = randomized(make_module(layer, (6, 2, 3))).double().attention
+    x = torch.randn(1, 2, 3, 6, dtype=torch.float64, generator=torch.manual_seed(0))
+    tokens = x.reshape(6, 6)
+    heads = []
+    with torch.inference_mode():
+        for head in range(2):
+            keys, values = slice(3 * head, 3 * head + 3), slice(4 * head, 4 * head + 4)
+            q = tokens @ attention.q.weight[keys].T + attention.q.bias[keys]
+            k = tokens @ attention.k.weight[keys].T + attention.k.bias[keys]
+            v = tokens @ attention.v.weight[values].T + attention.v.bias[values]
+            scores = q @ k.T / 3**0.5
+            for i in range(6):
+                for j in range(6):
+                    dy, dx = abs(i // 3 - j // 3), abs(i % 3 - j % 3)
+                    scores[i, j] += attention.bias.biases[head, dy, dx]
+            heads.append(scores.softmax(1) @ v)
+        expected = attention.proj(torch.cat(heads, 1)).reshape(1, 2, 3, 6)
+        torch.testing.assert_close(attention(x), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_state_dict_keys_follow_the_slots():

@@ -103,6 +103,57 @@ def test_each_published_network_lies_in_the_space_around_it(name):
     assert {layer.slot for layer in published.layers} <= slots
 
 
+MIXED = TEXT.replace(
+    "ffn: [identity, {kind: conv_ffn, expansion: [1, 2.5]}]",
+    "any: [identity, {kind: metablock4d, expansion: [1, 2]}, {kind: metablock3d, expansion: 4, "
+    "heads: [2, 4]}, {kind: conv_ffn, expansion: [1, 2]}]",
+)
+
+
+def test_each_kind_of_a_slot_brings_its_own_fields_and_those_of_one_name_are_one_choice():
+    space = load(MIXED)
+    assert {name: space.choices[name] for name in space.choices if ".block1.any" in name} == {
+        "stage1.block1.any.kind": ("identity", "metablock4d", "metablock3d", "conv_ffn"),
+        "stage1.block1.any.expansion": (1.0, 2.0),
+        "stage1.block1.any.heads": (2, 4),
+    }
+    position = list(space.choices).index("stage1.block1.any.kind")
+    made = []
+    for kind in range(4):
+        assignment = [size - 1 for size in space.sizes]
+        assignment[position] = kind
+        made += [
+            layer.signature
+            for layer in space.decode(assignment).layers
+            if layer.slot == "stage1.block1.any"
+        ]
+    assert made == [
+        "metablock4d channels=16 expansion=2",
+        "metablock3d channels=16 expansion=4 heads=4",
+        "conv_ffn channels=16 expansion=2",
+    ]
+
+
+def test_kinds_of_one_slot_with_other_options_for_one_field_are_refused():
+    text = MIXED.replace(
+        "{kind: conv_ffn, expansion: [1, 2]}", "{kind: conv_ffn, expansion: [1, 3]}"
+    )
+    with pytest.raises(
+        UserError, match=r"any\[3\]\.expansion: kinds of one slot must offer the same"
+    ):
+        load(text)
+
+
+def test_pooling_and_attention_blocks_may_stand_in_any_order():
+    space = SearchSpace.load("efficientformer_v1_64px")
+    kinds = [name for name in space.choices if name.startswith("stage4") and name.endswith("kind")]
+    assignment = dict.fromkeys(space.choices, 0) | dict(zip(kinds, (2, 1, 2), strict=True))
+    layers = space.decode(tuple(assignment.values())).layers
+    assert [layer.kind for layer in layers if layer.slot.startswith("stage4.block")] == [
+        "metablock3d", "metablock4d", "metablock3d"
+    ]  # fmt: skip
+
+
 def test_samples_spread_over_sizes_and_repeat_with_the_seed():
     space = SearchSpace.load("mobile_64px")
     rng, again = np.random.default_rng(1), np.random.default_rng(1)

@@ -1,5 +1,6 @@
 """The supernet against independent oracles: masking, the extracted network, its gradients."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +15,7 @@ from nas.space import SearchSpace
 from nas.supernet import Supernet
 
 SPACE = {
-    "name": "every_kind",
+    "name": "every_v2_kind",
     "input_size": 32,
     "classes": 5,
     "stem": {"kind": "conv_stem"},
@@ -36,14 +37,37 @@ SPACE = {
     "head": {"kind": "classifier"},
 }  # fmt: skip
 
+TOKENS = {
+    "name": "every_v1_kind",
+    "input_size": [16, 32],
+    "classes": 5,
+    "stem": {"kind": "conv_stem", "activation": "relu"},
+    "stages": [
+        {"width": [8, 12], "blocks": [{"repeat": 2, "metablock": ["identity", {
+            "kind": "metablock4d", "expansion": [1, 1.5, 2]}]}]},
+        {"width": [8, 16], "downsample": {"kind": "conv_downsample"}, "blocks": [{
+            "repeat": 2, "metablock": [
+                "identity", {"kind": "metablock4d", "expansion": [1, 2]},
+                {"kind": "metablock3d", "expansion": [1, 2], "heads": [1, 2], "key_dim": [2, 4],
+                 "value_dim": [3, 5]}]}]},
+    ],
+    "head": {"kind": "token_classifier"},
+}  # fmt: skip
 
-@pytest.fixture(scope="module")
-def space():
-    return SearchSpace.model_validate(SPACE)
+SPACES = {each["name"]: SearchSpace.model_validate(each) for each in (SPACE, TOKENS)}
+
+
+@pytest.fixture(params=SPACES)
+def space(request):
+    return SPACES[request.param]
 
 
 @pytest.fixture
 def supernet(space):
+    return random_supernet(space)
+
+
+def random_supernet(space):
     torch.manual_seed(0)
     supernet = Supernet(space).double()
     with torch.no_grad():
@@ -66,6 +90,12 @@ def architectures(space, count=12):
     return [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(count))]
 
 
+def fitting(images, architecture):
+    """The images' corner of the architecture's size."""
+    _, height, width = architecture.input_shape
+    return images[:, :, :height, :width]
+
+
 def channels(layer, side):
     """The channels of the widest layer that ``layer`` keeps, written down kind by kind."""
     sizes = {"in": "in_channels", "out": "out_channels"}
@@ -77,16 +107,21 @@ def head_channels(heads, dim, widest_dim):
     return torch.cat([torch.arange(dim) + head * widest_dim for head in range(heads)])
 
 
-def kept_axes(layer, widest, name):
+def kept_axes(layer, widest, shape, name):
     """For each axis of the widest layer's tensor the indices that stay, from the paper's text."""
     here, there = channels(layer, "in"), None
     leaf = name.split(".")[0]
-    if layer.kind == "classifier":
+    if layer.kind in ("classifier", "token_classifier"):
         return [here] if leaf == "norm" else [torch.arange(layer.classes), here]
     there = channels(layer, "out")
     if layer.kind == "conv_stem":
         half = torch.arange(layer.out_channels // 2)
         return {"conv1": [half, here], "conv2": [there, half]}[leaf]
+    if layer.kind == "metablock4d":
+        hidden = torch.arange(layer.hidden)
+        return {"fc1": [hidden, here], "fc2": [there, hidden], "scale": [here], "mixer": [here]}[
+            leaf
+        ]
     if layer.kind == "conv_ffn":
         hidden = torch.arange(layer.hidden)
         return {"fc1": [hidden, here], "mid": [hidden], "fc2": [there, hidden], "scale": [here]}[
@@ -97,6 +132,22 @@ def kept_axes(layer, widest, name):
     keys = head_channels(layer.heads, layer.key_dim, widest.key_dim)
     values = head_channels(layer.heads, layer.value_dim, widest.value_dim)
     heads = torch.arange(layer.heads)
+    if layer.kind == "metablock3d":
+        hidden = torch.arange(layer.hidden)
+        rows, columns = (torch.arange(side) for side in shape[1:])
+        return {
+            "norm1": [here],
+            "norm2": [here],
+            "scale1": [here],
+            "scale2": [here],
+            "fc1": [hidden, here],
+            "fc2": [here, hidden],
+            "attention.q": [keys, here],
+            "attention.k": [keys, here],
+            "attention.v": [values, here],
+            "attention.proj": [here, values],
+            "attention.bias": [heads, rows, columns],
+        }[".".join(name.split(".")[: 1 + name.startswith("attention")])]
     return {
         "q": [keys, here], "k": [keys, here], "v": [values, here], "v_local": [values],
         "proj": [there, values], "bias": [heads], "talking_head1": [heads, heads],
@@ -112,36 +163,56 @@ def stored(supernet, layer, name, width=None):
 
 
 def masked_module(supernet, layer, widest, shape):
-    """The widest module with zeros wherever ``layer`` has no channel."""
+    """The module of the widest channels with zeros wherever ``layer`` has no channel."""
     module = make_module(widest, shape).double().eval()
     state = {}
     for name, tensor in module.state_dict().items():
-        axes = kept_axes(layer, widest, name)
-        if "norm" in name.split("."):
+        axes = kept_axes(layer, widest, shape, name)
+        if any(part.startswith("norm") for part in name.split(".")):
             state[name] = torch.ones_like(tensor) if "running_var" in name else tensor * 0
             if tensor.dim():
                 state[name][axes[0]] = stored(supernet, layer, name, len(axes[0]))
         else:
             mask = torch.zeros_like(tensor)
             mask[torch.meshgrid(*axes[: tensor.dim()], indexing="ij")] = 1
-            state[name] = stored(supernet, layer, name) * mask
+            whole = stored(supernet, layer, name)  # of the largest map
+            state[name] = whole[tuple(slice(side) for side in tensor.shape)] * mask
     if hasattr(layer, "key_dim"):  # the widest divides by the root of its own key dimension
+        path = "attention.q" if layer.kind == "metablock3d" else "q.norm"
         for leaf in ("weight", "bias"):
-            state[f"q.norm.{leaf}"] *= (widest.key_dim / layer.key_dim) ** 0.5
+            state[f"{path}.{leaf}"] *= (widest.key_dim / layer.key_dim) ** 0.5
     module.load_state_dict(state)
+    for norm in module.modules():
+        if isinstance(norm, torch.nn.LayerNorm):
+            norm.forward = partial(masked_layer_norm, norm, len(channels(layer, "in")))
     return module
 
 
-def test_the_space_of_these_tests_holds_every_kind(space):
-    assert {layer.kind for layer in space.largest().layers} == set(LAYERS)
+def masked_layer_norm(norm, width, x):
+    """Mean and variance over the first ``width`` channels; all others stay zero."""
+    mean = x.sum(-1, keepdim=True) / width
+    difference = (x - mean) * (torch.arange(x.shape[-1]) < width)
+    variance = difference.square().sum(-1, keepdim=True) / width
+    return difference / (variance + norm.eps).sqrt() * norm.weight + norm.bias
+
+
+def test_the_spaces_of_these_tests_hold_every_kind():
+    kinds = {layer.kind for space in SPACES.values() for layer in space.layers().values()}
+    assert kinds == set(LAYERS)
 
 
 def test_subnet_equals_masked_supernet(space, supernet, images):
-    widest = {layer.slot: (layer, shape) for layer, shape in space.largest().placed()}
+    widest = {
+        (slot.name, layer.kind): (layer, shape[0])
+        for slot in space.slots
+        for layer, shape in space.variants(slot)  # the widest of a kind comes last
+        if layer is not None
+    }
     for architecture in architectures(space):
-        x = images
+        x = fitting(images, architecture)
         for layer, shape in architecture.placed():
-            wide_layer, wide_shape = widest[layer.slot]
+            wide_layer, width = widest[layer.slot, layer.kind]
+            wide_shape = (width, *shape[1:])
             padded = torch.zeros(2, *wide_shape, dtype=torch.float64)
             padded[:, : x.shape[1]] = x
             y = masked_module(supernet, layer, wide_layer, wide_shape)(padded)
@@ -149,13 +220,16 @@ def test_subnet_equals_masked_supernet(space, supernet, images):
             assert torch.count_nonzero(y[:, made:]) == 0, layer
             x = y[:, :made]
         with torch.no_grad():
-            expected = supernet(images, architecture)
+            expected = supernet(fitting(images, architecture), architecture)
         assert expected.abs().max() > 1e-3
         torch.testing.assert_close(x, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("choice", list(SearchSpace.model_validate(SPACE).choices))
-def test_crops_of_a_cheaper_option_lie_within_those_of_a_dearer_one(space, choice):
+@pytest.mark.parametrize(
+    ("name", "choice"), [(name, choice) for name in SPACES for choice in SPACES[name].choices]
+)
+def test_crops_of_a_cheaper_option_lie_within_those_of_a_dearer_one(name, choice):
+    space = SPACES[name]
     supernet = Supernet(space)
     with torch.no_grad():  # every weight is its own number
         for tensor in supernet.parameters():
@@ -170,10 +244,13 @@ def test_crops_of_a_cheaper_option_lie_within_those_of_a_dearer_one(space, choic
             {
                 name: set(parameter.detach().flatten().tolist())
                 for name, parameter in network.named_parameters()
-                if "norm" not in name.split(".")
+                if not any(part.startswith("norm") for part in name.split("."))
             }
         )
-    for smaller, larger in pairwise(chain):
+    # each kind has its own tensors, so each is compared with leaving the slot out
+    switches = choice.endswith(".kind")
+    pairs = [(chain[0], other) for other in chain[1:]] if switches else pairwise(chain)
+    for smaller, larger in pairs:
         assert smaller.keys() <= larger.keys()
         assert all(smaller[name] <= larger[name] for name in smaller)
         assert smaller != larger
@@ -183,7 +260,8 @@ def test_extracted_network_equals_supernet(space, supernet, images):
     for architecture in architectures(space):
         network = supernet.extract(architecture)
         with torch.no_grad():
-            assert torch.equal(network(images), supernet(images, architecture))
+            x = fitting(images, architecture)
+            assert torch.equal(network(x), supernet(x, architecture))
         assert not network.training
         shared = {tensor.data_ptr() for tensor in supernet.parameters()}
         assert not shared & {tensor.data_ptr() for tensor in network.parameters()}
@@ -213,7 +291,7 @@ def test_gradients_and_statistics_equal_the_extracted_networks(space, supernet, 
         network = supernet.extract(architecture)
         for model, call in ((network, network), (supernet, lambda x: supernet(x, architecture))):  # noqa: B023
             model.zero_grad(set_to_none=True)
-            call(images).square().sum().backward()
+            call(fitting(images, architecture)).square().sum().backward()
         total = sum(p.grad.square().sum() for p in supernet.parameters() if p.grad is not None)
         expected = sum(p.grad.square().sum() for p in network.parameters())
         torch.testing.assert_close(total, expected, rtol=1e-10, atol=0)
@@ -238,7 +316,8 @@ def _crops(supernet, architecture):
 
 
 def test_unused_weights_get_no_gradient(space, supernet, images):
-    supernet.train()(images, space.smallest()).sum().backward()
+    smallest = space.smallest()
+    supernet.train()(fitting(images, smallest), smallest).sum().backward()
     dropped = [n for n, p in supernet.named_parameters() if "block" in n and p.grad is not None]
     assert dropped == []
 
@@ -255,16 +334,18 @@ def with_first_stage(**changes):
     )
 
 
-def test_a_crop_that_does_not_fit_names_layer_and_both_sizes(supernet, images):
+def test_a_crop_that_does_not_fit_names_layer_and_both_sizes(images):
+    supernet = random_supernet(SPACES["every_v2_kind"])
     stranger = with_first_stage(width=[64, 128]).largest()
     message = r"stem\.conv1\.conv\.weight: a corner of \(64, 3, 3, 3\) .* supernet's \(6, 3, 3, 3\)"
     with pytest.raises(ValueError, match=message):
         supernet(images, stranger)
 
 
-def test_a_layer_between_the_options_of_the_space_is_refused(supernet, images):
+def test_a_layer_between_the_options_of_the_space_is_refused(images):
+    supernet = random_supernet(SPACES["every_v2_kind"])
     between = with_first_stage(blocks=[{"ffn": {"kind": "conv_ffn", "expansion": 1.25}}]).largest()
-    with pytest.raises(ValueError, match=r"conv_ffn channels=12 expansion=1.25 is not in every_ki"):
+    with pytest.raises(ValueError, match=r"conv_ffn channels=12 expansion=1.25 is not in every_v2"):
         supernet(images, between)
 
 

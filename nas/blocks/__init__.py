@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from nas import layers
-from nas.blocks import efficientformer_v2
+from nas.blocks import efficientformer_v1, efficientformer_v2
 from nas.layers import Layer, Shape
 
 
@@ -44,6 +44,22 @@ def make_module(layer: Layer, input_shape: Shape) -> nn.Module:
             )
         case layers.Classifier():
             return efficientformer_v2.Classifier(
+                layer.in_channels, layer.classes, distillation=layer.distillation
+            )
+        case layers.MetaBlock4D():
+            return efficientformer_v1.MetaBlock4D(layer.channels, layer.hidden, layer.activation)
+        case layers.MetaBlock3D():
+            return efficientformer_v1.MetaBlock3D(
+                layer.channels,
+                layer.hidden,
+                heads=layer.heads,
+                key_dim=layer.key_dim,
+                value_dim=layer.value_dim,
+                map_size=map_size,
+                act=layer.activation,
+            )
+        case layers.TokenClassifier():
+            return efficientformer_v1.TokenClassifier(
                 layer.in_channels, layer.classes, distillation=layer.distillation
             )
         case _:

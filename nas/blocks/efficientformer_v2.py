@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from nas.blocks.norm import ConvNorm, Scale, activation, fold_scale
+from nas.blocks.relative_bias import RelativeBias
 
 
 class ConvStem(nn.Module):
@@ -45,46 +46,6 @@ class ConvFFN(nn.Module):
     def fold(self) -> nn.Module:
         self.fc2, self.scale = fold_scale(self.fc2, self.scale), nn.Identity()
         return self
-
-
-class RelativeBias(nn.Module):
-    """A learnt number for each head and each offset (|dy|, |dx|) between a query and a key.
-
-    Stored as (heads, height, width) of the key map, so that a smaller map is a leading corner.
-    The queries are every ``stride``-th key. Gives (heads, queries, keys).
-    """
-
-    def __init__(self, heads: int, key_map: tuple[int, int], stride: int = 1) -> None:
-        super().__init__()
-        self.biases = nn.Parameter(torch.zeros(heads, *key_map))
-        self.stride = stride
-
-    def forward(self) -> torch.Tensor:
-        _, height, width = self.biases.shape
-        dy = self._distances(height)[:, None, :, None]  # (query y, 1, key y, 1)
-        dx = self._distances(width)[None, :, None, :]
-        offsets = (dy * width + dx).flatten(2).flatten(0, 1)  # (queries, keys)
-        # an embedding: its backward pass, unlike indexing's, is deterministic with threads
-        table = self.biases.flatten(1).t()
-        return functional.embedding(offsets, table).permute(2, 0, 1)
-
-    def fold(self) -> nn.Module:
-        return FixedBias(self().detach())
-
-    def _distances(self, side: int) -> torch.Tensor:
-        keys = torch.arange(side, device=self.biases.device)
-        return (keys[:: self.stride, None] - keys[None, :]).abs()
-
-
-class FixedBias(nn.Module):
-    """``RelativeBias`` for inference: the numbers, looked up once."""
-
-    def __init__(self, bias: torch.Tensor) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(bias.contiguous())
-
-    def forward(self) -> torch.Tensor:
-        return self.bias
 
 
 class Attention4D(nn.Module):
@@ -231,24 +192,34 @@ class Classifier(nn.Module):
                 nn.init.zeros_(head.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.norm(x).mean((2, 3))  # (N, C)
-        logits = self.head(x)
+        return self.logits(self.norm(x).mean((2, 3)))
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """What the heads make of features (N, C)."""
+        logits = self.head(features)
         if self.head_dist is not None:
-            logits = (logits + self.head_dist(x)) / 2
+            logits = (logits + self.head_dist(features)) / 2
         return logits  # type: ignore[no-any-return]
 
     def fold(self) -> nn.Module:
         """Norm and heads become one linear layer after the global mean."""
-        heads = [self.head] if self.head_dist is None else [self.head, self.head_dist]
-        weight = torch.stack([head.weight for head in heads]).mean(0)
-        bias = torch.stack([head.bias for head in heads]).mean(0)
+        self.average_heads()
         norm = self.norm
         assert isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None
         assert norm.running_var is not None
+        weight, bias = self.head.weight, self.head.bias
         factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        self.head = nn.Linear(weight.shape[1], weight.shape[0])
         self.head.weight = nn.Parameter(weight * factor)
         self.head.bias = nn.Parameter(bias + weight @ (norm.bias - norm.running_mean * factor))
-        self.norm, self.head_dist = nn.Identity(), None
+        self.norm = nn.Identity()
         return self
+
+    def average_heads(self) -> None:
+        """One head that computes what the two do."""
+        heads = [self.head] if self.head_dist is None else [self.head, self.head_dist]
+        weight = torch.stack([head.weight for head in heads]).mean(0)
+        self.head = nn.Linear(weight.shape[1], weight.shape[0])
+        self.head.weight = nn.Parameter(weight)
+        self.head.bias = nn.Parameter(torch.stack([head.bias for head in heads]).mean(0))
+        self.head_dist = None

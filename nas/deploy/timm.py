@@ -10,8 +10,28 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.errors import UserError
+from nas.layers import Layer, MetaBlock3D, TokenClassifier
 
-_EFFICIENTFORMER_V2: tuple[tuple[str, str], ...] = (
+Rules = tuple[tuple[str, str], ...]
+
+_HEAD = (r"^head\.(norm|head|head_dist)\.", r"\1.")
+
+_EFFICIENTFORMER_V1: Rules = (
+    (r"^stem\.conv(\d)\.(conv|norm)\.", r"stem.\2\1."),
+    (r"^stage(\d+)\.downsample\.", r"stages.\1.downsample."),
+    (r"^stage(\d+)\.block(\d+)\.metablock\.", r"stages.\1.blocks.\2."),
+    (r"\.mixer\.scale\.", r".ls1."),
+    (r"\.scale\.", r".ls2."),
+    (r"\.scale(\d)\.", r".ls\1."),
+    (r"\.fc(\d)\.(conv\.)?", r".mlp.fc\1."),
+    (r"\.mlp\.fc(\d)\.norm\.", r".mlp.norm\1."),
+    (r"\.attention\.bias\.biases$", r".token_mixer.attention_biases"),
+    (r"\.attention\.[qkv]\.", r".token_mixer.qkv."),
+    (r"\.attention\.proj\.", r".token_mixer.proj."),
+    _HEAD,
+)
+
+_EFFICIENTFORMER_V2: Rules = (
     (r"^stage(\d+)\.downsample\.conv\.(conv|norm)\.", r"stages.\1.downsample.conv.\2."),
     (r"^stage(\d+)\.downsample\.(conv|norm)\.", r"stages.\1.downsample.conv.\2."),
     (r"^stage(\d+)\.downsample\.bias\.biases", r"stages.\1.downsample.attn.attention_biases"),
@@ -26,7 +46,8 @@ _EFFICIENTFORMER_V2: tuple[tuple[str, str], ...] = (
         r"stages.\1.blocks.\2.token_mixer.attention_biases",
     ),
     (r"^stage(\d+)\.block(\d+)\.attention\.", r"stages.\1.blocks.\2.token_mixer."),
-    (r"^head\.(norm|head|head_dist)\.", r"\1."),
+    _HEAD,
+    (r"(?<=\.)norm\.(?=[a-z_]+$)", r"bn."),  # timm's name of a norm behind a convolution
 )
 
 
@@ -41,33 +62,71 @@ def load_timm_state_dict(
         UserError: a tensor is missing, left over, or of another shape; the message names the first.
     """
     given = {key: tensor for key, tensor in state_dict.items() if not _is_index(key)}
-    renamed = {name: _timm_name(name) for name in network.state_dict()}
-    own = network.state_dict()
-    for name, key in renamed.items():
+    names = _timm_names(architecture, network)
+    layers = {layer.slot: layer for layer in architecture.layers}
+    parts = {}
+    for name, own in network.state_dict().items():
+        key = names[name]
         if key not in given:
             raise _mismatch(architecture, f"'{key}' is missing (our '{name}')")
-        if given[key].numel() != own[name].numel() or not _same_layout(given[key], own[name]):
+        part = _part(name, given[key], layers)
+        if part.numel() != own.numel() or not _same_layout(part, own):
             raise _mismatch(
                 architecture,
-                f"'{key}' is {tuple(given[key].shape)}, ours takes {tuple(own[name].shape)}",
+                f"'{key}' is {tuple(given[key].shape)}, ours takes {tuple(own.shape)}",
             )
+        parts[name] = part.reshape(own.shape)
     for key in given:
-        if key not in renamed.values():
+        if key not in names.values():
             raise _mismatch(architecture, f"'{key}' has no place in it")
-    network.load_state_dict(
-        {name: given[key].reshape(own[name].shape) for name, key in renamed.items()}
-    )
+    network.load_state_dict(parts)
 
 
-def _timm_name(name: str) -> str:
-    for pattern, replacement in _EFFICIENTFORMER_V2:
-        name, count = re.subn(pattern, replacement, name)
-        if count:
-            break
-    # our stages and blocks count from 1, timm's from 0; timm calls a norm behind a convolution bn
-    name = re.sub(r"^stages\.(\d+)", lambda found: f"stages.{int(found[1]) - 1}", name)
-    name = re.sub(r"\.blocks\.(\d+)", lambda found: f".blocks.{int(found[1]) - 1}", name)
-    return re.sub(r"(?<=\.)norm\.(?=[a-z_]+$)", "bn.", name)
+def _timm_names(architecture: Architecture, network: nn.Module) -> dict[str, str]:
+    """The name in timm of each of our tensors; several of ours may be parts of one there."""
+    has_tokens = isinstance(architecture.layers[-1], TokenClassifier)
+    rules = _EFFICIENTFORMER_V1 if has_tokens else _EFFICIENTFORMER_V2
+    turns = _turns(architecture)
+
+    def count_from_zero(found: re.Match[str]) -> str:
+        stage, block = int(found[1]), int(found[2])
+        return f"stages.{stage - 1}.blocks.{block - 1 + (block >= turns.get(stage, block + 1))}."
+
+    names = {}
+    for name in network.state_dict():
+        key = name
+        for pattern, replacement in rules:
+            key = re.sub(pattern, replacement, key)
+        key = re.sub(r"^stages\.(\d+)\.blocks\.(\d+)\.", count_from_zero, key)
+        names[name] = re.sub(
+            r"^stages\.(\d+)\.d", lambda found: f"stages.{int(found[1]) - 1}.d", key
+        )
+    return names
+
+
+def _turns(architecture: Architecture) -> dict[int, int]:
+    """For each stage its first block of tokens; timm counts the change to tokens as a block."""
+    turns: dict[int, int] = {}
+    for layer in architecture.layers:
+        found = re.match(r"stage(\d+)\.block(\d+)\.", layer.slot)
+        if found and isinstance(layer, MetaBlock3D):
+            turns.setdefault(int(found[1]), int(found[2]))
+    return turns
+
+
+def _part(name: str, tensor: torch.Tensor, layers: Mapping[str, Layer]) -> torch.Tensor:
+    """The rows of timm's fused qkv that are our q, k or v; any other tensor as it is."""
+    slot, _, path = name.partition(".attention.")
+    layer = layers.get(slot)
+    if not isinstance(layer, MetaBlock3D) or path[:2] not in ("q.", "k.", "v."):
+        return tensor
+    dims = (layer.key_dim, layer.key_dim, layer.value_dim)
+    if tensor.shape[0] != layer.heads * sum(dims):
+        return tensor
+    heads = tensor.reshape(layer.heads, sum(dims), *tensor.shape[1:])
+    index = "qkv".index(path[0])
+    start, stop = sum(dims[:index]), sum(dims[: index + 1])
+    return heads[:, start:stop].flatten(0, 1)
 
 
 def _is_index(key: str) -> bool:

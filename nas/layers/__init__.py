@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Union
 from pydantic import Field
 
 from nas.layers.base import CONTEXT_FIELDS, NAME, Activation, Layer, MapMisfitError, Shape
+from nas.layers.efficientformer_v1 import MetaBlock3D, MetaBlock4D, TokenClassifier
 from nas.layers.efficientformer_v2 import (
     Attention4D,
     AttentionDownsample,
@@ -25,6 +26,9 @@ LAYERS: dict[str, type[Layer]] = {
         ConvDownsample,
         AttentionDownsample,
         Classifier,
+        MetaBlock4D,
+        MetaBlock3D,
+        TokenClassifier,
     )
 }
 
@@ -47,5 +51,8 @@ __all__ = [
     "ConvStem",
     "Layer",
     "MapMisfitError",
+    "MetaBlock3D",
+    "MetaBlock4D",
     "Shape",
+    "TokenClassifier",
 ]

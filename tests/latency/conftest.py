@@ -1,4 +1,4 @@
-"""A tiny space with every layer kind, and the graphs of its layers, exported once."""
+"""Tiny spaces with every layer kind, and the graphs of their layers, exported once."""
 
 from __future__ import annotations
 
@@ -50,6 +50,35 @@ CONVOLUTIONS = {
     ],
     "head": {"kind": "classifier"},
 }
+
+
+TOKENS = {
+    "name": "tokens",
+    "input_size": 32,
+    "classes": 4,
+    "stem": {"kind": "conv_stem", "activation": "relu"},
+    "stages": [
+        {
+            "width": [16, 24],
+            "blocks": [
+                {
+                    "repeat": 4,
+                    "metablock": [
+                        "identity",
+                        {"kind": "metablock4d", "expansion": 2},
+                        {"kind": "metablock3d", "expansion": 2, **HEADS},
+                    ],
+                },
+            ],
+        },
+    ],
+    "head": {"kind": "token_classifier"},
+}
+
+
+@pytest.fixture(scope="session")
+def tokens():
+    return SearchSpace.model_validate(TOKENS)
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,28 @@ def test_runtime_fuses_residuals_and_scales_in_a_chain(graphs):
     assert found["Conv"] == 7
 
 
+def test_blocks_of_tokens_pay_no_transposition_between_them(tokens, graphs):
+    architecture = tokens.decode((1, 2, 2, 1, 2))  # attention twice, pooling, attention
+    composed = network_graph(graphs, architecture)
+    network = Network(
+        [(layer.slot, random_module(layer, shape)) for layer, shape in architecture.placed()]
+    ).eval()
+    assert parity(composed, network, architecture.input_shape) <= 1e-4
+    runtime = OnnxRuntime("CPUExecutionProvider", 1)
+    found = runtime.operators(composed)
+    assert found == runtime.operators(to_onnx(network, architecture.input_shape))
+    assert found["Transpose"] <= 3 * 4 + 1, "four inside each attention, one back to a map"
+
+
+def test_pooling_blocks_leave_convolutions_only(tokens, graphs):
+    layers = tokens.layers()
+    (_, shape), layer = next(item for item in layers.items() if item[1].kind == "metablock4d")
+    model = chain([pointwise(shape), *[graphs.graph(layer, shape)] * 2])
+    found = OnnxRuntime("CPUExecutionProvider", 1).operators(model)
+    assert set(found) <= {"Conv", "AveragePool", "Gelu", "ReorderInput", "ReorderOutput"}
+    assert found["ReorderInput"] <= 1
+
+
 def test_composed_random_network_of_torch_seed(tiny, graphs):
     rng = np.random.default_rng(5)
     architecture = tiny.sample(rng)
@@ -92,12 +114,14 @@ def test_composed_random_network_of_torch_seed(tiny, graphs):
     assert np.isfinite(result).all()
 
 
-def test_a_batch_computes_what_its_images_do_one_by_one(tiny, graphs):
-    model = network_graph(graphs, tiny.largest())
+@pytest.mark.parametrize("name", ["tiny", "tokens"])
+def test_a_batch_computes_what_its_images_do_one_by_one(name, graphs, request):
+    largest = request.getfixturevalue(name).largest()
+    model = network_graph(graphs, largest)
     batched = with_batch(model, 3)
     onnx.checker.check_model(batched, full_check=True)
     assert (input_shape(batched)[0], output_shape(batched)[0]) == (3, 3)
-    x = np.random.default_rng(0).standard_normal((3, *tiny.largest().input_shape), dtype=np.float32)
+    x = np.random.default_rng(0).standard_normal((3, *largest.input_shape), dtype=np.float32)
     expected = np.concatenate([run(model, image[None]) for image in x])
     np.testing.assert_allclose(run(batched, x), expected, rtol=1e-4, atol=1e-4)
     assert input_shape(model)[0] == 1, "the model itself is left alone"

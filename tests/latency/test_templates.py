@@ -30,6 +30,18 @@ PAIRS = {  # two layers of one structure and other widths, with their input shap
         ({"in_channels": 8, "out_channels": 12, **HEADS}, (8, 4, 4)),
         ({"in_channels": 16, "out_channels": 8, **HEADS}, (16, 4, 4)),
     ),
+    "metablock4d": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 3.5}, (12, 4, 5)),
+    ),
+    "metablock3d": (
+        ({"channels": 8, "expansion": 2, **HEADS}, (8, 3, 4)),
+        ({"channels": 12, "expansion": 3.5, **HEADS}, (12, 3, 4)),
+    ),
+    "token_classifier": (
+        ({"in_channels": 8, "classes": 5}, (8, 3, 3)),
+        ({"in_channels": 12, "classes": 7}, (12, 2, 2)),
+    ),
     "classifier": (
         ({"in_channels": 8, "classes": 5}, (8, 3, 3)),
         ({"in_channels": 12, "classes": 7}, (12, 2, 2)),
@@ -75,12 +87,14 @@ def test_folding_changes_nothing(kind):
         torch.testing.assert_close(fold(module)(x), module(x), rtol=1e-12, atol=1e-12)
 
 
-def test_every_tensor_of_a_random_module_matters():
-    layer, shape = made("attention4d", 0)
+@pytest.mark.parametrize("kind", ["attention4d", "metablock3d"])
+def test_every_tensor_of_a_random_module_matters(kind):
+    layer, shape = made(kind, 0)
     x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
     module = random_module(layer, shape)
     # they add the same to all logits of a query, which softmax drops
     shifts = {"k.conv.bias", "k.norm.bias", "k.norm.running_mean", "talking_head1.bias"}
+    shifts |= {"attention.k.bias"}
     with torch.no_grad():
         expected = module(x)
         for name, tensor in module.state_dict(keep_vars=True).items():
@@ -92,8 +106,9 @@ def test_every_tensor_of_a_random_module_matters():
             tensor.copy_(kept)
 
 
-def test_attention_on_another_map_is_exported_anew(graphs):
-    layer, shape = made("attention4d", 0)
+@pytest.mark.parametrize("kind", ["attention4d", "metablock3d"])
+def test_attention_on_another_map_is_exported_anew(kind, graphs):
+    layer, shape = made(kind, 0)
     graphs.graph(layer, shape)
     exported = graphs.exported
     model = graphs.graph(layer, (shape[0], 8, 8))
