@@ -76,7 +76,7 @@ class Run:
             classes=dataset.classes,
             split_sha256=dataset.split_sha256,
             settings=settings,
-            made=_circumstances(),
+            made=circumstances(),
         )
         run = cls(path, space, record)
         run._clear()
@@ -128,6 +128,11 @@ class Run:
     def settings(self) -> Settings:
         """The recipe."""
         return self._record.settings
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the images show."""
+        return self._record.classes
 
     @property
     def split_sha256(self) -> str:
@@ -259,7 +264,8 @@ def _require_classes(space: SearchSpace, dataset: Dataset) -> None:
         )
 
 
-def _circumstances() -> dict[str, Any]:
+def circumstances() -> dict[str, Any]:
+    """Date, versions and machine."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "torch": torch.__version__,
