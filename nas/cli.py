@@ -39,12 +39,17 @@ INTERRUPTED = 130
 
 ExportFormat = Literal["onnx"]
 Recipe = Literal["light", "published"]
+Divergence = Literal["kl", "alpha"]
 Space = Annotated[str, typer.Option("--space", help="Name of a built-in space, or a YAML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where it was stopped.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result.")]
 Data = Annotated[str, typer.Option("--data", help="digits, folder:PATH or parquet:PATH.")]
+Teacher = Annotated[
+    str | None,
+    typer.Option("--teacher", help="Who to learn from: ARCHITECTURE:WEIGHTS, or an ONNX file."),
+]
 Device = Annotated[str, typer.Option("--device", help="What to measure on, such as cpu.")]
 RuntimeName = Annotated[str, typer.Option("--runtime", help="What executes the network.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of one inference.")]
@@ -230,6 +235,10 @@ def train_supernet(
     limit: Annotated[
         int | None, typer.Option("--limit", min=2, help="Use only this many training images.")
     ] = None,
+    divergence: Annotated[
+        Divergence | None, typer.Option("--divergence", help="kl (if left out), or AlphaNet's.")
+    ] = None,
+    teacher: Teacher = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Same seed, same result.")
     ] = None,
@@ -246,7 +255,14 @@ def train_supernet(
     loaded = SearchSpace.load(space or DEFAULT_SPACE)
     path = run or default_run(loaded, data or "digits")
     images = _given(spec=data, seed=seed, limit=limit)
-    recipe = _given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    recipe = _given(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        divergence=divergence,
+        teacher=teacher,
+        seed=seed,
+    )
     if resume:
         opened = Run.open(path)
         opened.require_same(
@@ -392,9 +408,7 @@ def retrain(
         Recipe | None,
         typer.Option("--recipe", help="If left out, published from 100,000 training images on."),
     ] = None,
-    teacher: Annotated[
-        str | None, typer.Option("--teacher", help="ARCHITECTURE:WEIGHTS, or an ONNX file.")
-    ] = None,
+    teacher: Teacher = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=2)] = None,
     learning_rate: Annotated[

@@ -35,15 +35,17 @@ def diverge(logits: Tensor, teacher: Tensor, divergence: Divergence) -> Tensor:
     """How far the outputs are from the teacher's, both logits (N, classes): mean over the batch."""
     if divergence == "alpha":
         return alpha_divergence(logits, teacher).mean()
-    return kl_divergence(logits, teacher).mean()
+    return kl_divergence(logits, teacher)
 
 
 def kl_divergence(logits: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || outputs) of each image (N,), in nats."""
-    target = teacher.detach().log_softmax(1)
-    return functional.kl_div(logits.log_softmax(1), target, reduction="none", log_target=True).sum(
-        1
-    )  # (N,)
+    """KL(teacher || outputs) in nats, mean over the batch."""
+    return functional.kl_div(
+        logits.log_softmax(1),
+        teacher.detach().log_softmax(1),
+        reduction="batchmean",  # "mean" would divide by the classes too
+        log_target=True,
+    )
 
 
 def alpha_divergence(

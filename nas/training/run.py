@@ -30,6 +30,7 @@ from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training.checkpoint import State, load_model, read_state
 from nas.training.settings import DataSettings, Settings
+from nas.training.teacher import Teacher, load_teacher
 
 RUN_FILE, SPACE_FILE = "run.json", "space.json"
 
@@ -70,6 +71,7 @@ class Run:
         """
         path = Path(path)
         _require_classes(space, dataset)
+        _load_teacher(settings, space)  # before anything is written
         cls.require_free(path, force=force)
         record = Record(
             data=data,
@@ -205,6 +207,10 @@ class Run:
         load_model(self.checkpoint_path, supernet)
         return supernet.eval()
 
+    def load_teacher(self, device: torch.device | str = "cpu") -> Teacher | None:
+        """The external teacher, if the settings name one."""
+        return _load_teacher(self.settings, self.space, device)
+
     @property
     def resume_command(self) -> str:
         """The command that continues this run."""
@@ -251,6 +257,16 @@ class Run:
                 shutil.rmtree(self.tensorboard_path)
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be deleted: {error.strerror}") from None
+
+
+def _load_teacher(
+    settings: Settings, space: SearchSpace, device: torch.device | str = "cpu"
+) -> Teacher | None:
+    if settings.teacher is None:
+        return None
+    return load_teacher(
+        settings.teacher, classes=space.classes, image_size=space.one_size, device=device
+    )
 
 
 _REMEDY = "name another --run, or start anew with --force"

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -71,6 +70,8 @@ def _from_weights(name: str, weights: Path, image_size: int, device: torch.devic
 
 
 def _from_onnx(path: str, image_size: int, device: torch.device) -> Teacher:
+    import onnxruntime  # only these teachers need it
+
     model = read_onnx(Path(path))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
