@@ -406,7 +406,7 @@ def retrain(
     ] = None,
     recipe: Annotated[
         Recipe | None,
-        typer.Option("--recipe", help="If left out, published from 100,000 training images on."),
+        typer.Option("--recipe", help="Else published from 100,000 training images on, or light."),
     ] = None,
     teacher: Teacher = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,

@@ -63,11 +63,15 @@ def write_check(path: Path, check: Check) -> None:
 
 
 def draw_check(path: Path, check: Check, *, title: str) -> None:
-    """A PNG: each network's two accuracies, larger networks larger, and where they are equal."""
+    """A PNG: each network's two accuracies, larger networks larger, and where they are equal.
+
+    Lines span the seeds.
+    """
     inherited = [100 * one.inherited for one in check.compared]
     alone = [100 * one.mean_alone for one in check.compared]
     most = max(one.macs for one in check.compared)
-    ends = [min(*inherited, *alone) - 1, max(*inherited, *alone) + 1]
+    shown = [*inherited, *(100 * it for one in check.compared for it in one.alone)]
+    ends = [min(shown) - 1, max(shown) + 1]
     with mpl.rc_context({"font.size": 10, "axes.edgecolor": INK, "axes.labelcolor": INK}):
         figure = Figure(figsize=(6, 6), layout="constrained")
         axes = figure.subplots()
