@@ -104,6 +104,12 @@ class Architecture(Value):
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise UserError(f"{self.name or 'architecture'} at {pixels} px: {message}") from None
 
+    def with_classes(self, classes: int) -> Architecture:
+        """The same layers with a head that tells another number of classes apart."""
+        *body, head = self.layers
+        layers = (*body, head.model_copy(update={"classes": classes}))
+        return Architecture(name=self.name, input_shape=self.input_shape, layers=layers)
+
     @classmethod
     def load(cls, name_or_path: str | Path) -> Architecture:
         """A built-in architecture by its name, or one from a JSON file.

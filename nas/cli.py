@@ -38,12 +38,18 @@ INTERRUPTED = 130
 """What typer returns after Ctrl-C."""
 
 ExportFormat = Literal["onnx"]
+Recipe = Literal["light", "published"]
+Divergence = Literal["kl", "alpha"]
 Space = Annotated[str, typer.Option("--space", help="Name of a built-in space, or a YAML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where it was stopped.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result.")]
 Data = Annotated[str, typer.Option("--data", help="digits, folder:PATH or parquet:PATH.")]
+Teacher = Annotated[
+    str | None,
+    typer.Option("--teacher", help="Who to learn from: ARCHITECTURE:WEIGHTS, or an ONNX file."),
+]
 Device = Annotated[str, typer.Option("--device", help="What to measure on, such as cpu.")]
 RuntimeName = Annotated[str, typer.Option("--runtime", help="What executes the network.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of one inference.")]
@@ -229,6 +235,10 @@ def train_supernet(
     limit: Annotated[
         int | None, typer.Option("--limit", min=2, help="Use only this many training images.")
     ] = None,
+    divergence: Annotated[
+        Divergence | None, typer.Option("--divergence", help="kl (if left out), or AlphaNet's.")
+    ] = None,
+    teacher: Teacher = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Same seed, same result.")
     ] = None,
@@ -245,7 +255,14 @@ def train_supernet(
     loaded = SearchSpace.load(space or DEFAULT_SPACE)
     path = run or default_run(loaded, data or "digits")
     images = _given(spec=data, seed=seed, limit=limit)
-    recipe = _given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    recipe = _given(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        divergence=divergence,
+        teacher=teacher,
+        seed=seed,
+    )
     if resume:
         opened = Run.open(path)
         opened.require_same(
@@ -273,6 +290,55 @@ def train_supernet(
         _print_json({"run": str(path), "accuracies": dict(bar.accuracies)})
     else:
         _print_paths({"run": str(path)})
+
+
+@app.command("check-supernet")
+def check_supernet(
+    run: Annotated[Path, typer.Option("--run", help="Folder of a trained run.")],
+    architectures: Annotated[
+        int, typer.Option("--architectures", min=4, help="Networks to train alone.")
+    ] = 12,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Of each network; as many as the run's.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each network.")] = 1,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", min=1e-9, max=10.0, help="Else the run's.")
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Train a dozen networks alone, and tell whether the supernet ranks them as they turn out."""
+    from nas.documents import write_json
+    from nas.report.check import draw_check, print_check, write_check
+    from nas.report.progress import Bar
+    from nas.training.check import check_supernet as check
+    from nas.training.recipe import like_the_supernet
+    from nas.training.run import Run
+
+    opened = Run.open(run)
+    paths = {name: run / f"check.{name}" for name in ("json", "csv", "png")}
+    _require_new(paths["json"], force=force)
+    recipe = like_the_supernet(opened.settings).model_copy(
+        update=_given(epochs=epochs, learning_rate=learning_rate)
+    )
+    with Bar("checking", quiet=as_json) as bar:
+        found = check(
+            opened,
+            opened.data.load(opened.space.one_size),
+            recipe,
+            architectures=architectures,
+            seeds=seeds,
+            tell=bar.update,
+        )
+    write_check(paths["csv"], found)
+    draw_check(paths["png"], found, title=f"{opened.space.name}, {opened.data.spec}")
+    write_json(paths["json"], found.model_dump(mode="json"))
+    if as_json:
+        _print_json(found.model_dump(mode="json"))
+        return
+    print_check(found)
+    _print_paths({name: str(path) for name, path in paths.items()})
 
 
 @app.command()
@@ -323,6 +389,77 @@ def slim(
         _print_json(result)
         return
     print_networks(result["networks"], title=_target_text(target))
+    _print_paths(result["paths"])
+
+
+@app.command()
+def retrain(
+    run: Annotated[Path, typer.Option("--run", help="Folder of the training.")],
+    architecture: Annotated[
+        str | None, typer.Option("--architecture", help="Name or JSON file.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="digits, folder:PATH, parquet:PATH; else --from's.")
+    ] = None,
+    supernet: Annotated[
+        Path | None, typer.Option("--from", help="Start from what this run's supernet hands down.")
+    ] = None,
+    recipe: Annotated[
+        Recipe | None,
+        typer.Option("--recipe", help="Else published from 100,000 training images on, or light."),
+    ] = None,
+    teacher: Teacher = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=2)] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", min=1e-9, max=10.0)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=2, help="Use only this many training images.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Same seed, same result.")
+    ] = None,
+    resume: Resume = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Train one architecture, from scratch or from the weights that it inherits."""
+    from nas.report.tables import print_retrained
+    from nas.report.training import TrainingBar
+    from nas.training.retraining import Retraining
+    from nas.training.retraining import retrain as train
+    from nas.training.run import Run
+
+    loaded = Architecture.load(architecture) if architecture else None
+    images = _given(spec=data, limit=limit)
+    changes = _given(
+        name=recipe, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+    )
+    if resume:
+        opened = Retraining.open(run)
+        opened.require_same(
+            architecture=loaded, supernet=supernet, images=images, recipe=changes, teacher=teacher
+        )
+        dataset = opened.load_images()
+    elif loaded is None:
+        raise UserError("retrain needs --architecture, or --resume")
+    else:
+        opened, dataset = Retraining.begin(
+            run,
+            loaded,
+            supernet=Run.open(supernet) if supernet else None,
+            images=images,
+            recipe=changes,
+            teacher=teacher,
+            force=force,
+        )
+    with TrainingBar(quiet=as_json) as bar:
+        result = train(opened, dataset, report=bar.report)
+    if as_json:
+        _print_json(result)
+        return
+    print_retrained(result)
     _print_paths(result["paths"])
 
 

@@ -134,3 +134,11 @@ def test_public_names():
     assert all(getattr(nas, name) is not None for name in nas.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'surprise'"):
         _ = nas.surprise
+
+
+def test_another_number_of_classes_changes_the_head_alone():
+    original = Architecture.load("efficientformer_v2_s0")
+    changed = original.with_classes(7)
+    assert (original.classes, changed.classes) == (1000, 7)
+    assert changed.layers[:-1] == original.layers[:-1]
+    assert changed.with_classes(1000) == original

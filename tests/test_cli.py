@@ -13,7 +13,9 @@ from PIL import Image
 
 from nas import cli
 from nas.architecture import Architecture
+from nas.deploy.files import save_weights
 from nas.latency.table import LatencyTable
+from nas.network import build
 from nas.space import DEFAULT_SPACE
 
 SPACE = """\
@@ -155,6 +157,51 @@ def test_evaluate_finds_the_accuracy_of_the_final_table(capsys, folder):
     found = output(capsys, "evaluate", "--architecture", "s/architecture.json",
                    "--weights", "s/weights.safetensors", "--data", "digits", "--json")  # fmt: skip
     assert found["test_accuracy"] == pytest.approx(result["networks"][2]["test_accuracy"])
+
+
+def test_retrain_shows_inherited_and_retrained_side_by_side(capsys, folder):
+    start = ("retrain", "--architecture", "s/architecture.json", "--run", "n", "--from", "r")
+    found = output(capsys, *start, "--epochs", "1", "--json")
+    slimmed = json.loads(Path("s/result.json").read_text())["networks"][2]
+    assert found["inherited_test_accuracy"] == pytest.approx(slimmed["test_accuracy"])
+    assert (found["recipe"], found["data"]) == ("light", "digits")
+    again = output(capsys, "evaluate", "--architecture", "n/architecture.json", "--weights",
+                   "n/weights.safetensors", "--json")  # fmt: skip
+    assert again["test_accuracy"] == found["test_accuracy"]
+    call("retrain", "--run", "n", "--resume")
+    printed = capsys.readouterr().out
+    assert "inherited" in printed
+    assert "n/weights.safetensors" in printed
+    assert "holds a retraining that has finished 1 of 1 epochs" in complaint(capsys, *start)
+    assert "was started with epochs 1, got 2" in complaint(
+        capsys, "retrain", "--run", "n", "--resume", "--epochs", "2"
+    )
+    assert "retrain needs --architecture" in complaint(capsys, "retrain", "--run", "x")
+    assert "must tell 10 classes apart, has 1000" in complaint(
+        capsys, *start[:3], "--run", "x", "--limit", "100", "--teacher", wide_teacher()
+    )
+
+
+def wide_teacher():
+    """A teacher of the right size that tells too many classes apart."""
+    architecture = Architecture.load("s/architecture.json").with_classes(1000)
+    architecture.save("wide.json")
+    save_weights(build(architecture), Path("wide.safetensors"))
+    return "wide.json:wide.safetensors"
+
+
+def test_check_supernet_writes_table_and_picture(capsys, folder):
+    check = ("check-supernet", "--run", "r", "--architectures", "4", "--learning-rate", "2e-3")
+    found = output(capsys, *check, "--json")
+    assert -1 <= found["tau"] <= 1
+    assert len(found["compared"]) == 4
+    assert found["recipe"]["learning_rate"] == 2e-3
+    assert json.loads(Path("r/check.json").read_text()) == found
+    assert Path("r/check.csv").read_text().count("\n") == 5
+    assert Path("r/check.png").read_bytes().startswith(b"\x89PNG")
+    assert "r/check.json: exists; --force replaces it" in complaint(capsys, *check)
+    call(*check, "--force")  # nothing is trained again
+    assert "Kendall tau" in capsys.readouterr().out
 
 
 def test_export_and_bench(capsys, folder):

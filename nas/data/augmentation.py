@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nas.data.rand_augment import RandAugment, rand_augment
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue between 0 and 1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -23,10 +25,12 @@ class Augmentation:
     Images in memory are padded by ``crop_padding`` of their side (black) and cropped back at a
     random place; the default is the 4 of 32 pixels of He et al. 2016, section 4.2. Streamed images
     take a random resized crop instead. ``mirror`` mirrors every other image, left to right.
+    ``distortion`` comes last.
     """
 
     crop_padding: float = 0.125
     mirror: bool = True
+    distortion: RandAugment | None = None
 
     def __post_init__(self) -> None:
         """Refuse a padding that could crop the image away."""
@@ -35,7 +39,7 @@ class Augmentation:
 
 
 def augment(pixels: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """New images (N, 3, S, S) of the same type, each cropped and mirrored by its own draw."""
+    """New uint8 images (N, 3, S, S), each cropped, mirrored and distorted by its own draws."""
     count, _, side, _ = pixels.shape
     padding = round(augmentation.crop_padding * side)
     padded = F.pad(pixels, (padding,) * 4)
@@ -49,6 +53,8 @@ def augment(pixels: Tensor, augmentation: Augmentation, generator: torch.Generat
     if augmentation.mirror:
         mirrored = torch.rand(count, generator=generator) < 0.5
         augmented[mirrored] = augmented[mirrored].flip(3)
+    if augmentation.distortion is not None:
+        augmented = rand_augment(augmented, augmentation.distortion, generator)
     return augmented
 
 

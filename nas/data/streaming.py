@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nas.data.decoding import decode, decode_random_crop
 from nas.data.images import Images, Request
+from nas.data.rand_augment import rand_augment
 from nas.data.sources import Pictures
 from nas.errors import UserError
 
@@ -21,7 +22,7 @@ from nas.errors import UserError
 class StreamedImages(Images):
     """The pictures at ``indices``, decoded by ``workers`` processes (0: by this one).
 
-    An augmented image is a random resized crop.
+    An augmented image is a random resized crop, distorted if asked for.
     """
 
     pictures: Pictures
@@ -64,10 +65,15 @@ class _Batches(Dataset[Tensor | UserError]):
         return len(self.requests)
 
     def __getitem__(self, number: int) -> Tensor | UserError:
+        request = self.requests[number]
         try:
-            return torch.from_numpy(np.stack(list(self._decoded(self.requests[number]))))
+            pixels = torch.from_numpy(np.stack(list(self._decoded(request))))
         except UserError as error:
             return error
+        if request.augmentation is not None and request.augmentation.distortion is not None:
+            generator = torch.Generator().manual_seed(request.seed)
+            pixels = rand_augment(pixels, request.augmentation.distortion, generator)
+        return pixels
 
     def _decoded(self, request: Request) -> Iterator[NDArray[np.uint8]]:
         pictures, side = self.images.pictures, self.images.side

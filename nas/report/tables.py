@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -54,4 +55,21 @@ def print_networks(rows: Iterable[Mapping[str, float]], *, title: str) -> None:
             for row in rows
         ],
         title=title,
+    )
+
+
+def print_retrained(result: Mapping[str, Any]) -> None:
+    """Test accuracies of a retrained network, beside what it had inherited."""
+    print_table(
+        ("network", "parameters", "MACs", "inherited", "retrained"),
+        [
+            (
+                result["architecture"] or "-",
+                count(result["params"]),
+                count(result["macs"]),
+                share(result["inherited_test_accuracy"]),
+                share(result["test_accuracy"]),
+            )
+        ],
+        title=f"accuracy on {result['test_images']} test images of {result['data']}",
     )

@@ -1,1 +1,1 @@
-"""Training a supernet, and the accuracy that its subnets inherit."""
+"""Training supernets and networks alone, and the accuracy that subnets inherit."""

@@ -86,12 +86,9 @@ def inherited_accuracy(
 def judge(supernet: Supernet, dataset: Dataset) -> dict[str, float]:
     """Inherited accuracies of the smallest, the middle and the largest subnet.
 
-    They are taken on the search slice, or on a fixed stratified part of it if it is large.
+    They are taken on the ``judged_images``.
     """
-    images = dataset.search
-    if len(images) > JUDGED_IMAGES:
-        rng = np.random.default_rng(0)
-        images = images.subset(choose_stratified(images.labels.numpy(), JUDGED_IMAGES, rng))
+    images = judged_images(dataset)
     space = supernet.space
     subnets = {
         "smallest": space.smallest(),
@@ -102,6 +99,15 @@ def judge(supernet: Supernet, dataset: Dataset) -> dict[str, float]:
         name: inherited_accuracy(supernet, subnet, dataset, images)
         for name, subnet in subnets.items()
     }
+
+
+def judged_images(dataset: Dataset) -> Images:
+    """The search slice, or a fixed stratified part of it if it is large."""
+    images = dataset.search
+    if len(images) <= JUDGED_IMAGES:
+        return images
+    rng = np.random.default_rng(0)
+    return images.subset(choose_stratified(images.labels.numpy(), JUDGED_IMAGES, rng))
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -15,12 +15,13 @@ from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training.checkpoint import State, load_model, load_optimizer, save_checkpoint
 from nas.training.distillation import above_chance
-from nas.training.evaluate import judge
+from nas.training.evaluate import judge, judged_images
 from nas.training.log import Log
 from nas.training.optimizer import make_optimizer, scheduled_rate, set_learning_rate
 from nas.training.progress import Pace, Progress, Report
 from nas.training.run import Run
 from nas.training.sandwich import Losses, add_gradients, draw_subnets
+from nas.training.teacher import teacher_accuracy
 
 REPORT_SECONDS = 0.2
 """Between two reports; reading the losses makes a GPU wait."""
@@ -75,7 +76,10 @@ def fresh_supernet(space: SearchSpace, *, seed: int, layer_scale: float) -> Supe
 
 
 class _Training:
-    """The state of a training: weights, optimizer, finished epochs, and what the largest knows."""
+    """The state of a training: weights, optimizer, finished epochs, and what the teacher knows.
+
+    The teacher is the largest subnet, unless the settings name an external one.
+    """
 
     def __init__(self, run: Run, dataset: Dataset, device: torch.device, report: Report) -> None:
         settings = run.settings
@@ -89,6 +93,10 @@ class _Training:
             weight_decay=settings.weight_decay,
         )
         self.epoch, self.teacher = 0, 0.0
+        self.external = run.load_teacher(device)
+        if self.external is not None:
+            found = teacher_accuracy(self.external, judged_images(dataset))
+            self.teacher = above_chance(found, run.space.classes)
         self.accuracies: Mapping[str, float] = {}
         if (state := run.state()) is not None:
             load_model(run.checkpoint_path, self.supernet)
@@ -116,7 +124,8 @@ class _Training:
         means, hits = self._train(share)
         images_per_second = self.epoch_steps * self.batch_size / (time.monotonic() - started)
         self.epoch += 1
-        self.teacher = above_chance(hits, self.run.space.classes)
+        if self.external is None:
+            self.teacher = above_chance(hits, self.run.space.classes)
         self.accuracies = judge(self.supernet, self.dataset)
         self._report(0, images_per_second, means)
         return {
@@ -149,6 +158,8 @@ class _Training:
                 largest=space.largest(),
                 subnets=draw_subnets(space, draws, settings.random_subnets),
                 distillation=share,
+                divergence=settings.divergence,
+                teacher=self.external,
             )
             set_learning_rate(self.optimizer, self._rate(first_step + number - 1))
             self.optimizer.step()

@@ -30,6 +30,7 @@ from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training.checkpoint import State, load_model, read_state
 from nas.training.settings import DataSettings, Settings
+from nas.training.teacher import Teacher, load_teacher
 
 RUN_FILE, SPACE_FILE = "run.json", "space.json"
 
@@ -70,13 +71,14 @@ class Run:
         """
         path = Path(path)
         _require_classes(space, dataset)
+        _load_teacher(settings, space)  # before anything is written
         cls.require_free(path, force=force)
         record = Record(
             data=data,
             classes=dataset.classes,
             split_sha256=dataset.split_sha256,
             settings=settings,
-            made=_circumstances(),
+            made=circumstances(),
         )
         run = cls(path, space, record)
         run._clear()
@@ -128,6 +130,11 @@ class Run:
     def settings(self) -> Settings:
         """The recipe."""
         return self._record.settings
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the images show."""
+        return self._record.classes
 
     @property
     def split_sha256(self) -> str:
@@ -200,6 +207,10 @@ class Run:
         load_model(self.checkpoint_path, supernet)
         return supernet.eval()
 
+    def load_teacher(self, device: torch.device | str = "cpu") -> Teacher | None:
+        """The external teacher, if the settings name one."""
+        return _load_teacher(self.settings, self.space, device)
+
     @property
     def resume_command(self) -> str:
         """The command that continues this run."""
@@ -248,6 +259,16 @@ class Run:
             raise UserError(f"{error.filename}: cannot be deleted: {error.strerror}") from None
 
 
+def _load_teacher(
+    settings: Settings, space: SearchSpace, device: torch.device | str = "cpu"
+) -> Teacher | None:
+    if settings.teacher is None:
+        return None
+    return load_teacher(
+        settings.teacher, classes=space.classes, image_size=space.one_size, device=device
+    )
+
+
 _REMEDY = "name another --run, or start anew with --force"
 
 
@@ -259,7 +280,8 @@ def _require_classes(space: SearchSpace, dataset: Dataset) -> None:
         )
 
 
-def _circumstances() -> dict[str, Any]:
+def circumstances() -> dict[str, Any]:
+    """Date, versions and machine."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "torch": torch.__version__,

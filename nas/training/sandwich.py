@@ -16,13 +16,15 @@ from torch.nn import functional
 from nas.architecture import Architecture
 from nas.space import SearchSpace
 from nas.supernet import Supernet
+from nas.training.distillation import Divergence, diverge
+from nas.training.teacher import Teacher
 
 
 class Losses(NamedTuple):
     """Means over a batch, in nats; ``hits`` is the share of images that the largest gets right.
 
     ``subnets`` and ``distillation`` are means over the subnets other than the largest: of the
-    cross-entropy with the labels, and of the divergence from the largest's outputs.
+    cross-entropy with the labels, and of the divergence from the largest's outputs or a teacher's.
     """
 
     largest: Tensor
@@ -46,32 +48,31 @@ def add_gradients(
     largest: Architecture,
     subnets: list[Architecture],
     distillation: float,
+    divergence: Divergence = "kl",
+    teacher: Teacher | None = None,
 ) -> Losses:
     """Add the gradients of the largest and of each subnet to the supernet's.
 
     All learn from labels (N,). For the subnets, soft outputs of the largest replace them by the
     share ``distillation``: the loss is (1 - share) * cross-entropy + share * divergence, both means
-    over the batch.
+    over the batch. A ``teacher`` takes the place of the largest, which then learns from it too.
     """
     logits = supernet(images, largest)
-    label_loss = functional.cross_entropy(logits, labels)
-    label_loss.backward()  # type: ignore[no-untyped-call]
-    teacher = logits.detach().log_softmax(1)  # (N, classes)
-    hits = (teacher.argmax(1) == labels).float().mean()
+    label_loss = loss = functional.cross_entropy(logits, labels)
+    hits = (logits.argmax(1) == labels).float().mean()
+    target = logits.detach() if teacher is None else teacher(images)  # (N, classes)
+    if teacher is not None:
+        loss = (1 - distillation) * loss + distillation * diverge(logits, target, divergence)
+    loss.backward()  # type: ignore[no-untyped-call]
     label_losses, divergences = [], []
     for subnet in subnets:
         logits = supernet(images, subnet)
         cross_entropy = functional.cross_entropy(logits, labels)
-        divergence = functional.kl_div(
-            logits.log_softmax(1),
-            teacher,
-            reduction="batchmean",  # "mean" would divide by the classes too
-            log_target=True,
-        )
-        loss = (1 - distillation) * cross_entropy + distillation * divergence
+        distance = diverge(logits, target, divergence)
+        loss = (1 - distillation) * cross_entropy + distillation * distance
         loss.backward()  # type: ignore[no-untyped-call]
         label_losses.append(cross_entropy.detach())
-        divergences.append(divergence.detach())
+        divergences.append(distance.detach())
     return Losses(
         label_loss.detach(),
         torch.stack(label_losses).mean(),

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from nas.data import Dataset, load_dataset
 from nas.documents import Value
+from nas.training.distillation import Divergence
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -19,7 +20,10 @@ class Settings(Value):
     ``warmup`` is the share of all steps in which the rate rises to ``learning_rate``; from there it
     falls to 0 along a cosine. ``random_subnets`` train in each step beside the largest and the
     smallest. ``distillation`` is how much the largest network's outputs may replace the labels of
-    the others; 0 means labels only. ``layer_scale`` is where the residuals' scales start.
+    the others; 0 means labels only. ``divergence`` is how far outputs are from outputs, see
+    ``nas/training/distillation.py``. A ``teacher``, see ``load_teacher``, takes the place of the
+    largest network, which then learns from it too. ``layer_scale`` is where the residuals' scales
+    start.
 
     Mean inherited accuracy of eight subnets, CIFAR-10, 10,000 images, batch 100, 8 epochs, one
     seed, on an early `cifar10_32px` of four stages: 54.4 % like this, but with labels only; 53.3
@@ -35,6 +39,8 @@ class Settings(Value):
     warmup: Share = 0.1
     random_subnets: Annotated[int, Field(ge=0)] = 2
     distillation: Share = 1.0
+    divergence: Divergence = "kl"
+    teacher: str | None = None
     layer_scale: Annotated[float, Field(gt=0)] = 0.1
     seed: Annotated[int, Field(ge=0)] = 0
 

@@ -10,6 +10,7 @@ from nas.data.augmentation import Augmentation, normalise
 from nas.data.decoding import decode_all
 from nas.data.folder import folder
 from nas.data.images import Images, MemoryImages
+from nas.data.rand_augment import RandAugment
 from nas.data.streaming import StreamedImages
 from nas.errors import UserError
 
@@ -66,6 +67,13 @@ def test_global_random_state_is_left_alone(kind: str, photos: Path) -> None:
 
 def test_number_of_workers_changes_nothing(photos: Path) -> None:
     assert equal(drawn(load(KINDS[1], photos)), drawn(load(KINDS[2], photos)))
+
+
+def test_streamed_images_are_distorted_alike_by_any_number_of_workers(photos: Path) -> None:
+    distorting = Augmentation(distortion=RandAugment(share=1))
+    here, workers = (drawn(load(kind, photos), augmentation=distorting) for kind in KINDS[1:])
+    assert equal(here, workers)
+    assert not equal(here, drawn(load(KINDS[1], photos)))
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from nas.data import Dataset
+from nas.deploy.files import save_weights
 from nas.errors import UserError
 from nas.space import SearchSpace
-from nas.training.evaluate import inherited_accuracy
+from nas.training.evaluate import accuracy, inherited_accuracy, inherited_network
 from nas.training.loop import train_supernet
 from nas.training.progress import Progress
 from nas.training.run import Run
@@ -237,3 +238,34 @@ def test_subnets_learn_digits(
     # otherwise, which is as good as another seed
     assert learnt["accuracy/largest"] > 0.7
     assert learnt["accuracy/smallest"] > 0.55
+
+
+def test_an_external_teacher_counts_as_far_as_it_is_right(
+    new_run, tiny_space: SearchSpace, dataset: Dataset, uninterrupted: Run, tmp_path: Path
+) -> None:
+    tiny_space.largest().save(tmp_path / "a.json")
+    network = inherited_network(uninterrupted.load_supernet(), tiny_space.largest(), dataset.train)
+    save_weights(network, tmp_path / "w.safetensors")
+    spec = f"{tmp_path / 'a.json'}:{tmp_path / 'w.safetensors'}"
+    run = new_run(QUICK.model_copy(update={"epochs": 2, "teacher": spec, "divergence": "alpha"}))
+    with pytest.raises(UserError, match="stopped in epoch 2"):
+        train_supernet(run, dataset, report=stop_at(8))
+    train_supernet(Run.open(run.path), dataset, resume=True)
+    knowledge = max(0, accuracy(network, dataset.search) - 0.1) / 0.9
+    assert knowledge > 0
+    shares = [line["distillation_share"] for line in lines(run)]
+    assert shares == pytest.approx([knowledge, knowledge], abs=1e-5)
+
+
+def test_a_teacher_that_does_not_fit_leaves_no_run(
+    data: DataSettings, tiny_space: SearchSpace, dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"t\.onnx: no such file"):
+        Run.create(
+            tmp_path / "run",
+            space=tiny_space,
+            data=data,
+            settings=Settings(teacher="t.onnx"),
+            dataset=dataset,
+        )
+    assert not (tmp_path / "run").exists()

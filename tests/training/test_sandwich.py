@@ -11,6 +11,7 @@ from torch.nn import functional
 from nas.architecture import Architecture
 from nas.space import SearchSpace
 from nas.supernet import Supernet
+from nas.training.distillation import diverge
 from nas.training.loop import fresh_supernet
 from nas.training.sandwich import add_gradients, draw_subnets
 
@@ -128,3 +129,59 @@ def test_a_step_draws_the_smallest_and_random_subnets_that_the_generator_decides
     assert len(draws[0]) == 4
     assert draws[0][0] == tiny_space.smallest()
     assert draws[0] != draw_subnets(tiny_space, np.random.default_rng(6), 3)
+
+
+def test_a_teacher_takes_the_place_of_the_largest(
+    tiny_space: SearchSpace, supernet: Supernet, batch: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = batch
+    largest, smallest = tiny_space.largest(), tiny_space.smallest()
+    outputs = torch.randn(6, 10, dtype=torch.float64)
+    target = outputs.softmax(1)
+    networks = {it: supernet.extract(it) for it in (largest, smallest)}
+    expected = {name: torch.zeros_like(it) for name, it in supernet.named_parameters()}
+    for architecture, network in networks.items():
+        log_outputs = network(images).log_softmax(1)
+        chosen = log_outputs[torch.arange(len(labels)), labels]
+        divergence = (target * (target.log() - log_outputs)).sum() / len(labels)
+        (-0.75 * chosen.mean() + 0.25 * divergence).backward()
+        for key, corner, gradient in mapped_back(network, architecture):
+            expected[key][corner] += gradient
+
+    add_gradients(
+        supernet,
+        images,
+        labels,
+        largest=largest,
+        subnets=[smallest],
+        distillation=0.25,
+        teacher=lambda given: outputs if given is images else None,
+    )
+
+    for name, parameter in supernet.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-9, atol=1e-12)
+
+
+def test_the_divergence_is_a_choice(
+    tiny_space: SearchSpace, supernet: Supernet, batch: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = batch
+    largest, smallest = tiny_space.largest(), tiny_space.smallest()
+    pupil = supernet.extract(smallest)
+    divergence = diverge(pupil(images), supernet.extract(largest)(images), "alpha")
+    divergence.backward()
+    supernet.zero_grad()
+    losses = add_gradients(
+        supernet,
+        images,
+        labels,
+        largest=largest,
+        subnets=[smallest],
+        distillation=1.0,
+        divergence="alpha",
+    )
+    torch.testing.assert_close(losses.distillation, divergence.detach())
+    together = supernet.get_parameter("head:classifier:norm/bias@16")
+    expected = pupil.get_submodule("head.norm").bias.grad
+    torch.testing.assert_close(together.grad, expected)  # the largest has a norm of its own there

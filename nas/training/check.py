@@ -1,0 +1,213 @@
+"""Whether a supernet ranks networks as they turn out when each is trained alone."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from nas.architecture import Architecture
+from nas.data import Dataset
+from nas.documents import Value, write_atomically
+from nas.errors import UserError
+from nas.latency.ranks import Interval, kendall, with_interval
+from nas.latency.validation import spread_over
+from nas.network import measure_size
+from nas.space import SearchSpace
+from nas.training.evaluate import accuracy, inherited_accuracy
+from nas.training.progress import Progress
+from nas.training.recipe import Recipe
+from nas.training.run import Run
+from nas.training.standalone import train_alone
+
+JOURNAL = "check.jsonl"
+CANDIDATES = 20
+"""Random architectures for each one that is picked: enough to have one near every size."""
+
+Tell = Callable[[str, int, int], None]
+"""What is being done, and how many of how many steps are."""
+
+
+class Finished(Value):
+    """A line of the journal: which training, and its accuracy on the search slice."""
+
+    training: str
+    accuracy: float
+
+
+class Compared(Value):
+    """One architecture. Accuracies are shares of the search slice, ``alone`` one for each seed."""
+
+    architecture: Architecture
+    params: int
+    macs: int
+    inherited: float
+    alone: tuple[float, ...]
+
+    @property
+    def mean_alone(self) -> float:
+        """Mean over the seeds."""
+        return float(np.mean(self.alone))
+
+
+class Check(Value):
+    """All architectures, smallest first, and what they say of the supernet.
+
+    ``tau`` is Kendall's rank correlation between inherited accuracy and the mean of those alone,
+    with its 95 % interval; ``tau_between_seeds`` the mean over all pairs of seeds, which no
+    supernet can beat by much; ``gap`` the mean of inherited minus alone, in [-1, 1].
+    """
+
+    recipe: Recipe
+    images: int
+    compared: tuple[Compared, ...]
+    tau: float
+    tau_interval: Interval
+    tau_between_seeds: float | None
+    gap: float
+
+
+def check_supernet(
+    run: Run,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    architectures: int,
+    seeds: int,
+    tell: Tell | None = None,
+) -> Check:
+    """Train architectures that span the run's space alone, and compare.
+
+    Each finished training is a line of ``check.jsonl`` in the run's folder, from which a check that
+    was stopped, or one with more architectures or seeds, takes what it needs.
+
+    Raises:
+        UserError: the run has no weights, its space has fewer architectures; the loss is no longer
+            finite; or Ctrl-C.
+    """
+    run.require_images(dataset)
+    supernet = run.load_supernet()
+    picked = spanning_architectures(run.space, architectures, seed=run.settings.seed)
+    journal = Journal(run.path / JOURNAL)
+    trainings = [
+        (architecture, recipe.model_copy(update={"seed": recipe.seed + seed}))
+        for seed in range(seeds)
+        for architecture in picked
+    ]
+    show = tell or (lambda text, done, total: None)
+    try:
+        for number, (architecture, own) in enumerate(trainings, start=1):
+            key = training_key(architecture, own, run)
+            if key in journal.accuracies:
+                continue
+            text = f"network {number} of {len(trainings)}"
+            network = train_alone(
+                architecture, dataset, own, report=_reporting(show, text, number, len(trainings))
+            )
+            found = accuracy(network, dataset.search)
+            journal.append(Finished(training=key, accuracy=found))
+    except KeyboardInterrupt:
+        raise UserError(
+            f"stopped; {len(journal.accuracies)} trainings are kept in {journal.path}, the same "
+            f"command goes on"
+        ) from None
+    alone = [journal.accuracies[training_key(*one, run)] for one in trainings]
+    compared = [
+        Compared(
+            architecture=architecture,
+            **measure_size(architecture)._asdict(),
+            inherited=inherited_accuracy(supernet, architecture, dataset),
+            alone=tuple(alone[index :: len(picked)]),
+        )
+        for index, architecture in enumerate(picked)
+    ]
+    return judge_ranks(compared, recipe, images=len(dataset.search))
+
+
+def judge_ranks(compared: Sequence[Compared], recipe: Recipe, *, images: int) -> Check:
+    """The figures of architectures that were trained already; ``images`` judged them."""
+    inherited = [one.inherited for one in compared]
+    tau, interval = with_interval(kendall, inherited, [one.mean_alone for one in compared])
+    by_seed = list(zip(*(one.alone for one in compared), strict=True))
+    pairs = [with_interval(kendall, *pair)[0] for pair in itertools.combinations(by_seed, 2)]
+    return Check(
+        recipe=recipe,
+        images=images,
+        compared=tuple(compared),
+        tau=tau,
+        tau_interval=interval,
+        tau_between_seeds=float(np.mean(pairs)) if pairs else None,
+        gap=float(np.mean([one.inherited - one.mean_alone for one in compared])),
+    )
+
+
+def spanning_architectures(space: SearchSpace, count: int, *, seed: int) -> list[Architecture]:
+    """Architectures from the smallest to the largest, evenly spread by the logarithm of MACs.
+
+    Raises:
+        UserError: the space has fewer.
+    """
+    rng = np.random.default_rng(seed)
+    wanted = CANDIDATES * count
+    if space.cardinality <= wanted:
+        drawn = [space.decode(it) for it in itertools.product(*map(range, space.sizes))]
+    else:
+        drawn = [space.sample(rng) for _ in range(wanted)]
+    ends = dict.fromkeys((space.smallest(), space.largest()))
+    pool = list(ends | dict.fromkeys(drawn))
+    if len(pool) < count:
+        raise UserError(
+            f"{space.name}: has {len(pool)} architectures, --architectures must not be above"
+        )
+    macs = [measure_size(architecture).macs for architecture in pool]
+    picked = spread_over(macs, count)
+    for place, end in (0, 0), (-1, len(ends) - 1):
+        if end not in picked:  # others may cost as much
+            picked[place] = end
+    return [pool[index] for index in sorted(picked, key=lambda it: macs[it])]
+
+
+def training_key(architecture: Architecture, recipe: Recipe, run: Run) -> str:
+    """Identifies a training: the same key, the same accuracy."""
+    text = architecture.to_json() + recipe.model_dump_json()
+    text += run.data.model_dump_json() + run.split_sha256
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Journal:
+    """The finished trainings of all checks of a run, a JSON line each."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.accuracies: dict[str, float] = {}
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        for number, line in enumerate(text.splitlines(), start=1):
+            try:
+                found = Finished.model_validate_json(line)
+            except ValidationError:
+                raise UserError(
+                    f"{path}:{number}: is no line of a check; mend or delete the file"
+                ) from None
+            self.accuracies[found.training] = found.accuracy
+
+    def append(self, finished: Finished) -> None:
+        """Add a training; a kill meanwhile leaves the file as it was."""
+        self.accuracies[finished.training] = finished.accuracy
+        lines = [
+            Finished(training=key, accuracy=it).model_dump_json() + "\n"
+            for key, it in self.accuracies.items()
+        ]
+        write_atomically(self.path, "".join(lines))
+
+
+def _reporting(tell: Tell, text: str, number: int, count: int) -> Callable[[Progress], None]:
+    def report(progress: Progress) -> None:
+        steps = progress.total_steps
+        done = (number - 1) * steps + progress.step
+        tell(f"{text}, epoch {progress.epoch} of {progress.epochs}", done, count * steps)
+
+    return report

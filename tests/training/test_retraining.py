@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nas.architecture import Architecture
+from nas.data import Dataset
+from nas.deploy.files import load_weights
+from nas.errors import UserError
+from nas.network import build
+from nas.space import SearchSpace
+from nas.training.evaluate import accuracy, inherited_accuracy
+from nas.training.loop import train_supernet
+from nas.training.progress import Progress
+from nas.training.retraining import Retraining, retrain
+from nas.training.run import Run
+from nas.training.settings import DataSettings, Settings
+
+IMAGES = {"spec": "digits", "limit": 120}
+QUICK = {"name": "published", "epochs": 3, "batch_size": 32, "seed": 5}
+
+
+@pytest.fixture(scope="module")
+def small(tiny_space: SearchSpace) -> Architecture:
+    return tiny_space.decode(tiny_space.uniform(0.5))
+
+
+@pytest.fixture(scope="module")
+def supernet(tmp_path_factory: pytest.TempPathFactory, tiny_space: SearchSpace) -> Run:
+    data = DataSettings(spec="digits", limit=200, seed=7, search_share=0.3)
+    dataset = data.load(32)
+    run = Run.create(
+        tmp_path_factory.mktemp("supernet") / "run",
+        space=tiny_space,
+        data=data,
+        settings=Settings(epochs=2, batch_size=32),
+        dataset=dataset,
+    )
+    train_supernet(run, dataset)
+    return run
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, small: Architecture) -> Path:
+    path = tmp_path_factory.mktemp("retraining") / "run"
+    retrain(*begin(path, small))
+    return path
+
+
+def begin(path: Path, architecture: Architecture, **options) -> tuple[Retraining, Dataset]:
+    return Retraining.begin(path, architecture, **{"images": IMAGES, "recipe": QUICK} | options)
+
+
+def lines(path: Path) -> list[dict[str, float]]:
+    found = [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+    for line in found:
+        del line["images_per_second"]
+    return found
+
+
+def assert_same(path: Path, other: Path) -> None:
+    """Weights, optimizer, average, state and log, bit for bit."""
+    for name in "checkpoint.safetensors", "weights.safetensors":
+        assert (path / name).read_bytes() == (other / name).read_bytes()
+    assert lines(path) == lines(other)
+
+
+def stop_at(step: int):
+    def report(progress: Progress) -> None:
+        if progress.step >= step:
+            raise KeyboardInterrupt
+
+    return report
+
+
+def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, small: Architecture, uninterrupted: Path
+) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(UserError) as error:
+        retrain(*begin(path, small), report=stop_at(6))  # 3 steps are an epoch
+    assert str(error.value) == (
+        f"stopped, 1 of 3 epochs are saved; to continue: nas retrain --run {path} --resume"
+    )
+    assert not (path / "weights.safetensors").exists()
+    opened = Retraining.open(path)
+    retrain(opened, opened.load_images())
+    assert_same(path, uninterrupted)
+
+
+KILLED = """
+import sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from nas.training.retraining import Retraining, retrain
+opened = Retraining.open(Path(sys.argv[1]))
+retrain(opened, opened.load_images(), report=lambda progress: print(progress.step, flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, small: Architecture, uninterrupted: Path
+) -> None:
+    path = tmp_path / "run"
+    begin(path, small)
+    process = subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        for line in process.stdout:
+            if int(line) >= 6:  # the second epoch is about to be judged, logged and saved
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    opened = Retraining.open(path)
+    assert 1 <= opened.finished_epochs < 3
+    retrain(opened, opened.load_images())
+    assert_same(path, uninterrupted)
+
+
+def test_the_result_holds_for_the_weights(uninterrupted: Path, small: Architecture) -> None:
+    result = json.loads((uninterrupted / "result.json").read_text())
+    network = build(Architecture.load(uninterrupted / "architecture.json"))
+    load_weights(network, uninterrupted / "weights.safetensors")
+    test = DataSettings(spec="digits").load(32).test
+    assert result["test_accuracy"] == accuracy(network, test)
+    assert result["test_images"] == len(test)
+    assert result["inherited_test_accuracy"] is None
+    assert (result["recipe"], result["epochs"]) == ("published", 3)
+    assert lines(uninterrupted)[-1]["accuracy/search slice"] <= 1
+
+
+def test_a_finished_training_gives_its_result_again(uninterrupted: Path) -> None:
+    opened = Retraining.open(uninterrupted)
+    before = (uninterrupted / "result.json").read_text()
+    found = retrain(opened, opened.load_images(), report=stop_at(0))
+    assert found == json.loads(before)
+
+
+def test_a_network_starts_from_what_it_inherits(
+    tmp_path: Path, small: Architecture, supernet: Run
+) -> None:
+    recipe = QUICK | {"name": "light", "epochs": 1}
+    opened, dataset = Retraining.begin(tmp_path / "run", small, supernet=supernet, recipe=recipe)
+    assert opened.record.data == supernet.data
+    result = retrain(opened, dataset)
+    expected = inherited_accuracy(supernet.load_supernet(), small, dataset, dataset.test)
+    assert result["inherited_test_accuracy"] == expected
+    still = {"learning_rate": 1e-12, "weight_decay": 0.0}
+    opened, dataset = Retraining.begin(
+        tmp_path / "still", small, supernet=supernet, recipe=recipe | still
+    )
+    retrain(opened, dataset)
+    start = opened.start()
+    load_weights(end := build(small), tmp_path / "still" / "weights.safetensors")
+    for before, after in zip(start.parameters(), end.parameters(), strict=True):
+        assert float((before - after).detach().abs().max()) < 1e-9
+
+
+def test_the_folder_needs_its_supernet_no_more(
+    tmp_path: Path, small: Architecture, supernet: Run
+) -> None:
+    shutil.copytree(supernet.path, tmp_path / "supernet")
+    recipe = QUICK | {"epochs": 1}
+    copied = Run.open(tmp_path / "supernet")
+    Retraining.begin(tmp_path / "run", small, supernet=copied, recipe=recipe)
+    shutil.rmtree(tmp_path / "supernet")
+    opened = Retraining.open(tmp_path / "run")
+    assert retrain(opened, opened.load_images())["inherited_test_accuracy"] > 0
+
+
+def test_a_head_gets_the_classes_of_the_images(tmp_path: Path, small: Architecture) -> None:
+    opened, _ = begin(tmp_path / "run", small.with_classes(1000))
+    assert opened.architecture == small
+    assert Retraining.open(tmp_path / "run").architecture == small
+
+
+def test_small_data_take_the_light_recipe(tmp_path: Path, small: Architecture) -> None:
+    opened, _ = begin(tmp_path / "run", small, recipe={"epochs": 3})
+    assert opened.record.recipe.name == "light"
+    assert opened.record.recipe.epochs == 3
+
+
+def test_a_network_of_another_space_inherits_nothing(
+    tmp_path: Path, small: Architecture, supernet: Run
+) -> None:
+    widened = [
+        it.model_copy(update={"expansion": 9}) if it.kind == "conv_ffn" else it
+        for it in small.layers
+    ]
+    other = Architecture(input_shape=small.input_shape, layers=widened)
+    with pytest.raises(
+        UserError, match=r"run: its space 'tiny' does not hold the architecture: .*fit"
+    ):
+        Retraining.begin(tmp_path / "run", other, supernet=supernet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_there_is_not_overwritten(
+    tmp_path: Path, small: Architecture, uninterrupted: Path
+) -> None:
+    message = "holds a retraining that has finished 3 of 3 epochs; --resume continues it, --force"
+    with pytest.raises(UserError, match=message):
+        begin(uninterrupted, small)
+    (tmp_path / "notes.txt").write_text("mine")
+    for force in False, True:
+        with pytest.raises(UserError, match="holds other things than a retraining"):
+            begin(tmp_path, small, force=force)
+    with pytest.raises(UserError, match="must be a folder, is a file"):
+        begin(tmp_path / "notes.txt", small)
+
+
+def test_force_starts_anew(tmp_path: Path, small: Architecture) -> None:
+    retrain(*begin(tmp_path / "run", small, recipe=QUICK | {"epochs": 1}))
+    opened, _ = begin(tmp_path / "run", small, force=True)
+    assert opened.finished_epochs == 0
+    names = sorted(file.name for file in (tmp_path / "run").iterdir())
+    assert names == ["architecture.json", "retraining.json"]
+
+
+def test_what_differs_from_the_start_is_named(
+    uninterrupted: Path, small: Architecture, tiny_space: SearchSpace
+) -> None:
+    opened = Retraining.open(uninterrupted)
+    remedy = "name another --run, or start anew with --force"
+    opened.require_same(
+        architecture=small.with_classes(1000), images={"spec": "digits"}, recipe={"epochs": 3}
+    )
+    for given, expected in (
+        ({"recipe": {"epochs": 9}}, "was started with epochs 3, got 9"),
+        ({"recipe": {"name": "light"}}, "was started with recipe published, got light"),
+        ({"images": {"limit": 9}}, "was started with limit 120, got 9"),
+        ({"teacher": "t.onnx"}, "was started with teacher None, got t.onnx"),
+        ({"supernet": Path("r")}, "was started with supernet None, got r"),
+        ({"architecture": tiny_space.smallest()}, "trains another architecture"),
+    ):
+        with pytest.raises(UserError, match=re.escape(f"{expected}; {remedy}")):
+            opened.require_same(**{"images": {}, "recipe": {}} | given)
+
+
+def test_another_recipe_is_not_gone_on_with(tmp_path: Path, small: Architecture) -> None:
+    path = tmp_path / "run"
+    retrain(*begin(path, small, recipe=QUICK | {"epochs": 1}))
+    text = (path / "retraining.json").read_text()
+    (path / "retraining.json").write_text(text.replace('"epochs": 1', '"epochs": 2'))
+    (path / "result.json").unlink()
+    opened = Retraining.open(path)
+    with pytest.raises(UserError, match=r"holds the weights of another retraining than retrain"):
+        retrain(opened, opened.load_images())
+
+
+def test_a_folder_without_a_retraining_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no retraining; nas retrain without --resume starts"):
+        Retraining.open(tmp_path)
+    with pytest.raises(UserError, match="no such retraining"):
+        Retraining.open(tmp_path / "x")
+
+
+def test_a_teacher_is_refused_before_anything_is_written(
+    tmp_path: Path, small: Architecture
+) -> None:
+    with pytest.raises(UserError, match=r"t\.onnx: no such file"):
+        begin(tmp_path / "run", small, teacher="t.onnx")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_is_listened_to(tmp_path: Path, small: Architecture, uninterrupted: Path) -> None:
+    spec = f"{uninterrupted / 'architecture.json'}:{uninterrupted / 'weights.safetensors'}"
+    opened, dataset = begin(tmp_path / "run", small, teacher=spec)
+    retrain(opened, dataset)
+    assert lines(tmp_path / "run")[0]["loss/distillation"] > 0
+    assert lines(tmp_path / "run")[-1] != lines(uninterrupted)[-1]
