@@ -44,7 +44,10 @@ def holder(path: Path, *options: str):
 def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with holder(path) as (process, _):
-        with pytest.raises(UserError, match="^somebody has it$"), Lock(path, held="somebody has it"):
+        with (
+            pytest.raises(UserError, match=r"^somebody has it$"),
+            Lock(path, held="somebody has it"),
+        ):
             pass
         process.kill()
         process.wait()
@@ -77,7 +80,11 @@ def test_a_lock_on_a_deleted_file_does_not_count(
         take(file)
 
     monkeypatch.setattr(lock, "_take", delete_first)
-    with Lock(path, held="first"), pytest.raises(UserError, match="second"), Lock(path, held="second"):
+    with (
+        Lock(path, held="first"),
+        pytest.raises(UserError, match="second"),
+        Lock(path, held="second"),
+    ):
         pass
     assert len(taken) == 3
 

@@ -46,16 +46,17 @@ def add_gradients(
     largest: Architecture,
     subnets: list[Architecture],
     distillation: float,
+    weight: float = 1.0,
 ) -> Losses:
     """Add the gradients of the largest and of each subnet to the supernet's.
 
     All learn from labels (N,). For the subnets, soft outputs of the largest replace them by the
     share ``distillation``: the loss is (1 - share) * cross-entropy + share * divergence, both means
-    over the batch.
+    over the batch. ``weight`` is what the images count in a larger batch; losses are without it.
     """
     logits = supernet(images, largest)
     label_loss = functional.cross_entropy(logits, labels)
-    label_loss.backward()  # type: ignore[no-untyped-call]
+    (weight * label_loss).backward()  # type: ignore[no-untyped-call]
     teacher = logits.detach().log_softmax(1)  # (N, classes)
     hits = (teacher.argmax(1) == labels).float().mean()
     label_losses, divergences = [], []
@@ -69,7 +70,7 @@ def add_gradients(
             log_target=True,
         )
         loss = (1 - distillation) * cross_entropy + distillation * divergence
-        loss.backward()  # type: ignore[no-untyped-call]
+        (weight * loss).backward()  # type: ignore[no-untyped-call]
         label_losses.append(cross_entropy.detach())
         divergences.append(divergence.detach())
     return Losses(

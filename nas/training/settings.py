@@ -19,7 +19,9 @@ class Settings(Value):
     ``warmup`` is the share of all steps in which the rate rises to ``learning_rate``; from there it
     falls to 0 along a cosine. ``random_subnets`` train in each step beside the largest and the
     smallest. ``distillation`` is how much the largest network's outputs may replace the labels of
-    the others; 0 means labels only. ``layer_scale`` is where the residuals' scales start.
+    the others; 0 means labels only. ``layer_scale`` is where the residuals' scales start. A batch
+    is processed in ``accumulate`` parts, which need less memory: their gradients add up to those of
+    the whole batch, but for the norms, which see one part at a time.
 
     Mean inherited accuracy of eight subnets, CIFAR-10, 10,000 images, batch 100, 8 epochs, one
     seed, on an early `cifar10_32px` of four stages: 54.4 % like this, but with labels only; 53.3
@@ -30,6 +32,7 @@ class Settings(Value):
 
     epochs: Count = 10
     batch_size: Annotated[int, Field(gt=1)] = 64
+    accumulate: Count = 1
     learning_rate: Annotated[float, Field(gt=0)] = 4e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.025
     warmup: Share = 0.1
