@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,25 @@ def test_tensorboard_reads_the_curves_and_hides_what_a_killed_process_wrote(tmp_
     assert [it.step for it in found] == [1, 2, 3]
     assert [it.value for it in found] == pytest.approx([1 / 3, 2 / 3, 7.0], abs=1e-6)
     assert [it["loss/largest"] for it in entries(path)] == [0.333333, 0.666667, 7.0]
+
+
+def test_curves_on_a_full_disk_are_one_line(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Log(
+        tmp_path / "log.jsonl", tmp_path / "tensorboard", finished_epochs=0, setbacks=0
+    ) as log:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+        try:
+            with pytest.raises(UserError, match="tensorboard: cannot be written: ") as error:
+                append_many(log)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(error.value)
+
+
+def append_many(log: Log) -> None:
+    for epoch in range(1, 16):  # in 450 bytes of the log and 1,000 of the curves
+        log.append(epoch, {"loss": 0.5})
 
 
 def test_setbacks_stand_between_the_epochs(tmp_path: Path) -> None:

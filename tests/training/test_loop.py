@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -393,6 +394,36 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         f"{run.checkpoint_path}: is damaged: it does not hold what was written; "
         "going on from the one before, previous.safetensors"
     ]
+    assert_same(run, uninterrupted)
+
+
+@pytest.fixture
+def limit_files() -> Iterator[Callable[[int], None]]:
+    """Limits the size of files, which fails a write as a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(
+    ("size", "refused"), [(50_000, r"checkpoint\.safetensors"), (100, r"log\.jsonl")]
+)
+def test_a_full_disk_leaves_the_last_epoch_usable(
+    new_run, dataset: Dataset, uninterrupted: Run, limit_files, size: int, refused: str
+) -> None:
+    run = new_run()
+
+    def fill(progress: Progress) -> None:
+        if progress.step == 8:  # the second epoch is about to be logged and saved
+            limit_files(size)
+
+    with pytest.raises(UserError, match=rf"{refused}: cannot be written: ") as error:
+        train_supernet(run, dataset, report=fill)
+    assert "\n" not in str(error.value)
+    limit_files(resource.RLIM_INFINITY)
+    assert run.finished_epochs == 1
+    run.load_supernet()
+    train_supernet(run, dataset, resume=True)
     assert_same(run, uninterrupted)
 
 
