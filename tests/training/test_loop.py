@@ -507,6 +507,7 @@ def test_subnets_learn_digits(
         dataset=digits,
     )
     train_supernet(run, digits)
+    assert not setbacks(run)
     learnt = lines(run)[-1]
     assert learnt["accuracy/largest"] > 0.85  # guessing: 0.1
     assert learnt["accuracy/smallest"] > 0.7

@@ -197,6 +197,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from nas.cli import main
+from nas.training.processes import Processes
 
 last, steps = {}, []
 
@@ -207,10 +208,18 @@ def remember(optimizer, *_):
     parameters = [it for group in optimizer.param_groups for it in group["params"]]
     last.update({str(number): it for number, it in enumerate(parameters)})
 
+averaged, average = [], Processes.average_statistics
+
+def counted(processes, network):
+    averaged.append(1)
+    average(processes, network)
+
+Processes.average_statistics = counted
 register_optimizer_step_post_hook(remember)
 try:
     main()
 finally:
+    Path(f"averaged{os.environ['RANK']}").write_text(str(len(averaged)))
     if last:
         save_file({name: it.contiguous() for name, it in last.items()}, f"w{os.environ['RANK']}")
 """
@@ -226,6 +235,7 @@ def test_two_processes_train_one_supernet(
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run:") == 1
     assert sha256(tmp_path / "w0") == sha256(tmp_path / "w1")
+    assert [(tmp_path / f"averaged{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
     whole = Run.open(tmp_path / "whole")
     assert whole.is_finished
     assert [json.loads(it)["epoch"] for it in whole.log_path.read_text().splitlines()] == [1, 2]
