@@ -40,6 +40,7 @@ INTERRUPTED = 130
 ExportFormat = Literal["onnx"]
 Recipe = Literal["light", "published"]
 Divergence = Literal["kl", "alpha"]
+TrainingDevice = Literal["cpu", "cuda"]
 Space = Annotated[str, typer.Option("--space", help="Name of a built-in space, or a YAML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.")]
@@ -229,6 +230,9 @@ def train_supernet(
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=2)] = None,
+    accumulate: Annotated[
+        int | None, typer.Option("--accumulate", min=1, help="Parts of a batch, to save memory.")
+    ] = None,
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", min=1e-9, max=10.0)
     ] = None,
@@ -242,13 +246,18 @@ def train_supernet(
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Same seed, same result.")
     ] = None,
+    device: Annotated[
+        TrainingDevice, typer.Option("--device", help="What to train on; torchrun starts several.")
+    ] = "cpu",
     resume: Resume = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Train one supernet that holds every architecture of a space."""
+    from nas.data import Dataset
     from nas.report.training import TrainingBar
     from nas.training.loop import train_supernet as train
+    from nas.training.processes import join_processes
     from nas.training.run import Run
     from nas.training.settings import DataSettings, Settings
 
@@ -258,25 +267,19 @@ def train_supernet(
     recipe = _given(
         epochs=epochs,
         batch_size=batch_size,
+        accumulate=accumulate,
         learning_rate=learning_rate,
         divergence=divergence,
         teacher=teacher,
         seed=seed,
     )
-    if resume:
-        opened = Run.open(path)
-        opened.require_same(
-            space=loaded.with_classes(opened.space.classes) if space else None,
-            data=opened.data.model_copy(update=images),
-            settings=opened.settings.model_copy(update=recipe),
-        )
-        dataset = opened.data.load(opened.space.one_size)
-    else:
+
+    def start() -> tuple[Run, Dataset]:
         data_settings = DataSettings.model_validate({"spec": "digits", **images})
         settings = Settings.model_validate(recipe)
         Run.require_free(path, force=force)  # before the images are read, which may take long
         dataset = data_settings.load(loaded.one_size)
-        opened = Run.create(
+        created = Run.create(
             path,
             space=loaded.with_classes(len(dataset.classes)),
             data=data_settings,
@@ -284,8 +287,31 @@ def train_supernet(
             dataset=dataset,
             force=force,
         )
-    with TrainingBar(quiet=as_json) as bar:
-        train(opened, dataset, resume=resume, report=bar.report)
+        return created, dataset
+
+    def go_on() -> tuple[Run, Dataset]:
+        opened = Run.open(path)
+        opened.require_same(
+            space=loaded.with_classes(opened.space.classes) if space else None,
+            data=opened.data.model_copy(update=images),
+            settings=opened.settings.model_copy(update=recipe),
+        )
+        return opened, opened.data.load(opened.space.one_size)
+
+    with join_processes(device) as processes:
+        opened, dataset = processes.in_turn(go_on if resume else start, go_on)
+        with TrainingBar(quiet=as_json or not processes.is_first) as bar:
+            train(
+                opened,
+                dataset,
+                resume=resume,
+                report=bar.report,
+                tell=bar.say,
+                device=processes.device,
+                processes=processes,
+            )
+    if not processes.is_first:
+        return
     if as_json:
         _print_json({"run": str(path), "accuracies": dict(bar.accuracies)})
     else:
@@ -455,7 +481,7 @@ def retrain(
             force=force,
         )
     with TrainingBar(quiet=as_json) as bar:
-        result = train(opened, dataset, report=bar.report)
+        result = train(opened, dataset, report=bar.report, tell=bar.say)
     if as_json:
         _print_json(result)
         return

@@ -255,6 +255,8 @@ def test_default_paths_find_each_other():
         (["train-supernet", "--data", "imagnet"], "data set 'imagnet': must be digits, folder:PATH"),
         (["train-supernet", "--data", "folder:nowhere"], "nowhere"),
         (["train-supernet", "--epochs", "0"], "Invalid value for '--epochs'"),
+        (["train-supernet", "--accumulate", "0"], "Invalid value for '--accumulate'"),
+        (["train-supernet", "--device", "tpu"], "Invalid value for '--device'"),
         (["train-supernet", "--learning-rate", "-1"], "Invalid value for '--learning-rate'"),
         (["train-supernet", "--seed", "-1"], "Invalid value for '--seed'"),
         (["profile", "efficientformer_v3"], "architecture 'efficientformer_v3' is neither"),

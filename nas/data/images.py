@@ -46,12 +46,14 @@ class Images(ABC):
         rng: np.random.Generator | None = None,
         augmentation: Augmentation | None = None,
         drop_last: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of normalised float32 images (B, 3, S, S) and int64 labels (B,).
 
         With ``rng`` they are shuffled, and augmented if asked for; the generator's state decides
         both, and has moved by the same amount however many batches are taken. Without it they come
         in order. ``drop_last`` drops a last batch that is not full, unless it is the only one.
+        ``share`` (i, n) gives every n-th image of each batch, from the i-th on (from 0).
         """
         if augmentation is not None and rng is None:
             raise ValueError("batches: augmentation needs an rng")
@@ -62,11 +64,13 @@ class Images(ABC):
         ]
         if drop_last and len(parts) > 1 and len(parts[-1]) < batch_size:
             parts.pop()
-        requests = [Request(part) for part in parts]
+        first, step = share
+        requests = [Request(part[first::step]) for part in parts]
         if rng is not None and augmentation is not None:
-            seeds = rng.integers(2**63, size=len(parts)).tolist()
+            seeds = rng.integers(2**63, size=(len(parts), step))[:, first].tolist()
             requests = [
-                Request(part, augmentation, seed) for part, seed in zip(parts, seeds, strict=True)
+                Request(part[first::step], augmentation, seed)
+                for part, seed in zip(parts, seeds, strict=True)
             ]
         return self._serve(requests)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from pydantic import ValidationError
 
@@ -15,9 +15,7 @@ from nas.documents import Value, read_document, write_json
 from nas.errors import UserError
 from nas.latency.rows import Key, Row, format_rows, parse_rows
 from nas.latency.runtime import Target
-
-HAS_LOCKS = importlib.util.find_spec("fcntl") is not None
-"""Not on Windows: there nobody notices two builds into one file."""
+from nas.lock import Lock
 
 
 class Purpose(Value):
@@ -40,17 +38,19 @@ class PartialTable:
     def __init__(self, path: Path) -> None:
         self.csv_path = path.with_suffix(".partial.csv")
         self.json_path = path.with_suffix(".partial.json")
+        self._lock = Lock(
+            path.with_suffix(".partial.lock"),
+            held=f"{self.csv_path}: another build is writing it; wait for it or name another --out",
+        )
 
     def __enter__(self) -> Self:
-        try:
-            self.csv_path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = _open_locked(self.csv_path)
-        except BlockingIOError:
-            raise UserError(
-                f"{self.csv_path}: another build is writing it; wait for it or name another --out"
-            ) from None
-        except OSError as error:
-            raise UserError(f"{self.csv_path}: cannot be written: {error.strerror}") from None
+        with ExitStack() as stack:
+            stack.enter_context(self._lock)
+            try:
+                self._file = stack.enter_context(self.csv_path.open("ab"))
+            except OSError as error:
+                raise UserError(f"{self.csv_path}: cannot be written: {error.strerror}") from None
+            self._held = stack.pop_all()
         return self
 
     def __exit__(
@@ -59,9 +59,9 @@ class PartialTable:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self.is_started():
-            self.remove()
-        self._file.close()
+        with self._held:
+            if not self.is_started():
+                self.remove()
 
     def is_started(self) -> bool:
         """Whether there is an unfinished build."""
@@ -100,6 +100,7 @@ class PartialTable:
 
     def remove(self) -> None:
         """Delete both files."""
+        self._file.close()  # on Windows an open file cannot be deleted
         self.json_path.unlink(missing_ok=True)
         self.csv_path.unlink(missing_ok=True)
 
@@ -117,21 +118,3 @@ class PartialTable:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise UserError(f"{self.csv_path}: cannot be written: {error.strerror}") from None
-
-
-def _open_locked(path: Path) -> IO[bytes]:
-    file = path.open("ab")
-    if not HAS_LOCKS:
-        return file
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        file.close()
-        raise
-    # a build that has just finished deletes the file: the lock must be on the one in place
-    if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-        return file
-    file.close()
-    return _open_locked(path)

@@ -1,8 +1,13 @@
-"""A checkpoint: one safetensors file with weights and optimizer, its JSON state in the header."""
+"""A checkpoint: one safetensors file with weights and optimizer, its JSON state in the header.
+
+The one before it is kept as ``previous.safetensors``. Each file carries the hashes of its tensors.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,39 +20,67 @@ from torch.optim import Optimizer
 from nas.documents import Value
 from nas.errors import UserError
 
-STATE_KEY = "nas"
-MODEL, OPTIMIZER = "model.", "optimizer."
+HEADER_KEY = "nas"
+"""The only one: safetensors writes several in random order."""
+STATE, MODEL, OPTIMIZER = "state", "model.", "optimizer."
+PREVIOUS = "previous.safetensors"
+
+
+class DamagedError(UserError):
+    """A checkpoint cannot be read, or does not hold what was written."""
 
 
 class State(Value):
     """Where a training stands. Everything random in an epoch is drawn from (seed, epoch).
 
     ``epoch`` counts finished epochs; ``teacher`` is what the largest subnet knows, see
-    ``distillation_share``; ``recipe_sha256`` identifies space, data and settings.
+    ``distillation_share``; ``recipe_sha256`` identifies space, data and settings. Each of the
+    ``setbacks`` has halved the learning rate; ``losses`` are those that a spike is judged by, see
+    ``nas/training/setbacks.py``.
     """
 
     epoch: int
     teacher: float
     accuracies: dict[str, float]
     recipe_sha256: str
+    setbacks: int = 0
+    losses: tuple[float, ...] = ()
+
+
+class Header(Value):
+    """What stands in the file's header: the state, and hashes of it, the weights, the optimizer."""
+
+    state: State
+    sha256: dict[str, str]
 
 
 def save_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, state: State) -> None:
-    """Write beside ``path`` and rename: the previous checkpoint lasts until this one is complete.
+    """Write beside ``path`` and rename: the checkpoint there lasts until this one is complete.
+
+    It then becomes ``PREVIOUS``. A kill between the two renames leaves that one alone, for
+    ``mend_checkpoint``.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
-    tensors = {MODEL + name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        for field, tensor in optimizer.state.get(parameter, {}).items():
-            tensors[f"{OPTIMIZER}{name}.{field}"] = tensor.contiguous()
+    weights = {name: it.cpu().contiguous() for name, it in model.state_dict().items()}
+    moments = {
+        f"{name}.{field}": tensor.cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for field, tensor in optimizer.state.get(parameter, {}).items()
+    }
+    parts = {MODEL: weights, OPTIMIZER: moments}
+    hashes = {prefix: _sha256(part) for prefix, part in parts.items()}
+    header = Header(state=state, sha256={STATE: _sha256_of_state(state), **hashes})
+    tensors = {prefix + name: it for prefix, part in parts.items() for name, it in part.items()}
     temporary = path.with_name(f".{path.name}.partial")  # one name: a kill leaves one at most
     try:
-        save_file(tensors, temporary, metadata={STATE_KEY: state.model_dump_json()})
+        save_file(tensors, temporary, metadata={HEADER_KEY: header.model_dump_json()})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
+        if path.exists():
+            path.replace(path.with_name(PREVIOUS))
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -56,17 +89,37 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, state: S
         temporary.unlink(missing_ok=True)
 
 
+def mend_checkpoint(path: Path) -> str | None:
+    """Put the previous checkpoint in place of one that is damaged or missing.
+
+    Gives the line to tell the user if one was damaged.
+
+    Raises:
+        UserError: neither is whole.
+    """
+    previous = path.with_name(PREVIOUS)
+    try:
+        if path.exists():
+            _require_whole(path)
+            return None
+    except DamagedError as error:
+        if not previous.exists():
+            raise
+        _require_whole(previous)
+        _replace(previous, path)
+        return f"{error}; going on from the one before, {PREVIOUS}"
+    if previous.exists():
+        _replace(previous, path)
+    return None
+
+
 def read_state(path: Path) -> State:
     """The state of a checkpoint, from its header alone."""
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(STATE_KEY, "")
+            return _header(path, file.metadata()).state
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    try:
-        return State.model_validate_json(text)
-    except ValidationError:
-        raise UserError(f"{path}: is no checkpoint of nas train-supernet") from None
+        raise DamagedError(f"{path}: cannot be read: {error}") from None
 
 
 def load_model(path: Path, model: nn.Module) -> None:
@@ -116,13 +169,57 @@ def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
     return torch.empty_like(parameter, requires_grad=False).copy_(tensor)
 
 
+def _header(path: Path, metadata: Mapping[str, str] | None) -> Header:
+    try:
+        header = Header.model_validate_json((metadata or {}).get(HEADER_KEY, ""))
+    except ValidationError:
+        raise DamagedError(f"{path}: is no checkpoint of nas train-supernet") from None
+    if header.sha256.get(STATE) != _sha256_of_state(header.state):
+        raise _altered(path)
+    return header
+
+
 def _tensors(path: Path, prefix: str) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {
+            header = _header(path, file.metadata())
+            tensors = {
                 key.removeprefix(prefix): torch.as_tensor(file.get_tensor(key))
                 for key in file.keys()  # noqa: SIM118 - no mapping
                 if key.startswith(prefix)
             }
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        raise DamagedError(f"{path}: cannot be read: {error}") from None
+    if header.sha256.get(prefix) != _sha256(tensors):
+        raise _altered(path)
+    return tensors
+
+
+def _require_whole(path: Path) -> None:
+    read_state(path)
+    for prefix in (MODEL, OPTIMIZER):
+        _tensors(path, prefix)
+
+
+def _replace(source: Path, target: Path) -> None:
+    try:
+        source.replace(target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror}") from None
+
+
+def _altered(path: Path) -> DamagedError:
+    return DamagedError(f"{path}: is damaged: it does not hold what was written")
+
+
+def _sha256_of_state(state: State) -> str:
+    return hashlib.sha256(state.model_dump_json().encode()).hexdigest()
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -13,6 +13,7 @@ from nas.architecture import Architecture
 from nas.data import Dataset, Images
 from nas.data.splits import choose_stratified
 from nas.supernet import Supernet
+from nas.training.processes import ALONE, Processes
 
 # Two draws of 1,000 images differ by 0.2 points of accuracy, of 300 by 0.3, of 100 by 1.1; 3,000
 # are no better than 1,000 (CIFAR-10, 5,000 held-out images, mean of eight subnets).
@@ -49,15 +50,7 @@ def calibrate(
 
 def accuracy(network: nn.Module, images: Images, *, batch_size: int = 256) -> float:
     """The share of images whose most probable class is their label, in [0, 1]."""
-    device, was_training = _device(network), network.training
-    network.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    with torch.inference_mode():
-        for inputs, labels in images.batches(batch_size):
-            logits = network(inputs.to(device, memory_format=torch.channels_last))
-            correct += (logits.argmax(1) == labels.to(device)).sum()
-    network.train(was_training)
-    return int(correct) / len(images)
+    return _hits(network, images, batch_size=batch_size) / len(images)
 
 
 def inherited_network(
@@ -83,10 +76,10 @@ def inherited_accuracy(
     return accuracy(network, dataset.search if images is None else images)
 
 
-def judge(supernet: Supernet, dataset: Dataset) -> dict[str, float]:
+def judge(supernet: Supernet, dataset: Dataset, processes: Processes = ALONE) -> dict[str, float]:
     """Inherited accuracies of the smallest, the middle and the largest subnet.
 
-    They are taken on the ``judged_images``.
+    They are taken on the ``judged_images``, of which each process takes its share.
     """
     images = judged_images(dataset)
     space = supernet.space
@@ -95,10 +88,28 @@ def judge(supernet: Supernet, dataset: Dataset) -> dict[str, float]:
         "middle": space.decode(space.uniform(0.5)),
         "largest": space.largest(),
     }
-    return {
-        name: inherited_accuracy(supernet, subnet, dataset, images)
-        for name, subnet in subnets.items()
-    }
+    part = images.subset(range(processes.rank, len(images), processes.count))
+    hits = torch.tensor(
+        [
+            _hits(inherited_network(supernet, subnet, dataset.train), part)
+            for subnet in subnets.values()
+        ],
+        device=_device(supernet),
+    )
+    processes.add_up(hits)
+    return {name: count / len(images) for name, count in zip(subnets, hits.tolist(), strict=True)}
+
+
+def _hits(network: nn.Module, images: Images, *, batch_size: int = 256) -> int:
+    device, was_training = _device(network), network.training
+    network.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    with torch.inference_mode():
+        for inputs, labels in images.batches(batch_size):
+            logits = network(inputs.to(device, memory_format=torch.channels_last))
+            correct += (logits.argmax(1) == labels.to(device)).sum()
+    network.train(was_training)
+    return int(correct)
 
 
 def judged_images(dataset: Dataset) -> Images:

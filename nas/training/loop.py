@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,14 +14,23 @@ from nas.data import Dataset
 from nas.errors import UserError
 from nas.space import SearchSpace
 from nas.supernet import Supernet
-from nas.training.checkpoint import State, load_model, load_optimizer, save_checkpoint
+from nas.training.checkpoint import (
+    State,
+    load_model,
+    load_optimizer,
+    mend_checkpoint,
+    save_checkpoint,
+)
 from nas.training.distillation import above_chance
 from nas.training.evaluate import judge, judged_images
 from nas.training.log import Log
 from nas.training.optimizer import make_optimizer, scheduled_rate, set_learning_rate
+from nas.training.parts import add_in_parts
+from nas.training.processes import ALONE, Processes
 from nas.training.progress import Pace, Progress, Report
 from nas.training.run import Run
 from nas.training.sandwich import Losses, add_gradients, draw_subnets
+from nas.training.setbacks import MOST_SETBACKS, RATE_FACTOR, SetbackError, Watch
 from nas.training.teacher import teacher_accuracy
 
 REPORT_SECONDS = 0.2
@@ -33,29 +43,37 @@ def train_supernet(
     *,
     resume: bool = False,
     report: Report | None = None,
+    tell: Callable[[str], None] | None = None,
     device: torch.device | str = "cpu",
+    processes: Processes = ALONE,
 ) -> None:
     """Train the supernet of ``run``; with ``resume`` from its last finished epoch on.
 
-    On a CPU, the weights after the last epoch do not depend on how often it was stopped.
+    On a CPU, the weights after the last epoch do not depend on how often it was stopped. After a
+    setback it goes back to the last finished epoch; ``tell`` takes a line about that, and about a
+    damaged checkpoint.
 
     Raises:
         UserError: the data are not the run's; the run has begun and ``resume`` is not asked for;
-            the loss is no longer finite; or Ctrl-C, told with the command that continues.
+            another process trains it; there were too many setbacks; nothing can be written; or
+            Ctrl-C, told with the command that continues.
     """
-    run.require_images(dataset)
-    if run.finished_epochs and not resume:
-        raise UserError(f"{run.path}: has begun; {run.resume_command} continues it")
-    if run.is_finished:
-        return
+    tell = tell or (lambda line: None)
+    report = report or (lambda progress: None)
     try:
-        training = _Training(run, dataset, torch.device(device), report or (lambda progress: None))
-        with Log(run.log_path, run.tensorboard_path, finished_epochs=training.epoch) as log:
-            while training.epoch < run.settings.epochs:
-                numbers = training.run_epoch()
-                log.append(training.epoch, numbers)  # before saving: a surplus line is dropped
-                training.save()
+        with ExitStack() as stack:
+            with processes.together():
+                run.require_images(dataset)
+                if processes.is_first:
+                    stack.enter_context(run.locked())
+                    _prepare(run, resume=resume, tell=tell)
+            with processes.together():
+                training = _Training(run, dataset, torch.device(device), report, processes)
+            if training.epoch < run.settings.epochs:
+                _train(training, stack, tell)
     except KeyboardInterrupt:
+        if not processes.is_first:
+            raise SystemExit(2) from None
         done = run.finished_epochs
         saved = f"epoch {done} is saved" if done else "no epoch was finished"
         raise UserError(
@@ -75,15 +93,67 @@ def fresh_supernet(space: SearchSpace, *, seed: int, layer_scale: float) -> Supe
     return supernet
 
 
+def _prepare(run: Run, *, resume: bool, tell: Callable[[str], None]) -> None:
+    if resume:
+        if (warning := mend_checkpoint(run.checkpoint_path)) is not None:
+            tell(warning)
+    elif run.finished_epochs:
+        raise UserError(f"{run.path}: has begun; {run.resume_command} continues it")
+
+
+def _train(training: _Training, stack: ExitStack, tell: Callable[[str], None]) -> None:
+    """Train to the last epoch. The first process alone writes, the others wait for it."""
+    run, processes = training.run, training.processes
+    log: Log | None = None
+    with processes.together():
+        if processes.is_first:
+            log = stack.enter_context(
+                Log(
+                    run.log_path,
+                    run.tensorboard_path,
+                    finished_epochs=training.epoch,
+                    setbacks=training.setbacks,
+                )
+            )
+    while training.epoch < run.settings.epochs:
+        try:
+            numbers = training.run_epoch()
+        except SetbackError as setback:
+            with processes.together():
+                training = training.gone_back(setback)
+                if log is not None:
+                    tell(training.describe(setback))
+                    log.append_setback(
+                        training.setbacks,
+                        training.epoch + 1,
+                        reason=setback.reason,
+                        step=setback.step,
+                    )
+                    training.save()
+        else:
+            with processes.together():
+                if log is not None:
+                    log.append(training.epoch, numbers)  # before saving: a surplus line is dropped
+                    training.save()
+
+
 class _Training:
     """The state of a training: weights, optimizer, finished epochs, and what the teacher knows.
 
     The teacher is the largest subnet, unless the settings name an external one.
     """
 
-    def __init__(self, run: Run, dataset: Dataset, device: torch.device, report: Report) -> None:
+    def __init__(
+        self,
+        run: Run,
+        dataset: Dataset,
+        device: torch.device,
+        report: Report,
+        processes: Processes,
+    ) -> None:
         settings = run.settings
         self.run, self.dataset, self.device, self.report = run, dataset, device, report
+        self.processes = processes
         self.supernet = fresh_supernet(
             run.space, seed=settings.seed, layer_scale=settings.layer_scale
         ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -92,17 +162,20 @@ class _Training:
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
         )
-        self.epoch, self.teacher = 0, 0.0
+        self.epoch, self.teacher, self.setbacks = 0, 0.0, 0
         self.external = run.load_teacher(device)
         if self.external is not None:
             found = teacher_accuracy(self.external, judged_images(dataset))
             self.teacher = above_chance(found, run.space.classes)
         self.accuracies: Mapping[str, float] = {}
+        self.watch = Watch(run.space.classes)
         if (state := run.state()) is not None:
             load_model(run.checkpoint_path, self.supernet)
             load_optimizer(run.checkpoint_path, self.supernet, self.optimizer)
             self.epoch, self.teacher, self.accuracies = state.epoch, state.teacher, state.accuracies
+            self.setbacks, self.watch = state.setbacks, Watch(run.space.classes, state.losses)
         self.batch_size = min(settings.batch_size, len(dataset.train))
+        _require_images_for_parts(self.batch_size, settings.accumulate, processes.count)
         self.epoch_steps = len(dataset.train) // self.batch_size
         self.total_steps = settings.epochs * self.epoch_steps
         self.pace = Pace(self.epoch * self.epoch_steps, self.total_steps)
@@ -114,8 +187,35 @@ class _Training:
             teacher=self.teacher,
             accuracies=dict(self.accuracies),
             recipe_sha256=self.run.recipe_sha256,
+            setbacks=self.setbacks,
+            losses=tuple(self.watch.losses),
         )
         save_checkpoint(self.run.checkpoint_path, self.supernet, self.optimizer, state)
+
+    def gone_back(self, setback: SetbackError) -> _Training:
+        """The training as it was last saved, or at its start, but with a lower rate.
+
+        Raises:
+            UserError: there were too many setbacks.
+        """
+        if self.setbacks == MOST_SETBACKS:
+            raise UserError(
+                f"{self.run.path}: {setback.reason} in epoch {self.epoch + 1}, with the rate "
+                f"halved {MOST_SETBACKS} times already; start anew (--force) with a learning rate "
+                f"below {self.run.settings.learning_rate * RATE_FACTOR**MOST_SETBACKS:g}"
+            )
+        saved = _Training(self.run, self.dataset, self.device, self.report, self.processes)
+        saved.setbacks = self.setbacks + 1
+        saved.watch = Watch(self.run.space.classes)
+        return saved
+
+    def describe(self, setback: SetbackError) -> str:
+        """A line about the setback that the training has gone back for."""
+        back = f"the end of epoch {self.epoch}" if self.epoch else "the start"
+        return (
+            f"step {setback.step}, epoch {self.epoch + 1}: {setback.reason}; back to {back}, on "
+            f"with {RATE_FACTOR**self.setbacks:g} of the learning rate"
+        )
 
     def run_epoch(self) -> dict[str, float]:
         """Train for an epoch and judge it; gives the numbers for the log."""
@@ -123,10 +223,13 @@ class _Training:
         share = self.run.settings.distillation * self.teacher
         means, hits = self._train(share)
         images_per_second = self.epoch_steps * self.batch_size / (time.monotonic() - started)
+        self.processes.average_statistics(self.supernet)
+        if not _is_finite(self.supernet):
+            raise SetbackError("the weights are not finite", (self.epoch + 1) * self.epoch_steps)
         self.epoch += 1
         if self.external is None:
             self.teacher = above_chance(hits, self.run.space.classes)
-        self.accuracies = judge(self.supernet, self.dataset)
+        self.accuracies = judge(self.supernet, self.dataset, self.processes)
         self._report(0, images_per_second, means)
         return {
             **{f"loss/{name}": loss for name, loss in means.items()},
@@ -142,7 +245,11 @@ class _Training:
         settings, space = self.run.settings, self.run.space
         order, draws = (np.random.default_rng((settings.seed, self.epoch, it)) for it in (0, 1))
         batches = self.dataset.train.batches(
-            self.batch_size, rng=order, augmentation=self.dataset.augmentation, drop_last=True
+            self.batch_size,
+            rng=order,
+            augmentation=self.dataset.augmentation,
+            drop_last=True,
+            share=(self.processes.rank, self.processes.count),
         )
         sums = torch.zeros(len(Losses._fields), device=self.device)
         started = reported = time.monotonic()
@@ -151,41 +258,45 @@ class _Training:
         hits = 0.0
         self.supernet.train()
         for number, (images, labels) in enumerate(batches, start=1):
-            losses = add_gradients(
+            add = partial(
+                add_gradients,
                 self.supernet,
-                images.to(self.device, memory_format=torch.channels_last, non_blocking=True),
-                labels.to(self.device, non_blocking=True),
                 largest=space.largest(),
                 subnets=draw_subnets(space, draws, settings.random_subnets),
                 distillation=share,
                 divergence=settings.divergence,
                 teacher=self.external,
             )
+            part = add_in_parts(
+                add,
+                images.to(self.device, memory_format=torch.channels_last, non_blocking=True),
+                labels.to(self.device, non_blocking=True),
+                parts=settings.accumulate,
+                batch_size=self.batch_size,
+            )
+            losses = self.processes.add_up_gradients(self.supernet, torch.stack(part))
             set_learning_rate(self.optimizer, self._rate(first_step + number - 1))
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)  # what a step did not use stays as it is
-            sums += torch.stack(losses)
+            sums += losses
+            self.watch.add(losses[:-1], first_step + number)  # the last one is hits
             now = time.monotonic()
             if now - reported > REPORT_SECONDS or number == self.epoch_steps:
                 reported = now
                 means, hits = self._means(sums, number)
                 self._report(number, number * self.batch_size / (now - started), means)
+        self.watch.read(first_step + self.epoch_steps)
         return means, hits
 
     def _rate(self, step: int) -> float:
         settings = self.run.settings
-        return scheduled_rate(
+        return RATE_FACTOR**self.setbacks * scheduled_rate(
             step, steps=self.total_steps, peak=settings.learning_rate, warmup=settings.warmup
         )
 
     def _means(self, sums: torch.Tensor, steps: int) -> tuple[dict[str, float], float]:
         means = Losses(*(sums / steps).tolist())._asdict()
         hits = means.pop("hits")
-        if not all(math.isfinite(loss) for loss in means.values()):
-            raise UserError(
-                f"{self.run.path}: the loss is not finite in epoch {self.epoch + 1}; start anew "
-                f"(--force) with a learning rate below {self.run.settings.learning_rate:g}"
-            )
         return means, hits
 
     def _report(self, steps: int, images_per_second: float, losses: Mapping[str, float]) -> None:
@@ -201,4 +312,16 @@ class _Training:
                 losses=losses,
                 accuracies=self.accuracies,
             )
+        )
+
+
+def _is_finite(supernet: Supernet) -> bool:
+    return bool(torch.stack([it.isfinite().all() for it in supernet.state_dict().values()]).all())
+
+
+def _require_images_for_parts(batch_size: int, accumulate: int, processes: int) -> None:
+    if batch_size < 2 * accumulate * processes:  # a norm needs two
+        raise UserError(
+            f"batch_size: must hold two images for each of {accumulate} part(s) in each of "
+            f"{processes} process(es), got {batch_size}"
         )

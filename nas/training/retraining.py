@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,11 @@ from nas.documents import Value, read_document, write_json
 from nas.errors import UserError
 from nas.network import build, measure_size
 from nas.training.checkpoint import (
+    PREVIOUS,
     State,
     load_model,
     load_optimizer,
+    mend_checkpoint,
     read_state,
     save_checkpoint,
 )
@@ -247,7 +249,7 @@ class Retraining:
 
     def _clear(self) -> None:
         """Delete what an earlier one left, the record first: without it there is none."""
-        names = (RECORD, ARCHITECTURE, INHERITED, CHECKPOINT, LOG, WEIGHTS, RESULT)
+        names = (RECORD, ARCHITECTURE, INHERITED, CHECKPOINT, PREVIOUS, LOG, WEIGHTS, RESULT)
         try:
             for name in names:
                 (self.path / name).unlink(missing_ok=True)
@@ -265,11 +267,13 @@ def retrain(
     dataset: Dataset,
     *,
     report: Report | None = None,
+    tell: Callable[[str], None] | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Train from the last finished epoch on, and write weights and result; gives the result.
 
-    On a CPU, the weights do not depend on how often it was stopped.
+    On a CPU, the weights do not depend on how often it was stopped. ``tell`` takes a line about a
+    damaged checkpoint, in whose place the one before it is used.
 
     Raises:
         UserError: the loss is no longer finite; or Ctrl-C, told with the command that continues.
@@ -277,6 +281,9 @@ def retrain(
     path = retraining.path
     if (path / RESULT).exists():
         return dict(json.loads((path / RESULT).read_text(encoding="utf-8")))
+    warning = mend_checkpoint(path / CHECKPOINT)
+    if warning is not None and tell is not None:
+        tell(warning)
     try:
         network = _train(retraining, dataset, report, torch.device(device))
     except KeyboardInterrupt:

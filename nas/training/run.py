@@ -5,8 +5,11 @@
 | `run.json`               | data, split, settings; versions, date                  |
 | `space.json`             | the search space                                       |
 | `checkpoint.safetensors` | weights and optimizer after the last finished epoch    |
-| `log.jsonl`              | one line per epoch: losses, rate, speed, accuracies    |
+| `previous.safetensors`   | the checkpoint before, should that one be damaged      |
+| `log.jsonl`              | one line per epoch: losses, rate, speed, accuracies;   |
+|                          | and one per setback                                    |
 | `tensorboard/`           | the same as curves                                     |
+| `.lock`                  | there while a process trains                           |
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import hashlib
 import os
 import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -26,13 +31,14 @@ from pydantic import ValidationError
 from nas.data import Dataset
 from nas.documents import Value, read_document, write_atomically, write_json
 from nas.errors import UserError
+from nas.lock import Lock
 from nas.space import SearchSpace
 from nas.supernet import Supernet
-from nas.training.checkpoint import State, load_model, read_state
+from nas.training.checkpoint import PREVIOUS, DamagedError, State, load_model, read_state
 from nas.training.settings import DataSettings, Settings
 from nas.training.teacher import Teacher, load_teacher
 
-RUN_FILE, SPACE_FILE = "run.json", "space.json"
+RUN_FILE, SPACE_FILE, LOCK_FILE = "run.json", "space.json", ".lock"
 
 
 class Record(Value):
@@ -81,9 +87,10 @@ class Run:
             made=circumstances(),
         )
         run = cls(path, space, record)
-        run._clear()
-        write_atomically(path / SPACE_FILE, space.to_json())
-        write_json(path / RUN_FILE, record.model_dump(mode="json"))
+        with _lock(path):
+            run._clear()
+            write_atomically(path / SPACE_FILE, space.to_json())
+            write_json(path / RUN_FILE, record.model_dump(mode="json"))
         return run
 
     @classmethod
@@ -91,7 +98,7 @@ class Run:
         """Raise UserError unless ``create`` may write there."""
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: must be a folder, is a file")
-        if force or not path.is_dir() or not any(path.iterdir()):
+        if force or not path.is_dir() or all(it.name == LOCK_FILE for it in path.iterdir()):
             return
         if not (path / RUN_FILE).is_file():
             raise UserError(f"{path}: holds other things than a run; name a new folder")
@@ -120,6 +127,18 @@ class Run:
         except ValidationError as error:
             raise document.validation_error(error) from None
         return cls(path, SearchSpace.load(path / SPACE_FILE), record)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training this run, or replacing it.
+
+        Raises:
+            UserError: another process trains it, or has replaced it.
+        """
+        with _lock(self.path):
+            if Run.open(self.path)._record != self._record:
+                raise UserError(f"{self.path}: another process has begun another run there")
+            yield
 
     @property
     def data(self) -> DataSettings:
@@ -176,7 +195,8 @@ class Run:
         """
         if not self.checkpoint_path.exists():
             return None
-        state = read_state(self.checkpoint_path)
+        with self._remedy():
+            state = read_state(self.checkpoint_path)
         if state.recipe_sha256 != self.recipe_sha256:
             raise UserError(
                 f"{self.checkpoint_path}: holds the weights of another run than {RUN_FILE} and "
@@ -201,10 +221,11 @@ class Run:
         Raises:
             UserError: there are none yet, or they belong to another space.
         """
-        if self.state() is None:
+        if self.finished_epochs == 0:
             raise UserError(f"{self.path}: no epoch is finished yet; {self.resume_command} goes on")
         supernet = Supernet(self.space)
-        load_model(self.checkpoint_path, supernet)
+        with self._remedy():
+            load_model(self.checkpoint_path, supernet)
         return supernet.eval()
 
     def load_teacher(self, device: torch.device | str = "cpu") -> Teacher | None:
@@ -246,12 +267,22 @@ class Run:
                 f"started with; {_REMEDY}"
             )
 
+    @contextmanager
+    def _remedy(self) -> Iterator[None]:
+        try:
+            yield
+        except DamagedError as error:
+            if not (self.path / PREVIOUS).exists():
+                raise
+            raise UserError(f"{error}; {self.resume_command} goes back to {PREVIOUS}") from None
+
     def _clear(self) -> None:
         """Delete what an earlier run left, ``run.json`` first: without it there is no run."""
         if not self.path.is_dir():
             return
         try:
-            for name in (RUN_FILE, SPACE_FILE, self.checkpoint_path.name, self.log_path.name):
+            checkpoints = (self.checkpoint_path.name, PREVIOUS)
+            for name in (RUN_FILE, SPACE_FILE, *checkpoints, self.log_path.name):
                 (self.path / name).unlink(missing_ok=True)
             if self.tensorboard_path.exists():
                 shutil.rmtree(self.tensorboard_path)
@@ -270,6 +301,11 @@ def _load_teacher(
 
 
 _REMEDY = "name another --run, or start anew with --force"
+
+
+def _lock(path: Path) -> Lock:
+    held = f"{path}: another process is training there; wait for it or name another --run"
+    return Lock(path / LOCK_FILE, held=held)
 
 
 def _require_classes(space: SearchSpace, dataset: Dataset) -> None:

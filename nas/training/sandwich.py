@@ -50,12 +50,14 @@ def add_gradients(
     distillation: float,
     divergence: Divergence = "kl",
     teacher: Teacher | None = None,
+    weight: float = 1.0,
 ) -> Losses:
     """Add the gradients of the largest and of each subnet to the supernet's.
 
     All learn from labels (N,). For the subnets, soft outputs of the largest replace them by the
     share ``distillation``: the loss is (1 - share) * cross-entropy + share * divergence, both means
     over the batch. A ``teacher`` takes the place of the largest, which then learns from it too.
+    ``weight`` is what the images count in a larger batch; losses are without it.
     """
     logits = supernet(images, largest)
     label_loss = loss = functional.cross_entropy(logits, labels)
@@ -63,14 +65,14 @@ def add_gradients(
     target = logits.detach() if teacher is None else teacher(images)  # (N, classes)
     if teacher is not None:
         loss = (1 - distillation) * loss + distillation * diverge(logits, target, divergence)
-    loss.backward()  # type: ignore[no-untyped-call]
+    (weight * loss).backward()  # type: ignore[no-untyped-call]
     label_losses, divergences = [], []
     for subnet in subnets:
         logits = supernet(images, subnet)
         cross_entropy = functional.cross_entropy(logits, labels)
         distance = diverge(logits, target, divergence)
         loss = (1 - distillation) * cross_entropy + distillation * distance
-        loss.backward()  # type: ignore[no-untyped-call]
+        (weight * loss).backward()  # type: ignore[no-untyped-call]
         label_losses.append(cross_entropy.detach())
         divergences.append(distance.detach())
     return Losses(

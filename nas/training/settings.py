@@ -23,7 +23,8 @@ class Settings(Value):
     the others; 0 means labels only. ``divergence`` is how far outputs are from outputs, see
     ``nas/training/distillation.py``. A ``teacher``, see ``load_teacher``, takes the place of the
     largest network, which then learns from it too. ``layer_scale`` is where the residuals' scales
-    start.
+    start. A batch is processed in ``accumulate`` parts, which need less memory: their gradients add
+    up to those of the whole batch, but for the norms, which see one part at a time.
 
     Mean inherited accuracy of eight subnets, CIFAR-10, 10,000 images, batch 100, 8 epochs, one
     seed, on an early `cifar10_32px` of four stages: 54.4 % like this, but with labels only; 53.3
@@ -34,6 +35,7 @@ class Settings(Value):
 
     epochs: Count = 10
     batch_size: Annotated[int, Field(gt=1)] = 64
+    accumulate: Count = 1
     learning_rate: Annotated[float, Field(gt=0)] = 4e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.025
     warmup: Share = 0.1

@@ -127,3 +127,27 @@ def test_corrupt_image_met_on_the_way_is_one_line(kind: str, photos: Path) -> No
         list(load(kind, photos).batches(6))
     assert str(error.value).startswith(f"{photos}/dog/4.png: unreadable image (cannot identify")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_shares_of_a_batch_are_its_images_each_once(kind: str, photos: Path) -> None:
+    images = load(kind, photos)
+    whole = drawn(images, augmentation=None)[1::2]
+    shares = [drawn(images, augmentation=None, share=(it, 2))[1::2] for it in range(2)]
+    assert [len(labels) for labels in whole] == [6, 6, 6, 2]
+    for number, labels in enumerate(whole):
+        for first, share in enumerate(shares):
+            assert torch.equal(share[number], labels[first::2])
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_shares_are_augmented_each_by_its_own_draws(kind: str, photos: Path) -> None:
+    pictures = folder("photos", photos).train
+    same = np.zeros(8, np.int64)  # one picture, eight times
+    labels = torch.zeros(8, dtype=torch.int64)
+    images: Images = StreamedImages(pictures, same, labels, 12, workers=0)
+    if kind == "memory":
+        images = MemoryImages(decode_all(pictures, same, 12), labels)
+    shares = [drawn(images, share=(it, 2))[0] for it in range(2)]
+    assert shares[0].shape == shares[1].shape == (3, 3, 12, 12)
+    assert not torch.equal(shares[0], shares[1])

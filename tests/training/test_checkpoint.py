@@ -11,9 +11,12 @@ from torch.optim import AdamW
 
 from nas.errors import UserError
 from nas.training.checkpoint import (
+    PREVIOUS,
+    DamagedError,
     State,
     load_model,
     load_optimizer,
+    mend_checkpoint,
     read_state,
     save_checkpoint,
 )
@@ -116,3 +119,78 @@ def test_a_file_without_state_is_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, path)
     with pytest.raises(UserError, match="is no checkpoint of nas train-supernet"):
         read_state(path)
+
+
+@pytest.fixture
+def two_epochs(tmp_path: Path) -> Path:
+    """A checkpoint after epoch 4, and the one before, after epoch 3."""
+    path = tmp_path / "checkpoint.safetensors"
+    model, optimizer = trained(0)
+    save_checkpoint(path, model, optimizer, STATE)
+    step(model, optimizer)
+    save_checkpoint(path, model, optimizer, STATE.model_copy(update={"epoch": 4}))
+    return path
+
+
+def with_a_flipped_bit(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def load_all(path: Path, model: nn.Module, optimizer: AdamW) -> None:
+    load_model(path, model)
+    load_optimizer(path, model, optimizer)
+
+
+def test_the_checkpoint_before_is_kept(two_epochs: Path) -> None:
+    assert read_state(two_epochs).epoch == 4
+    assert read_state(two_epochs.with_name(PREVIOUS)) == STATE
+    assert mend_checkpoint(two_epochs) is None
+    assert read_state(two_epochs).epoch == 4
+
+
+def test_a_flipped_bit_anywhere_is_found(two_epochs: Path) -> None:
+    whole = two_epochs.read_bytes()
+    model, optimizer = trained(0)
+    state = whole.index(b'epoch\\":4') + len(b'epoch\\":')
+    for place in (0, 100, state, *range(len(whole) // 2, len(whole), 97), len(whole) - 1):
+        two_epochs.write_bytes(whole)
+        with_a_flipped_bit(two_epochs, place)
+        with pytest.raises(DamagedError):
+            load_all(two_epochs, model, optimizer)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "empty"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(two_epochs: Path, damage: str) -> None:
+    content = two_epochs.read_bytes()
+    if damage == "flipped":
+        with_a_flipped_bit(two_epochs, len(content) - 5)
+    else:
+        two_epochs.write_bytes(content[: len(content) // 2] if damage == "short" else b"")
+    with pytest.raises(DamagedError):
+        load_optimizer(two_epochs, *trained(0))
+    line = mend_checkpoint(two_epochs)
+    assert line is not None
+    assert line.startswith(str(two_epochs))
+    assert line.endswith("; going on from the one before, previous.safetensors")
+    assert "\n" not in line
+    load_all(two_epochs, *trained(0))
+    assert read_state(two_epochs) == STATE
+    assert mend_checkpoint(two_epochs) is None
+
+
+def test_a_missing_checkpoint_gives_way_to_the_one_before(two_epochs: Path) -> None:
+    two_epochs.unlink()  # a kill between the two renames
+    assert mend_checkpoint(two_epochs) is None
+    assert read_state(two_epochs) == STATE
+
+
+def test_two_damaged_checkpoints_are_one_line(two_epochs: Path) -> None:
+    for path in (two_epochs, two_epochs.with_name(PREVIOUS)):
+        path.write_bytes(b"x")
+    with pytest.raises(DamagedError, match=r"previous\.safetensors: cannot be read"):
+        mend_checkpoint(two_epochs)
+    two_epochs.with_name(PREVIOUS).unlink()
+    with pytest.raises(DamagedError, match=r"checkpoint\.safetensors: cannot be read"):
+        mend_checkpoint(two_epochs)

@@ -2,19 +2,26 @@ from __future__ import annotations
 
 import json
 import math
-import signal
+import resource
 import subprocess
 import sys
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from nas.data import Dataset
+from nas.data import Dataset, Images
+from nas.data.images import MemoryImages
 from nas.deploy.files import save_weights
 from nas.errors import UserError
 from nas.space import SearchSpace
+from nas.training.checkpoint import read_state
 from nas.training.evaluate import accuracy, inherited_accuracy, inherited_network
 from nas.training.loop import train_supernet
 from nas.training.progress import Progress
@@ -53,8 +60,8 @@ def uninterrupted(new_run, dataset: Dataset) -> Run:
 def lines(run: Run) -> list[dict[str, float]]:
     found = [json.loads(line) for line in run.log_path.read_text().splitlines()]
     for line in found:
-        del line["images_per_second"]
-    return found
+        line.pop("images_per_second", None)
+    return [it for it in found if "setback" not in it]
 
 
 def assert_same(run: Run, other: Run) -> None:
@@ -109,34 +116,66 @@ def test_a_stop_in_the_first_epoch_has_nothing_to_lose(
     assert_same(run, uninterrupted)
 
 
-KILLED = """
+STOPPED = """
 import sys, torch
 torch.set_num_threads(1)
 from nas.training.loop import train_supernet
 from nas.training.run import Run
-run = Run.open(sys.argv[1])
+
+folder, event, name, count = sys.argv[1:]
+left = int(count)
+
+def stop_at(found, place):
+    global left
+    if found == event and str(place).endswith(name):
+        left -= 1
+        if not left:
+            print("stopped", flush=True)
+            sys.stdin.read()  # until the kill
+
+run = Run.open(folder)
 dataset = run.data.load(32)
-train_supernet(run, dataset, report=lambda progress: print(progress.step, flush=True))
+sys.addaudithook(lambda found, them: stop_at(found, them[found == "os.rename"] if them else ""))
+train_supernet(run, dataset, report=lambda progress: stop_at("step", progress.step))
 """
 
+MOMENTS = {  # of the second epoch: what happens, to what, and how many times by then
+    "after its last step": ("step", "8", "1"),
+    "before the log is in place": ("os.rename", "/log.jsonl", "2"),
+    "between log and checkpoint": ("open", "/.checkpoint.safetensors.partial", "2"),
+    "before the checkpoint becomes the previous one": ("os.rename", "/previous.safetensors", "1"),
+    "between the renames": ("os.rename", "/checkpoint.safetensors", "2"),
+}
 
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(it, marks=[] if it == "between the renames" else pytest.mark.slow)
+        for it in MOMENTS
+    ],
+)
 def test_a_killed_process_goes_on_as_if_nothing_had_happened(
-    new_run, dataset: Dataset, uninterrupted: Run
+    new_run, dataset: Dataset, uninterrupted: Run, moment: str
 ) -> None:
     run = new_run()
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, run.path], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    with process.stdout:
-        for line in process.stdout:
-            if int(line) >= 8:  # the second epoch is about to be judged, logged and saved
-                break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert 1 <= run.finished_epochs < 3
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPED, run.path, *MOMENTS[moment]],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "stopped\n"
+        process.kill()
+    partial = run.path / ".checkpoint.safetensors.partial"
+    assert partial.exists() == (moment not in list(MOMENTS)[:2])
+    assert run.checkpoint_path.exists() == (moment != "between the renames")
+    if partial.exists():  # as if the kill had come while it was written
+        partial.write_bytes(partial.read_bytes()[:1000])
     train_supernet(Run.open(run.path), dataset, resume=True)
     assert_same(run, uninterrupted)
+    assert not partial.exists()
 
 
 def test_what_was_logged_but_not_saved_is_dropped(
@@ -198,14 +237,250 @@ def test_progress_counts_to_the_end(new_run, dataset: Dataset) -> None:
     assert all(it.images_per_second > 0 for it in found)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(new_run, dataset: Dataset) -> None:
+@dataclass(frozen=True, eq=False)
+class FaultyImages(Images):
+    """Serves the images of ``whole``, but has ``fault`` change those of some calls' batches."""
+
+    whole: MemoryImages
+    fault: Callable[[int, int, Tensor, Tensor], tuple[Tensor, Tensor]]
+    calls: Iterator[int] = field(default_factory=lambda: count(1))
+
+    @property
+    def labels(self) -> Tensor:
+        return self.whole.labels
+
+    def subset(self, indices):
+        return self.whole.subset(indices)
+
+    def _pixels(self, requests):
+        return self.whole._pixels(requests)
+
+    def batches(self, batch_size, **options):
+        served = self.whole.batches(batch_size, **options)
+        if options.get("augmentation") is None:  # a calibration
+            yield from served
+            return
+        call = next(self.calls)
+        for step, (images, labels) in enumerate(served, start=1):
+            yield self.fault(call, step, images, labels)
+
+
+def with_fault(dataset: Dataset, fault) -> Dataset:
+    return replace(dataset, train=FaultyImages(dataset.train, fault))
+
+
+def infinite_in(calls: set[int]):
+    """One pixel of the third batch of some epochs is infinite."""
+
+    def fault(call, step, images, labels):
+        if call in calls and step == 3:
+            images[0, 0, 0, 0] = math.inf
+        return images, labels
+
+    return fault
+
+
+def setbacks(run: Run) -> list[dict[str, object]]:
+    found = [json.loads(line) for line in run.log_path.read_text().splitlines()]
+    return [it for it in found if "setback" in it]
+
+
+def test_a_loss_that_is_not_finite_goes_back_and_on_with_half_the_rate(
+    new_run, dataset: Dataset, uninterrupted: Run
+) -> None:
+    run, told = new_run(), []
+    train_supernet(run, with_fault(dataset, infinite_in({2})), tell=told.append)
+    line = (
+        "step 7, epoch 2: the loss is not finite; back to the end of epoch 1, on with 0.5 of the "
+        "learning rate"
+    )
+    assert told == [line]
+    assert setbacks(run) == [
+        {"setback": 1, "epoch": 2, "step": 7, "reason": "the loss is not finite"}
+    ]
+    epochs, whole = lines(run), lines(uninterrupted)
+    assert epochs[0] == whole[0]
+    assert [it["epoch"] for it in epochs] == [1, 2, 3]
+    for mine, theirs in zip(epochs[1:], whole[1:], strict=True):
+        assert mine["learning_rate"] == pytest.approx(theirs["learning_rate"] / 2, rel=1e-4)
+    assert read_state(run.checkpoint_path).setbacks == 1
+    weights = run.load_supernet().state_dict().values()
+    assert all(it.isfinite().all() for it in weights)
+
+
+def test_a_lower_rate_survives_a_stop(new_run, dataset: Dataset) -> None:
+    whole, stopped = new_run(), new_run()
+    train_supernet(whole, with_fault(dataset, infinite_in({1, 3})))
+    assert [it["epoch"] for it in setbacks(whole)] == [1, 2]
+    with pytest.raises(UserError, match="stopped in epoch 1 of 3, no epoch was finished"):
+        train_supernet(
+            stopped, with_fault(dataset, infinite_in({1})), report=stop_after_setbacks(stopped, 1)
+        )
+    with pytest.raises(UserError, match="no epoch is finished yet"):
+        stopped.load_supernet()
+    with pytest.raises(UserError, match="stopped in epoch 2 of 3, epoch 1 is saved"):
+        train_supernet(
+            stopped,
+            with_fault(dataset, infinite_in({2})),
+            resume=True,
+            report=stop_after_setbacks(stopped, 2),
+        )
+    train_supernet(stopped, dataset, resume=True)
+    assert_same(stopped, whole)
+
+
+def stop_after_setbacks(run: Run, number: int):
+    def report(progress: Progress) -> None:
+        if run.log_path.exists() and len(setbacks(run)) == number:
+            raise KeyboardInterrupt
+
+    return report
+
+
+def test_weights_that_are_not_finite_are_never_saved(new_run, dataset: Dataset) -> None:
+    run, steps = new_run(), count(1)
+
+    def overflow(optimizer: Optimizer, *_) -> None:
+        if next(steps) == 8:  # the loss of this step was read before
+            with torch.no_grad():
+                optimizer.param_groups[0]["params"][0][0] = math.nan
+
+    hook = register_optimizer_step_post_hook(overflow)
+    train_supernet(run, dataset)
+    hook.remove()
+    assert [(it["step"], it["reason"]) for it in setbacks(run)] == [
+        (8, "the weights are not finite")
+    ]
+
+
+def test_a_spike_of_the_loss_goes_back(new_run, dataset: Dataset) -> None:
+    run = new_run(QUICK.model_copy(update={"epochs": 8, "batch_size": 32}))  # 16 steps an epoch
+
+    def mislabel(call, step, images, labels):
+        return images, (labels + 5) % 10 if call == 7 and step > 8 else labels
+
+    train_supernet(run, with_fault(dataset, mislabel))
+    (setback,) = setbacks(run)
+    assert setback["epoch"] == 7
+    assert setback["step"] == 6 * 16 + 8 + 3  # three high losses are the median of five
+    assert setback["reason"].startswith("the loss rose to ")
+    assert [it["epoch"] for it in lines(run)] == list(range(1, 9))
+
+
+def test_a_loss_that_is_never_finite_ends_the_run(new_run, dataset: Dataset) -> None:
     run = new_run(QUICK.model_copy(update={"learning_rate": 1e30, "warmup": 0.0}))
     message = (
-        r"the loss is not finite in epoch 1; start anew \(--force\) with a learning rate below"
+        r"the loss is not finite in epoch 1, with the rate halved 3 times already; start anew "
+        r"\(--force\) with a learning rate below 1\.25e\+29$"
     )
+    with pytest.raises(UserError, match=message) as error:
+        train_supernet(run, dataset)
+    assert "\n" not in str(error.value)
+    assert [it["setback"] for it in setbacks(run)] == [1, 2, 3]
+    assert run.finished_epochs == 0
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    new_run, dataset: Dataset, uninterrupted: Run
+) -> None:
+    run, told = new_run(), []
+    train_supernet(run, dataset)
+    content = bytearray(run.checkpoint_path.read_bytes())
+    content[8 + int.from_bytes(content[:8], "little")] ^= 1  # the first bit behind the header
+    run.checkpoint_path.write_bytes(content)
+    with pytest.raises(UserError, match=r"--resume goes back to previous\.safetensors$"):
+        run.load_supernet()
+    train_supernet(run, dataset, resume=True, tell=told.append)
+    assert told == [
+        f"{run.checkpoint_path}: is damaged: it does not hold what was written; "
+        "going on from the one before, previous.safetensors"
+    ]
+    assert_same(run, uninterrupted)
+
+
+@pytest.fixture
+def limit_files() -> Iterator[Callable[[int], None]]:
+    """Limits the size of files, which fails a write as a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(
+    ("size", "refused"), [(50_000, r"checkpoint\.safetensors"), (100, r"log\.jsonl")]
+)
+def test_a_full_disk_leaves_the_last_epoch_usable(
+    new_run, dataset: Dataset, uninterrupted: Run, limit_files, size: int, refused: str
+) -> None:
+    run = new_run()
+
+    def fill(progress: Progress) -> None:
+        if progress.step == 8:  # the second epoch is about to be logged and saved
+            limit_files(size)
+
+    with pytest.raises(UserError, match=rf"{refused}: cannot be written: ") as error:
+        train_supernet(run, dataset, report=fill)
+    assert "\n" not in str(error.value)
+    limit_files(resource.RLIM_INFINITY)
+    assert run.finished_epochs == 1
+    run.load_supernet()
+    train_supernet(run, dataset, resume=True)
+    assert_same(run, uninterrupted)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(new_run, dataset: Dataset) -> None:
+    run = new_run()
+    refused: list[UserError] = []
+
+    def train_again(progress: Progress) -> None:
+        with pytest.raises(UserError) as error:
+            train_supernet(run, dataset, resume=True)
+        with pytest.raises(UserError, match="another process is training there"):
+            Run.create(
+                run.path,
+                space=run.space,
+                data=run.data,
+                settings=run.settings,
+                dataset=dataset,
+                force=True,
+            )
+        refused.append(error.value)
+        raise KeyboardInterrupt
+
+    with pytest.raises(UserError, match="stopped"):
+        train_supernet(run, dataset, report=train_again)
+    assert str(refused[0]) == (
+        f"{run.path}: another process is training there; wait for it or name another --run"
+    )
+
+
+def test_a_run_that_was_replaced_is_not_trained(new_run, dataset: Dataset) -> None:
+    run = new_run()
+    Run.create(
+        run.path,
+        space=run.space,
+        data=run.data,
+        settings=run.settings.model_copy(update={"epochs": 1}),
+        dataset=dataset,
+        force=True,
+    )
+    with pytest.raises(UserError, match="another process has begun another run there"):
+        train_supernet(run, dataset)
+
+
+def test_a_batch_in_parts_is_trained_on(new_run, dataset: Dataset, uninterrupted: Run) -> None:
+    run = new_run(QUICK.model_copy(update={"accumulate": 3}))
+    train_supernet(run, dataset)
+    mine, whole = lines(run)[0], lines(uninterrupted)[0]
+    assert mine["loss/largest"] != whole["loss/largest"]  # norms see parts
+    assert mine["loss/largest"] == pytest.approx(whole["loss/largest"], rel=0.2)
+
+
+def test_a_part_needs_two_images(new_run, dataset: Dataset) -> None:
+    run = new_run(QUICK.model_copy(update={"accumulate": 65}))
+    message = r"batch_size: must hold two images for each of 65 part\(s\) in each of 1 process"
     with pytest.raises(UserError, match=message):
         train_supernet(run, dataset)
-    assert run.finished_epochs == 0
 
 
 def test_more_steps_than_images_for_them(tiny_space: SearchSpace, tmp_path: Path) -> None:
@@ -233,6 +508,7 @@ def test_subnets_learn_digits(
         dataset=digits,
     )
     train_supernet(run, digits)
+    assert not setbacks(run)
     learnt = lines(run)[-1]
     # guessing: 0.1; five seeds had 0.85 to 0.89 and 0.73 to 0.81, and other processors round
     # otherwise, which is as good as another seed

@@ -1,0 +1,149 @@
+"""The processes that train together: started by torchrun, or this one alone.
+
+All processes draw the same subnets for a step, and each takes its share of the batch. Gradients are
+added up on each process, over subnets and parts of its share, and then once per step over the
+processes, in one message. Norms see the images of their own process only, as in torch's
+DistributedDataParallel, so a share wants 16 images or more; running statistics are averaged after
+each epoch. All processes must see the run folder and the images; the first alone writes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+from nas.errors import UserError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(hours=2)
+"""How long the others wait while the first reads the images, or writes."""
+
+
+class LostProcessError(UserError):
+    """Another process has ended, and this one cannot go on alone."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process, number ``rank`` of ``count`` (from 0), and the device that it computes on."""
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Replace ``tensor`` by its sum over all processes."""
+        if self.count > 1:
+            with self._talking():
+                distributed.all_reduce(tensor)
+
+    def add_up_gradients(self, network: nn.Module, losses: Tensor) -> Tensor:
+        """Replace each gradient by its sum over all processes; gives the sum of ``losses`` (L,).
+
+        All processes must have used the same parameters. Everything goes in one message.
+        """
+        if self.count == 1:
+            return losses
+        gradients = [it.grad for it in network.parameters() if it.grad is not None]
+        return self._add_up_together([*gradients, losses.clone()])[-1]
+
+    def average_statistics(self, network: nn.Module) -> None:
+        """Replace each norm's running statistics by their mean over all processes."""
+        statistics = [it for it in network.buffers() if it.is_floating_point()]
+        if self.count > 1 and statistics:
+            for total in self._add_up_together(statistics):
+                total.div_(self.count)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What one process cannot do, none goes on with; all leave the context at the same time.
+
+        Raises:
+            UserError: that of the first process that has one, raised by the first process. The
+                others end silently: a mistake is told once.
+        """
+        message = None
+        try:
+            yield
+        except LostProcessError:
+            raise
+        except UserError as error:
+            if self.count == 1:
+                raise
+            message = str(error)
+        if self.count == 1:
+            return
+        messages: list[str | None] = [None] * self.count
+        with self._talking():
+            distributed.all_gather_object(messages, message)
+        message = next((it for it in messages if it is not None), None)
+        if message is not None:
+            raise UserError(message) if self.is_first else SystemExit(2)
+
+    def in_turn(self, first: Callable[[], T], others: Callable[[], T]) -> T:
+        """What ``first`` gives to the first process, and then ``others`` to the others."""
+        results = []
+        with self.together():
+            if self.is_first:
+                results.append(first())
+        return results[0] if results else others()
+
+    def _add_up_together(self, tensors: list[Tensor]) -> list[Tensor]:
+        flat = torch.cat([it.reshape(-1).to(tensors[0].dtype) for it in tensors])
+        self.add_up(flat)
+        parts = torch.split(flat, [it.numel() for it in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view(tensor.shape))  # in place: each keeps its memory format
+        return tensors
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise LostProcessError(
+                f"process {self.rank} of {self.count}: another process of this training has "
+                f"ended: {reason}"
+            ) from None
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def join_processes(device: str) -> Iterator[Processes]:
+    """Meet the other processes that torchrun has started, if it has; ``device`` is cpu or cuda.
+
+    They talk by gloo on the CPU and by nccl on GPUs, of which each process has its own.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device 'cuda': torch finds no GPU on this machine")
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield Processes(device=torch.device(device))
+        return
+    own = torch.device("cpu")
+    if device == "cuda":
+        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(own)
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield Processes(distributed.get_rank(), distributed.get_world_size(), own)
+    finally:
+        distributed.destroy_process_group()
