@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -32,11 +33,23 @@ class Log:
     ) -> None:
         self._curves.close()
 
-    def append(self, epoch: int, numbers: dict[str, float]) -> None:
-        """Record the numbers of an epoch, which counts from 1; each name is a curve."""
-        rounded = {name: float(f"{number:.6g}") for name, number in numbers.items()}
-        self._lines.append(json.dumps({"epoch": epoch, **rounded}))
+    def append(
+        self, epoch: int, numbers: dict[str, float], paths: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        """Record an epoch, which counts from 1.
+
+        Each of the ``numbers`` is a curve. So is the probability of each kind in each slot of
+        ``paths``, which stand together in the line: {"paths": {SLOT: {KIND: ..., ...}, ...}}.
+        """
+        line: dict[str, Any] = {name: float(f"{number:.6g}") for name, number in numbers.items()}
+        curves = dict(line)
+        if paths:
+            line["paths"] = {}
+        for slot, chances in paths.items():
+            line["paths"][slot] = {kind: round(it, 4) for kind, it in chances.items()}
+            curves |= {f"paths/{slot}/{kind}": it for kind, it in chances.items()}
+        self._lines.append(json.dumps({"epoch": epoch, **line}))
         write_atomically(self._path, "\n".join(self._lines) + "\n")
-        for name, number in rounded.items():
+        for name, number in curves.items():
             self._curves.add_scalar(name, number, epoch)
         self._curves.flush()

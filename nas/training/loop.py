@@ -18,6 +18,12 @@ from nas.training.distillation import above_chance
 from nas.training.evaluate import judge
 from nas.training.log import Log
 from nas.training.optimizer import make_optimizer, scheduled_rate, set_learning_rate
+from nas.training.paths import (
+    Probabilities,
+    add_path_gradients,
+    path_probabilities,
+    scheduled_temperature,
+)
 from nas.training.progress import Pace, Progress, Report
 from nas.training.run import Run
 from nas.training.sandwich import Losses, add_gradients, draw_subnets
@@ -52,7 +58,10 @@ def train_supernet(
         with Log(run.log_path, run.tensorboard_path, finished_epochs=training.epoch) as log:
             while training.epoch < run.settings.epochs:
                 numbers = training.run_epoch()
-                log.append(training.epoch, numbers)  # before saving: a surplus line is dropped
+                paths = path_probabilities(training.supernet) if training.mixes else {}
+                log.append(
+                    training.epoch, numbers, paths
+                )  # before saving: a surplus line is dropped
                 training.save()
     except KeyboardInterrupt:
         done = run.finished_epochs
@@ -80,6 +89,7 @@ class _Training:
     def __init__(self, run: Run, dataset: Dataset, device: torch.device, report: Report) -> None:
         settings = run.settings
         self.run, self.dataset, self.device, self.report = run, dataset, device, report
+        self.mixes = settings.path_choice and bool(run.space.paths)
         self.supernet = fresh_supernet(
             run.space, seed=settings.seed, layer_scale=settings.layer_scale
         ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -87,6 +97,7 @@ class _Training:
             self.supernet,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
+            path_learning_rate=settings.path_learning_rate,
         )
         self.epoch, self.teacher = 0, 0.0
         self.accuracies: Mapping[str, float] = {}
@@ -109,6 +120,10 @@ class _Training:
         )
         save_checkpoint(self.run.checkpoint_path, self.supernet, self.optimizer, state)
 
+    def path_probabilities(self) -> Probabilities:
+        """What the path logits say; nothing without path choice."""
+        return path_probabilities(self.supernet) if self.mixes else {}
+
     def run_epoch(self) -> dict[str, float]:
         """Train for an epoch and judge it; gives the numbers for the log."""
         started = time.monotonic()
@@ -119,10 +134,12 @@ class _Training:
         self.teacher = above_chance(hits, self.run.space.classes)
         self.accuracies = judge(self.supernet, self.dataset)
         self._report(0, images_per_second, means)
+        last_step = self.epoch * self.epoch_steps - 1
         return {
             **{f"loss/{name}": loss for name, loss in means.items()},
             "distillation_share": share,
-            "learning_rate": self._rate(self.epoch * self.epoch_steps - 1),
+            "learning_rate": self._rate(last_step),
+            **({"temperature": self._temperature(last_step)} if self.mixes else {}),
             "images_per_second": images_per_second,
             "training_accuracy/largest": hits,
             **{f"accuracy/{name}": value for name, value in self.accuracies.items()},
@@ -131,25 +148,41 @@ class _Training:
     def _train(self, share: float) -> tuple[dict[str, float], float]:
         """One pass over the training images: mean losses, and the largest's share of hits."""
         settings, space = self.run.settings, self.run.space
-        order, draws = (np.random.default_rng((settings.seed, self.epoch, it)) for it in (0, 1))
+        order, draws, noise = (
+            np.random.default_rng((settings.seed, self.epoch, it)) for it in (0, 1, 2)
+        )
         batches = self.dataset.train.batches(
             self.batch_size, rng=order, augmentation=self.dataset.augmentation, drop_last=True
         )
-        sums = torch.zeros(len(Losses._fields), device=self.device)
+        random_subnets = max(0, settings.random_subnets - self.mixes)
+        sampled = settings.path_sampling and 2 * self.epoch >= settings.epochs
+        probabilities = self.path_probabilities() if sampled else {}
+        sums = torch.zeros(len(Losses._fields) + self.mixes, device=self.device)
         started = reported = time.monotonic()
         first_step = self.epoch * self.epoch_steps
         means: dict[str, float] = {}
         hits = 0.0
         self.supernet.train()
-        for number, (images, labels) in enumerate(batches, start=1):
-            losses = add_gradients(
+        for number, batch in enumerate(batches, start=1):
+            images, labels = self._moved(*batch)
+            losses: tuple[torch.Tensor, ...] = add_gradients(
                 self.supernet,
-                images.to(self.device, memory_format=torch.channels_last, non_blocking=True),
-                labels.to(self.device, non_blocking=True),
+                images,
+                labels,
                 largest=space.largest(),
-                subnets=draw_subnets(space, draws, settings.random_subnets),
+                subnets=draw_subnets(space, draws, random_subnets, probabilities),
                 distillation=share,
             )
+            if self.mixes:
+                mixture = add_path_gradients(
+                    self.supernet,
+                    images,
+                    labels,
+                    rng=noise,
+                    temperature=self._temperature(first_step + number - 1),
+                    latency=settings.latency,
+                )
+                losses = (*losses, mixture)
             set_learning_rate(self.optimizer, self._rate(first_step + number - 1))
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)  # what a step did not use stays as it is
@@ -161,14 +194,30 @@ class _Training:
                 self._report(number, number * self.batch_size / (now - started), means)
         return means, hits
 
+    def _moved(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (
+            images.to(self.device, memory_format=torch.channels_last, non_blocking=True),
+            labels.to(self.device, non_blocking=True),
+        )
+
     def _rate(self, step: int) -> float:
         settings = self.run.settings
         return scheduled_rate(
             step, steps=self.total_steps, peak=settings.learning_rate, warmup=settings.warmup
         )
 
+    def _temperature(self, step: int) -> float:
+        settings = self.run.settings
+        return scheduled_temperature(
+            step,
+            steps=self.total_steps,
+            start=settings.first_temperature,
+            end=settings.last_temperature,
+        )
+
     def _means(self, sums: torch.Tensor, steps: int) -> tuple[dict[str, float], float]:
-        means = Losses(*(sums / steps).tolist())._asdict()
+        names = (*Losses._fields, "mixture")[: len(sums)]
+        means = dict(zip(names, (sums / steps).tolist(), strict=True))
         hits = means.pop("hits")
         if not all(math.isfinite(loss) for loss in means.values()):
             raise UserError(

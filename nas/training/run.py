@@ -5,7 +5,7 @@
 | `run.json`               | data, split, settings; versions, date                  |
 | `space.json`             | the search space                                       |
 | `checkpoint.safetensors` | weights and optimizer after the last finished epoch    |
-| `log.jsonl`              | one line per epoch: losses, rate, speed, accuracies    |
+| `log.jsonl`              | one line per epoch: losses, rate, accuracies, paths    |
 | `tensorboard/`           | the same as curves                                     |
 """
 
@@ -204,6 +204,16 @@ class Run:
     def resume_command(self) -> str:
         """The command that continues this run."""
         return f"nas train-supernet --run {self.path} --resume"
+
+    def require_path_choice(self) -> None:
+        """Raise UserError unless the training leaves path probabilities behind."""
+        if not self.space.paths:
+            problem = f"no slot of the space '{self.space.name}' may vary in kind or be left out"
+        elif not self.settings.path_choice:
+            problem = "the run was started without path choice"
+        else:
+            return
+        raise UserError(f"{self.path}: holds no path probabilities: {problem}")
 
     def require_same(
         self,

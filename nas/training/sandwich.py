@@ -6,6 +6,7 @@ up, and the optimizer steps once.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn import functional
 from nas.architecture import Architecture
 from nas.space import SearchSpace
 from nas.supernet import Supernet
+from nas.training.paths import Probabilities, sample_by_paths
 
 
 class Losses(NamedTuple):
@@ -32,10 +34,17 @@ class Losses(NamedTuple):
 
 
 def draw_subnets(
-    space: SearchSpace, rng: np.random.Generator, random_subnets: int
+    space: SearchSpace,
+    rng: np.random.Generator,
+    random_subnets: int,
+    probabilities: Probabilities = MappingProxyType({}),
 ) -> list[Architecture]:
-    """The subnets of one step beside the largest: the smallest and some random ones."""
-    return [space.smallest(), *(space.sample(rng) for _ in range(random_subnets))]
+    """The subnets of one step beside the largest: the smallest and some random ones.
+
+    Those take their kinds by ``probabilities`` in the slots that these name.
+    """
+    drawn = (sample_by_paths(space, rng, probabilities) for _ in range(random_subnets))
+    return [space.smallest(), *drawn]
 
 
 def add_gradients(
