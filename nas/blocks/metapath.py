@@ -1,4 +1,4 @@
-"""MetaPath: all candidates of a slot at once (Li et al. 2022, arXiv 2206.01191, section 4.2)."""
+"""MetaPath: all candidates of a slot at once (Li et al. 2022, arXiv 2206.01191)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Path choice: a Gumbel-softmax over the candidates of each slot learns which of them matter.
 
-MetaPath supernets: EfficientFormer V1 (Li et al. 2022, arXiv 2206.01191, section 4.2); the
+MetaPath supernets: EfficientFormer V1 (Li et al. 2022, arXiv 2206.01191); the
 Gumbel-softmax: Jang et al. 2017, arXiv 1611.01144.
 """
 

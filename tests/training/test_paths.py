@@ -161,7 +161,7 @@ def test_without_probabilities_the_space_decides(tiny_space: SearchSpace) -> Non
 def trained(
     folder: Path, space: SearchSpace, dataset: Dataset, data: DataSettings, **settings: object
 ) -> Run:
-    recipe = Settings.model_validate({"epochs": 3, "batch_size": 64, "seed": 1, **settings})
+    recipe = Settings.model_validate({"epochs": 2, "batch_size": 32, "seed": 1, **settings})
     run = Run.create(folder / "run", space=space, data=data, settings=recipe, dataset=dataset,
                      force=True)  # fmt: skip
     train_supernet(run, dataset)
@@ -170,7 +170,7 @@ def trained(
 
 @pytest.fixture(scope="module")
 def data() -> DataSettings:
-    return DataSettings(spec="digits", limit=640, search_share=0.2)
+    return DataSettings(spec="digits", limit=320, search_share=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_probabilities_move_away_from_uniform_and_are_logged_and_saved(
     saved = path_probabilities(run.load_supernet())
     for slot, chances in log[-1]["paths"].items():
         assert chances == pytest.approx(saved[slot], abs=1e-4)
-    assert max(abs(chances["identity"] - 0.5) for chances in saved.values()) > 0.05
+    assert max(abs(chances["identity"] - 0.5) for chances in saved.values()) > 0.02
     assert log[0]["paths"] != log[-1]["paths"]
 
 

@@ -188,3 +188,37 @@ def test_the_head_must_fit_the_classes(
         )
     assert str(error.value) == "digits: has 10 classes, but the head of the space 'tiny' has 7"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_path_choice_says_why(
+    tmp_path: Path, tiny_space: SearchSpace, digits_settings: DataSettings, digits: Dataset
+) -> None:
+    fixed = SearchSpace.model_validate(
+        {
+            "name": "fixed",
+            "input_size": 32,
+            "classes": 10,
+            "stem": {"kind": "conv_stem"},
+            "stages": [{"width": [8, 16]}],
+            "head": {"kind": "classifier"},
+        }
+    )
+    for space, settings, problem in (
+        (fixed, Settings(), "no slot of the space 'fixed' may vary in kind or be left out"),
+        (tiny_space, Settings(path_choice=False), "the run was started without path choice"),
+    ):
+        run = Run.create(
+            tmp_path / "run",
+            space=space,
+            data=digits_settings,
+            settings=settings,
+            dataset=digits,
+            force=True,
+        )
+        with pytest.raises(UserError) as error:
+            run.require_path_choice()
+        assert message_of(error, run) == f"RUN: holds no path probabilities: {problem}"
+
+
+def test_a_run_with_path_choice_may_be_asked_for_it(run: Run) -> None:
+    run.require_path_choice()
