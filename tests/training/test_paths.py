@@ -197,7 +197,7 @@ def test_a_price_has_its_say_in_training(
 ) -> None:
     ms = {FFN: (0.0, 0.5), ATTENTION: (0.0, 0.5)}
     term = LatencyTerm(weight=100.0, table="t.csv", largest_ms=1.0, ms=ms)
-    run = trained(tmp_path, tiny_space, dataset, data, latency=term)
+    run = trained(tmp_path, tiny_space, dataset, data, latency=term, path_learning_rate=0.1)
     assert all(it["identity"] > 0.6 for it in path_probabilities(run.load_supernet()).values())
 
 
