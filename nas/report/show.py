@@ -68,19 +68,19 @@ def describe_run(run: Run) -> Description:
     """How far a training is, and the probability of each kind in each slot that is a path choice.
 
     Raises:
-        UserError: no epoch is finished yet.
+        UserError: the run is without path choice, or no epoch is finished yet.
     """
+    run.require_path_choice()
     supernet = run.load_supernet()
     state = run.state()
     assert state is not None
-    has_paths = run.settings.path_choice and run.space.paths
     return {
         "run": str(run.path),
         "space": run.space.name,
         "finished_epochs": state.epoch,
         "epochs": run.settings.epochs,
         "accuracies": state.accuracies,
-        "paths": path_probabilities(supernet) if has_paths else {},
+        "paths": path_probabilities(supernet),
     }
 
 
@@ -120,17 +120,11 @@ def _print_architecture(described: Description) -> None:
 def _print_run(described: Description) -> None:
     paths = described["paths"]
     kinds = list(dict.fromkeys(kind for chances in paths.values() for kind in chances))
-    if paths:
-        print_table(
-            ("slot", *kinds),
-            [
-                (slot, *(share(chances.get(kind)) for kind in kinds))
-                for slot, chances in paths.items()
-            ],
-            title=f"{described['run']}: path probabilities",
-        )
-    else:
-        print(f"{described['run']}: trained without path choice")
+    print_table(
+        ("slot", *kinds),
+        [(slot, *(share(chances.get(kind)) for kind in kinds)) for slot, chances in paths.items()],
+        title=f"{described['run']}: path probabilities",
+    )
     accuracies = ", ".join(f"{name} {share(it)}" for name, it in described["accuracies"].items())
     print(
         f"{described['finished_epochs']} of {described['epochs']} epochs on {described['space']}; "

@@ -58,10 +58,8 @@ def train_supernet(
         with Log(run.log_path, run.tensorboard_path, finished_epochs=training.epoch) as log:
             while training.epoch < run.settings.epochs:
                 numbers = training.run_epoch()
-                paths = path_probabilities(training.supernet) if training.mixes else {}
-                log.append(
-                    training.epoch, numbers, paths
-                )  # before saving: a surplus line is dropped
+                # before saving: a surplus line is dropped
+                log.append(training.epoch, numbers, training.path_probabilities())
                 training.save()
     except KeyboardInterrupt:
         done = run.finished_epochs

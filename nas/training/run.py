@@ -66,10 +66,14 @@ class Run:
         """Start a run folder; with ``force`` in place of the run that is there.
 
         Raises:
-            UserError: the folder holds something already, or cannot be written.
+            UserError: the folder holds something already, or cannot be written; or the settings
+                need path choice, and there is none.
         """
         path = Path(path)
         _require_classes(space, dataset)
+        problem = _without_paths(space, settings)
+        if problem and (settings.latency or settings.path_sampling):
+            raise UserError(f"{path}: a latency term and path sampling need path choice: {problem}")
         cls.require_free(path, force=force)
         record = Record(
             data=data,
@@ -207,13 +211,9 @@ class Run:
 
     def require_path_choice(self) -> None:
         """Raise UserError unless the training leaves path probabilities behind."""
-        if not self.space.paths:
-            problem = f"no slot of the space '{self.space.name}' may vary in kind or be left out"
-        elif not self.settings.path_choice:
-            problem = "the run was started without path choice"
-        else:
-            return
-        raise UserError(f"{self.path}: holds no path probabilities: {problem}")
+        problem = _without_paths(self.space, self.settings)
+        if problem:
+            raise UserError(f"{self.path}: holds no path probabilities: {problem}")
 
     def require_same(
         self,
@@ -267,6 +267,13 @@ def _require_classes(space: SearchSpace, dataset: Dataset) -> None:
             f"{dataset.name}: has {len(dataset.classes)} classes, but the head of the space "
             f"'{space.name}' has {space.classes}"
         )
+
+
+def _without_paths(space: SearchSpace, settings: Settings) -> str | None:
+    """Why there is no path choice; None where there is."""
+    if not space.paths:
+        return f"no slot of the space '{space.name}' may vary in kind or be left out"
+    return None if settings.path_choice else "the run was started without it"
 
 
 def _circumstances() -> dict[str, Any]:

@@ -209,3 +209,18 @@ def test_without_path_choice_the_logits_stay_as_they_are(
     assert not any(torch.count_nonzero(it) for it in logits)
     (line,) = [json.loads(it) for it in run.log_path.read_text().splitlines()]
     assert not {"loss/mixture", "temperature", "paths"} & line.keys()
+
+
+def test_the_mixture_takes_the_place_of_a_random_subnet_and_touches_no_weight(
+    tmp_path: Path, tiny_space: SearchSpace, data: DataSettings, dataset: Dataset
+) -> None:
+    runs = [
+        trained(tmp_path / name, tiny_space, dataset, data, epochs=1, **settings)
+        for name, settings in (
+            ("with", {"random_subnets": 2}),
+            ("without", {"random_subnets": 1, "path_choice": False}),
+        )
+    ]
+    found, expected = (run.load_supernet().state_dict() for run in runs)
+    for name, tensor in found.items():
+        assert tensor.equal(expected[name]) != name.endswith("path_logits"), name
