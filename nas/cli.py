@@ -25,6 +25,7 @@ from nas.space import DEFAULT_SPACE, SearchSpace, built_in_architectures, built_
 if TYPE_CHECKING:
     from nas.latency.runtime import Target
     from nas.latency.table import LatencyTable
+    from nas.training.latency_term import LatencyTerm
 
 app = typer.Typer(
     help="Find the image network that is most accurate on your data within a latency budget.",
@@ -41,6 +42,7 @@ ExportFormat = Literal["onnx"]
 Recipe = Literal["light", "published"]
 Divergence = Literal["kl", "alpha"]
 TrainingDevice = Literal["cpu", "cuda"]
+Strategy = Literal["frontier", "importance"]
 Space = Annotated[str, typer.Option("--space", help="Name of a built-in space, or a YAML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.")]
@@ -99,20 +101,31 @@ def spaces(as_json: Json = False) -> None:
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(metavar="SPACE_OR_ARCHITECTURE")],
+    what: Annotated[str | None, typer.Argument(metavar="SPACE_OR_ARCHITECTURE")] = None,
     table: Annotated[Path | None, typer.Option("--table", help="Add predicted ms.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Show the paths of a run.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a space's choices, or an architecture layer by layer."""
-    from nas.report.show import describe_architecture, describe_space, print_description
+    """Show a space's choices, an architecture layer by layer, or what a run says of its paths."""
+    from nas.report.show import (
+        describe_architecture,
+        describe_run,
+        describe_space,
+        print_description,
+    )
+    from nas.training.run import Run
 
+    if (what is None) == (run is None) or (run and table):
+        raise UserError("show needs a space or an architecture (with or without --table), or --run")
     prices = None
     if table:
         from nas.latency.table import LatencyTable
 
         prices = LatencyTable.load(table)
-    subject = _space_or_architecture(what)
-    if isinstance(subject, Architecture):
+    subject = Run.open(run) if run else _space_or_architecture(what or "")
+    if isinstance(subject, Run):
+        description = describe_run(subject)
+    elif isinstance(subject, Architecture):
         description = describe_architecture(subject, prices)
     else:
         description = describe_space(subject, prices)
@@ -246,6 +259,17 @@ def train_supernet(
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Same seed, same result.")
     ] = None,
+    latency_table: Annotated[
+        Path | None, typer.Option("--latency-table", help="Prices for --latency-weight.")
+    ] = None,
+    latency_weight: Annotated[
+        float | None,
+        typer.Option("--latency-weight", help="Of expected latency in the paths' loss."),
+    ] = None,
+    path_sampling: Annotated[
+        bool | None,
+        typer.Option("--path-sampling", help="Draw later random subnets by path probabilities."),
+    ] = None,
     device: Annotated[
         TrainingDevice, typer.Option("--device", help="What to train on; torchrun starts several.")
     ] = "cpu",
@@ -264,6 +288,7 @@ def train_supernet(
     loaded = SearchSpace.load(space or DEFAULT_SPACE)
     path = run or default_run(loaded, data or "digits")
     images = _given(spec=data, seed=seed, limit=limit)
+    priced = Run.open(path).space if resume and not space else loaded
     recipe = _given(
         epochs=epochs,
         batch_size=batch_size,
@@ -271,6 +296,8 @@ def train_supernet(
         learning_rate=learning_rate,
         divergence=divergence,
         teacher=teacher,
+        latency=_latency_term(priced, latency_table, latency_weight),
+        path_sampling=path_sampling,
         seed=seed,
     )
 
@@ -377,6 +404,9 @@ def slim(
     ] = None,
     run: Annotated[Path | None, typer.Option("--run", help="Folder of a trained run.")] = None,
     table: Annotated[Path | None, typer.Option("--table", help="A latency table.")] = None,
+    strategy: Annotated[
+        Strategy, typer.Option("--strategy", help="By all choices, or by importance of slots.")
+    ] = "frontier",
     evaluations: Annotated[
         int, typer.Option("--evaluations", min=1, help="Networks to evaluate, at most.")
     ] = 200,
@@ -409,6 +439,7 @@ def slim(
             seed=seed,
             force=force,
             bar=bar,
+            strategy=strategy,
             accept_table=accept_table,
         )
     if as_json:
@@ -687,6 +718,19 @@ def _particulars(target: Target) -> list[str]:
     runtime = target.runtime if target.runtime != "onnxruntime" else ""
     batch = f"batch{target.batch}" if target.batch > 1 else ""
     return [word for word in (runtime, threads, batch) if word]
+
+
+def _latency_term(
+    space: SearchSpace, table: Path | None, weight: float | None
+) -> LatencyTerm | None:
+    if table is None and weight is None:
+        return None
+    from nas.latency.table import LatencyTable
+    from nas.training.latency_term import price_paths
+
+    if table is None or weight is None or not 0 < weight < math.inf:
+        raise UserError("--latency-table and --latency-weight (above 0) need each other")
+    return price_paths(space, LatencyTable.load(table), weight)
 
 
 def _target(target_ms: float | None, target_params: float | None) -> dict[str, float]:

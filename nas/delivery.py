@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -25,13 +26,23 @@ from nas.latency.validation import judge
 from nas.report.frontier import Point, draw_frontier, write_frontier
 from nas.report.progress import Bar
 from nas.report.trace import write_trace
-from nas.search import SlimmingResult, mobile_efficiency_score, scale_uniformly, slim
+from nas.search import (
+    PathChoice,
+    SlimmingResult,
+    mobile_efficiency_score,
+    scale_uniformly,
+    slim,
+    slim_by_importance,
+)
 from nas.search.slimming import Costs, InfeasibleTarget, Step, meets
 from nas.space import Assignment, SearchSpace
 from nas.supernet import Supernet
 from nas.training.evaluate import accuracy, calibrate, inherited_network
+from nas.training.paths import path_probabilities
 from nas.training.run import Run
 
+Strategy = Literal["frontier", "importance"]
+"""How slimming goes down: ``slim`` (EfficientFormer V2) or ``slim_by_importance`` (V1)."""
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64
 """For each evaluation of the search; the networks of the final table are calibrated on more."""
 CORRECTIONS = 12
@@ -156,7 +167,9 @@ class Slimmed:
         return self.largest, self.uniform, self.slimmed
 
 
-def slim_to_target(workshop: Workshop, target: Mapping[str, float], *, evaluations: int) -> Slimmed:
+def slim_to_target(
+    workshop: Workshop, target: Mapping[str, float], *, evaluations: int, strategy: Strategy
+) -> Slimmed:
     """Slim until the exported network meets the target when measured, and scale uniformly too.
 
     Where a measured latency is above the bound, the bound on predictions is lowered by the same
@@ -168,17 +181,17 @@ def slim_to_target(workshop: Workshop, target: Mapping[str, float], *, evaluatio
     largest = tuple(size - 1 for size in workshop.space.sizes)
     reached = largest
     found: list[SlimmingResult] = []
+    walk = _walk(workshop, strategy)
 
     def choose(bounds: Mapping[str, float]) -> Assignment:
         nonlocal reached
         spent = len(workshop.accuracies)
-        result = slim(
+        result = walk(
             workshop.space.sizes,
             workshop.cost,
             workshop.accuracy,
             bounds,
             evaluations=max(1, evaluations - spent),
-            rng=workshop.rng,
             start=reached,
             known=found[-1].evaluated if found else None,
         )
@@ -201,6 +214,30 @@ def slim_to_target(workshop: Workshop, target: Mapping[str, float], *, evaluatio
         tuple(Point(it, workshop.cost(it), hits) for it, hits in found[-1].evaluated.items()),
         dict(target),
     )
+
+
+def _walk(workshop: Workshop, strategy: Strategy) -> Callable[..., SlimmingResult]:
+    """The search of a strategy, with what it needs to know of the space and the supernet."""
+    if strategy == "frontier":
+        return partial(slim, rng=workshop.rng)
+    space = workshop.space
+    positions = {name: index for index, name in enumerate(space.choices)}
+    stages = {slot.name: slot.stage for slot in space.slots}
+    paths = [
+        PathChoice(
+            choice=positions[f"{slot}.kind"],
+            stage=stages[slot],
+            probabilities=tuple(chances.values()),
+            may_go=next(iter(chances)) == "identity",
+        )
+        for slot, chances in path_probabilities(workshop.supernet).items()
+    ]
+    widths = {
+        stage: positions[name]
+        for stage in range(len(space.stages))
+        if (name := f"stage{stage + 1}.width") in positions
+    }
+    return partial(slim_by_importance, paths=paths, widths=widths)
 
 
 def _meet(
@@ -237,6 +274,7 @@ def slim_run(
     seed: int,
     force: bool,
     bar: Bar,
+    strategy: Strategy = "frontier",
     accept_table: bool = False,
 ) -> dict[str, Any]:
     """Slim a trained run to the target, write all results into ``out``, and sum them up.
@@ -245,10 +283,12 @@ def slim_run(
 
     Raises:
         UserError: the table is for another machine or space or failed its validation, ``out``
-            holds results already, or the target is out of reach; each is found before any image
-            is read.
+            holds results already, the strategy needs path choice and the run has none, or the
+            target is out of reach; each is found before any image is read.
     """
     space = run.space
+    if strategy == "importance":
+        run.require_path_choice()
     table.require_target(detect_again(table.target))
     table.require_layers(space, str(run.space_path))
     if not accept_table:
@@ -274,7 +314,7 @@ def slim_run(
         bar=bar,
         evaluations=evaluations,
     )
-    outcome = slim_to_target(workshop, target, evaluations=evaluations)
+    outcome = slim_to_target(workshop, target, evaluations=evaluations, strategy=strategy)
     judged = [
         replace(row, test_accuracy=accuracy(row.network, dataset.test)) for row in outcome.table
     ]
@@ -282,6 +322,7 @@ def slim_run(
         "space": space.name,
         "data": run.data.spec,
         "target": dict(target),
+        "strategy": strategy,
         "seed": seed,
         "evaluations": len(outcome.points),
         "networks": [row.summary() for row in judged],

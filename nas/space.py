@@ -196,6 +196,26 @@ class SearchSpace(Value):
                     layer = _layer(slot, spec, fields, before, after, self.classes)
                     yield layer, (before, *map_size)
 
+    @cached_property
+    def paths(self) -> Mapping[str, tuple[tuple[Layer, Shape] | None, ...]]:
+        """Each slot that is a path choice: its candidates at the largest widths and input size.
+
+        They stand in the order of the choice ``SLOT.kind``, each with its input shape; None is
+        leaving the slot out.
+        """
+        widths = [as_tuple(stage.width)[-1] for stage in self.stages]
+        found: dict[str, tuple[tuple[Layer, Shape] | None, ...]] = {}
+        for slot in self.slots:
+            if len(slot.candidates) > 1:
+                before, after = self._before(slot, widths), widths[slot.stage]
+                shape = (before, *self._maps(self.one_size)[slot.name])
+                layers = [
+                    _layer(slot, spec, _dearest(spec), before, after, self.classes)
+                    for spec in slot.candidates
+                ]
+                found[slot.name] = tuple((layer, shape) if layer else None for layer in layers)
+        return MappingProxyType(found)
+
     def layers(self) -> Mapping[tuple[str, Shape], Layer]:
         """One layer for each distinct signature and input shape: the rows of a latency table."""
         found: dict[tuple[str, Shape], Layer] = {}
@@ -334,6 +354,11 @@ def _fillings(slot: Slot) -> Iterator[tuple[LayerSpec, dict[str, Option]]]:
         elastic = {name: value for name, value in _own_fields(spec) if isinstance(value, tuple)}
         for options in itertools.product(*elastic.values()):
             yield spec, dict(zip(elastic, options, strict=True))
+
+
+def _dearest(spec: LayerSpec) -> dict[str, Option]:
+    """The last option of each choice that a candidate has of its own."""
+    return {name: value[-1] for name, value in _own_fields(spec) if isinstance(value, tuple)}
 
 
 def _layer(

@@ -3,7 +3,8 @@
 For each slot and kind it owns the tensors of the widest variant, and a private copy of each norm
 for each of its widths, unless the space has them shared. Running an architecture is calling the
 plain module of each layer on views into these tensors (``torch.func.functional_call``); extracting
-it is copying the same views.
+it is copying the same views. For each slot that may vary in kind or be left out it also owns a
+vector of path logits.
 Slimmable networks: Yu et al. 2019, arXiv 1812.08928; private norms: section 3.2 there.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -19,12 +21,15 @@ from torch.func import functional_call
 
 from nas.architecture import Architecture
 from nas.blocks import make_module
+from nas.blocks.metapath import MetaPath
 from nas.grammar import Slot
 from nas.layers import Layer, Shape
 from nas.network import Network, build
 from nas.space import SearchSpace
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+PATH_LOGITS = "path_logits"
+"""What the name of each vector of path logits ends with."""
 
 
 @runtime_checkable
@@ -79,6 +84,9 @@ class Supernet(nn.Module):
         self._logical: dict[str, tuple[int, ...]] = {}
         for slot in space.slots:
             self._own(slot)
+        for name, candidates in space.paths.items():
+            logits = nn.Parameter(torch.zeros(len(candidates)))
+            self.register_parameter(_path_key(name), logits)
 
     def forward(self, images: torch.Tensor, architecture: Architecture) -> torch.Tensor:
         """Logits (N, classes) of ``architecture`` for images (N, channels, H, W)."""
@@ -89,6 +97,26 @@ class Supernet(nn.Module):
             views = {crop.name: crop.take(self._tensor(crop.key)) for crop in plain.crops}
             x = functional_call(plain.module, views, (x,), strict=True)
         return x
+
+    def mixture(self, images: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Logits (N, classes) at the largest widths, each path choice a mix of its candidates.
+
+        ``weights`` holds a vector for each slot of ``space.paths``: how much each candidate counts.
+        Gradients reach these vectors only: the layers' weights are constants here, and norms in
+        training do not remember what they saw.
+        """
+        x = images
+        for slot, plain in self._mixed_layers:
+            plain.module.train(self.training)
+            views = {crop.name: self._constant(crop) for crop in plain.crops}
+            inputs = (x, weights[slot]) if slot in self.space.paths else (x,)
+            x = functional_call(plain.module, views, inputs, strict=True)
+        return x
+
+    @property
+    def path_logits(self) -> Mapping[str, torch.Tensor]:
+        """For each slot of ``space.paths`` a vector over its candidates; the same at the start."""
+        return {slot: self._tensor(_path_key(slot)) for slot in self.space.paths}
 
     def extract(self, architecture: Architecture) -> Network:
         """An ordinary network that holds a copy of the architecture's weights."""
@@ -155,6 +183,35 @@ class Supernet(nn.Module):
             self._plain_layers[layer, shape] = PlainLayer(module, crops)
         return self._plain_layers[layer, shape]
 
+    @cached_property
+    def _mixed_layers(self) -> tuple[tuple[str, PlainLayer], ...]:
+        """Each slot of the largest network with its layer, or with a MetaPath of all candidates."""
+        fixed = {layer.slot: (layer, shape) for layer, shape in self.space.largest().placed()}
+        found = []
+        for slot in self.space.slots:
+            if slot.name in self.space.paths:
+                found.append((slot.name, self._meta_path(self.space.paths[slot.name])))
+            elif slot.name in fixed:
+                found.append((slot.name, self._plain_layer(*fixed[slot.name])))
+        return tuple(found)
+
+    def _meta_path(self, candidates: Iterable[tuple[Layer, Shape] | None]) -> PlainLayer:
+        modules: list[nn.Module] = []
+        crops: list[Crop] = []
+        for index, placed in enumerate(candidates):
+            if placed is None:
+                modules.append(nn.Identity())
+            else:
+                plain = self._plain_layer(*placed)
+                modules.append(plain.module)
+                crops += [it._replace(name=f"candidates.{index}.{it.name}") for it in plain.crops]
+        return PlainLayer(MetaPath(modules), tuple(crops))
+
+    def _constant(self, crop: Crop) -> torch.Tensor:
+        """The view that a crop describes, of a weight without its gradient, of a buffer a copy."""
+        view = crop.take(self._tensor(crop.key)).detach()
+        return view.clone() if crop.key in self._buffers else view
+
     def _crops(self, layer: Layer, module: nn.Module) -> Iterator[Crop]:
         norms = self._private_norms(module)
         shapes = _logical_shapes(module)
@@ -176,6 +233,10 @@ class Supernet(nn.Module):
 
 def _key(slot: str, kind: str, name: str) -> str:
     return f"{slot}:{kind}:{name}".replace(".", "/")  # torch allows no dots in names
+
+
+def _path_key(slot: str) -> str:
+    return f"{slot}:{PATH_LOGITS}".replace(".", "/")
 
 
 def _norms(module: nn.Module) -> Iterator[tuple[str, int]]:

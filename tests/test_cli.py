@@ -152,6 +152,53 @@ def test_slim_writes_what_it_promises(capsys, folder):
     assert Architecture.load("s/architecture.json").classes == 10
 
 
+def test_show_the_paths_of_a_run(capsys, folder):
+    found = output(capsys, "show", "--run", "r", "--json")
+    assert (found["space"], found["finished_epochs"], found["epochs"]) == ("tiny", 1, 1)
+    assert list(found["paths"]) == [
+        "stage1.block2.ffn",
+        "stage2.block1.attention",
+        "stage2.block1.ffn",
+    ]
+    for chances in found["paths"].values():
+        assert sum(chances.values()) == pytest.approx(1)
+        assert chances["identity"] != 0.5
+    call("show", "--run", "r")
+    printed = capsys.readouterr().out
+    assert re.search(r"slot +identity +conv_ffn +attention4d", printed)
+    assert re.search(r"stage2\.block1\.attention +\d\d\.\d % +- +\d\d\.\d %", printed)
+    assert "1 of 1 epochs on tiny; accuracy on the search slice: smallest " in printed
+
+
+def test_slim_by_importance(capsys, folder):
+    result = output(capsys, "slim", "--run", "r", "--table", "t.csv", "--target-params",
+                    str(MOST_PARAMS), "--strategy", "importance", "--out", "i", "--force",
+                    "--evaluations", "12", "--accept-table", "--json")  # fmt: skip
+    assert result["strategy"] == "importance"
+    assert result["networks"][2]["params"] <= MOST_PARAMS
+    trace = [json.loads(line) for line in Path("i/trace.jsonl").read_text().splitlines()]
+    first = [line["choice"] for line in trace if line["step"] == 1]
+    paths = output(capsys, "show", "--run", "r", "--json")["paths"]
+    assert first[0] == f"{max(paths, key=lambda it: paths[it]['identity'])}.kind"
+    assert first[1] in {"stage1.width", "stage2.width"}
+
+
+def test_expected_latency_in_the_loss_is_recorded_with_its_prices(capsys, folder):
+    call("train-supernet", "--space", "tiny.yaml", "--run", "w", "--epochs", "1", "--limit", "100",
+         "--latency-table", "t.csv", "--latency-weight", "0.5", "--path-sampling", "--force")  # fmt: skip
+    settings = json.loads(Path("w/run.json").read_text())["settings"]
+    assert settings["path_sampling"] is True
+    assert settings["latency"]["weight"] == 0.5
+    assert set(settings["latency"]["ms"]) == set(
+        output(capsys, "show", "--run", "w", "--json")["paths"]
+    )
+    options = ["--run", "w", "--resume", "--latency-table", "t.csv", "--latency-weight"]
+    call("train-supernet", *options, "0.5")  # what it was started with
+    assert "was started with latency 0.5 (largest network" in complaint(
+        capsys, "train-supernet", *options, "0.7"
+    )
+
+
 def test_evaluate_finds_the_accuracy_of_the_final_table(capsys, folder):
     result = json.loads(Path("s/result.json").read_text())
     found = output(capsys, "evaluate", "--architecture", "s/architecture.json",
@@ -259,6 +306,12 @@ def test_default_paths_find_each_other():
         (["train-supernet", "--device", "tpu"], "Invalid value for '--device'"),
         (["train-supernet", "--learning-rate", "-1"], "Invalid value for '--learning-rate'"),
         (["train-supernet", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["train-supernet", "--latency-weight", "0.1"],
+         "--latency-table and --latency-weight (above 0) need each other"),
+        (["show"], "show needs a space or an architecture (with or without --table), or --run"),
+        (["show", "demo_64px", "--run", "r"], "show needs a space or an architecture"),
+        (["show", "--run", "r"], "r: no such run; nas train-"),
+        (["slim", "--target-ms", "2", "--strategy", "greedy"], "Invalid value for '--strategy'"),
         (["profile", "efficientformer_v3"], "architecture 'efficientformer_v3' is neither"),
         (["slim"], "slim needs a bound: --target-ms, --target-params, or both"),
         (["slim", "--target-ms", "-1"], "target: latency_ms must be positive, got -1"),

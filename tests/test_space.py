@@ -265,3 +265,22 @@ def test_schema_allows_a_list_wherever_a_choice_is_allowed():
 def test_the_schema_files_for_editors_are_up_to_date(value, name):
     stored = json.loads((BUILT_IN / "schema" / f"{name}.json").read_text())
     assert stored == value.model_json_schema()
+
+
+def test_path_choices_hold_each_candidate_as_the_largest_network_has_it(tiny):
+    assert list(tiny.paths) == ["stage1.block1.ffn", "stage1.block2.ffn", "stage2.block1.attention"]
+    placed = {layer.slot: (layer, shape) for layer, shape in tiny.largest().placed()}
+    for slot, candidates in tiny.paths.items():
+        assert candidates == (None, placed[slot])
+
+
+@pytest.mark.parametrize("name", built_in_spaces())
+def test_path_choices_stand_in_the_order_of_their_kinds(name):
+    space = SearchSpace.load(name)
+    kinds = {choice for choice in space.choices if choice.endswith(".kind")}
+    assert {f"{slot}.kind" for slot in space.paths} == kinds
+    for slot, candidates in space.paths.items():
+        found = tuple(placed[0].kind if placed else "identity" for placed in candidates)
+        assert found == space.choices[f"{slot}.kind"]
+        shapes = {placed[0].output_shape(placed[1]) for placed in candidates if placed}
+        assert len(shapes) == 1

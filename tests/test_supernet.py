@@ -368,3 +368,134 @@ def test_every_parameter_of_a_network_gets_a_gradient(space, images):
 
 def test_specs_cover_every_layer_kind():
     assert set(SPECS) == {*LAYERS, "identity"}
+
+
+def weighted(space, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        slot: torch.from_numpy(rng.dirichlet(np.ones(len(candidates)))).requires_grad_()
+        for slot, candidates in space.paths.items()
+    }
+
+
+def with_kind(space, slot, option):
+    """The largest architecture, but for the kind of one slot."""
+    return space.decode(
+        [
+            option if name == f"{slot}.kind" else size - 1
+            for name, size in zip(space.choices, space.sizes, strict=True)
+        ]
+    )
+
+
+def mixed_by_hand(space, supernet, images, weights):
+    """The mixture from modules of extracted networks, one slot after the other."""
+    x = images
+    largest = supernet.extract(space.largest())
+    for slot in (slot.name for slot in space.slots):
+        if slot not in weights:
+            x = largest.get_submodule(slot)(x)
+            continue
+        outputs = []
+        for option, kind in enumerate(space.choices[f"{slot}.kind"]):
+            network = supernet.extract(with_kind(space, slot, option))
+            outputs.append(x if kind == "identity" else network.get_submodule(slot)(x))
+        x = torch.einsum("k,k...->...", weights[slot], torch.stack(outputs))
+    return x
+
+
+def test_mixture_is_the_weighted_sum_of_candidates_computed_by_hand(space, supernet, images):
+    weights = weighted(space)
+    assert sorted(weights) == sorted(
+        name.removesuffix(".kind") for name in space.choices if name.endswith(".kind")
+    )
+    expected = mixed_by_hand(space, supernet, images, weights)
+    torch.testing.assert_close(supernet.mixture(images, weights), expected, rtol=1e-12, atol=1e-12)
+
+
+TWO_KINDS = {
+    **SPACE,
+    "name": "two_kinds",
+    "stages": [
+        {"width": [8, 12], "blocks": [{"mixer": [
+            "identity",
+            {"kind": "conv_ffn", "expansion": [1, 2]},
+            {"kind": "attention4d", "stride": 2, "heads": 2, "key_dim": 4, "value_dim": [3, 4]}]}]},
+        {"width": [16, 24],
+         "downsample": [{"kind": "conv_downsample"},
+                        {"kind": "attention_downsample", "heads": 2, "key_dim": 2, "value_dim": 4}],
+         "blocks": [{"ffn": {"kind": "conv_ffn", "expansion": 2}}]},
+    ],
+}  # fmt: skip
+
+
+def test_slots_of_several_kinds_mix_them_all(images):
+    space = SearchSpace.model_validate(TWO_KINDS)
+    torch.manual_seed(0)
+    supernet = Supernet(space).double().eval()
+    weights = weighted(space)
+    x = images
+    networks = [
+        supernet.extract(space.decode([*[size - 1 for size in space.sizes[:1]], *rest]))
+        for rest in ([1, 1, 1, 1, 0], [2, 1, 1, 1, 1])
+    ]  # the second takes the dearer kind of both slots
+    assert list(space.choices) == [
+        "stage1.width", "stage1.block1.mixer.kind", "stage1.block1.mixer.expansion",
+        "stage1.block1.mixer.value_dim", "stage2.width", "stage2.downsample.kind",
+    ]  # fmt: skip
+    for slot in networks[0].slots:
+        outputs = [network.get_submodule(slot)(x) for network in networks]
+        if slot == "stage1.block1.mixer":
+            x = torch.einsum("k,k...->...", weights[slot], torch.stack([x, *outputs]))
+        elif slot == "stage2.downsample":
+            x = torch.einsum("k,k...->...", weights[slot], torch.stack(outputs))
+        else:
+            assert torch.equal(*outputs)
+            x = outputs[0]
+    torch.testing.assert_close(supernet.mixture(images, weights), x, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("option", [0, 1, 2])
+def test_mixture_of_one_candidate_is_that_path(space, supernet, images, option):
+    options = {
+        name.removesuffix(".kind"): min(option, size - 1)
+        for name, size in zip(space.choices, space.sizes, strict=True)
+        if name.endswith(".kind")
+    }
+    weights = {
+        slot: torch.eye(len(candidates), dtype=torch.float64)[options[slot]]
+        for slot, candidates in space.paths.items()
+    }
+    assignment = [
+        options.get(name.removesuffix(".kind"), size - 1)
+        for name, size in zip(space.choices, space.sizes, strict=True)
+    ]
+    with torch.no_grad():
+        expected = supernet(images, space.decode(assignment))
+        found = supernet.mixture(images, weights)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_mixture_teaches_the_path_weights_and_nothing_else(space, supernet, images):
+    weights = weighted(space)
+    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    supernet.train().mixture(images, weights).square().sum().backward()
+    for slot, one in weights.items():
+        assert torch.count_nonzero(one.grad) == len(one), slot
+    assert all(parameter.grad is None for parameter in supernet.parameters())
+    # not even norms in training remember what they saw
+    assert all(tensor.equal(before[name]) for name, tensor in supernet.state_dict().items())
+
+
+def test_mixture_normalises_by_its_own_batch_in_training(space, supernet, images):
+    weights = weighted(space)
+    expected = mixed_by_hand(space, supernet.train(), images, weights)
+    torch.testing.assert_close(supernet.mixture(images, weights), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_path_logits_start_uniform_and_are_part_of_the_state(space):
+    supernet = Supernet(space)
+    assert list(supernet.path_logits) == list(space.paths)
+    assert all(torch.count_nonzero(logits) == 0 for logits in supernet.path_logits.values())
+    names = {f"{slot.replace('.', '/')}:path_logits" for slot in space.paths}
+    assert names <= supernet.state_dict().keys()

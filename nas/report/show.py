@@ -1,4 +1,4 @@
-"""What ``nas show`` tells of a space or an architecture."""
+"""What ``nas show`` tells of a space, an architecture or a run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from nas.architecture import Architecture
 from nas.latency.staircase import plateaus
 from nas.latency.table import LatencyTable
 from nas.network import layer_size, measure_size
-from nas.report.tables import count, print_table
+from nas.report.tables import count, print_table, share
 from nas.search import mobile_efficiency_score
 from nas.space import SearchSpace
+from nas.training.paths import path_probabilities
+from nas.training.run import Run
 
 Description = dict[str, Any]
 
@@ -62,9 +64,31 @@ def describe_space(space: SearchSpace, table: LatencyTable | None) -> Descriptio
     return described
 
 
+def describe_run(run: Run) -> Description:
+    """How far a training is, and the probability of each kind in each slot that is a path choice.
+
+    Raises:
+        UserError: the run is without path choice, or no epoch is finished yet.
+    """
+    run.require_path_choice()
+    supernet = run.load_supernet()
+    state = run.state()
+    assert state is not None
+    return {
+        "run": str(run.path),
+        "space": run.space.name,
+        "finished_epochs": state.epoch,
+        "epochs": run.settings.epochs,
+        "accuracies": state.accuracies,
+        "paths": path_probabilities(supernet),
+    }
+
+
 def print_description(described: Description) -> None:
-    """Print either description as a table."""
-    if "layers" in described:
+    """Print any of these descriptions as a table."""
+    if "paths" in described:
+        _print_run(described)
+    elif "layers" in described:
         _print_architecture(described)
     else:
         _print_space(described)
@@ -91,6 +115,21 @@ def _print_architecture(described: Description) -> None:
     if priced:
         total += f", {described['latency_ms']:.3f} ms predicted, MES {described['mes']:.1f}"
     print(total)
+
+
+def _print_run(described: Description) -> None:
+    paths = described["paths"]
+    kinds = list(dict.fromkeys(kind for chances in paths.values() for kind in chances))
+    print_table(
+        ("slot", *kinds),
+        [(slot, *(share(chances.get(kind)) for kind in kinds)) for slot, chances in paths.items()],
+        title=f"{described['run']}: path probabilities",
+    )
+    accuracies = ", ".join(f"{name} {share(it)}" for name, it in described["accuracies"].items())
+    print(
+        f"{described['finished_epochs']} of {described['epochs']} epochs on {described['space']}; "
+        f"accuracy on the search slice: {accuracies}"
+    )
 
 
 def _print_space(described: Description) -> None:

@@ -95,14 +95,7 @@ def slim(
         InfeasibleTarget: the smallest network misses a bound.
         ValueError: no evaluation is allowed, or a bound names no cost.
     """
-    if evaluations < 1:
-        raise ValueError(f"slim: evaluations must be at least 1, got {evaluations}")
-    least = cost((0,) * len(sizes))
-    for name in target:
-        if name not in least:
-            raise ValueError(f"slim: no cost is named '{name}'; there are {', '.join(least)}")
-    if not meets(least, target):
-        raise InfeasibleTarget(target, least)
+    require_reachable(sizes, cost, target, evaluations)
     walk = _Walk(cost, accuracy, target, score, rng, evaluations, dict(known or {}))
     current = start or tuple(size - 1 for size in sizes)
     while not meets(cost(current), target):
@@ -112,6 +105,23 @@ def slim(
     # of equally accurate ones the dearest: few images tie often, and more capacity seldom hurts
     best = max(feasible, key=lambda a: (walk.evaluated[a], -score(cost(a))), default=current)
     return SlimmingResult(best, tuple(walk.trace), walk.evaluated)
+
+
+def require_reachable(
+    sizes: Sequence[int],
+    cost: Callable[[Assignment], Costs],
+    target: Mapping[str, float],
+    evaluations: int,
+) -> None:
+    """Raise what ``slim`` raises of a target or a budget that makes no sense."""
+    if evaluations < 1:
+        raise ValueError(f"slim: evaluations must be at least 1, got {evaluations}")
+    least = cost((0,) * len(sizes))
+    for name in target:
+        if name not in least:
+            raise ValueError(f"slim: no cost is named '{name}'; there are {', '.join(least)}")
+    if not meets(least, target):
+        raise InfeasibleTarget(target, least)
 
 
 def meets(costs: Costs, target: Mapping[str, float]) -> bool:

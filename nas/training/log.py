@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
 
 from nas.documents import write_atomically
 from nas.errors import UserError
@@ -55,12 +56,27 @@ class Log:
     ) -> None:
         self._curves.close()
 
-    def append(self, epoch: int, numbers: dict[str, float]) -> None:
-        """Record the numbers of an epoch, which counts from 1; each name is a curve."""
-        rounded = {name: float(f"{number:.6g}") for name, number in numbers.items()}
-        self._append({"epoch": epoch, **rounded})
+    def append(
+        self,
+        epoch: int,
+        numbers: dict[str, float],
+        paths: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+    ) -> None:
+        """Record an epoch, which counts from 1.
+
+        Each of the ``numbers`` is a curve. So is the probability of each kind in each slot of
+        ``paths``, which stand together in the line: {"paths": {SLOT: {KIND: ..., ...}, ...}}.
+        """
+        curves = {name: float(f"{number:.6g}") for name, number in numbers.items()}
+        entry: dict[str, Any] = {"epoch": epoch, **curves}
+        if paths:
+            entry["paths"] = {}
+        for slot, chances in paths.items():
+            entry["paths"][slot] = {kind: round(it, 4) for kind, it in chances.items()}
+            curves |= {f"paths/{slot}/{kind}": it for kind, it in chances.items()}
+        self._append(entry)
         try:
-            self._curves.add(epoch, rounded)
+            self._curves.add(epoch, curves)
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -68,7 +84,7 @@ class Log:
         """Record that something went wrong for the ``number``-th time, in ``epoch``, from 1."""
         self._append({"setback": number, "epoch": epoch, "step": step, "reason": reason})
 
-    def _append(self, entry: dict[str, float | str]) -> None:
+    def _append(self, entry: Mapping[str, Any]) -> None:
         self._lines.append(json.dumps(entry))
         write_atomically(self._path, "\n".join(self._lines) + "\n")
 

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.errors import UserError
 from nas.space import SearchSpace
@@ -26,6 +27,12 @@ from nas.training.evaluate import judge, judged_images
 from nas.training.log import Log
 from nas.training.optimizer import make_optimizer, scheduled_rate, set_learning_rate
 from nas.training.parts import add_in_parts
+from nas.training.paths import (
+    Probabilities,
+    add_path_gradients,
+    path_probabilities,
+    scheduled_temperature,
+)
 from nas.training.processes import ALONE, Processes
 from nas.training.progress import Pace, Progress, Report
 from nas.training.run import Run
@@ -133,7 +140,8 @@ def _train(training: _Training, stack: ExitStack, tell: Callable[[str], None]) -
         else:
             with processes.together():
                 if log is not None:
-                    log.append(training.epoch, numbers)  # before saving: a surplus line is dropped
+                    # before saving: a surplus line is dropped
+                    log.append(training.epoch, numbers, training.path_probabilities())
                     training.save()
 
 
@@ -154,6 +162,7 @@ class _Training:
         settings = run.settings
         self.run, self.dataset, self.device, self.report = run, dataset, device, report
         self.processes = processes
+        self.mixes = settings.path_choice and bool(run.space.paths)
         self.supernet = fresh_supernet(
             run.space, seed=settings.seed, layer_scale=settings.layer_scale
         ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -161,6 +170,7 @@ class _Training:
             self.supernet,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
+            path_learning_rate=settings.path_learning_rate,
         )
         self.epoch, self.teacher, self.setbacks = 0, 0.0, 0
         self.external = run.load_teacher(device)
@@ -191,6 +201,10 @@ class _Training:
             losses=tuple(self.watch.losses),
         )
         save_checkpoint(self.run.checkpoint_path, self.supernet, self.optimizer, state)
+
+    def path_probabilities(self) -> Probabilities:
+        """What the path logits say; nothing without path choice."""
+        return path_probabilities(self.supernet) if self.mixes else {}
 
     def gone_back(self, setback: SetbackError) -> _Training:
         """The training as it was last saved, or at its start, but with a lower rate.
@@ -231,10 +245,12 @@ class _Training:
             self.teacher = above_chance(hits, self.run.space.classes)
         self.accuracies = judge(self.supernet, self.dataset, self.processes)
         self._report(0, images_per_second, means)
+        last_step = self.epoch * self.epoch_steps - 1
         return {
             **{f"loss/{name}": loss for name, loss in means.items()},
             "distillation_share": share,
-            "learning_rate": self._rate(self.epoch * self.epoch_steps - 1),
+            "learning_rate": self._rate(last_step),
+            **({"temperature": self._temperature(last_step)} if self.mixes else {}),
             "images_per_second": images_per_second,
             "training_accuracy/largest": hits,
             **{f"accuracy/{name}": value for name, value in self.accuracies.items()},
@@ -251,6 +267,9 @@ class _Training:
             drop_last=True,
             share=(self.processes.rank, self.processes.count),
         )
+        sampled = settings.path_sampling and 2 * self.epoch >= settings.epochs
+        chances = self.path_probabilities() if sampled else {}
+        random_subnets = max(0, settings.random_subnets - self.mixes)  # the mixture stands for one
         sums = torch.zeros(len(Losses._fields), device=self.device)
         started = reported = time.monotonic()
         first_step = self.epoch * self.epoch_steps
@@ -258,28 +277,21 @@ class _Training:
         hits = 0.0
         self.supernet.train()
         for number, (images, labels) in enumerate(batches, start=1):
-            add = partial(
-                add_gradients,
-                self.supernet,
-                largest=space.largest(),
-                subnets=draw_subnets(space, draws, settings.random_subnets),
-                distillation=share,
-                divergence=settings.divergence,
-                teacher=self.external,
-            )
+            step = first_step + number
+            subnets = draw_subnets(space, draws, random_subnets, chances)
             part = add_in_parts(
-                add,
+                partial(self._add, subnets=subnets, share=share, step=step),
                 images.to(self.device, memory_format=torch.channels_last, non_blocking=True),
                 labels.to(self.device, non_blocking=True),
                 parts=settings.accumulate,
                 batch_size=self.batch_size,
             )
             losses = self.processes.add_up_gradients(self.supernet, torch.stack(part))
-            set_learning_rate(self.optimizer, self._rate(first_step + number - 1))
+            set_learning_rate(self.optimizer, self._rate(step - 1))
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)  # what a step did not use stays as it is
             sums += losses
-            self.watch.add(losses[:-1], first_step + number)  # the last one is hits
+            self.watch.add(losses[:-1], step)  # the last one is hits
             now = time.monotonic()
             if now - reported > REPORT_SECONDS or number == self.epoch_steps:
                 reported = now
@@ -288,15 +300,62 @@ class _Training:
         self.watch.read(first_step + self.epoch_steps)
         return means, hits
 
+    def _add(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        weight: float,
+        subnets: list[Architecture],
+        share: float,
+        step: int,
+    ) -> Losses:
+        """Add the gradients of one step, or of a part of its images."""
+        settings = self.run.settings
+        losses = add_gradients(
+            self.supernet,
+            images,
+            labels,
+            largest=self.run.space.largest(),
+            subnets=subnets,
+            distillation=share,
+            divergence=settings.divergence,
+            teacher=self.external,
+            weight=weight,
+        )
+        if not self.mixes:
+            return losses
+        mixture = add_path_gradients(
+            self.supernet,
+            images,
+            labels,
+            rng=np.random.default_rng((settings.seed, 2, step)),  # the same for all parts
+            temperature=self._temperature(step - 1),
+            latency=settings.latency,
+            weight=weight,
+        )
+        return losses._replace(mixture=mixture)
+
     def _rate(self, step: int) -> float:
         settings = self.run.settings
         return RATE_FACTOR**self.setbacks * scheduled_rate(
             step, steps=self.total_steps, peak=settings.learning_rate, warmup=settings.warmup
         )
 
+    def _temperature(self, step: int) -> float:
+        settings = self.run.settings
+        return scheduled_temperature(
+            step,
+            steps=self.total_steps,
+            start=settings.first_temperature,
+            end=settings.last_temperature,
+        )
+
     def _means(self, sums: torch.Tensor, steps: int) -> tuple[dict[str, float], float]:
         means = Losses(*(sums / steps).tolist())._asdict()
         hits = means.pop("hits")
+        if not self.mixes:
+            del means["mixture"]
         return means, hits
 
     def _report(self, steps: int, images_per_second: float, losses: Mapping[str, float]) -> None:

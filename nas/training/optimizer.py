@@ -7,28 +7,51 @@ import math
 from torch import nn
 from torch.optim import AdamW
 
+from nas.supernet import PATH_LOGITS
 
-def make_optimizer(network: nn.Module, *, learning_rate: float, weight_decay: float) -> AdamW:
+RATIO = "ratio"
+"""The entry of a parameter group that gets another rate: how many times the others'."""
+
+
+def make_optimizer(
+    network: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    path_learning_rate: float | None = None,
+) -> AdamW:
     """AdamW that decays kernels and matrices only, not norms, biases and layer scales.
+
+    The path logits of a supernet learn at ``path_learning_rate`` wherever all others learn at
+    ``learning_rate``, and in proportion to that elsewhere; by default at the same.
 
     It is the fused one: a supernet has thousands of small tensors, whose step takes 8 ms with it
     and 23 ms with the foreach one (default space, one x86 core).
     """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
+    path_logits: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
-        (decayed if _decays(name, parameter) else others).append(parameter)
+        if name.endswith(PATH_LOGITS):
+            path_logits.append(parameter)
+        else:
+            (decayed if _decays(name, parameter) else others).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=learning_rate, fused=True)
+    if path_logits:
+        ratio = (path_learning_rate or learning_rate) / learning_rate
+        groups.append({"params": path_logits, "weight_decay": 0.0, RATIO: ratio})
+    optimizer = AdamW(groups, lr=learning_rate, fused=True)
+    set_learning_rate(optimizer, learning_rate)
+    return optimizer
 
 
 def set_learning_rate(optimizer: AdamW, learning_rate: float) -> None:
-    """Use ``learning_rate`` from the next step on."""
+    """Use ``learning_rate`` from the next step on; path logits keep their ratio to it."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = group.get(RATIO, 1.0) * learning_rate
 
 
 def scheduled_rate(step: int, *, steps: int, peak: float, warmup: float) -> float:

@@ -6,7 +6,7 @@
 | `space.json`             | the search space                                       |
 | `checkpoint.safetensors` | weights and optimizer after the last finished epoch    |
 | `previous.safetensors`   | the checkpoint before, should that one be damaged      |
-| `log.jsonl`              | one line per epoch: losses, rate, speed, accuracies;   |
+| `log.jsonl`              | one line per epoch: losses, rate, accuracies, paths;   |
 |                          | and one per setback                                    |
 | `tensorboard/`           | the same as curves                                     |
 | `.lock`                  | there while a process trains                           |
@@ -73,11 +73,15 @@ class Run:
         """Start a run folder; with ``force`` in place of the run that is there.
 
         Raises:
-            UserError: the folder holds something already, or cannot be written.
+            UserError: the folder holds something already, or cannot be written; or the settings
+                need path choice, and there is none.
         """
         path = Path(path)
         _require_classes(space, dataset)
         _load_teacher(settings, space)  # before anything is written
+        problem = _without_paths(space, settings)
+        if problem and (settings.latency or settings.path_sampling):
+            raise UserError(f"{path}: a latency term and path sampling need path choice: {problem}")
         cls.require_free(path, force=force)
         record = Record(
             data=data,
@@ -237,6 +241,12 @@ class Run:
         """The command that continues this run."""
         return f"nas train-supernet --run {self.path} --resume"
 
+    def require_path_choice(self) -> None:
+        """Raise UserError unless the training leaves path probabilities behind."""
+        problem = _without_paths(self.space, self.settings)
+        if problem:
+            raise UserError(f"{self.path}: holds no path probabilities: {problem}")
+
     def require_same(
         self,
         *,
@@ -314,6 +324,13 @@ def _require_classes(space: SearchSpace, dataset: Dataset) -> None:
             f"{dataset.name}: has {len(dataset.classes)} classes, but the head of the space "
             f"'{space.name}' has {space.classes}"
         )
+
+
+def _without_paths(space: SearchSpace, settings: Settings) -> str | None:
+    """Why there is no path choice; None where there is."""
+    if not space.paths:
+        return f"no slot of the space '{space.name}' may vary in kind or be left out"
+    return None if settings.path_choice else "the run was started without it"
 
 
 def circumstances() -> dict[str, Any]:

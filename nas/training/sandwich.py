@@ -6,6 +6,7 @@ up, and the optimizer steps once.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from nas.architecture import Architecture
 from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training.distillation import Divergence, diverge
+from nas.training.paths import Probabilities, sample_by_paths
 from nas.training.teacher import Teacher
 
 
@@ -25,19 +27,28 @@ class Losses(NamedTuple):
 
     ``subnets`` and ``distillation`` are means over the subnets other than the largest: of the
     cross-entropy with the labels, and of the divergence from the largest's outputs or a teacher's.
+    ``mixture`` is that of the path choices with the labels, 0 without one.
     """
 
     largest: Tensor
     subnets: Tensor
     distillation: Tensor
+    mixture: Tensor
     hits: Tensor
 
 
 def draw_subnets(
-    space: SearchSpace, rng: np.random.Generator, random_subnets: int
+    space: SearchSpace,
+    rng: np.random.Generator,
+    random_subnets: int,
+    probabilities: Probabilities = MappingProxyType({}),
 ) -> list[Architecture]:
-    """The subnets of one step beside the largest: the smallest and some random ones."""
-    return [space.smallest(), *(space.sample(rng) for _ in range(random_subnets))]
+    """The subnets of one step beside the largest: the smallest and some random ones.
+
+    Those take their kinds by ``probabilities`` in the slots that these name.
+    """
+    drawn = (sample_by_paths(space, rng, probabilities) for _ in range(random_subnets))
+    return [space.smallest(), *drawn]
 
 
 def add_gradients(
@@ -79,5 +90,6 @@ def add_gradients(
         label_loss.detach(),
         torch.stack(label_losses).mean(),
         torch.stack(divergences).mean(),
+        label_loss.new_zeros(()),
         hits,
     )

@@ -9,6 +9,7 @@ from pydantic import Field
 from nas.data import Dataset, load_dataset
 from nas.documents import Value
 from nas.training.distillation import Divergence
+from nas.training.latency_term import LatencyTerm
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -25,6 +26,13 @@ class Settings(Value):
     largest network, which then learns from it too. ``layer_scale`` is where the residuals' scales
     start. A batch is processed in ``accumulate`` parts, which need less memory: their gradients add
     up to those of the whole batch, but for the norms, which see one part at a time.
+
+    With ``path_choice``, in spaces where slots may vary in kind or be left out, a mixture of all
+    candidates takes the place of one of the random subnets. Its path logits learn at a rate of
+    their own, which rises and falls as the others do; the temperature of the noise falls from
+    ``first_temperature`` to ``last_temperature``, by the same factor in each step. ``latency`` adds
+    what the mixture costs to its loss. With ``path_sampling``, the random subnets of the second
+    half of the epochs take their kinds by the path probabilities.
 
     Mean inherited accuracy of eight subnets, CIFAR-10, 10,000 images, batch 100, 8 epochs, one
     seed, on an early `cifar10_32px` of four stages: 54.4 % like this, but with labels only; 53.3
@@ -44,6 +52,12 @@ class Settings(Value):
     divergence: Divergence = "kl"
     teacher: str | None = None
     layer_scale: Annotated[float, Field(gt=0)] = 0.1
+    path_choice: bool = True
+    path_learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    first_temperature: Annotated[float, Field(gt=0)] = 5.0
+    last_temperature: Annotated[float, Field(gt=0)] = 0.5
+    latency: LatencyTerm | None = None
+    path_sampling: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
 
 

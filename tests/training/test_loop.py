@@ -205,13 +205,20 @@ def test_the_log_tells_losses_and_accuracies(uninterrupted: Run) -> None:
         "loss/largest",
         "loss/subnets",
         "loss/distillation",
+        "loss/mixture",
         "distillation_share",
         "learning_rate",
+        "temperature",
         "training_accuracy/largest",
         "accuracy/smallest",
         "accuracy/middle",
         "accuracy/largest",
+        "paths",
     ]
+    assert {slot: list(chances) for slot, chances in log[0]["paths"].items()} == {
+        "stage1.block1.ffn": ["identity", "conv_ffn"],
+        "stage2.block1.attention": ["identity", "attention4d"],
+    }
     assert list(uninterrupted.tensorboard_path.iterdir())
 
 
@@ -233,7 +240,7 @@ def test_progress_counts_to_the_end(new_run, dataset: Dataset) -> None:
     assert found[0].remaining_seconds > 0
     assert found[0].accuracies == {}
     assert set(found[-1].accuracies) == {"smallest", "middle", "largest"}
-    assert set(found[-1].losses) == {"largest", "subnets", "distillation"}
+    assert set(found[-1].losses) == {"largest", "subnets", "distillation", "mixture"}
     assert all(it.images_per_second > 0 for it in found)
 
 
@@ -365,6 +372,26 @@ def test_a_spike_of_the_loss_goes_back(new_run, dataset: Dataset) -> None:
     assert setback["step"] == 6 * 16 + 8 + 3  # three high losses are the median of five
     assert setback["reason"].startswith("the loss rose to ")
     assert [it["epoch"] for it in lines(run)] == list(range(1, 9))
+
+
+def test_subnets_drawn_by_their_paths_go_on_alike_too(new_run, dataset: Dataset) -> None:
+    settings = QUICK.model_copy(
+        update={"path_sampling": True, "random_subnets": 2, "path_learning_rate": 0.5}
+    )
+    run, other, plain = (
+        new_run(settings),
+        new_run(settings),
+        new_run(settings.model_copy(update={"path_sampling": False})),
+    )
+    train_supernet(run, dataset)
+    with pytest.raises(UserError, match="stopped in epoch 3"):
+        train_supernet(other, dataset, report=stop_at(10))
+    train_supernet(other, dataset, resume=True)
+    assert_same(run, other)
+    train_supernet(plain, dataset)
+    found, expected = lines(run), lines(plain)
+    assert found[:2] == expected[:2]  # it begins with the second half of the epochs
+    assert found[2] != expected[2]
 
 
 def test_a_loss_that_is_never_finite_ends_the_run(new_run, dataset: Dataset) -> None:

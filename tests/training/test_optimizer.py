@@ -14,12 +14,16 @@ def test_only_kernels_and_matrices_decay(tiny_space: SearchSpace) -> None:
     supernet = fresh_supernet(tiny_space, seed=0, layer_scale=1.0)
     names = {parameter: name for name, parameter in supernet.named_parameters()}
     optimizer = make_optimizer(supernet, learning_rate=1e-3, weight_decay=0.1)
-    decayed, others = (
+    decayed, others, logits = (
         {names[parameter] for parameter in group["params"]} for group in optimizer.param_groups
     )
-    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1, 0.0}
-    assert decayed | others == set(names.values())
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0, 0.0]
+    assert decayed | others | logits == set(names.values())
     assert not decayed & others
+    assert logits == {
+        "stage1/block1/ffn:path_logits",
+        "stage2/block1/attention:path_logits",
+    }
     assert "stage2/block1/ffn:conv_ffn:mid/conv/weight" in decayed
     assert "head:classifier:head/weight" in decayed
     for name in (
@@ -95,3 +99,28 @@ def test_the_rate_is_set_for_all_groups(tiny_space: SearchSpace) -> None:
     optimizer = make_optimizer(build(tiny_space.smallest()), learning_rate=1.0, weight_decay=0.1)
     set_learning_rate(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+
+
+def test_path_logits_have_a_rate_of_their_own_on_the_same_schedule(tiny_space: SearchSpace) -> None:
+    supernet = fresh_supernet(tiny_space, seed=0, layer_scale=1.0)
+    optimizer = make_optimizer(
+        supernet, learning_rate=0.2, weight_decay=0.1, path_learning_rate=0.05
+    )
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.2, 0.2, 0.05])
+    set_learning_rate(optimizer, 0.02)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.02, 0.02, 0.005])
+
+
+def test_steps_without_a_mixture_leave_path_logits_alone(tiny_space: SearchSpace) -> None:
+    supernet = fresh_supernet(tiny_space, seed=0, layer_scale=1.0).train()
+    optimizer = make_optimizer(supernet, learning_rate=1e-2, weight_decay=0.1)
+    images = torch.randn(4, 3, 32, 32)
+    halves = {slot: logits.softmax(0) for slot, logits in supernet.path_logits.items()}
+    supernet.mixture(images, halves).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    before = {slot: logits.detach().clone() for slot, logits in supernet.path_logits.items()}
+    assert any(torch.count_nonzero(logits) for logits in before.values())
+    supernet(images, tiny_space.largest()).square().sum().backward()
+    optimizer.step()  # a moment or a decay would move them here
+    assert all(logits.equal(before[slot]) for slot, logits in supernet.path_logits.items())

@@ -10,6 +10,7 @@ from nas.data import Dataset
 from nas.errors import UserError
 from nas.space import SearchSpace
 from nas.training.checkpoint import State, save_checkpoint
+from nas.training.latency_term import LatencyTerm
 from nas.training.loop import fresh_supernet
 from nas.training.optimizer import make_optimizer
 from nas.training.run import Run
@@ -188,3 +189,57 @@ def test_the_head_must_fit_the_classes(
         )
     assert str(error.value) == "digits: has 10 classes, but the head of the space 'tiny' has 7"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_path_choice_says_why(
+    tmp_path: Path, tiny_space: SearchSpace, digits_settings: DataSettings, digits: Dataset
+) -> None:
+    fixed = SearchSpace.model_validate(
+        {
+            "name": "fixed",
+            "input_size": 32,
+            "classes": 10,
+            "stem": {"kind": "conv_stem"},
+            "stages": [{"width": [8, 16]}],
+            "head": {"kind": "classifier"},
+        }
+    )
+    for space, settings, problem in (
+        (fixed, Settings(), "no slot of the space 'fixed' may vary in kind or be left out"),
+        (tiny_space, Settings(path_choice=False), "the run was started without it"),
+    ):
+        run = Run.create(
+            tmp_path / "run",
+            space=space,
+            data=digits_settings,
+            settings=settings,
+            dataset=digits,
+            force=True,
+        )
+        with pytest.raises(UserError) as error:
+            run.require_path_choice()
+        assert message_of(error, run) == f"RUN: holds no path probabilities: {problem}"
+
+
+def test_settings_that_need_path_choice_are_refused_without(
+    tmp_path: Path, tiny_space: SearchSpace, digits_settings: DataSettings, digits: Dataset
+) -> None:
+    term = LatencyTerm(weight=1.0, table="t.csv", largest_ms=1.0, ms={})
+    for given in ({"path_sampling": True}, {"latency": term}):
+        with pytest.raises(UserError) as error:
+            Run.create(
+                tmp_path / "run",
+                space=tiny_space,
+                data=digits_settings,
+                settings=Settings.model_validate({"path_choice": False, **given}),
+                dataset=digits,
+            )
+        assert str(error.value).replace(str(tmp_path), "X") == (
+            "X/run: a latency term and path sampling need path choice: the run was started without "
+            "it"
+        )
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_path_choice_may_be_asked_for_it(run: Run) -> None:
+    run.require_path_choice()
