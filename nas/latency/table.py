@@ -222,6 +222,8 @@ def build_command(path: Path, provenance: Provenance) -> str:
         words += ["--threads", str(provenance.target.threads)]
     if provenance.target.batch != 1:
         words += ["--batch", str(provenance.target.batch)]
+    if provenance.target.precision != "float32":
+        words += ["--precision", provenance.target.precision]
     if provenance.modelled:
         words.append("--quick")
     return " ".join([*words, "--out", str(path)])

@@ -105,4 +105,4 @@ def judge(supernet: Supernet, dataset: Dataset) -> dict[str, float]:
 
 
 def _device(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device
+    return next((it.device for it in network.parameters()), torch.device("cpu"))
