@@ -181,10 +181,11 @@ class LatencyTable:
         """Raise UserError, naming what differs, unless the table was built on ``target``."""
         difference = self.target.difference(target)
         if difference:
+            wanted = self.provenance.model_copy(update={"target": target})
             raise UserError(
                 f"{self.path}: was built for another target (here: the table, there: this "
-                f"machine): {'; '.join(difference)}; build one: nas build-lut --space "
-                f"{self.provenance.space_argument} --device {target.device} --out NEW.csv"
+                f"machine): {'; '.join(difference)}; build one: "
+                f"{build_command(Path('NEW.csv'), wanted)}"
             )
 
     def require_trust(self) -> None:

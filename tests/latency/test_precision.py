@@ -30,7 +30,7 @@ def test_a_target_says_its_precision(target, int8):
 
 
 def test_a_float32_table_is_refused_for_int8(table, int8):
-    with pytest.raises(UserError, match="another target .*: precision: float32 here, int8 there"):
+    with pytest.raises(UserError, match=r"another target .*: precision: float32 here, int8 there"):
         table.require_target(int8)
 
 
