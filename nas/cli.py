@@ -473,7 +473,6 @@ def profile(
     runtime: RuntimeName = "onnxruntime",
     threads: Threads = 1,
     batch: Batch = 1,
-    precision: Precision = "float32",
     out: Annotated[Path | None, typer.Option("--out", help="A picture (PNG) to write.")] = None,
     force: Force = False,
     as_json: Json = False,
@@ -486,9 +485,7 @@ def profile(
     from nas.report.profile import describe_profiles, draw_profiles, print_profiles
     from nas.report.progress import Bar
 
-    target = detect_target(
-        device, runtime=runtime, threads=threads, batch=batch, precision=precision
-    )
+    target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
     networks = {name: Architecture.load(name) for name in architectures}
     if out:
         _require_new(out, force=force)

@@ -16,7 +16,6 @@ import numpy as np
 from nas.architecture import Architecture
 from nas.latency.graphs import with_batch
 from nas.latency.measure import PATIENT, Measurement, measure, measure_probes
-from nas.latency.precision import in_precision
 from nas.latency.probes import layer_probe, network_graph
 from nas.latency.rows import Key
 from nas.latency.runtime import Target, make_runtime
@@ -124,8 +123,7 @@ def profile_networks(
     runtime = make_runtime(target)
     found = []
     for name, model, whole in zip(networks, models, wholes, strict=True):
-        executed = with_batch(in_precision(model, target), target.batch)
-        runs = runtime.profile(executed, PROFILED_RUNS)
+        runs = runtime.profile(with_batch(model, target.batch), PROFILED_RUNS)
         found.append(
             Profile(
                 name=name,
