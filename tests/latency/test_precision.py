@@ -11,7 +11,7 @@ from nas.latency.measure import Plan, measure
 from nas.latency.precision import in_precision, placement
 from nas.latency.probes import layer_probe
 from nas.latency.runtime import detect_again, detect_target
-from nas.latency.runtimes import RUNTIMES, OnnxRuntime
+from nas.latency.runtimes import RUNTIMES, OnnxRuntime, OpenVino
 from nas.latency.table import build_command
 from nas.layers import LAYERS
 
@@ -100,3 +100,19 @@ def test_what_an_int8_target_measures_is_quantized(int8, monkeypatch):
         (found,) = measure([graph], one, rng=np.random.default_rng(0), plan=QUICK)
         assert found.ms > 0
     assert prepared == ["int8", "int8"]
+
+
+def test_openvino_runs_every_convolution_in_int8(graphs):
+    pytest.importorskip("openvino", reason="not installed: pip install 'nas[openvino]'")
+    target = detect_target(runtime="openvino", precision="int8")
+    layer = LAYERS["conv_ffn"](slot="stage1.block1.ffn", channels=16, expansion=2)
+    graph = in_precision(layer_probe(graphs, layer, (16, 8, 8)).long, target)
+    request = OpenVino("CPU", 1)._request(graph, {"PERF_COUNT": True})
+    request.infer()
+    kernels = [
+        node.exec_type
+        for node in request.get_profiling_info()
+        if node.node_type in ("Convolution", "GroupConvolution")
+    ]
+    assert len(kernels) == operators(graph)["Conv"] == 10
+    assert all(kernel.lower().endswith(("i8", "u8")) for kernel in kernels), kernels
