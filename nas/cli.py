@@ -38,7 +38,7 @@ app = typer.Typer(
 INTERRUPTED = 130
 """What typer returns after Ctrl-C."""
 
-ExportFormat = Literal["onnx"]
+ExportFormat = Literal["onnx", "onnx-int8", "openvino", "python"]
 Recipe = Literal["light", "published"]
 Divergence = Literal["kl", "alpha"]
 TrainingDevice = Literal["cpu", "cuda"]
@@ -56,6 +56,9 @@ Teacher = Annotated[
 Device = Annotated[str, typer.Option("--device", help="What to measure on, such as cpu.")]
 RuntimeName = Annotated[str, typer.Option("--runtime", help="What executes the network.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of one inference.")]
+Precision = Annotated[
+    Literal["float32", "int8"], typer.Option("--precision", help="Numbers to compute with.")
+]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images of one inference.")]
 
 
@@ -142,6 +145,7 @@ def build_lut(
     runtime: RuntimeName = "onnxruntime",
     threads: Threads = 1,
     batch: Batch = 1,
+    precision: Precision = "float32",
     quick: Annotated[
         bool, typer.Option("--quick", help="Measure a part of the layers, model the others.")
     ] = False,
@@ -158,7 +162,9 @@ def build_lut(
     from nas.report.progress import Bar
     from nas.report.validation import print_validation
 
-    target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
+    target = detect_target(
+        device, runtime=runtime, threads=threads, batch=batch, precision=precision
+    )
     loaded = SearchSpace.load(space)
     path = out or default_table(loaded, device, *_particulars(target))
     try:
@@ -178,7 +184,7 @@ def build_lut(
         raise UserError(
             f"stopped; what was measured is kept, to continue: nas build-lut --space {space} "
             f"--device {device} --runtime {runtime} --threads {threads} --batch {batch} "
-            f"{'--quick ' if quick else ''}--out {path} --resume"
+            f"--precision {precision} {'--quick ' if quick else ''}--out {path} --resume"
         ) from None
     paths = {"table": str(path), "sidecar": str(path.with_suffix(".json"))}
     if table.validation:
@@ -558,27 +564,50 @@ def export(
         Path | None, typer.Option("--weights", help="A safetensors file; random if left out.")
     ] = None,
     form: Annotated[ExportFormat, typer.Option("--format")] = "onnx",
+    data: Annotated[
+        str | None, typer.Option("--data", help="onnx-int8: images that the network works on.")
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="onnx-int8: what will execute it.")
+    ] = "onnxruntime",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a network as ONNX, after proof that it computes what torch computes."""
-    from nas.deploy.export import to_checked_onnx
+    """Write a network as ONNX, for OpenVINO or as Python, after proof that it computes the same."""
     from nas.deploy.files import load_weights
+    from nas.deploy.formats import Rounding, export_network, files_of
     from nas.documents import write_atomically
     from nas.network import build
 
-    _require_new(out, force=force)
+    if (form == "onnx-int8") != (data is not None):
+        raise UserError("export: --format onnx-int8 needs --data, and no other format takes it")
+    for file in files_of(form, out):
+        _require_new(file, force=force)
     loaded = Architecture.load(architecture)
     network = build(loaded).eval()
     if weights:
         load_weights(network, weights)
-    model, difference = to_checked_onnx(network, loaded.input_shape)
-    write_atomically(out, model.SerializeToString())
-    result = {"file": str(out), "format": form, "relative_difference": difference}
+    rounding = None
+    if data is not None:
+        from nas.data import load_dataset
+        from nas.delivery import take_examples
+        from nas.latency.precision import placement
+        from nas.latency.runtime import detect_target
+
+        where = placement(detect_target(runtime=runtime, precision="int8"))
+        rounding = Rounding(take_examples(load_dataset(data, loaded.input_size)), where)
+    exported = export_network(loaded, network, form, out, rounding)
+    for file, content in exported.files.items():
+        write_atomically(file, content)
     if as_json:
-        _print_json(result)
+        result = {"file": str(out), "format": form, "agreement": exported.agreement}
+        _print_json({**result, "relative_difference": exported.relative_difference})
+    elif exported.agreement is not None:
+        print(f"{out}: predicts what torch predicts for {100 * exported.agreement:.1f} % of images")
     else:
-        print(f"{out}: differs from torch by {difference:.1e} of the largest logit")
+        print(
+            f"{out}: differs from torch by {exported.relative_difference:.1e} of the largest logit"
+        )
 
 
 @app.command()
@@ -594,6 +623,7 @@ def bench(
     import numpy as np
 
     from nas.deploy.files import read_onnx
+    from nas.deploy.quantize import precision_of
     from nas.latency.measure import PATIENT, measure
     from nas.latency.runtime import detect_target
     from nas.report.tables import print_table
@@ -602,16 +632,25 @@ def bench(
     models = [read_onnx(file) for file in files]
     found = measure(models, target, rng=np.random.default_rng(0), plan=PATIENT)
     rows = [
-        {"file": str(file), "ms": one.ms, "ms_low": one.ms_low, "ms_high": one.ms_high}
-        for file, one in zip(files, found, strict=True)
+        {
+            "file": str(file),
+            "precision": precision_of(model),
+            "ms": one.ms,
+            "ms_low": one.ms_low,
+            "ms_high": one.ms_high,
+        }
+        for file, model, one in zip(files, models, found, strict=True)
     ]
     if as_json:
         _print_json({"target": target.model_dump(mode="json"), "models": rows})
         return
     print_table(
-        ("file", "ms", "95 % interval"),
+        ("file", "precision", "ms", "95 % interval"),
         [
-            (str(row["file"]), f"{row['ms']:.3f}", f"{row['ms_low']:.3f} to {row['ms_high']:.3f}")
+            (
+                *(str(row["file"]), str(row["precision"]), f"{row['ms']:.3f}"),
+                f"{row['ms_low']:.3f} to {row['ms_high']:.3f}",
+            )
             for row in rows
         ],
         title=f"{target.cpu_model}, {runtime} {target.runtime_version}, {threads} thread(s), "
@@ -717,7 +756,8 @@ def _particulars(target: Target) -> list[str]:
     threads = f"{target.threads}threads" if target.threads > 1 else ""
     runtime = target.runtime if target.runtime != "onnxruntime" else ""
     batch = f"batch{target.batch}" if target.batch > 1 else ""
-    return [word for word in (runtime, threads, batch) if word]
+    precision = target.precision if target.precision != "float32" else ""
+    return [word for word in (runtime, threads, batch, precision) if word]
 
 
 def _latency_term(

@@ -15,11 +15,13 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.deploy.export import to_checked_onnx
+from nas.deploy.export import Examples, OnnxNetwork, to_checked_int8, to_checked_onnx
 from nas.deploy.files import save_weights
+from nas.deploy.quantize import precision_of
 from nas.documents import write_atomically, write_json
 from nas.errors import UserError
 from nas.latency.measure import PATIENT, Measurement, measure
+from nas.latency.precision import placement
 from nas.latency.runtime import detect_again
 from nas.latency.table import LatencyTable
 from nas.latency.validation import judge
@@ -45,6 +47,9 @@ Strategy = Literal["frontier", "importance"]
 """How slimming goes down: ``slim`` (EfficientFormer V2) or ``slim_by_importance`` (V1)."""
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64
 """For each evaluation of the search; the networks of the final table are calibrated on more."""
+INT8_IMAGES, JUDGED_IMAGES = 128, 512
+"""An int8 network is calibrated on training images and judged on images of the search slice, at
+most so many."""
 CORRECTIONS = 12
 """Rounds of measuring and slimming further, at most."""
 
@@ -55,7 +60,9 @@ RESULT = "result.json"
 class Delivered:
     """One network of the final table, with what was predicted and what was measured.
 
-    Accuracies are shares in [0, 1]; weights are inherited from the supernet.
+    Accuracies are shares in [0, 1]; weights are inherited from the supernet. ``model`` is in the
+    table's precision; in int8 ``agreement`` is the share of images for which it predicts what
+    ``network`` predicts.
     """
 
     name: str
@@ -67,7 +74,13 @@ class Delivered:
     measured: Measurement
     score: float
     search_accuracy: float
+    agreement: float | None = None
     test_accuracy: float | None = None
+
+    @property
+    def delivered(self) -> nn.Module:
+        """What computes as the written model does."""
+        return OnnxNetwork(self.model) if precision_of(self.model) == "int8" else self.network
 
     def summary(self) -> dict[str, Any]:
         """The figures of the final table."""
@@ -75,6 +88,7 @@ class Delivered:
             "name": self.name,
             "test_accuracy": self.test_accuracy,
             "search_accuracy": self.search_accuracy,
+            "int8_agreement": self.agreement,
             "params": int(self.costs["params"]),
             "macs": int(self.costs["macs"]),
             "predicted_ms": self.costs["latency_ms"],
@@ -128,11 +142,16 @@ class Workshop:
         """Extract, calibrate, export and measure one network.
 
         Raises:
-            UserError: the exported network computes something else than torch does.
+            UserError: the exported network computes something else than torch does, or in int8
+            predicts something else.
         """
         architecture = self.space.decode(assignment)
         network = inherited_network(self.supernet, architecture, self.dataset.train)
         model, _ = to_checked_onnx(network, architecture.input_shape)
+        agreement = None
+        if self.table.target.precision == "int8":
+            examples, where = take_examples(self.dataset), placement(self.table.target)
+            model, agreement = to_checked_int8(model, network, examples, where)
         (measured,) = measure(
             [model], self.table.target, rng=np.random.default_rng(0), plan=PATIENT
         )
@@ -147,6 +166,7 @@ class Workshop:
             measured,
             mobile_efficiency_score(costs),
             self.accuracy(assignment),
+            agreement,
         )
 
 
@@ -316,7 +336,7 @@ def slim_run(
     )
     outcome = slim_to_target(workshop, target, evaluations=evaluations, strategy=strategy)
     judged = [
-        replace(row, test_accuracy=accuracy(row.network, dataset.test)) for row in outcome.table
+        replace(row, test_accuracy=accuracy(row.delivered, dataset.test)) for row in outcome.table
     ]
     result = {
         "space": space.name,
@@ -329,6 +349,15 @@ def slim_run(
     }
     paths = write_results(out, outcome, space, result)
     return {**result, "paths": paths}
+
+
+def take_examples(dataset: Dataset) -> Examples:
+    """Training images to calibrate an int8 network, and images of the search slice to judge it."""
+    draws = [
+        next(iter(images.batches(min(count, len(images)), rng=np.random.default_rng(0))))[0]
+        for images, count in ((dataset.train, INT8_IMAGES), (dataset.search, JUDGED_IMAGES))
+    ]
+    return Examples(*draws)
 
 
 def write_results(

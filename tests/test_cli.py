@@ -263,6 +263,42 @@ def test_export_and_bench(capsys, folder):
     )
 
 
+@pytest.mark.parametrize(
+    ("form", "files"),
+    [("onnx-int8", ["i.onnx"]), ("python", ["n.py", "n.safetensors"])],
+)
+def test_export_in_other_formats(capsys, folder, form, files):
+    data = ["--data", "digits"] if form == "onnx-int8" else []
+    command = ["export", "--architecture", "s/architecture.json", "--weights",
+               "s/weights.safetensors", "--format", form, "--out", files[0], *data]  # fmt: skip
+    found = output(capsys, *command, "--json")
+    assert all(Path(file).exists() for file in files)
+    if form == "onnx-int8":
+        assert 0.8 <= found["agreement"] <= 1
+        (row,) = output(capsys, "bench", "i.onnx", "--json")["models"]
+        assert row["precision"] == "int8"
+    else:
+        assert found["relative_difference"] == 0.0
+    assert f"{files[-1]}: exists; --force replaces it" in complaint(capsys, *command).replace(
+        files[0], files[-1]
+    )
+
+
+@pytest.mark.slow
+def test_an_int8_table_delivers_an_int8_network(capsys, folder):
+    found = output(capsys, "build-lut", "--space", "tiny.yaml", "--precision", "int8", "--out",
+                   "t8.csv", "--json")  # fmt: skip
+    assert LatencyTable.load("t8.csv").target.precision == "int8"
+    assert found["rows"] == len(LatencyTable.load("t.csv").rows)
+    result = output(capsys, "slim", "--run", "r", "--table", "t8.csv", "--target-ms", "0.2", "--out",
+                    "s8", "--evaluations", "8", "--accept-table", "--json")  # fmt: skip
+    assert all(0.8 <= row["int8_agreement"] <= 1 for row in result["networks"])
+    (row,) = output(capsys, "bench", "s8/model.onnx", "--json")["models"]
+    assert row["precision"] == "int8"
+    drift = output(capsys, "check-lut", "t8.csv", "--networks", "4", "--json")
+    assert drift["networks"] == 4
+
+
 def test_profile_networks_side_by_side(capsys, folder):
     Path("u.json").write_text(Path("s/architecture.json").read_text())
     found = output(capsys, "profile", "s/architecture.json", "u.json", "--out", "p.png", "--json")
@@ -283,10 +319,12 @@ def test_default_paths_find_each_other():
     assert cli.default_table(space, "cpu") == Path(f"latency_tables/{DEFAULT_SPACE}_cpu.csv")
     target = detect_target()
     assert cli._particulars(target) == []
-    other = target.model_copy(update={"runtime": "openvino", "threads": 2, "batch": 8})
+    other = target.model_copy(
+        update={"runtime": "openvino", "threads": 2, "batch": 8, "precision": "int8"}
+    )
     assert (
         cli.default_table(space, "cpu", *cli._particulars(other)).name
-        == f"{DEFAULT_SPACE}_cpu_openvino_2threads_batch8.csv"
+        == f"{DEFAULT_SPACE}_cpu_openvino_2threads_batch8_int8.csv"
     )
     assert cli.default_run(space, "digits") == Path(f"runs/{DEFAULT_SPACE}_digits")
     assert cli.default_run(space, "folder:/a/flowers") == Path(f"runs/{DEFAULT_SPACE}_flowers")
@@ -319,6 +357,11 @@ def test_default_paths_find_each_other():
         (["slim", "--target", "2"], "No such option: --target"),
         (["bench", "nothing.onnx"], "nothing.onnx: no such file"),
         (["export", "--architecture", "a.json", "--out", "o"], "a.json: no such file"),
+        (["export", "--architecture", "efficientformer_v2_s0", "--out", "o", "--format", "onnx-int8"],
+         "export: --format onnx-int8 needs --data, and no other format takes it"),
+        (["export", "--architecture", "efficientformer_v2_s0", "--out", "o", "--format", "python"],
+         "o: --format python writes a .py file, with a .safetensors"),
+        (["build-lut", "--precision", "int4"], "Invalid value for '--precision'"),
         (["evaluate", "--architecture", "efficientformer_v2_s0"], "Missing option '--weights'"),
         (["check-lut", "none.csv"], "none.csv: no such latency table; build it"),
         (["check-lut", "none.csv", "--networks", "3"], "Invalid value for '--networks'"),

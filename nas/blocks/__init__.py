@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import ParamSpec
+
 from torch import nn
 
 from nas import layers
 from nas.blocks import efficientformer_v1, efficientformer_v2
 from nas.layers import Layer, Shape
 
+Arguments = ParamSpec("Arguments")
+
 
 def make_module(layer: Layer, input_shape: Shape) -> nn.Module:
     """The module of a layer that sees feature maps of ``input_shape``."""
+    return constructor(layer, input_shape)()
+
+
+def constructor(layer: Layer, input_shape: Shape) -> partial[nn.Module]:
+    """The class of a layer's module with its arguments, which are plain values."""
     map_size = input_shape[1:]
     match layer:
         case layers.ConvStem():
-            return efficientformer_v2.ConvStem(
-                layer.in_channels, layer.out_channels, layer.activation
+            return _call(
+                efficientformer_v2.ConvStem, layer.in_channels, layer.out_channels, layer.activation
             )
         case layers.ConvFFN():
-            return efficientformer_v2.ConvFFN(layer.channels, layer.hidden, layer.activation)
+            return _call(efficientformer_v2.ConvFFN, layer.channels, layer.hidden, layer.activation)
         case layers.Attention4D():
-            return efficientformer_v2.Attention4D(
+            return _call(
+                efficientformer_v2.Attention4D,
                 layer.channels,
                 heads=layer.heads,
                 key_dim=layer.key_dim,
@@ -31,9 +43,10 @@ def make_module(layer: Layer, input_shape: Shape) -> nn.Module:
                 act=layer.activation,
             )
         case layers.ConvDownsample():
-            return efficientformer_v2.ConvDownsample(layer.in_channels, layer.out_channels)
+            return _call(efficientformer_v2.ConvDownsample, layer.in_channels, layer.out_channels)
         case layers.AttentionDownsample():
-            return efficientformer_v2.AttentionDownsample(
+            return _call(
+                efficientformer_v2.AttentionDownsample,
                 layer.in_channels,
                 layer.out_channels,
                 heads=layer.heads,
@@ -43,13 +56,19 @@ def make_module(layer: Layer, input_shape: Shape) -> nn.Module:
                 act=layer.activation,
             )
         case layers.Classifier():
-            return efficientformer_v2.Classifier(
-                layer.in_channels, layer.classes, distillation=layer.distillation
+            return _call(
+                efficientformer_v2.Classifier,
+                layer.in_channels,
+                layer.classes,
+                distillation=layer.distillation,
             )
         case layers.MetaBlock4D():
-            return efficientformer_v1.MetaBlock4D(layer.channels, layer.hidden, layer.activation)
+            return _call(
+                efficientformer_v1.MetaBlock4D, layer.channels, layer.hidden, layer.activation
+            )
         case layers.MetaBlock3D():
-            return efficientformer_v1.MetaBlock3D(
+            return _call(
+                efficientformer_v1.MetaBlock3D,
                 layer.channels,
                 layer.hidden,
                 heads=layer.heads,
@@ -59,8 +78,17 @@ def make_module(layer: Layer, input_shape: Shape) -> nn.Module:
                 act=layer.activation,
             )
         case layers.TokenClassifier():
-            return efficientformer_v1.TokenClassifier(
-                layer.in_channels, layer.classes, distillation=layer.distillation
+            return _call(
+                efficientformer_v1.TokenClassifier,
+                layer.in_channels,
+                layer.classes,
+                distillation=layer.distillation,
             )
         case _:
             raise TypeError(f"no module for layers of kind '{layer.kind}'")
+
+
+def _call(
+    make: Callable[Arguments, nn.Module], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> partial[nn.Module]:
+    return partial(make, *args, **kwargs)

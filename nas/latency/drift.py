@@ -18,7 +18,7 @@ from nas.latency.build import space_hash
 from nas.latency.calibration import fit_factor
 from nas.latency.networks import LEAST_HELD_OUT, Progress, measure_networks, pick_networks
 from nas.latency.ranks import kendall, spearman, with_interval
-from nas.latency.runtime import detect_target
+from nas.latency.runtime import detect_again
 from nas.latency.table import Anchor, LatencyTable, build_command
 from nas.latency.templates import LayerGraphs
 from nas.space import SearchSpace
@@ -78,9 +78,7 @@ def measure_drift(
             few networks.
     """
     target = table.target
-    table.require_target(
-        detect_target(target.device, runtime=target.runtime, threads=target.threads)
-    )
+    table.require_target(detect_again(target))
     rng = np.random.default_rng(seed)
     chosen = pick_networks(space_of(table), table.rows, rng, networks)
     if len(chosen) < LEAST_HELD_OUT:

@@ -18,6 +18,7 @@ import onnx
 from nas.errors import UserError
 from nas.latency.estimator import Estimate, Status, estimate, slope, visit_value
 from nas.latency.graphs import with_batch
+from nas.latency.precision import in_precision
 from nas.latency.runtime import Statistic, Target, make_runtime
 from nas.latency.runtimes import Runtime
 
@@ -110,30 +111,33 @@ def measure_probes(
     rng: np.random.Generator,
     plan: Plan = Plan(),
 ) -> list[Measurement]:
-    """The latency of each probe; all sessions are open at once, so batches should be small."""
+    """The latency of each probe in the target's precision.
+
+    All sessions are open at once, so batches should be small.
+    """
     runtime = make_runtime(target)
     runs = []
     for probe in probes:
         graphs = [probe.long] if probe.short is None else [probe.long, probe.short]
-        runs.append([_prepare(runtime, graph, target.batch) for graph in graphs])
+        runs.append([_prepare(runtime, graph, target) for graph in graphs])
     copies = [probe.copies for probe in probes]
     with _undisturbed():
         return time_in_turns(runs, copies, CLOCKS[target.statistic], rng=rng, plan=plan)
 
 
-def _prepare(runtime: Runtime, graph: onnx.ModelProto, batch: int) -> Run:
+def _prepare(runtime: Runtime, graph: onnx.ModelProto, target: Target) -> Run:
     """A function that runs the graph on a batch.
 
     Raises:
         UserError: the graph fixes its batch in a way that ``with_batch`` does not know.
     """
-    run = runtime.prepare(with_batch(graph, batch))
-    if batch > 1:
+    run = runtime.prepare(with_batch(in_precision(graph, target), target.batch))
+    if target.batch > 1:
         try:
             run()
         except Exception as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"a model does not run with batch {batch}: {reason}") from error
+            raise UserError(f"a model does not run with batch {target.batch}: {reason}") from error
     return run
 
 

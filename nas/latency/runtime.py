@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from nas.deploy.quantize import Precision
 from nas.documents import Value, did_you_mean
 from nas.errors import UserError
 from nas.latency.runtimes import RUNTIMES, Runtime
@@ -37,7 +38,7 @@ class Target(Value):
     runtime_version: str
     provider: str
     threads: Annotated[int, Field(gt=0)]
-    precision: Literal["float32"] = "float32"
+    precision: Precision = "float32"
     batch: Annotated[int, Field(gt=0)] = 1
     statistic: Statistic
 
@@ -56,12 +57,18 @@ def make_runtime(target: Target) -> Runtime:
 
 
 def detect_target(
-    device: str = "cpu", *, runtime: str = "onnxruntime", threads: int = 1, batch: int = 1
+    device: str = "cpu",
+    *,
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+    batch: int = 1,
+    precision: Precision = "float32",
 ) -> Target:
     """The target that measurements on this machine hold for; ``batch`` images at once.
 
     Raises:
-        UserError: no such runtime, or no such device on this machine; lists those there are.
+        UserError: no such runtime, no such device on this machine, or no int8 on it; lists what
+            there is.
     """
     if runtime not in RUNTIMES:
         hint = did_you_mean(runtime, RUNTIMES)
@@ -72,6 +79,11 @@ def detect_target(
         raise UserError(
             f"device '{device}' is not available to {runtime} {version} here; "
             f"available: {', '.join(devices)}"
+        )
+    if precision == "int8" and device not in adapter.int8:
+        raise UserError(
+            f"precision 'int8' is not available to {runtime} on device '{device}'; "
+            f"available on: {', '.join(adapter.int8) or 'none'}"
         )
     cores = _usable_cores()
     if not 1 <= threads <= cores:
@@ -85,15 +97,20 @@ def detect_target(
         runtime_version=version,
         provider=devices[device],
         threads=threads,
+        precision=precision,
         batch=batch,
         statistic="thread_cpu_quartile" if in_caller and _clock_is_fine() else "wall_median",
     )
 
 
 def detect_again(target: Target) -> Target:
-    """What this machine offers for the device, runtime, threads and batch of a target."""
+    """What this machine offers for the device, runtime, threads, batch, precision of a target."""
     return detect_target(
-        target.device, runtime=target.runtime, threads=target.threads, batch=target.batch
+        target.device,
+        runtime=target.runtime,
+        threads=target.threads,
+        batch=target.batch,
+        precision=target.precision,
     )
 
 

@@ -181,10 +181,11 @@ class LatencyTable:
         """Raise UserError, naming what differs, unless the table was built on ``target``."""
         difference = self.target.difference(target)
         if difference:
+            wanted = self.provenance.model_copy(update={"target": target})
             raise UserError(
                 f"{self.path}: was built for another target (here: the table, there: this "
-                f"machine): {'; '.join(difference)}; build one: nas build-lut --space "
-                f"{self.provenance.space_argument} --device {target.device} --out NEW.csv"
+                f"machine): {'; '.join(difference)}; build one: "
+                f"{build_command(Path('NEW.csv'), wanted)}"
             )
 
     def require_trust(self) -> None:
@@ -222,6 +223,8 @@ def build_command(path: Path, provenance: Provenance) -> str:
         words += ["--threads", str(provenance.target.threads)]
     if provenance.target.batch != 1:
         words += ["--batch", str(provenance.target.batch)]
+    if provenance.target.precision != "float32":
+        words += ["--precision", provenance.target.precision]
     if provenance.modelled:
         words.append("--quick")
     return " ".join([*words, "--out", str(path)])

@@ -122,4 +122,4 @@ def judged_images(dataset: Dataset) -> Images:
 
 
 def _device(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device
+    return next((it.device for it in network.parameters()), torch.device("cpu"))

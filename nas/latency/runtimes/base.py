@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import onnx
 
+from nas.deploy.quantize import Placement
 from nas.errors import UserError
 
 
@@ -20,6 +21,9 @@ class Runtime(ABC):
 
     Its CPU time is then the latency without pre-emption. A test holds it for every runtime.
     """
+
+    int8: ClassVar[Mapping[str, Placement]] = {}
+    """Devices on which it computes in int8, and where it wants numbers to be rounded."""
 
     def __init__(self, provider: str, threads: int) -> None:
         self.provider, self.threads = provider, threads

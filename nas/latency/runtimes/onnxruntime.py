@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
+from nas.deploy.quantize import INTEGER_OPERATORS
 from nas.errors import UserError
 from nas.latency.runtimes.base import Runtime, random_inputs
 
@@ -20,6 +21,7 @@ class OnnxRuntime(Runtime):
     """Any execution provider that is installed: ``CUDAExecutionProvider`` is the device cuda."""
 
     works_in_caller = frozenset({"cpu"})
+    int8 = {"cpu": INTEGER_OPERATORS}
 
     @classmethod
     def version(cls) -> str:

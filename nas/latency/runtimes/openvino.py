@@ -1,34 +1,35 @@
-"""OpenVINO (https://docs.openvino.ai) on the CPU, held to float32: its default is bfloat16."""
+"""OpenVINO (https://docs.openvino.ai) on the CPU, its default of bfloat16 turned off."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import onnx
 
-from nas.errors import UserError
+from nas.deploy.openvino import import_openvino
+from nas.deploy.quantize import FUSED_OPERATORS
 from nas.latency.runtimes.base import Runtime, random_inputs
 
 
 class OpenVino(Runtime):
-    """One stream, float32.
+    """One stream; in float32 what is not quantized.
 
     With one thread the calling thread does the work: its CPU time was 0.99 to 1.00 of the whole
     process's and of the wall-clock time, so it is the clock here as well.
     """
 
     works_in_caller = frozenset({"cpu"})
+    int8 = {"cpu": FUSED_OPERATORS}
 
     @classmethod
     def version(cls) -> str:
         # 2026.4.1-22982-e213a147257-releases/2026/4: the rest says how it was compiled
-        return str(_openvino().get_version()).split("-")[0]
+        return str(import_openvino().get_version()).split("-")[0]
 
     @classmethod
     def devices(cls) -> Mapping[str, str]:
-        return {"cpu": "CPU"} if "CPU" in _openvino().Core().available_devices else {}
+        return {"cpu": "CPU"} if "CPU" in import_openvino().Core().available_devices else {}
 
     def prepare(self, model: onnx.ModelProto) -> Callable[[], object]:
         infer: Callable[[], object] = self._request(model, {}).infer
@@ -47,7 +48,7 @@ class OpenVino(Runtime):
         return found
 
     def _request(self, model: onnx.ModelProto, options: Mapping[str, object]) -> Any:  # noqa: ANN401
-        openvino = _openvino()
+        openvino = import_openvino()
         core = openvino.Core()
         compiled = core.compile_model(
             core.read_model(model.SerializeToString(), b""),
@@ -64,15 +65,6 @@ class OpenVino(Runtime):
         for name, values in random_inputs(model).items():
             request.set_tensor(name, openvino.Tensor(values))
         return request
-
-
-def _openvino() -> Any:  # noqa: ANN401 - it is there or not
-    try:
-        return importlib.import_module("openvino")
-    except ImportError:
-        raise UserError(
-            "runtime 'openvino' is not installed; to install it: pip install \"nas[openvino]\""
-        ) from None
 
 
 def _kind(node: Any) -> str:  # noqa: ANN401

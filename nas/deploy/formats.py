@@ -1,0 +1,112 @@
+"""The formats that ``nas export`` writes, each proven against torch before anything is written."""
+
+from __future__ import annotations
+
+import runpy
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from nas.architecture import Architecture
+from nas.deploy.export import (
+    Examples,
+    largest_difference,
+    require_parity,
+    to_checked_int8,
+    to_checked_onnx,
+)
+from nas.deploy.files import save_weights
+from nas.deploy.openvino import OpenVinoNetwork, to_openvino
+from nas.deploy.quantize import Placement
+from nas.deploy.standalone import source_file
+from nas.errors import UserError
+
+ExportFormat = Literal["onnx", "onnx-int8", "openvino", "python"]
+
+SUFFIXES: Mapping[str, tuple[str, ...]] = {
+    "openvino": (".xml", ".bin"),
+    "python": (".py", ".safetensors"),
+}
+"""Formats of two files, of which ``--out`` names the first."""
+
+
+class Rounding(NamedTuple):
+    """What an int8 export needs: images, and where its runtime wants numbers to be rounded."""
+
+    examples: Examples
+    placement: Placement
+
+
+class Exported(NamedTuple):
+    """The files of an export, by path, and how near it comes to torch.
+
+    ``relative_difference`` is that of ``largest_difference``, ``agreement`` a share of images: one
+    of them is None.
+    """
+
+    files: Mapping[Path, bytes]
+    relative_difference: float | None = None
+    agreement: float | None = None
+
+
+def files_of(form: ExportFormat, out: Path) -> tuple[Path, ...]:
+    """The files that an export writes.
+
+    Raises:
+        UserError: ``out`` has another suffix than the format.
+    """
+    suffixes = SUFFIXES.get(form)
+    if suffixes is None:
+        return (out,)
+    if out.suffix != suffixes[0]:
+        raise UserError(f"{out}: --format {form} writes a {suffixes[0]} file, with a {suffixes[1]}")
+    return tuple(out.with_suffix(suffix) for suffix in suffixes)
+
+
+def export_network(
+    architecture: Architecture,
+    network: nn.Module,
+    form: ExportFormat,
+    out: Path,
+    rounding: Rounding | None = None,
+) -> Exported:
+    """The files of a network, which is in evaluation mode; ``rounding`` is for int8.
+
+    Raises:
+        UserError: the export computes something else than torch, or its runtime is not installed.
+    """
+    paths, shape = files_of(form, out), architecture.input_shape
+    if form == "python":
+        contents, load = _python(architecture, network)
+        difference = require_parity(largest_difference(load(), network, shape))
+        return Exported(dict(zip(paths, contents, strict=True)), difference)
+    model, difference = to_checked_onnx(network, shape)
+    if form == "openvino":
+        files = to_openvino(model)
+        run = OpenVinoNetwork(files)
+        difference = require_parity(
+            largest_difference(lambda x: torch.from_numpy(run(x.numpy())), network, shape)
+        )
+        return Exported(dict(zip(paths, files, strict=True)), difference)
+    if form == "onnx-int8":
+        assert rounding is not None
+        model, share = to_checked_int8(model, network, *rounding)
+        return Exported({out: model.SerializeToString()}, agreement=share)
+    return Exported({out: model.SerializeToString()}, difference)
+
+
+def _python(
+    architecture: Architecture, network: nn.Module
+) -> tuple[tuple[bytes, bytes], Callable[[], nn.Module]]:
+    """The source and the weights, and a function that makes the network of these two alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "network.py"
+        source.write_text(source_file(architecture), encoding="utf-8")
+        save_weights(network, source.with_suffix(".safetensors"))
+        loaded: nn.Module = runpy.run_path(str(source))["load"]()
+        contents = source.read_bytes(), source.with_suffix(".safetensors").read_bytes()
+    return contents, lambda: loaded

@@ -1,0 +1,233 @@
+"""Int8 networks: rounded weights and activations as QuantizeLinear, DequantizeLinear pairs in ONNX.
+
+Convolutions and linear layers with weights compute in int8; what lies between them (activations,
+residual sums, attention's products and softmax) stays as the runtime likes it. Rounding those as
+well gave nothing: with everything in int8, interpolation above all, EfficientFormer V2 S0 at 224 px
+took 6.6 ms of onnxruntime, as much as in float32, and 5.6 like this.
+
+onnxruntime's own ``quantize_static`` makes the same integers, which a test holds, but takes 0.03 to
+0.7 s for a layer and 1.4 s for that network, most of it in a loop over channels. This takes 4 ms
+for a layer, so that each probe of a latency table can be rounded as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+Precision = Literal["float32", "int8"]
+
+Ranges = Mapping[str, tuple[float, float]]
+"""Least and greatest number of each activation."""
+
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+"""Operators that compute in int8 where their second input is a weight."""
+
+
+class Placement(NamedTuple):
+    """What of an operator is rounded besides its input and its weights.
+
+    ``outputs``: the outputs of convolutions, and biases, to 32 bits: then all of it is integers.
+    """
+
+    outputs: bool
+
+
+INTEGER_OPERATORS = Placement(outputs=True)
+"""onnxruntime has kernels for convolutions from integers to integers only."""
+
+FUSED_OPERATORS = Placement(outputs=False)
+"""OpenVINO goes on in float32 within an operator, up to the activation behind it.
+
+NNCF 3.4 rounds residual sums, too; that network took 3.79 ms with it and 3.85 with this, that of
+`demo_64px` 0.32 and 0.33, for one or two seconds a layer.
+"""
+
+
+class Scale(NamedTuple):
+    """number = step * (integer - zero), with one or many steps."""
+
+    step: np.ndarray
+    zero: np.ndarray
+
+
+def precision_of(model: onnx.ModelProto) -> Precision:
+    """``int8`` where a part of the model computes in integers."""
+    rounded = any(node.op_type == "DequantizeLinear" for node in model.graph.node)
+    return "int8" if rounded else "float32"
+
+
+def quantize(model: onnx.ModelProto, images: np.ndarray, placement: Placement) -> onnx.ModelProto:
+    """The same network in int8; ``images`` (N, C, H, W) show which numbers its activations take.
+
+    Activations are rounded to unsigned 8 bits between their least and greatest number, weights to
+    signed 8 bits, symmetric, each output channel on its own scale: x86 has kernels for this pair
+    only, with signed activations the network above took 10.3 ms.
+    """
+    return _Quantizer(model, placement).quantized(images)
+
+
+def activation_scale(low: float, high: float) -> Scale:
+    """Unsigned 8 bits for numbers between ``low`` and ``high``; zero is exact."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    step = np.asarray((high - low) / 255 or 1.0, np.float32)
+    return Scale(step, np.asarray(np.round(-low / step), np.uint8))
+
+
+def weight_scale(weight: np.ndarray, axis: int) -> Scale:
+    """Signed 8 bits, symmetric, a scale for each index along ``axis``."""
+    others = tuple(it for it in range(weight.ndim) if it != axis)
+    step = np.abs(weight).max(others).astype(np.float32) / np.float32(127)
+    step[step == 0] = 1.0
+    return Scale(step, np.zeros(step.shape, np.int8))
+
+
+class _Quantizer:
+    """One model on its way to int8: the nodes and initializers of the new graph."""
+
+    def __init__(self, model: onnx.ModelProto, placement: Placement) -> None:
+        self.model, self.placement = model, placement
+        self.weights = {it.name: it for it in model.graph.initializer}
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, TensorProto] = {}
+        self.names = _rounded_values(model, self.weights, placement)
+        self.scales: dict[str, Scale] = {}
+
+    def quantized(self, images: np.ndarray) -> onnx.ModelProto:
+        ranges = measure_ranges(self.model, images, self.names)
+        self.scales = {name: activation_scale(*ranges[name]) for name in self.names}
+        renamed = {}
+        for value in self.model.graph.input:
+            if value.name in self.names:
+                renamed[value.name] = f"{value.name}/rounded"
+                self._round(value.name, value.name, renamed[value.name])
+        for node in self.model.graph.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            if _is_weighted(node, self.weights):
+                self._round_weights(copy)
+            copy.input[:] = [renamed.get(name, name) for name in copy.input]
+            rounded = [name for name in node.output if name in self.names]
+            copy.output[:] = [f"{it}/exact" if it in rounded else it for it in node.output]
+            self.nodes.append(copy)
+            for name in rounded:
+                self._round(name, f"{name}/exact", name)
+        return self._assembled()
+
+    def _round(self, name: str, source: str, result: str) -> None:
+        """A pair of nodes from ``source`` to ``result``, with the scale of the value ``name``."""
+        scale, integer = self._scale(name, self.scales[name]), f"{name}/integer"
+        self.nodes.append(helper.make_node("QuantizeLinear", [source, *scale], [integer]))
+        self.nodes.append(helper.make_node("DequantizeLinear", [integer, *scale], [result]))
+
+    def _round_weights(self, node: onnx.NodeProto) -> None:
+        """Integers in place of the node's weight, and of its bias where all is integers."""
+        axis = _output_axis(node)
+        source = self.scales[node.input[0]]
+        weight = numpy_helper.to_array(self.weights[node.input[1]])
+        scale = weight_scale(weight, axis)
+        has_bias = self.placement.outputs and len(node.input) > 2 and bool(node.input[2])
+        if has_bias:
+            bias = numpy_helper.to_array(self.weights[node.input[2]])
+            # a bias must fit into 32 bits of its own step, which is that of the products
+            least = np.abs(bias) / (source.step * np.float32(2**30))
+            scale = scale._replace(step=np.maximum(scale.step, least.astype(np.float32)))
+            product = Scale(source.step * scale.step, np.zeros(scale.step.shape, np.int32))
+            integers = np.round(bias / product.step).astype(np.int32)
+            node.input[2] = self._constant(node.input[2], integers, product, axis=0)
+        steps = scale.step.reshape([-1 if it == axis else 1 for it in range(weight.ndim)])
+        integers = np.clip(np.round(weight / steps), -127, 127).astype(np.int8)
+        node.input[1] = self._constant(node.input[1], integers, scale, axis=axis)
+
+    def _constant(self, name: str, integers: np.ndarray, scale: Scale, *, axis: int) -> str:
+        """Integers that are read through a scale; returns the name of the numbers."""
+        self._add(f"{name}/integer", integers)
+        inputs = [f"{name}/integer", *self._scale(name, scale)]
+        result = f"{name}/rounded"
+        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [result], axis=axis))
+        return result
+
+    def _scale(self, name: str, scale: Scale) -> Sequence[str]:
+        self._add(f"{name}/step", scale.step)
+        self._add(f"{name}/zero", scale.zero)
+        return f"{name}/step", f"{name}/zero"
+
+    def _add(self, name: str, array: np.ndarray) -> None:
+        self.initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
+
+    def _assembled(self) -> onnx.ModelProto:
+        found = onnx.ModelProto()
+        found.CopyFrom(self.model)
+        del found.graph.node[:], found.graph.initializer[:], found.graph.value_info[:]
+        found.graph.node.extend(self.nodes)
+        used = {name for node in self.nodes for name in node.input}
+        kept = [it for it in self.model.graph.initializer if it.name in used]
+        found.graph.initializer.extend([*kept, *self.initializers.values()])
+        return found
+
+
+def measure_ranges(model: onnx.ModelProto, images: np.ndarray, names: Sequence[str]) -> Ranges:
+    """The least and the greatest number that each of the named values takes on the images."""
+    source = model.graph.input[0].name
+    inner = [name for name in names if name != source]
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    watched.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inner
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    found: dict[str, tuple[float, float]] = {}
+    for image in images[:, None]:
+        values = [image, *session.run(inner, {source: image})]
+        for name, value in zip([source, *inner], values, strict=True):
+            low, high = found.get(name, (np.inf, -np.inf))
+            found[name] = min(low, float(value.min())), max(high, float(value.max()))
+    if not found:
+        raise ValueError("no images to take the ranges of activations from")
+    return found
+
+
+def _rounded_values(
+    model: onnx.ModelProto, weights: Collection[str], placement: Placement
+) -> list[str]:
+    """The activations that are rounded: inputs of weighted operators, outputs of convolutions.
+
+    Of a convolution before a ReLU the ReLU's output is rounded instead: they are one operator.
+    """
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            consumers.setdefault(name, []).append(node)
+    names = []
+    for node in model.graph.node:
+        if _is_weighted(node, weights):
+            names.append(node.input[0])
+            if placement.outputs and node.op_type == "Conv":
+                following = consumers.get(node.output[0], [])
+                alone = [it.op_type for it in following] == ["Relu"]
+                names.append((following[0] if alone else node).output[0])
+    return list(dict.fromkeys(names))
+
+
+def _is_weighted(node: onnx.NodeProto, weights: Collection[str]) -> bool:
+    return node.op_type in WEIGHTED and node.input[1] in weights
+
+
+def _output_axis(node: onnx.NodeProto) -> int:
+    """The axis of a weight along which its output channels lie."""
+    if node.op_type == "Conv":
+        return 0
+    transposed = any(it.name == "transB" and it.i for it in node.attribute)
+    return 0 if transposed else 1

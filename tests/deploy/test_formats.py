@@ -1,0 +1,110 @@
+"""Exports in every format: the files, the proof, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import nas
+from nas.deploy.export import Examples, OnnxNetwork, agreement, to_checked_int8, to_onnx
+from nas.deploy.formats import Rounding, export_network, files_of
+from nas.deploy.quantize import FUSED_OPERATORS, INTEGER_OPERATORS, precision_of
+from nas.errors import UserError
+from nas.space import SearchSpace
+
+
+@pytest.fixture(scope="module")
+def architecture():
+    return SearchSpace.load("demo_64px").smallest()
+
+
+@pytest.fixture(scope="module")
+def network(architecture):
+    torch.manual_seed(0)
+    network = nas.build(architecture).eval()
+    with torch.no_grad():
+        network.get_submodule("head").head.weight.normal_()  # predictions that differ
+    return network
+
+
+@pytest.fixture(scope="module")
+def examples():
+    generator = torch.Generator().manual_seed(0)
+    return Examples(*torch.randn(2, 16, 3, 64, 64, generator=generator))
+
+
+def test_python_is_a_source_and_its_weights(architecture, network):
+    found = export_network(architecture, network, "python", Path("a/n.py"))
+    assert list(found.files) == [Path("a/n.py"), Path("a/n.safetensors")]
+    assert found.relative_difference == 0.0
+    assert found.agreement is None
+
+
+@pytest.mark.parametrize("placement", [INTEGER_OPERATORS, FUSED_OPERATORS])
+def test_int8_is_judged_by_its_predictions(architecture, network, examples, placement):
+    rounding = Rounding(examples, placement)
+    found = export_network(architecture, network, "onnx-int8", Path("n.onnx"), rounding)
+    assert found.relative_difference is None
+    model = onnx.load_from_string(found.files[Path("n.onnx")])
+    assert precision_of(model) == "int8"
+    with torch.no_grad():
+        expected = network(examples.judged).argmax(1)
+    same = (OnnxNetwork(model)(examples.judged).argmax(1) == expected).float().mean()
+    assert found.agreement == pytest.approx(float(same))
+    assert found.agreement > 0.8
+
+
+def test_int8_that_predicts_something_else_is_refused(architecture, network, examples):
+    model = to_onnx(network, architecture.input_shape)
+    tiny = examples._replace(calibration=examples.calibration * 1e-3)  # the rest is cut off
+    with pytest.raises(
+        UserError, match=r"float32 network for \d+\.\d % of 16 images, fewer than 80"
+    ):
+        to_checked_int8(model, network, tiny, INTEGER_OPERATORS)
+
+
+def test_agreement_is_the_share_of_equal_predictions():
+    images = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 2.0], [0.0, 5.0]])
+
+    class First(torch.nn.Module):
+        def forward(self, x):
+            return torch.tensor([1.0, 0.0]).expand(len(x), 2)
+
+    assert agreement(First(), torch.nn.Identity(), images) == 0.5
+
+
+def test_openvino_is_a_topology_and_its_weights(architecture, network, tmp_path):
+    openvino = pytest.importorskip("openvino", reason="not installed: pip install 'nas[openvino]'")
+    found = export_network(architecture, network, "openvino", tmp_path / "n.xml")
+    assert [path.name for path in found.files] == ["n.xml", "n.bin"]
+    assert found.relative_difference <= 1e-4
+    for path, content in found.files.items():
+        path.write_bytes(content)
+    image = np.random.default_rng(0).standard_normal((1, 3, 64, 64), dtype=np.float32)
+    core = openvino.Core()
+    compiled = core.compile_model(tmp_path / "n.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with torch.no_grad():
+        expected = network(torch.from_numpy(image)).numpy()
+    assert np.abs(compiled([image])[0] - expected).max() <= 1e-4 * np.abs(expected).max()
+    weights = sum(tensor.numel() for tensor in network.parameters())
+    assert len(found.files[tmp_path / "n.bin"]) > 3.5 * weights, "compressed to 16 bits"
+
+
+@pytest.mark.parametrize(
+    ("form", "out", "files"),
+    [
+        ("onnx", "m", ["m"]),
+        ("onnx-int8", "m.onnx", ["m.onnx"]),
+        ("openvino", "m.xml", ["m.xml", "m.bin"]),
+        ("python", "m.py", ["m.py", "m.safetensors"]),
+    ],
+)
+def test_files_of_a_format(form, out, files):
+    assert [str(it) for it in files_of(form, Path(out))] == files
+
+
+def test_another_suffix_is_refused():
+    with pytest.raises(UserError, match=r"^m: --format python writes a \.py file, with a \.safe"):
+        files_of("python", Path("m"))
