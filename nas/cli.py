@@ -653,7 +653,7 @@ def bench(
             )
             for row in rows
         ],
-        title=f"{target.cpu_model}, {runtime} {target.runtime_version}, {threads} thread(s), "
+        title=f"{target.hardware}, {runtime} {target.runtime_version}, {threads} thread(s), "
         f"batch {batch}",
     )
 

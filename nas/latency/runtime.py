@@ -28,10 +28,18 @@ RELEVANT_FLAGS = (
 """CPU features that choose among a runtime's kernels."""
 
 
+NVIDIA_DEVICES = ("cuda", "tensorrt", "nvtensorrtrtx")
+"""As onnxruntime's providers for NVIDIA's GPUs are called here."""
+
+
 class Target(Value):
-    """What a latency holds for: change any of these and the milliseconds change."""
+    """What a latency holds for: change any of these and the milliseconds change.
+
+    ``accelerator``: the name that its driver gives; empty where the CPU does the work.
+    """
 
     device: str
+    accelerator: str = ""
     cpu_model: str
     cpu_flags: tuple[str, ...]
     runtime: str
@@ -41,6 +49,11 @@ class Target(Value):
     precision: Precision = "float32"
     batch: Annotated[int, Field(gt=0)] = 1
     statistic: Statistic
+
+    @property
+    def hardware(self) -> str:
+        """The name of what does the work."""
+        return self.accelerator or self.cpu_model
 
     def difference(self, other: Target) -> list[str]:
         """Each field that differs, as ``threads: 1 here, 2 there``; ``other`` is there."""
@@ -91,6 +104,7 @@ def detect_target(
     in_caller = threads == 1 and device in adapter.works_in_caller
     return Target(
         device=device,
+        accelerator=accelerator(device),
         cpu_model=cpu_model(),
         cpu_flags=cpu_flags(),
         runtime=runtime,
@@ -112,6 +126,23 @@ def detect_again(target: Target) -> Target:
         batch=target.batch,
         precision=target.precision,
     )
+
+
+def accelerator(device: str) -> str:
+    """The name of the GPU behind a device of NVIDIA's; empty for other devices.
+
+    Raises:
+        UserError: nvidia-smi, which comes with the driver, does not tell it.
+    """
+    if device not in NVIDIA_DEVICES:
+        return ""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
+    command = ["nvidia-smi", f"--id={first}", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(f"device '{device}': nvidia-smi does not tell its name: {error}") from None
+    return found
 
 
 def cpu_model() -> str:
@@ -151,4 +182,4 @@ def _usable_cores() -> int:
 
 
 def _text(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value) or "none"

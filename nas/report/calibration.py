@@ -75,7 +75,7 @@ def _title(table: LatencyTable) -> str:
     assert table.validation is not None
     found = table.validation.calibrated
     return (
-        f"{table.space} on {table.target.cpu_model}, {table.target.runtime}, "
+        f"{table.space} on {table.target.hardware}, {table.target.runtime}, "
         f"{table.target.threads} thread(s)\n{found.networks} held-out networks: mean error "
         f"{100 * found.mape:.1f} %, {100 * found.within_5:.0f} % within 5 %, "
         f"Spearman {found.spearman:.3f}"

@@ -86,7 +86,7 @@ def draw_profiles(path: Path, profiles: Sequence[Profile], target: Target) -> No
             figsize=(8, panels * (1.1 + 0.45 * len(profiles)) + 0.7), layout="constrained"
         )
         figure.suptitle(
-            f"{target.cpu_model}, {target.runtime} {target.runtime_version}, "
+            f"{target.hardware}, {target.runtime} {target.runtime_version}, "
             f"{target.threads} thread{'s' if target.threads > 1 else ''}, batch {target.batch}",
             x=0.01, ha="left", fontweight="bold", color=INK, fontsize=11,
         )  # fmt: skip

@@ -14,7 +14,7 @@ def print_validation(table: LatencyTable) -> None:
     """Errors on whole networks that had no part in the calibration, and those of MACs alone."""
     found = table.validation
     title = (
-        f"{len(table.rows)} layers on {table.target.cpu_model}, {table.target.runtime} "
+        f"{len(table.rows)} layers on {table.target.hardware}, {table.target.runtime} "
         f"{table.target.runtime_version}, {table.target.threads} thread(s)"
     )
     if found is None:

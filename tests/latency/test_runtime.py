@@ -11,7 +11,7 @@ import pytest
 from nas.errors import UserError
 from nas.latency.graphs import chain, pointwise
 from nas.latency.profile import classify
-from nas.latency.runtime import Target, detect_again, detect_target, make_runtime
+from nas.latency.runtime import Target, accelerator, detect_again, detect_target, make_runtime
 from nas.latency.runtimes import RUNTIMES, OnnxRuntime, OpenVino
 from nas.latency.runtimes.base import random_inputs
 
@@ -32,6 +32,23 @@ def test_difference_names_the_fields(target):
         f"runtime_version: {target.runtime_version} here, 0.1 there",
         "threads: 1 here, 2 there",
     ]
+
+
+def test_a_gpu_is_named_as_its_driver_names_it(tmp_path, monkeypatch, target):
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text('#!/bin/sh\ntest "$1" = --id=3 && echo "NVIDIA T4"\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    assert accelerator("cuda") == "NVIDIA T4"
+    assert accelerator("cpu") == ""
+    gpu = target.model_copy(update={"device": "cuda", "accelerator": "NVIDIA T4"})
+    assert gpu.hardware == "NVIDIA T4"
+    assert target.hardware == target.cpu_model
+    assert "accelerator: NVIDIA T4 here, none there" in gpu.difference(target)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    with pytest.raises(UserError, match="device 'cuda': nvidia-smi does not tell its name"):
+        accelerator("cuda")
 
 
 def test_unknown_device_lists_those_there_are():
