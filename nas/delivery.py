@@ -26,7 +26,8 @@ from nas.report.frontier import Point, draw_frontier, write_frontier
 from nas.report.progress import Bar
 from nas.report.trace import write_trace
 from nas.search import SlimmingResult, mobile_efficiency_score, scale_uniformly, slim
-from nas.search.slimming import Costs, InfeasibleTarget, Step, meets
+from nas.search.problem import Costs, InfeasibleTarget, meets
+from nas.search.slimming import Step
 from nas.space import Assignment, SearchSpace
 from nas.supernet import Supernet
 from nas.training.evaluate import accuracy, calibrate, inherited_network

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from nas.search.problem import InfeasibleTarget
 from nas.search.scaling import scale_uniformly
 from nas.search.score import mobile_efficiency_score
-from nas.search.slimming import Action, InfeasibleTarget, SlimmingResult, Step, slim
+from nas.search.slimming import Action, SlimmingResult, Step, slim, slim_greedily
 
 __all__ = [
     "Action",
@@ -14,4 +15,5 @@ __all__ = [
     "mobile_efficiency_score",
     "scale_uniformly",
     "slim",
+    "slim_greedily",
 ]
