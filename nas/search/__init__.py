@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from nas.search.baselines import evolve, search_randomly
+from nas.search.hypervolume import hypervolume
 from nas.search.problem import InfeasibleTarget
 from nas.search.scaling import scale_uniformly
 from nas.search.score import mobile_efficiency_score
@@ -12,8 +14,11 @@ __all__ = [
     "InfeasibleTarget",
     "SlimmingResult",
     "Step",
+    "evolve",
+    "hypervolume",
     "mobile_efficiency_score",
     "scale_uniformly",
+    "search_randomly",
     "slim",
     "slim_greedily",
 ]

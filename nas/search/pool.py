@@ -36,7 +36,6 @@ class Pool:
         self._rng = rng
         self._choices = np.array([j for j, n in enumerate(problem.sizes) for _ in range(1, n)], int)
         self._options = np.array([v for n in problem.sizes for v in range(1, n)], int)
-        self._seed = problem.feasible()
         self._table: tuple[Floats, Floats] | None = None
         self._slopes: tuple[int, Floats] | None = None
         self.is_complete = math.prod(problem.sizes) <= ENUMERABLE
@@ -44,27 +43,7 @@ class Pool:
             everything = map(problem.canonical, itertools.product(*map(range, problem.sizes)))
             self.members = dict.fromkeys(one for one in everything if problem.fits(one))
         else:
-            self.members = dict.fromkeys([self._seed, *(self.sample() for _ in range(RANDOM))])
-
-    def sample(self) -> Assignment:
-        """A random assignment near the bounds: on a random path upwards, the last that fits.
-
-        Each choice climbs at a pace of its own, so that members are of varied shapes.
-        """
-        climbs = [
-            (time, choice)
-            for choice, (here, size) in enumerate(zip(self._seed, self.problem.sizes, strict=True))
-            for time in self._rng.random(size - 1 - here) ** math.exp(self._rng.normal())
-        ]
-        order = [choice for _, choice in sorted(climbs)]
-        low, high = 0, len(order)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.problem.fits(self._climbed(order[:middle])):
-                low = middle
-            else:
-                high = middle - 1
-        return self._climbed(order[:low])
+            self.members = dict.fromkeys(problem.sample(rng) for _ in range(RANDOM))
 
     def unseen(self, seen: Container[Assignment]) -> list[Assignment]:
         """The members that are not in ``seen``."""
@@ -108,12 +87,6 @@ class Pool:
 
     def _indicators(self, assignments: NDArray[np.int_]) -> Floats:
         return (assignments[:, self._choices] >= self._options).astype(float)
-
-    def _climbed(self, order: Sequence[int]) -> Assignment:
-        counts = np.bincount(np.array(order, int), minlength=len(self._seed))
-        return self.problem.canonical(
-            tuple(int(n) for n in np.add(self._seed, counts[: len(self._seed)]))
-        )
 
     def _climb(
         self, start: Assignment, value: float, values: Values
@@ -180,6 +153,6 @@ class Pool:
             indicators, costs = self.features(priced)
             design = np.column_stack([np.ones(len(priced)), indicators])
             gram = design.T @ design + 1e-3 * np.eye(design.shape[1])
-            slopes: Floats = np.linalg.solve(gram, design.T @ costs)[1:]
+            slopes = np.asarray(np.linalg.solve(gram, design.T @ costs)[1:], float)
             self._slopes = len(priced), slopes
         return self._slopes[1]

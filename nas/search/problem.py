@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from nas.errors import UserError
 
@@ -117,6 +119,35 @@ class Problem:
                 raise InfeasibleTarget(self.target, self.price(current))
             current = best
         return current
+
+    def sample(self, rng: np.random.Generator) -> Assignment:
+        """A random assignment near the bounds: on a random path upwards, the last that fits.
+
+        Each choice climbs at a pace of its own, so that the paths differ in shape.
+
+        Raises:
+            InfeasibleTarget: nothing meets every bound.
+        """
+        start = self.feasible()
+        climbs = [
+            (time, choice)
+            for choice, (here, size) in enumerate(zip(start, self.sizes, strict=True))
+            for time in rng.random(size - 1 - here) ** math.exp(rng.normal())
+        ]
+        order = [choice for _, choice in sorted(climbs)]
+        low, high = 0, len(order)
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = self.fits(self._climbed(start, order[:middle]))
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return self._climbed(start, order[:low])
+
+    def _climbed(self, start: Assignment, order: Sequence[int]) -> Assignment:
+        """Where raising these choices by one option each leads."""
+        raised = list(start)
+        for choice in order:
+            raised[choice] += 1
+        return self.canonical(tuple(raised))
 
 
 def _ratio(cost: float, bound: float) -> float:

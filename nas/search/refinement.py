@@ -61,7 +61,7 @@ def refine(
         proposals = iter(pool.unseen(evaluated))
     else:
         proposals = itertools.chain(
-            itertools.islice(_samples(pool, evaluated), max(first, not feasible)),
+            itertools.islice(_samples(pool, evaluated, rng), max(first, not feasible)),
             _promising(pool, evaluated, rng),
         )
     for one in itertools.islice(proposals, evaluations):
@@ -69,11 +69,13 @@ def refine(
     return _best(pool, evaluated), evaluated
 
 
-def _samples(pool: Pool, evaluated: Mapping[Assignment, float]) -> Iterator[Assignment]:
+def _samples(
+    pool: Pool, evaluated: Mapping[Assignment, float], rng: np.random.Generator
+) -> Iterator[Assignment]:
     """Random assignments near the bounds that are not in ``evaluated``, while there are some."""
     misses = 0
     while misses < MISSES:
-        one = pool.sample()
+        one = pool.problem.sample(rng)
         if one in evaluated:
             misses += 1
         else:
