@@ -172,16 +172,17 @@ def slim_to_target(workshop: Workshop, target: Mapping[str, float], *, evaluatio
 
     def choose(bounds: Mapping[str, float]) -> Assignment:
         nonlocal reached
-        spent = len(workshop.accuracies)
+        left = evaluations - len(workshop.accuracies)
         result = slim(
             workshop.space.sizes,
             workshop.cost,
             workshop.accuracy,
             bounds,
-            evaluations=max(1, evaluations - spent),
+            evaluations=max(1, left - left // 10),  # a tenth is kept for corrections
             rng=workshop.rng,
             start=reached,
             known=found[-1].evaluated if found else None,
+            canonical=workshop.space.canonical,
         )
         found.append(result)
         reached = result.trace[-1].taken.assignment if result.trace else reached
