@@ -26,6 +26,10 @@ TOLERANCE = 0.005
 """Of estimated costs, in logarithms; what passes is priced before it counts."""
 
 
+SMALLEST = 1e-4
+"""Of the largest network's costs; less is taken for so much, as zero has no logarithm."""
+
+
 class Pool:
     """Assignments that meet every bound, searched for those of which a model expects the most."""
 
@@ -36,6 +40,8 @@ class Pool:
         self._rng = rng
         self._choices = np.array([j for j, n in enumerate(problem.sizes) for _ in range(1, n)], int)
         self._options = np.array([v for n in problem.sizes for v in range(1, n)], int)
+        largest = problem.price(problem.largest)
+        self._floors = [max(SMALLEST * cost, SMALLEST) for cost in largest.values()]
         self._table: tuple[Floats, Floats] | None = None
         self._slopes: tuple[int, Floats] | None = None
         self.is_complete = math.prod(problem.sizes) <= ENUMERABLE
@@ -69,7 +75,10 @@ class Pool:
     def features(self, assignments: Sequence[Assignment]) -> tuple[Floats, Floats]:
         """Indicators of (choice >= option), (N, D), and logarithms of costs, (N, K)."""
         prices = [self.problem.price(one) for one in assignments]
-        costs = [[math.log(max(cost, 1e-300)) for cost in price.values()] for price in prices]
+        costs = [
+            [math.log(max(it)) for it in zip(price.values(), self._floors, strict=True)]
+            for price in prices
+        ]
         return self._indicators(np.array(assignments, int)), np.array(costs, float)
 
     def table(self) -> tuple[Floats, Floats]:

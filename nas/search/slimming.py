@@ -18,7 +18,7 @@ from nas.search.problem import Assignment, Costs, Problem, as_it_is
 from nas.search.refinement import refine
 from nas.search.score import mobile_efficiency_score
 
-WALK_SHARE = 0.3
+WALK_SHARE = 0.15
 """Of the evaluations; the rest refines, and more of a walk is worth less: benchmarks/search.py."""
 
 

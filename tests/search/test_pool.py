@@ -80,3 +80,9 @@ def test_assignments_of_one_network_are_one_member():
 
     problem = Problem((2, 3), lambda one: {"ms": sum(canonical(one))}, {"ms": 2.0}, canonical)
     assert set(Pool(problem, np.random.default_rng(0)).members) == {(0, 0), (1, 0), (1, 1)}
+
+
+def test_costs_of_nothing_have_a_logarithm():
+    problem = Problem((3, 3), lambda one: {"ms": 1.0, "params": float(sum(one))}, {"ms": 2.0})
+    _, costs = Pool(problem, np.random.default_rng(0)).features([(0, 0), (1, 0), (2, 2)])
+    np.testing.assert_allclose(costs, np.log([[1, 4e-4], [1, 1], [1, 4]]))
