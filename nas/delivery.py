@@ -36,7 +36,8 @@ from nas.search import (
     slim,
     slim_by_importance,
 )
-from nas.search.slimming import Costs, InfeasibleTarget, Step, meets
+from nas.search.problem import Costs, InfeasibleTarget, meets
+from nas.search.slimming import Step
 from nas.space import Assignment, SearchSpace
 from nas.supernet import Supernet
 from nas.training.evaluate import accuracy, calibrate, inherited_network
@@ -205,15 +206,16 @@ def slim_to_target(
 
     def choose(bounds: Mapping[str, float]) -> Assignment:
         nonlocal reached
-        spent = len(workshop.accuracies)
+        left = evaluations - len(workshop.accuracies)
         result = walk(
             workshop.space.sizes,
             workshop.cost,
             workshop.accuracy,
             bounds,
-            evaluations=max(1, evaluations - spent),
+            evaluations=max(1, left - left // 10),  # a tenth is kept for corrections
             start=reached,
             known=found[-1].evaluated if found else None,
+            canonical=workshop.space.canonical,
         )
         found.append(result)
         reached = result.trace[-1].taken.assignment if result.trace else reached

@@ -141,6 +141,17 @@ class SearchSpace(Value):
             layers=tuple(layer for layer in layers if layer is not None),
         )
 
+    def canonical(self, assignment: Assignment) -> Assignment:
+        """The assignment with the first option wherever another choice makes it pointless.
+
+        Such as the expansion of a block that is left out; the architecture stays the same.
+        """
+        settled = list(assignment)
+        for choice, idle in self._idle:
+            for other in idle[assignment[choice]]:
+                settled[other] = 0
+        return tuple(settled)
+
     def largest(self) -> Architecture:
         """The architecture with the dearest option everywhere."""
         return self.decode([size - 1 for size in self.sizes])
@@ -240,6 +251,26 @@ class SearchSpace(Value):
         if key not in self._made:
             self._made[key] = _layer(slot, spec, fields, before, after, self.classes)
         return self._made[key]
+
+    @cached_property
+    def _idle(self) -> tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]:
+        """For each choice of a kind, and each kind, the choices that it makes pointless."""
+        places = {name: place for place, name in enumerate(self.choices)}
+        found = []
+        for slot in self.slots:
+            if f"{slot.name}.kind" in places:
+                names = [name for name in _slot_choices(slot) if not name.endswith(".kind")]
+                used = [
+                    {
+                        f"{slot.name}.{it}"
+                        for it, value in _own_fields(spec)
+                        if isinstance(value, tuple)
+                    }
+                    for spec in slot.candidates
+                ]
+                idle = tuple(tuple(places[it] for it in names if it not in own) for own in used)
+                found.append((places[f"{slot.name}.kind"], idle))
+        return tuple(found)
 
     @cached_property
     def _made(self) -> dict[Any, Layer | None]:

@@ -66,6 +66,26 @@ def test_assignments_that_differ_in_a_removed_block_decode_to_one_architecture(t
     assert tiny.decode((1, 0, 0, 1, 1, 0, 0)) == tiny.decode((1, 0, 1, 1, 1, 0, 0))
 
 
+def test_canonical_assignments_and_architectures_are_one_to_one(tiny):
+    every = list(itertools.product(*map(range, tiny.sizes)))
+    canonical = {one: tiny.canonical(one) for one in every}
+    assert all(tiny.decode(one) == tiny.decode(settled) for one, settled in canonical.items())
+    assert len(set(canonical.values())) == len({tiny.decode(one) for one in every}) == 2 * 3 * 3 * 4
+    assert tiny.canonical((1, 0, 1, 1, 1, 0, 0)) == (1, 0, 0, 1, 1, 0, 0)
+
+
+@pytest.mark.parametrize("name", built_in_spaces())
+def test_canonical_assignments_of_built_in_spaces_keep_the_architecture(name):
+    space = SearchSpace.load(name)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        one = tuple(int(index) for index in rng.integers(space.sizes))
+        settled = space.canonical(one)
+        assert space.decode(settled) == space.decode(one)
+        assert space.canonical(settled) == settled
+        assert all(here <= there for here, there in zip(settled, one, strict=True))
+
+
 @pytest.mark.parametrize("assignment", [(0,) * 6, (2, *[0] * 6), (-1, *[0] * 6)])
 def test_assignments_out_of_range_are_refused(tiny, assignment):
     with pytest.raises(ValueError, match=r"tiny: (7 choices, got 6|stage1\.width: 2 options, got)"):

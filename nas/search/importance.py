@@ -14,17 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nas.search.problem import Assignment, Costs, InfeasibleTarget, Problem, as_it_is, solvable
 from nas.search.score import mobile_efficiency_score
-from nas.search.slimming import (
-    Action,
-    Assignment,
-    Costs,
-    InfeasibleTarget,
-    SlimmingResult,
-    Step,
-    meets,
-    require_reachable,
-)
+from nas.search.slimming import Action, SlimmingResult, Step
 
 Lowering = tuple[int, int]
 """A choice, and the option that it is lowered to."""
@@ -60,6 +52,7 @@ def slim_by_importance(
     score: Callable[[Costs], float] = mobile_efficiency_score,
     start: Assignment | None = None,
     known: Mapping[Assignment, float] | None = None,
+    canonical: Callable[[Assignment], Assignment] = as_it_is,
 ) -> SlimmingResult:
     """Like ``slim``, but only three actions a step, which the importance of slots chooses.
 
@@ -76,16 +69,17 @@ def slim_by_importance(
         InfeasibleTarget: the smallest network misses a bound.
         ValueError: no evaluation is allowed, or a bound names no cost.
     """
-    require_reachable(sizes, cost, target, evaluations)
-    walk = _Walk(
-        cost, accuracy, target, paths, widths, score, evaluations, evaluated=dict(known or {})
-    )
-    current = start or tuple(size - 1 for size in sizes)
-    while not meets(cost(current), target):
+    problem = solvable(sizes, cost, target, canonical, evaluations)
+    seen = {canonical(one): hits for one, hits in (known or {}).items()}
+    walk = _Walk(problem, accuracy, paths, widths, score, evaluations, seen)
+    current = canonical(start) if start else problem.largest
+    while not problem.fits(current):
         current = walk.step(current)
     walk.evaluate(current)
-    feasible = [a for a in walk.evaluated if meets(cost(a), target)]
-    best = max(feasible, key=lambda a: (walk.evaluated[a], -score(cost(a))), default=current)
+    feasible = [one for one in walk.evaluated if problem.fits(one)]
+    best = max(
+        feasible, key=lambda it: (walk.evaluated[it], -score(problem.price(it))), default=current
+    )
     return SlimmingResult(best, tuple(walk.trace), walk.evaluated)
 
 
@@ -93,9 +87,8 @@ def slim_by_importance(
 class _Walk:
     """The state of a walk: what was evaluated, the last drop of each sort of action, the trace."""
 
-    cost: Callable[[Assignment], Costs]
+    problem: Problem
     accuracy: Callable[[Assignment], float]
-    target: Mapping[str, float]
     paths: Sequence[PathChoice]
     widths: Mapping[int, int]
     score: Callable[[Costs], float]
@@ -115,11 +108,11 @@ class _Walk:
 
     def step(self, current: Assignment) -> Assignment:
         """Weigh the actions, take the best, and return where it leads."""
-        costs = self.cost(current)
-        missed = next(name for name, bound in self.target.items() if costs[name] > bound)
+        costs = self.problem.price(current)
+        missed = next(name for name, bound in self.problem.target.items() if costs[name] > bound)
         actions = self._actions(current, missed)
         if not actions:  # the smallest network is feasible, so the costs are not monotonous
-            raise InfeasibleTarget(self.target, costs)
+            raise InfeasibleTarget(self.problem.target, costs)
         affordable = self._affordable(missed, costs, list(actions.values()))
         if affordable > 0 and current not in self.evaluated:
             self.evaluate(current)
@@ -162,10 +155,10 @@ class _Walk:
     def _first(
         self, current: Assignment, missed: str, lowerings: Iterator[Lowering]
     ) -> Action | None:
-        here = self.cost(current)[missed]
+        here = self.problem.price(current)[missed]
         for choice, option in lowerings:
-            lowered = (*current[:choice], option, *current[choice + 1 :])
-            costs = self.cost(lowered)
+            lowered = self.problem.changed(current, choice, option)
+            costs = self.problem.price(lowered)
             if costs[missed] < here:
                 return Action(choice, option, lowered, costs, self.score(costs), None)
         return None
@@ -198,7 +191,7 @@ class _Walk:
         One is kept for the final network.
         """
         saving = float(np.mean([costs[missed] - action.costs[missed] for action in actions]))
-        steps = max(1, math.ceil((costs[missed] - self.target[missed]) / saving))
+        steps = max(1, math.ceil((costs[missed] - self.problem.target[missed]) / saving))
         spare = self.budget - 1
         return spare if spare >= (len(actions) + 1) * steps else spare // steps
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from nas.search.slimming import Assignment, Costs, InfeasibleTarget, meets
+from nas.search.problem import Assignment, Costs, InfeasibleTarget, meets
 
 STEPS = 400
 """Shares tried between 0 and 1; more than the options of any one choice."""

@@ -1,7 +1,8 @@
 """Slimming: from the largest network down to a target, one cheap option at a time.
 
-The loop of EfficientFormer V2 (Li et al., ICCV 2023, section 3.3): of all actions that lower one
-choice, take the one with the least accuracy drop per gain in Mobile Efficiency Score, and repeat.
+The walk is the loop of EfficientFormer V2 (Li et al., ICCV 2023, section 3.3): of all actions that
+lower one choice, take the one with the least accuracy drop per gain in Mobile Efficiency Score, and
+repeat. It cannot take an early removal back; what it saw and what it missed goes to ``refine``.
 """
 
 from __future__ import annotations
@@ -13,25 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nas.errors import UserError
+from nas.search.problem import Assignment, Costs, Problem, as_it_is, solvable
+from nas.search.refinement import refine
 from nas.search.score import mobile_efficiency_score
 
-Assignment = tuple[int, ...]
-Costs = Mapping[str, float]
-
-
-class InfeasibleTarget(UserError):  # noqa: N818 - the name that other programs catch
-    """A bound that even the smallest network misses; ``least`` holds what it reaches."""
-
-    def __init__(self, target: Mapping[str, float], least: Costs) -> None:
-        missed = ", ".join(
-            f"{name} <= {bound:g} (least reachable: {least[name]:.4g})"
-            for name, bound in target.items()
-            if least[name] > bound
-        )
-        super().__init__(f"target out of reach: {missed}")
-        self.target = dict(target)
-        self.least = dict(least)
+WALK_SHARE = 0.15
+"""Of the evaluations; the rest refines, and more of a walk is worth less: benchmarks/search.py."""
 
 
 class Action(NamedTuple):
@@ -76,72 +64,92 @@ def slim(
     score: Callable[[Costs], float] = mobile_efficiency_score,
     start: Assignment | None = None,
     known: Mapping[Assignment, float] | None = None,
+    canonical: Callable[[Assignment], Assignment] = as_it_is,
 ) -> SlimmingResult:
-    """Lower one choice at a time until ``cost`` meets every bound of ``target``.
+    """Walk from the largest network to the bounds of ``target``, then refine on the bounds.
+
+    The walk's evaluations are data for the refinement as much as its own.
 
     Args:
         sizes: number of options of each choice, cheapest first.
-        cost: of an assignment, such as {"latency_ms": ..., "params": ...}; cheap to call.
+        cost: of an assignment, such as {"latency_ms": ..., "params": ...}; asked some thousand
+            times, once for each assignment.
         accuracy: of an assignment; called at most ``evaluations`` times, never twice for one.
         target: an upper bound for each cost that matters.
-        evaluations: if they do not suffice for every action of every step, an action that was
-            tried before is ranked by its last drop, and the most promising are looked at again.
-        rng: breaks ties, and orders actions of which nothing is known.
+        evaluations: for walk and refinement together.
+        rng: draws what the model believes, breaks ties, orders actions of which nothing is known.
         score: efficiency of costs, higher is better.
         start: where to start instead of at the largest network.
         known: accuracies that need no evaluation.
+        canonical: the one assignment that stands for all that make the same network; by default
+            each makes its own. Only canonical ones are evaluated and returned.
 
     Raises:
-        InfeasibleTarget: the smallest network misses a bound.
+        InfeasibleTarget: nothing meets every bound; found before anything is evaluated.
         ValueError: no evaluation is allowed, or a bound names no cost.
     """
-    require_reachable(sizes, cost, target, evaluations)
-    walk = _Walk(cost, accuracy, target, score, rng, evaluations, dict(known or {}))
-    current = start or tuple(size - 1 for size in sizes)
-    while not meets(cost(current), target):
-        current = walk.step(current)
-    walk.evaluate(current)
-    feasible = [a for a in walk.evaluated if meets(cost(a), target)]
-    # of equally accurate ones the dearest: few images tie often, and more capacity seldom hurts
-    best = max(feasible, key=lambda a: (walk.evaluated[a], -score(cost(a))), default=current)
-    return SlimmingResult(best, tuple(walk.trace), walk.evaluated)
+    problem = solvable(sizes, cost, target, canonical, evaluations)
+    seen = {canonical(one): hits for one, hits in (known or {}).items()}
+    share = max(1, round(WALK_SHARE * evaluations))
+    walk = _Walk(problem, accuracy, score, rng, share, dict(seen))
+    walk.run(canonical(start) if start else problem.largest)
+    best, evaluated = refine(
+        problem,
+        accuracy,
+        evaluations=evaluations - (len(walk.evaluated) - len(seen)),
+        rng=rng,
+        known=walk.evaluated,
+    )
+    return SlimmingResult(best, tuple(walk.trace), evaluated)
 
 
-def require_reachable(
+def slim_greedily(
     sizes: Sequence[int],
     cost: Callable[[Assignment], Costs],
+    accuracy: Callable[[Assignment], float],
     target: Mapping[str, float],
+    *,
     evaluations: int,
-) -> None:
-    """Raise what ``slim`` raises of a target or a budget that makes no sense."""
-    if evaluations < 1:
-        raise ValueError(f"slim: evaluations must be at least 1, got {evaluations}")
-    least = cost((0,) * len(sizes))
-    for name in target:
-        if name not in least:
-            raise ValueError(f"slim: no cost is named '{name}'; there are {', '.join(least)}")
-    if not meets(least, target):
-        raise InfeasibleTarget(target, least)
+    rng: np.random.Generator,
+    score: Callable[[Costs], float] = mobile_efficiency_score,
+    canonical: Callable[[Assignment], Assignment] = as_it_is,
+) -> SlimmingResult:
+    """The published loop alone, with all evaluations: a baseline. Arguments are ``slim``'s.
 
-
-def meets(costs: Costs, target: Mapping[str, float]) -> bool:
-    """Whether every bound holds."""
-    return all(costs[name] <= bound for name, bound in target.items())
+    Where evaluations do not suffice for every action of every step, an action that was tried
+    before is ranked by its last drop, and the most promising are looked at again.
+    """
+    problem = solvable(sizes, cost, target, canonical, evaluations)
+    walk = _Walk(problem, accuracy, score, rng, evaluations, {})
+    reached = walk.run(problem.largest)
+    feasible = [one for one in walk.evaluated if problem.fits(one)]
+    best = max(feasible, key=lambda one: walk.evaluated[one], default=reached)
+    return SlimmingResult(best, tuple(walk.trace), walk.evaluated)
 
 
 @dataclass
 class _Walk:
     """The state of one walk: what was evaluated, the last known drop of each choice, the trace."""
 
-    cost: Callable[[Assignment], Costs]
+    problem: Problem
     accuracy: Callable[[Assignment], float]
-    target: Mapping[str, float]
     score: Callable[[Costs], float]
     rng: np.random.Generator
     budget: int
     evaluated: dict[Assignment, float]
     drops: dict[tuple[int, int], float] = field(default_factory=dict)
     trace: list[Step] = field(default_factory=list)
+
+    def run(self, start: Assignment) -> Assignment:
+        """Take one action after the other until every bound is met, or no action is left."""
+        current = start
+        while not self.problem.fits(current):
+            reached = self.step(current)
+            if reached is None:
+                return self.problem.feasible()
+            current = reached
+        self.evaluate(current)
+        return current
 
     def evaluate(self, assignment: Assignment) -> float | None:
         """The accuracy, from memory if it was seen; None when the budget is spent."""
@@ -152,13 +160,16 @@ class _Walk:
             self.evaluated[assignment] = self.accuracy(assignment)
         return self.evaluated[assignment]
 
-    def step(self, current: Assignment) -> Assignment:
-        """Consider every action, take the best, and return where it leads."""
+    def step(self, current: Assignment) -> Assignment | None:
+        """Consider every action, take the best, and return where it leads.
+
+        None where no action raises the score: then costs do not grow with every option.
+        """
         actions = self._actions(current)
-        if not actions:  # the smallest network is feasible, so the costs are not monotonous
-            raise InfeasibleTarget(self.target, self.cost(current))
+        if not actions:
+            return None
         now = self.evaluate(current) if self._affordable(current, actions) > 0 else None
-        costs = self.cost(current)
+        costs = self.problem.price(current)
         score = self.score(costs)
         looked_at = set(self._worth_a_look(actions, score, self._affordable(current, actions)))
         tried = []
@@ -184,18 +195,18 @@ class _Walk:
         computes 16 channels at once 40 cost as much as 48. Where no action lowers a missed bound
         on its own, those that raise the score are left.
         """
-        costs = self.cost(current)
-        missed = [name for name, bound in self.target.items() if costs[name] > bound]
+        costs = self.problem.price(current)
+        missed = [name for name, bound in self.problem.target.items() if costs[name] > bound]
         useful = self._lowered(current, lambda it: any(it[name] < costs[name] for name in missed))
         return useful or self._lowered(current, lambda it: True)
 
     def _lowered(self, current: Assignment, is_useful: Callable[[Costs], bool]) -> list[Action]:
-        here = self.score(self.cost(current))
+        here = self.score(self.problem.price(current))
         found = []
         for choice, index in enumerate(current):
             for option in range(index - 1, -1, -1):
-                lowered = (*current[:choice], option, *current[choice + 1 :])
-                costs = self.cost(lowered)
+                lowered = self.problem.changed(current, choice, option)
+                costs = self.problem.price(lowered)
                 score = self.score(costs)
                 if score > here and is_useful(costs):
                     found.append(Action(choice, option, lowered, costs, score, None))
@@ -207,18 +218,14 @@ class _Walk:
 
         One is kept for the final network.
         """
-        here = self._excess(self.cost(current))
-        savings = [here - self._excess(action.costs) for action in actions]
+        here = self.problem.excess(current)
+        savings = [here - self.problem.excess(action.assignment) for action in actions]
         saving = float(np.mean([max(one, 0.0) for one in savings])) or math.inf
         steps = max(1, math.ceil(here / saving))
         spare = self.budget - 1
         if not self.trace and spare >= len(actions) + 2 * steps:
             return spare  # the first look at everything ranks all later steps
         return spare // steps
-
-    def _excess(self, costs: Costs) -> float:
-        """How far, in logarithms, the costs are above the bounds."""
-        return max(math.log(costs[name] / bound) for name, bound in self.target.items())
 
     def _worth_a_look(
         self, actions: Sequence[Action], score: float, affordable: int

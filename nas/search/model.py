@@ -1,0 +1,164 @@
+"""A Gaussian process over assignments: what the evaluations so far say of those to come.
+
+Accuracy is modelled as a sum: an effect of every option of every choice (ordinal indicators, so an
+option says something of its neighbours); a parabola of the size and of each cost, for diminishing
+returns; effects of pairs of options; and noise. How large each is, the data say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize
+
+Floats = NDArray[np.float64]
+
+EXPECTED = np.log([0.7, 1.0, 0.2, 0.15])
+"""Logarithms of the standard deviations of options, parabolas, pairs and noise, as parts of the
+accuracies' own, before any data; with a standard deviation of 1 each."""
+BOUND = 7.0
+"""Largest such logarithm, of either sign."""
+LARGEST_FIT = 300
+"""The four are fitted to at most so many evaluations, as that takes the most time."""
+JITTER = 1e-8
+
+
+class Inputs(NamedTuple):
+    """Assignments as the model sees them, on scales near 1."""
+
+    options: Floats  # (N, D)
+    summary: Floats  # (N, S): 1, size, costs, and the squares of size and costs
+
+    def every(self, stride: int) -> Inputs:
+        """Every ``stride``-th of them."""
+        return Inputs(self.options[::stride], self.summary[::stride])
+
+
+class Encoder:
+    """From indicators of (choice >= option), (N, D), and logarithms of costs, (N, K), to inputs."""
+
+    def __init__(self, sizes: Sequence[int], indicators: Floats, costs: Floats) -> None:
+        """Centre and scale by these assignments, which should be near the bounds."""
+        self._steps = np.array([1 / (size - 1) for size in sizes for _ in range(1, size)], float)
+        self._mean_options = indicators.mean(axis=0)
+        options = self._weighted(indicators)
+        self._unit = max(float(np.sqrt(np.mean(np.sum(options**2, axis=1)))), JITTER)
+        measures = self._measures(indicators, costs)
+        self._mean_measures = measures.mean(axis=0)
+        self._spread_measures = measures.std(axis=0) + JITTER
+
+    def __call__(self, indicators: Floats, costs: Floats) -> Inputs:
+        measures = self._measures(indicators, costs) - self._mean_measures
+        measures = measures / self._spread_measures
+        ones = np.ones((len(measures), 1))
+        return Inputs(
+            self._weighted(indicators) / self._unit, np.hstack([ones, measures, measures**2])
+        )
+
+    def _weighted(self, indicators: Floats) -> Floats:
+        """Of a choice with many options each counts for less."""
+        return np.asarray((indicators - self._mean_options) * np.sqrt(self._steps))
+
+    def _measures(self, indicators: Floats, costs: Floats) -> Floats:
+        return np.column_stack([indicators @ self._steps, costs])
+
+
+class Posterior:
+    """What is believed of any assignment, given the accuracies of some."""
+
+    def __init__(
+        self, inputs: Inputs, accuracies: Sequence[float], deviations: Floats | None = None
+    ) -> None:
+        """Condition on the accuracies; ``deviations`` of an earlier fit save the time to fit."""
+        self._reach = np.maximum(np.abs(inputs.summary).max(axis=0), 1.0)
+        self._inputs = self._within_reach(inputs)
+        observed = np.array(accuracies, float)
+        self._centre, self._spread = float(observed.mean()), max(float(observed.std()), 1e-12)
+        self._observed = (observed - self._centre) / self._spread
+        stride = -(-len(observed) // LARGEST_FIT)
+        self.deviations = (
+            _fitted(self._inputs.every(stride), self._observed[::stride])
+            if deviations is None
+            else deviations
+        )
+        option, parabola, pair, noise = np.exp(self.deviations)
+        by_option, by_parabola = _products(self._inputs, self._inputs)
+        kernel = _kernel(by_option, by_parabola, option, parabola, pair)
+        kernel[np.diag_indices_from(kernel)] += noise**2 + JITTER
+        self._factor = cho_factor(kernel, lower=True)
+        self._weights = cho_solve(self._factor, self._observed)
+
+    def mean(self, inputs: Inputs) -> Floats:
+        """The expected accuracies, (N,)."""
+        found = self._covariance(inputs) @ self._weights
+        return np.asarray(self._centre + self._spread * found)
+
+    def draw(self, rng: np.random.Generator, boldness: float) -> Callable[[Inputs], Floats]:
+        """A function that could be the truth; its distance from the mean is scaled by ``boldness``.
+
+        By Matheron's rule: a draw of the prior, corrected by what it gets wrong of the data.
+        """
+        option, parabola, pair, noise = np.exp(self.deviations)
+        linear = option * rng.normal(size=self._inputs.options.shape[1])
+        curved = parabola * rng.normal(size=self._inputs.summary.shape[1])
+        crossed = pair * rng.normal(size=(len(linear), len(linear)))
+
+        def prior(inputs: Inputs) -> Floats:
+            pairs = np.einsum("nd,nd->n", inputs.options @ crossed, inputs.options)
+            return np.asarray(inputs.options @ linear + inputs.summary @ curved + pairs)
+
+        errors = prior(self._inputs) + noise * rng.normal(size=len(self._observed))
+        weights = self._weights - boldness * cho_solve(self._factor, errors)
+
+        def function(inputs: Inputs) -> Floats:
+            found = boldness * prior(self._within_reach(inputs))
+            found += self._covariance(inputs) @ weights
+            return np.asarray(self._centre + self._spread * found)
+
+        return function
+
+    def _covariance(self, inputs: Inputs) -> Floats:
+        option, parabola, pair, _ = np.exp(self.deviations)
+        products = _products(self._within_reach(inputs), self._inputs)
+        return _kernel(*products, option, parabola, pair)
+
+    def _within_reach(self, inputs: Inputs) -> Inputs:
+        return Inputs(inputs.options, inputs.summary / self._reach)
+
+
+def _products(rows: Inputs, columns: Inputs) -> tuple[Floats, Floats]:
+    return rows.options @ columns.options.T, rows.summary @ columns.summary.T
+
+
+def _kernel(
+    by_option: Floats, by_parabola: Floats, option: float, parabola: float, pair: float
+) -> Floats:
+    return option**2 * by_option + parabola**2 * by_parabola + pair**2 * by_option**2
+
+
+def _fitted(inputs: Inputs, observed: Floats) -> Floats:
+    """The logarithms of deviations that explain the data best, tempered by ``EXPECTED``."""
+    by_option, by_parabola = _products(inputs, inputs)
+    parts = [by_option, by_parabola, by_option**2, np.eye(len(observed))]
+
+    def loss(logarithms: Floats) -> tuple[float, Floats]:
+        scaled = [np.exp(2 * one) * part for one, part in zip(logarithms, parts, strict=True)]
+        kernel = np.sum(scaled, axis=0)
+        kernel[np.diag_indices_from(kernel)] += JITTER
+        factor = cho_factor(kernel, lower=True)
+        inverse = cho_solve(factor, np.eye(len(observed)))
+        weights = inverse @ observed
+        surprise = logarithms - EXPECTED
+        value = observed @ weights / 2 + np.log(np.diag(factor[0])).sum() + surprise @ surprise / 2
+        slope = inverse - np.outer(weights, weights)
+        return float(value), np.array([(slope * part).sum() for part in scaled]) + surprise
+
+    found = minimize(
+        loss, EXPECTED, jac=True, method="L-BFGS-B", bounds=[(-BOUND, BOUND)] * 4,
+        options={"maxiter": 30, "ftol": 1e-6},
+    )  # fmt: skip
+    return np.asarray(found.x)

@@ -1,0 +1,99 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from nas.search.problem import Problem
+from nas.search.refinement import refine
+
+
+def concave(choices, seed):
+    """A problem of three options each, with diminishing returns; its price and its accuracy."""
+    rng = np.random.default_rng(seed)
+    prices = np.cumsum(rng.uniform(0.2, 1, (choices, 2)), axis=1)
+    gains = rng.uniform(0.2, 1, choices)
+
+    def cost(one):
+        return {"ms": 1 + sum(row[i - 1] for row, i in zip(prices, one, strict=True) if i)}
+
+    def accuracy(one):
+        return 90 - 10 * np.exp(-sum(g * i**0.7 for g, i in zip(gains, one, strict=True)) / 2)
+
+    most = cost((2,) * choices)["ms"]
+    return Problem((3,) * choices, cost, {"ms": most / 2}), accuracy
+
+
+def counted(accuracy):
+    calls = []
+    return calls, lambda one: calls.append(one) or accuracy(one)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_finds_the_best_of_a_space_of_hundreds_with_forty_evaluations(seed):
+    problem, accuracy = concave(6, seed)
+    best, evaluated = refine(
+        problem, accuracy, evaluations=40, rng=np.random.default_rng(seed), known={}
+    )
+    every = [one for one in itertools.product(range(3), repeat=6) if problem.fits(one)]
+    regret = max(map(accuracy, every)) - accuracy(best)
+    spread = np.std([accuracy(one) for one in every])
+    assert len(evaluated) == 40 < len(every) / 4
+    assert regret < 0.05 * spread
+
+
+def test_evaluations_above_what_there_is_find_the_best_exactly():
+    problem, accuracy = concave(5, 0)
+    rng = np.random.default_rng(0)
+    rough = {one: accuracy(one) + rng.normal() for one in itertools.product(range(3), repeat=5)}
+    calls, counting = counted(rough.__getitem__)
+    best, evaluated = refine(problem, counting, evaluations=500, rng=rng, known={})
+    every = [one for one in rough if problem.fits(one)]
+    assert sorted(calls) == sorted(every) == sorted(evaluated)
+    assert best == max(every, key=rough.__getitem__)
+
+
+def test_a_large_space_is_refined_within_its_bounds_and_its_budget():
+    problem, accuracy = concave(16, 0)
+    calls, counting = counted(accuracy)
+    best, evaluated = refine(
+        problem, counting, evaluations=50, rng=np.random.default_rng(0), known={}
+    )
+    assert len(calls) == len(set(calls)) == len(evaluated) == 50
+    assert all(problem.fits(one) for one in calls)
+    random = [accuracy(problem.sample(np.random.default_rng(seed))) for seed in range(300)]
+    assert accuracy(best) > max(random)
+
+
+def test_what_is_known_is_not_asked_again_and_comes_back():
+    problem, accuracy = concave(6, 0)
+    known = {(2,) * 6: 0.0, (0,) * 6: accuracy((0,) * 6)}  # of these the first is not feasible
+    calls, counting = counted(accuracy)
+    best, evaluated = refine(
+        problem, counting, evaluations=20, rng=np.random.default_rng(0), known=known
+    )
+    assert not known.keys() & set(calls)
+    assert list(evaluated)[:2] == list(known)
+    assert problem.fits(best)
+
+
+def test_a_lucky_observation_is_not_taken_at_its_word():
+    problem, accuracy = concave(6, 1)
+    rng = np.random.default_rng(0)
+    every = [one for one in itertools.product(range(3), repeat=6) if problem.fits(one)]
+    seen = [every[i] for i in rng.permutation(len(every))[:60]]
+    poor, *_, rich = sorted(seen, key=accuracy)
+    known = {one: accuracy(one) for one in seen}
+    known[poor] = accuracy(rich) + 0.01
+    best, _ = refine(problem, accuracy, evaluations=0, rng=rng, known=known)
+    assert best == rich
+
+
+def test_what_is_known_suffices_where_nothing_may_be_evaluated():
+    problem, accuracy = concave(6, 0)
+    known = {one: accuracy(one) for one in [(0,) * 6, (1, 0, 0, 0, 0, 0)]}
+    best, evaluated = refine(
+        problem, accuracy, evaluations=0, rng=np.random.default_rng(0), known=known
+    )
+    assert best in evaluated == known
+    with pytest.raises(ValueError, match="refine: evaluations must be at least 1, got 0"):
+        refine(problem, accuracy, evaluations=0, rng=np.random.default_rng(0), known={})
