@@ -1,0 +1,164 @@
+"""Whether a supernet ranks networks as they turn out when each is trained alone, on CIFAR-10.
+
+    .venv/bin/python benchmarks/ranking.py     # about 35 minutes on two x86 cores
+    .venv/bin/python benchmarks/ranking.py --variants default "shared norms" "labels only"
+
+10,000 training images, 2,500 held out of the training set judge. Twelve networks that span the
+space are trained alone, twice each, by a recipe with its own rate; then each supernet's inherited
+accuracies are compared with theirs, and trained on from inherited weights for a quarter of the
+epochs. Everything is resumable: what is finished in --out is used again.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; see nas/cli.py
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.data import Dataset
+from nas.errors import UserError
+from nas.report.check import draw_check, print_check
+from nas.report.progress import Bar
+from nas.report.tables import print_table
+from nas.report.training import TrainingBar
+from nas.space import SearchSpace
+from nas.training.check import JOURNAL, Check, check_supernet
+from nas.training.evaluate import accuracy, inherited_network
+from nas.training.loop import train_supernet
+from nas.training.recipe import Recipe, like_the_supernet
+from nas.training.run import Run
+from nas.training.settings import DataSettings, Settings
+from nas.training.standalone import Standalone
+
+VARIANTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "default": ({}, {}),
+    "shared norms": ({"norms": "shared"}, {}),
+    "labels only": ({}, {"distillation": 0.0}),
+    "no path choice": ({}, {"path_choice": False}),
+    "weights of a lower rate": ({}, {"learning_rate": 2e-3}),
+}
+"""What differs from the space's file, and from the default settings."""
+
+BATCH = 100
+
+
+def main() -> None:
+    """Train what is missing, compare, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="parquet:../shared/data")
+    parser.add_argument("--space", default="cifar10_32px")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark_ranking"))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["default"])
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--architectures", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--alone-rate", type=float, default=4e-3)
+    arguments = parser.parse_args()
+    if not Path(arguments.data.partition(":")[2]).exists():
+        print(f"skipped: {arguments.data} is not here")
+        return
+    rows = []
+    for name in arguments.variants:
+        run, dataset = trained(name, arguments)
+        check = checked(run, dataset, arguments)
+        on = trained_on(run, dataset, check)
+        rows.append(row(name, check, on))
+        (arguments.out / "figures.json").write_text(json.dumps(rows, indent=2))
+    print_table(
+        ("supernet", "tau", "interval", "between seeds", "gap", "trained on", "largest"),
+        [tuple(found.values()) for found in rows],
+        title=f"{arguments.space}, {arguments.epochs} epochs, {check.images} images judge",
+    )
+
+
+def trained(name: str, arguments: argparse.Namespace) -> tuple[Run, Dataset]:
+    """The run of a variant, trained if it is not yet."""
+    in_space, in_settings = VARIANTS[name]
+    space = SearchSpace.load(arguments.space)
+    space = SearchSpace.model_validate({**space.model_dump(exclude_defaults=True), **in_space})
+    data = DataSettings(spec=arguments.data, limit=12_500, search_share=0.2)
+    dataset = data.load(space.one_size)
+    path = arguments.out / name.replace(" ", "_")
+    try:
+        run = Run.open(path)
+    except UserError:
+        settings = Settings(epochs=arguments.epochs, batch_size=BATCH, **in_settings)
+        run = Run.create(path, space=space, data=data, settings=settings, dataset=dataset)
+    with TrainingBar() as bar:
+        train_supernet(run, dataset, resume=True, report=bar.report, tell=bar.say)
+    return run, dataset
+
+
+def checked(run: Run, dataset: Dataset, arguments: argparse.Namespace) -> Check:
+    """The comparison with networks trained alone, which all variants share."""
+    shared = arguments.out / JOURNAL
+    if shared.exists():
+        shutil.copy(shared, run.path / JOURNAL)
+    with Bar("checking") as bar:
+        check = check_supernet(
+            run,
+            dataset,
+            recipe_of(run, arguments.alone_rate),
+            architectures=arguments.architectures,
+            seeds=arguments.seeds,
+            tell=bar.update,
+        )
+    shutil.copy(run.path / JOURNAL, shared)
+    print_check(check)
+    draw_check(run.path / "check.png", check, title=run.path.name)
+    return check
+
+
+def recipe_of(run: Run, rate: float) -> Recipe:
+    """The recipe of the networks alone: one for all variants."""
+    settings = Settings(epochs=run.settings.epochs, batch_size=run.settings.batch_size)
+    return like_the_supernet(settings).model_copy(update={"learning_rate": rate})
+
+
+def trained_on(run: Run, dataset: Dataset, check: Check) -> float:
+    """Mean accuracy after a quarter of the epochs from inherited weights, minus that of alone."""
+    path = run.path / "trained_on.json"
+    found: list[float] = json.loads(path.read_text()) if path.exists() else []
+    supernet = run.load_supernet()
+    for compared in check.compared[len(found) :]:
+        recipe = check.recipe.model_copy(
+            update={
+                "epochs": max(1, check.recipe.epochs // 4),
+                "learning_rate": check.recipe.learning_rate / 2,
+            }
+        )
+        network = inherited_network(supernet, compared.architecture, dataset.train)
+        training = Standalone(network, dataset, recipe)
+        while not training.is_finished:
+            training.run_epoch()
+        found.append(accuracy(training.delivered, dataset.search))
+        path.write_text(json.dumps(found))
+    return float(np.mean(found) - np.mean([one.mean_alone for one in check.compared]))
+
+
+def row(name: str, check: Check, on: float) -> dict[str, str]:
+    """One line of the final table; gaps in points."""
+    low, high = check.tau_interval
+    between = check.tau_between_seeds
+    return {
+        "supernet": name,
+        "tau": f"{check.tau:.2f}",
+        "interval": f"{low:.2f} to {high:.2f}",
+        "between seeds": "" if between is None else f"{between:.2f}",
+        "gap": f"{100 * check.gap:+.1f}",
+        "trained on": f"{100 * on:+.1f}",
+        "largest": f"{100 * check.compared[-1].inherited:.1f} %",
+    }
+
+
+if __name__ == "__main__":
+    main()
