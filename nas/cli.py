@@ -42,6 +42,7 @@ ExportFormat = Literal["onnx", "onnx-int8", "openvino", "python"]
 Recipe = Literal["light", "published"]
 Divergence = Literal["kl", "alpha"]
 TrainingDevice = Literal["cpu", "cuda"]
+TrainingPrecision = Literal["float32", "bfloat16"]
 Strategy = Literal["frontier", "importance"]
 Space = Annotated[str, typer.Option("--space", help="Name of a built-in space, or a YAML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -279,6 +280,10 @@ def train_supernet(
     device: Annotated[
         TrainingDevice, typer.Option("--device", help="What to train on; torchrun starts several.")
     ] = "cpu",
+    precision: Annotated[
+        TrainingPrecision | None,
+        typer.Option("--precision", help="If left out, bfloat16 on GPUs that have it."),
+    ] = None,
     resume: Resume = False,
     force: Force = False,
     as_json: Json = False,
@@ -304,6 +309,7 @@ def train_supernet(
         teacher=teacher,
         latency=_latency_term(priced, latency_table, latency_weight),
         path_sampling=path_sampling,
+        precision=precision,
         seed=seed,
     )
 

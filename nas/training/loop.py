@@ -322,6 +322,7 @@ class _Training:
             divergence=settings.divergence,
             teacher=self.external,
             weight=weight,
+            precision=settings.precision,
         )
         if not self.mixes:
             return losses
@@ -333,6 +334,7 @@ class _Training:
             temperature=self._temperature(step - 1),
             latency=settings.latency,
             weight=weight,
+            precision=settings.precision,
         )
         return losses._replace(mixture=mixture)
 

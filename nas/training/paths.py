@@ -26,6 +26,7 @@ from nas.architecture import Architecture
 from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training.latency_term import LatencyTerm
+from nas.training.precision import TrainingPrecision, in_precision
 
 Probabilities = Mapping[str, Mapping[str, float]]
 """Of each kind in each slot that is a path choice; those of a slot add up to 1."""
@@ -79,6 +80,7 @@ def add_path_gradients(
     temperature: float,
     latency: LatencyTerm | None,
     weight: float = 1.0,
+    precision: TrainingPrecision | None = None,
 ) -> Tensor:
     """Add the gradients of one mixture pass to the path logits; gives its cross-entropy, in nats.
 
@@ -86,7 +88,8 @@ def add_path_gradients(
     what the images count in a larger batch.
     """
     logits = supernet.path_logits
-    outputs = supernet.mixture(images, gumbel_weights(logits, rng, temperature))
+    forward = in_precision(supernet.mixture, images.device, precision)
+    outputs = forward(images, gumbel_weights(logits, rng, temperature))
     cross_entropy = functional.cross_entropy(outputs, labels)
     loss = cross_entropy if latency is None else cross_entropy + latency(logits)
     (weight * loss).backward()  # type: ignore[no-untyped-call]

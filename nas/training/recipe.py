@@ -9,6 +9,7 @@ from pydantic import Field
 
 from nas.data.rand_augment import MOST
 from nas.documents import Value
+from nas.training.precision import TrainingPrecision
 from nas.training.settings import Count, Settings, Share
 
 PUBLISHED_IMAGES = 100_000
@@ -25,7 +26,8 @@ class Recipe(Value):
     classes. A teacher's outputs, if there is one, replace the share ``distillation`` of the labels.
     ``clipping`` bounds the norm of the gradient. ``averaging`` is the decay of the exponential
     moving average of the weights, which is then what is delivered; None averages nothing.
-    ``layer_scale`` is where the residuals' scales start, if the weights are fresh.
+    ``layer_scale`` is where the residuals' scales start, if the weights are fresh. ``precision`` is
+    what products are computed in; by default what suits the device.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Recipe(Value):
     smoothing: Share = 0.0
     distillation: Share = 0.5
     averaging: Annotated[float, Field(gt=0, lt=1)] | None = None
+    precision: TrainingPrecision | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -85,5 +88,6 @@ def like_the_supernet(settings: Settings) -> Recipe:
         warmup=settings.warmup,
         layer_scale=settings.layer_scale,
         clipping=None,
+        precision=settings.precision,
         seed=settings.seed,
     )

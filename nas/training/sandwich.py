@@ -19,6 +19,7 @@ from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training.distillation import Divergence, diverge
 from nas.training.paths import Probabilities, sample_by_paths
+from nas.training.precision import TrainingPrecision, in_precision
 from nas.training.teacher import Teacher
 
 
@@ -62,6 +63,7 @@ def add_gradients(
     divergence: Divergence = "kl",
     teacher: Teacher | None = None,
     weight: float = 1.0,
+    precision: TrainingPrecision | None = None,
 ) -> Losses:
     """Add the gradients of the largest and of each subnet to the supernet's.
 
@@ -70,7 +72,8 @@ def add_gradients(
     over the batch. A ``teacher`` takes the place of the largest, which then learns from it too.
     ``weight`` is what the images count in a larger batch; losses are without it.
     """
-    logits = supernet(images, largest)
+    forward = in_precision(supernet, images.device, precision)
+    logits = forward(images, largest)
     label_loss = loss = functional.cross_entropy(logits, labels)
     hits = (logits.argmax(1) == labels).float().mean()
     target = logits.detach() if teacher is None else teacher(images)  # (N, classes)
@@ -79,7 +82,7 @@ def add_gradients(
     (weight * loss).backward()  # type: ignore[no-untyped-call]
     label_losses, divergences = [], []
     for subnet in subnets:
-        logits = supernet(images, subnet)
+        logits = forward(images, subnet)
         cross_entropy = functional.cross_entropy(logits, labels)
         distance = diverge(logits, target, divergence)
         loss = (1 - distillation) * cross_entropy + distillation * distance

@@ -22,6 +22,7 @@ from nas.network import build
 from nas.training.distillation import diverge
 from nas.training.evaluate import accuracy, judged_images
 from nas.training.optimizer import make_optimizer, scheduled_rate, set_learning_rate
+from nas.training.precision import in_precision
 from nas.training.progress import Pace, Progress, Report
 from nas.training.recipe import Recipe
 from nas.training.teacher import Teacher
@@ -74,6 +75,7 @@ class Standalone:
         self.report = report or (lambda progress: None)
         self.network: nn.Module = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = _averaged(self.network, recipe.averaging) if recipe.averaging else None
+        self._forward = in_precision(self.network, self.device, recipe.precision)
         self.optimizer = make_optimizer(
             self.network, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -162,7 +164,7 @@ class Standalone:
         images, targets = mix(
             images, targets, mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, rng=draws
         )
-        logits = self.network(images)
+        logits = self._forward(images)
         loss = functional.cross_entropy(logits, targets)
         losses = {"labels": loss.detach()}
         if self.teacher is not None:
