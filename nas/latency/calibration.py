@@ -23,6 +23,9 @@ BYTES = 4
 CACHES = (*np.geomspace(1.0, 128.0, 29).tolist(),)
 """Cache sizes to try, in MB, a quarter of an octave apart."""
 
+LEAST_FOR_TWO = 6
+"""Networks that two coefficients are fitted to, at least."""
+
 GAIN = 0.9
 """The second term must lower the error on left-out networks to this share to be taken."""
 
@@ -48,11 +51,9 @@ class Calibration(Value):
         fetched = float(_fetched(np.asarray(params * BYTES / 1e6), self.cache_megabytes))
         return self.factor * sum_ms + self.ms_per_megabyte * fetched
 
-    def scaled(self, ratio: float) -> Calibration:
-        """All latencies times ``ratio``."""
-        return self.model_copy(
-            update={"factor": ratio * self.factor, "ms_per_megabyte": ratio * self.ms_per_megabyte}
-        )
+    def terms(self, sum_ms: float, params: float) -> tuple[float, float]:
+        """What ``latency`` adds up: the rows' share in ms, and that of fetching weights."""
+        return self.factor * sum_ms, self.latency(sum_ms, params) - self.factor * sum_ms
 
 
 def fit_calibration(
@@ -63,10 +64,56 @@ def fit_calibration(
     The second term is taken only if it predicts left-out networks clearly better.
     """
     data = np.stack([np.asarray(sums), np.asarray(params, dtype=float), np.asarray(measured)], 1)
-    fits = (_fit_factor, _fit_with_fetching) if len(data) >= 6 else (_fit_factor,)
+    fits = (_fit_factor, _fit_with_fetching) if len(data) >= LEAST_FOR_TWO else (_fit_factor,)
     errors = [_left_out_error(fit, data) for fit in fits]
     chosen = fits[1] if len(fits) > 1 and errors[1] <= GAIN * errors[0] else fits[0]
     return chosen(data)
+
+
+def reanchor(
+    calibration: Calibration,
+    sums: Sequence[float],
+    params: Sequence[float],
+    measured: Sequence[float],
+) -> Calibration:
+    """The calibration brought up to date by networks that were measured again.
+
+    Everything is multiplied by one factor. Or, if that predicts left-out networks clearly better,
+    the rows by one and the fetching of weights by another: what else a machine does takes its share
+    of the caches, which hits large networks only.
+    """
+    terms = [calibration.terms(*pair) for pair in zip(sums, params, strict=True)]
+    data = np.column_stack([np.asarray(terms), np.asarray(measured)])
+    fits: tuple[Callable[[np.ndarray], np.ndarray], ...] = (_one_ratio, _two_ratios)
+    if len(data) < LEAST_FOR_TWO or not data[:, 1].any():
+        fits = fits[:1]
+    errors = [_left_out(fit, data) for fit in fits]
+    chosen = fits[1] if len(fits) > 1 and errors[1] <= GAIN * errors[0] else fits[0]
+    rows, fetching = chosen(data)
+    return calibration.model_copy(
+        update={
+            "factor": float(rows) * calibration.factor,
+            "ms_per_megabyte": float(fetching) * calibration.ms_per_megabyte,
+        }
+    )
+
+
+def _one_ratio(data: np.ndarray) -> np.ndarray:
+    return np.full(2, fit_factor(data[:, 0] + data[:, 1], data[:, 2]))
+
+
+def _two_ratios(data: np.ndarray) -> np.ndarray:
+    ratios: np.ndarray = nnls(data[:, :2] / data[:, 2:], np.ones(len(data)))[0]
+    return ratios if ratios[0] > 0 else _one_ratio(data)
+
+
+def _left_out(fit: Callable[[np.ndarray], np.ndarray], data: np.ndarray) -> float:
+    """Mean relative error on each network by ratios that are fitted to all the others."""
+    errors = [
+        abs(data[index, :2] @ fit(np.delete(data, index, axis=0)) / data[index, 2] - 1)
+        for index in range(len(data))
+    ]
+    return float(np.mean(errors))
 
 
 def fit_factor(predicted: np.ndarray, measured: np.ndarray) -> float:

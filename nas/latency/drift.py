@@ -1,7 +1,8 @@
 """Whether a table still holds: whole networks, measured again, against what it predicts.
 
 From one hour to the next everything on a machine can shift by 2 to 5 %, alike for all layers.
-Single layers do not show it, whole networks do, and one factor mends it.
+Single layers do not show it, whole networks do, and one factor mends it, or two where large
+networks have shifted by more than small ones.
 """
 
 from __future__ import annotations
@@ -15,8 +16,14 @@ import numpy as np
 from nas.documents import Value
 from nas.errors import UserError
 from nas.latency.build import space_hash
-from nas.latency.calibration import fit_factor
-from nas.latency.networks import LEAST_HELD_OUT, Progress, measure_networks, pick_networks
+from nas.latency.calibration import Calibration, fit_factor, reanchor
+from nas.latency.networks import (
+    LEAST_HELD_OUT,
+    Progress,
+    measure_networks,
+    network_sizes,
+    pick_networks,
+)
 from nas.latency.ranks import kendall, spearman, with_interval
 from nas.latency.runtime import detect_again
 from nas.latency.table import Anchor, LatencyTable, build_command
@@ -35,7 +42,8 @@ Action = Literal["none", "re-anchor", "rebuild"]
 class Drift(Value):
     """How far measurements moved from predictions, as shares (0.01 is 1 %), and what to do.
 
-    ``shift``: what all latencies have to be raised by; ``mape_after`` is with that done.
+    ``shift``: what all latencies would have to be raised by; ``calibration`` brings the table up to
+    date, and ``mape_after`` is with that.
     """
 
     networks: int
@@ -45,11 +53,20 @@ class Drift(Value):
     spearman: float
     kendall: float
     action: Action
+    calibration: Calibration
 
 
-def judge_drift(predicted: Sequence[float], measured: Sequence[float]) -> Drift:
-    """Compare what a table predicts with what is measured now; both in the same unit."""
+def judge_drift(
+    calibration: Calibration,
+    sums: Sequence[float],
+    params: Sequence[float],
+    measured: Sequence[float],
+) -> Drift:
+    """Compare what a table predicts for sums of its rows with what is measured now, all in ms."""
+    predicted = [calibration.latency(*pair) for pair in zip(sums, params, strict=True)]
     expected, truth = np.asarray(predicted), np.asarray(measured)
+    updated = reanchor(calibration, sums, params, measured)
+    after = np.array([updated.latency(*pair) for pair in zip(sums, params, strict=True)])
     factor = fit_factor(expected, truth)
     rho, tau = (with_interval(it, predicted, measured)[0] for it in (spearman, kendall))
     action: Action = "re-anchor"
@@ -61,10 +78,11 @@ def judge_drift(predicted: Sequence[float], measured: Sequence[float]) -> Drift:
         networks=len(truth),
         shift=factor - 1,
         mape_before=float(np.abs(expected / truth - 1).mean()),
-        mape_after=float(np.abs(factor * expected / truth - 1).mean()),
+        mape_after=float(np.abs(after / truth - 1).mean()),
         spearman=rho,
         kendall=tau,
         action=action,
+        calibration=updated,
     )
 
 
@@ -86,7 +104,13 @@ def measure_drift(
             f"{table.path}: its space has {len(chosen)} networks, too few to check it by"
         )
     found = measure_networks(chosen, target, graphs, rng, tell, passes=PASSES)
-    return judge_drift([table.predict(it) for it in chosen], [it.ms for it in found])
+    sizes = [network_sizes(table.rows, it) for it in chosen]
+    return judge_drift(
+        table.calibration,
+        [it.ms for it in sizes],
+        [it.params for it in sizes],
+        [it.ms for it in found],
+    )
 
 
 def space_of(table: LatencyTable) -> SearchSpace:
@@ -109,12 +133,12 @@ def space_of(table: LatencyTable) -> SearchSpace:
 
 
 def reanchored(table: LatencyTable, drift: Drift, date: str) -> LatencyTable:
-    """The table with all latencies shifted; its calibration so far joins ``earlier_anchors``."""
+    """The table with its latencies shifted; its calibration so far joins ``earlier_anchors``."""
     provenance = table.provenance
     earlier = Anchor(calibration=table.calibration, date=provenance.anchored or provenance.date)
     changed = provenance.model_copy(
         update={
-            "calibration": table.calibration.scaled(1 + drift.shift),
+            "calibration": drift.calibration,
             "anchored": date,
             "earlier_anchors": (*provenance.earlier_anchors, earlier),
         }

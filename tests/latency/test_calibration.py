@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nas.latency.calibration import Calibration, fit_calibration
+from nas.latency.calibration import Calibration, fit_calibration, reanchor
 
 
 def networks(rng, count=12):
@@ -63,8 +63,23 @@ def test_latency_never_falls_as_a_network_grows():
     assert order == sorted(order)
 
 
-def test_scaling_scales_every_latency():
+def test_reanchoring_is_one_factor_where_everything_shifted_alike():
     calibration = Calibration(factor=2.0, ms_per_megabyte=0.5, cache_megabytes=3.0)
-    for params in (1000, 5_000_000):
-        found = calibration.scaled(1.1).latency(1.0, params)
-        assert found == pytest.approx(1.1 * calibration.latency(1.0, params))
+    rng = np.random.default_rng(0)
+    sums, params = networks(rng)
+    truth = [1.06 * calibration.latency(*it) for it in zip(sums, params, strict=True)]
+    found = reanchor(calibration, sums, params, truth * rng.normal(1, 0.005, len(truth)))
+    assert found.factor == pytest.approx(2.12, rel=0.005)
+    assert found.ms_per_megabyte / found.factor == pytest.approx(0.25)
+    assert found.cache_megabytes == 3.0
+
+
+def test_reanchoring_tells_fetching_from_computing():
+    calibration = Calibration(factor=1.0, ms_per_megabyte=0.05, cache_megabytes=4.0)
+    rng = np.random.default_rng(0)
+    sums, params = networks(rng)
+    busy = calibration.model_copy(update={"ms_per_megabyte": 0.08})
+    truth = [busy.latency(*it) for it in zip(sums, params, strict=True)]
+    found = reanchor(calibration, sums, params, truth * rng.normal(1, 0.005, len(truth)))
+    assert found.factor == pytest.approx(1.0, rel=0.01)
+    assert found.ms_per_megabyte == pytest.approx(0.08, rel=0.05)

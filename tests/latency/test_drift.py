@@ -7,6 +7,7 @@ import pytest
 
 from nas.errors import UserError
 from nas.latency.build import space_hash
+from nas.latency.calibration import Calibration
 from nas.latency.drift import judge_drift, measure_drift, reanchored, space_of
 from nas.latency.table import Anchor, LatencyTable
 
@@ -17,13 +18,17 @@ def measured(shift, noise=0.01):
     return PREDICTED * (1 + shift) * np.random.default_rng(0).normal(1, noise, len(PREDICTED))
 
 
+def drift(truth):
+    return judge_drift(Calibration(factor=1.0), PREDICTED, 1e6 * PREDICTED, truth)
+
+
 @pytest.mark.parametrize(
     ("shift", "action"),
     [(0.0, "none"), (0.02, "none"), (-0.02, "none"), (0.06, "re-anchor"), (-0.08, "re-anchor"),
      (0.14, "rebuild"), (-0.13, "rebuild")],
 )  # fmt: skip
 def test_shift_is_recovered_and_decides(shift, action):
-    found = judge_drift(PREDICTED, measured(shift))
+    found = drift(measured(shift))
     assert found.networks == 28
     assert found.shift == pytest.approx(shift, abs=0.01)
     assert found.mape_after < 0.015
@@ -32,7 +37,7 @@ def test_shift_is_recovered_and_decides(shift, action):
 
 
 def test_lost_order_asks_for_a_rebuild_even_without_a_shift():
-    found = judge_drift(PREDICTED, measured(0.0, noise=0.3))
+    found = drift(measured(0.0, noise=0.3))
     assert found.spearman < 0.98
     assert found.action == "rebuild"
 
@@ -40,12 +45,14 @@ def test_lost_order_asks_for_a_rebuild_even_without_a_shift():
 def test_reanchoring_shifts_predictions_and_keeps_the_past(table, tiny):
     largest = tiny.largest()
     before = table.predict(largest)
-    drift = judge_drift(PREDICTED, measured(0.05))
-    once = reanchored(table, drift, "2031-01-01")
-    twice = reanchored(once, drift, "2032-01-01")
+    sizes = [PREDICTED / table.calibration.factor, np.zeros(len(PREDICTED))]
+    once = reanchored(table, judge_drift(table.calibration, *sizes, measured(0.05)), "2031-01-01")
+    again = judge_drift(once.calibration, *sizes, measured(0.09))
+    twice = reanchored(once, again, "2032-01-01")
     twice.save()
     loaded = LatencyTable.load(table.path)
-    assert loaded.predict(largest) == pytest.approx(before * (1 + drift.shift) ** 2)
+    assert loaded.predict(largest) == pytest.approx(1.09 * before, rel=0.01)
+    assert again.shift == pytest.approx(1.09 / 1.05 - 1, abs=0.001)
     assert loaded.provenance.anchored == "2032-01-01"
     assert loaded.provenance.earlier_anchors == (
         Anchor(calibration=table.calibration, date=table.provenance.date),
