@@ -59,7 +59,8 @@ def evolve(
 ) -> SlimmingResult:
     """NSGA-II on accuracy and the first bounded cost, with the bounds as constraints.
 
-    Its first generation is random networks near the bounds.
+    Its first generation is random networks near the bounds. Evolution of accuracy alone, with the
+    same constraints, was better by 4 to 22 % on synthetic tables, worse on NAS-Bench-Macro.
 
     Raises:
         InfeasibleTarget: nothing meets every bound.

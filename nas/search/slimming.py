@@ -19,7 +19,8 @@ from nas.search.refinement import refine
 from nas.search.score import mobile_efficiency_score
 
 WALK_SHARE = 0.15
-"""Of the evaluations; the rest refines, and more of a walk is worth less: benchmarks/search.py."""
+"""Of the evaluations; the rest refines. With 0.25 regrets at 60 evaluations fell by a fifth on
+NAS-Bench-Macro and rose by a third on tables of 20 to 40 choices: benchmarks/search.py."""
 
 
 class Action(NamedTuple):
