@@ -55,6 +55,14 @@ def test_latency_adds_what_is_fetched_from_memory(params, fetched_megabytes):
     )
 
 
+def test_what_else_passes_through_the_cache_takes_its_share():
+    calibration = Calibration(
+        factor=2.0, ms_per_megabyte=0.5, cache_megabytes=3.0, traffic_megabytes_per_ms=4.0
+    )
+    found = calibration.latency(0.25, 500_000)  # 2 MB of weights and 1 MB of traffic
+    assert found == pytest.approx(0.5 + 0.5 * 2 * math.exp(-1))
+
+
 def test_latency_never_falls_as_a_network_grows():
     rng = np.random.default_rng(1)
     sums, params = networks(rng)
