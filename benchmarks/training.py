@@ -40,6 +40,7 @@ from nas.space import DEFAULT_SPACE, SearchSpace
 from nas.supernet import Supernet
 from nas.training.loop import fresh_supernet
 from nas.training.optimizer import make_optimizer
+from nas.training.paths import add_path_gradients
 from nas.training.sandwich import add_gradients, draw_subnets
 
 PARTS = ("step", "memory", "growth", "flat")
@@ -103,6 +104,11 @@ def of_step() -> Iterator[Line]:
     yield Line("its four networks, one by one", f"{1000 * plain:.0f} ms")
     ratio = statistics.median(one / other for one, other in times)
     yield bounded("ratio of the two, median", ratio, 1.10)
+    mixture = statistics.median(
+        [seconds(lambda: mixture_pass(supernet, data, rng)) for _ in range(ROUNDS + 1)][1:]
+    )
+    share = f"{1000 * mixture:.0f} ms, {mixture / joint:.2f} of the sandwich step"
+    yield Line("mixture pass of path choice, which takes the place of one random subnet", share)
 
 
 def of_memory() -> Iterator[Line]:
@@ -174,6 +180,12 @@ def sandwich_step(
     add_gradients(supernet, *data, largest=largest, subnets=subnets, distillation=0.5)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+def mixture_pass(supernet: Supernet, data: Batch, rng: np.random.Generator) -> None:
+    """The gradients of the path logits."""
+    add_path_gradients(supernet, *data, rng=rng, temperature=1.0, latency=None)
+    supernet.zero_grad(set_to_none=True)
 
 
 def plain_step(network: nn.Module, optimizer: torch.optim.Optimizer, data: Batch) -> None:
