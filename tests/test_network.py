@@ -16,6 +16,12 @@ PUBLISHED = {  # parameters with two heads, before folding; GMACs at 224 px (fam
     "efficientformer_v2_s1": (6_185_560, 0.65),
     "efficientformer_v2_s2": (12_710_112, 1.25),
     "efficientformer_v2_l": (26_322_288, 2.56),
+    "efficientvit_m0": (2_349_436, 0.079),
+    "efficientvit_m1": (2_980_560, 0.167),
+    "efficientvit_m2": (4_187_554, 0.201),
+    "efficientvit_m3": (6_900_722, 0.263),
+    "efficientvit_m4": (8_804_228, 0.299),
+    "efficientvit_m5": (12_473_772, 0.522),
 }
 
 
@@ -45,7 +51,13 @@ def test_published_parameters_and_macs(name):
     assert size.macs == pytest.approx(gigamacs * 1e9, rel=0.02)
 
 
-HEAVY = ("efficientformer_v1_l3", "efficientformer_v1_l7")
+HEAVY = (
+    "efficientformer_v1_l3",
+    "efficientformer_v1_l7",
+    "efficientvit_m3",
+    "efficientvit_m4",
+    "efficientvit_m5",
+)
 
 
 def timm_name(name):

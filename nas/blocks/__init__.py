@@ -9,7 +9,7 @@ from typing import ParamSpec
 from torch import nn
 
 from nas import layers
-from nas.blocks import efficientformer_v1, efficientformer_v2
+from nas.blocks import efficientformer_v1, efficientformer_v2, efficientvit
 from nas.layers import Layer, Shape
 
 Arguments = ParamSpec("Arguments")
@@ -84,6 +84,31 @@ def constructor(layer: Layer, input_shape: Shape) -> partial[nn.Module]:
                 layer.classes,
                 distillation=layer.distillation,
             )
+        case layers.DeepConvStem():
+            return _call(
+                efficientvit.DeepConvStem, layer.in_channels, layer.out_channels, layer.activation
+            )
+        case layers.DepthwiseFFN():
+            return _call(
+                efficientvit.DepthwiseFFN, layer.channels, layer.hidden, layer.activation
+            )
+        case layers.CascadedAttention():
+            return _call(
+                efficientvit.CascadedAttention,
+                layer.channels,
+                key_dim=layer.key_dim,
+                kernels=layer.head_kernels,
+                map_size=map_size,
+                window=layer.window,
+                act=layer.activation,
+            )
+        case layers.PatchMerging():
+            return _call(
+                efficientvit.PatchMerging,
+                *(layer.in_channels, layer.hidden, layer.out_channels, layer.activation),
+            )
+        case layers.PooledClassifier():
+            return _call(efficientvit.PooledClassifier, layer.in_channels, layer.classes)
         case _:
             raise TypeError(f"no module for layers of kind '{layer.kind}'")
 

@@ -16,6 +16,13 @@ from nas.layers.efficientformer_v2 import (
     ConvFFN,
     ConvStem,
 )
+from nas.layers.efficientvit import (
+    CascadedAttention,
+    DeepConvStem,
+    DepthwiseFFN,
+    PatchMerging,
+    PooledClassifier,
+)
 
 LAYERS: dict[str, type[Layer]] = {
     layer.model_fields["kind"].default: layer
@@ -29,6 +36,11 @@ LAYERS: dict[str, type[Layer]] = {
         MetaBlock4D,
         MetaBlock3D,
         TokenClassifier,
+        DeepConvStem,
+        DepthwiseFFN,
+        CascadedAttention,
+        PatchMerging,
+        PooledClassifier,
     )
 }
 
@@ -45,14 +57,19 @@ __all__ = [
     "AnyLayer",
     "Attention4D",
     "AttentionDownsample",
+    "CascadedAttention",
     "Classifier",
     "ConvDownsample",
     "ConvFFN",
     "ConvStem",
+    "DeepConvStem",
+    "DepthwiseFFN",
     "Layer",
     "MapMisfitError",
     "MetaBlock3D",
     "MetaBlock4D",
+    "PatchMerging",
+    "PooledClassifier",
     "Shape",
     "TokenClassifier",
 ]
