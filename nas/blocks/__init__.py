@@ -84,14 +84,18 @@ def constructor(layer: Layer, input_shape: Shape) -> partial[nn.Module]:
                 layer.classes,
                 distillation=layer.distillation,
             )
+        case _:
+            return _efficientvit(layer, map_size)
+
+
+def _efficientvit(layer: Layer, map_size: tuple[int, int]) -> partial[nn.Module]:
+    match layer:
         case layers.DeepConvStem():
             return _call(
                 efficientvit.DeepConvStem, layer.in_channels, layer.out_channels, layer.activation
             )
         case layers.DepthwiseFFN():
-            return _call(
-                efficientvit.DepthwiseFFN, layer.channels, layer.hidden, layer.activation
-            )
+            return _call(efficientvit.DepthwiseFFN, layer.channels, layer.hidden, layer.activation)
         case layers.CascadedAttention():
             return _call(
                 efficientvit.CascadedAttention,

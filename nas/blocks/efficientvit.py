@@ -100,7 +100,7 @@ class CascadedAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, _, height, width = x.shape
-        parts = self.partition(x)  # (heads, N * windows, C/heads, h, w)
+        parts = self.partition(x).chunk(len(self.heads))  # each (N * windows, C/heads, h, w)
         biases = self.bias()  # (heads, hw, hw)
         outputs = [self.heads[0](parts[0], biases[0])]
         for index in range(1, len(self.heads)):
@@ -109,20 +109,18 @@ class CascadedAttention(nn.Module):
         return x + self.proj(self.act(y))  # type: ignore[no-any-return]
 
     def partition(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to (heads, N * windows, C/heads, h, w), with zeros below and to the right.
+        """(N, C, H, W) to (heads * N * windows, C/heads, h, w), with zeros below and to the right.
 
         The zeros take part in the attention, as in the published networks.
         """
         n, _, height, width = x.shape
         heads, (h, w) = len(self.heads), self.window
-        if (height, width) == (h, w):
-            return x.reshape(n, -1, heads, h, w).permute(2, 0, 1, 3, 4)
         if height % h or width % w:
             x = functional.pad(x, (0, -width % w, 0, -height % h))
         rows, columns = -(-height // h), -(-width // w)
         x = x.reshape(n, -1, heads, rows, h, columns, w).permute(2, 0, 3, 5, 1, 4, 6)
         # contiguous: an export of the reshape keeps its -1, and so serves other widths
-        return x.contiguous().reshape(heads, n * rows * columns, -1, h, w)
+        return x.contiguous().reshape(heads * n * rows * columns, -1, h, w)
 
     def reverse(self, x: torch.Tensor, n: int, height: int, width: int) -> torch.Tensor:
         """(N * windows, C, h, w) to (N, C, H, W)."""
@@ -145,10 +143,12 @@ class CascadedHead(nn.Module):
     def __init__(self, channels: int, key_dim: int, kernel: int) -> None:
         super().__init__()
         self.key_dim = key_dim
-        self.q = ConvNorm(channels, key_dim, bias=False)
-        self.q_local = ConvNorm(key_dim, key_dim, kernel=kernel, groups=key_dim, bias=False)
-        self.k = ConvNorm(channels, key_dim, bias=False)
-        self.v = ConvNorm(channels, channels, bias=False)
+        self.q: nn.Module = ConvNorm(channels, key_dim, bias=False)
+        self.q_local: nn.Module = ConvNorm(
+            key_dim, key_dim, kernel=kernel, groups=key_dim, bias=False
+        )
+        self.k: nn.Module = ConvNorm(channels, key_dim, bias=False)
+        self.v: nn.Module = ConvNorm(channels, channels, bias=False)
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         n, _, h, w = x.shape
@@ -157,7 +157,41 @@ class CascadedHead(nn.Module):
         v = self.v(x).reshape(n, -1, h * w)  # (N, c, hw)
         weights = ((q.transpose(1, 2) @ k) * self.key_dim**-0.5 + bias).softmax(-1)  # (N, hw, hw)
         y = v @ weights.transpose(1, 2)
-        return y.reshape(n, -1, h, w)
+        return y.reshape(n, -1, h, w)  # type: ignore[no-any-return]
+
+    def fold(self) -> nn.Module:
+        assert isinstance(self.q, nn.Conv2d)
+        assert isinstance(self.q_local, nn.Conv2d)
+        assert isinstance(self.k, nn.Conv2d)
+        assert isinstance(self.v, nn.Conv2d)
+        return FoldedCascadedHead(self.q, self.q_local, self.k, self.v)
+
+
+class FoldedCascadedHead(nn.Module):
+    """``CascadedHead`` for inference, with pixels as keys and as values.
+
+    What makes keys of pixels is applied to the queries instead, and what makes values to the
+    weighted means, so that the map passes the runtime's blocked layout once. The keys' bias shifts
+    all scores of a query alike, which the softmax drops.
+    """
+
+    def __init__(self, q: nn.Conv2d, q_local: nn.Conv2d, k: nn.Conv2d, v: nn.Conv2d) -> None:
+        super().__init__()
+        key_dim, channels = k.weight.shape[:2]
+        self.q, self.q_local = q, q_local
+        self.k = nn.Conv2d(key_dim, channels, 1, bias=False)
+        self.k.weight = nn.Parameter(k.weight.detach().transpose(0, 1) * key_dim**-0.5)
+        assert v.bias is not None
+        self.weight = nn.Parameter(v.weight.detach().flatten(1))
+        self.bias = nn.Parameter(v.bias.detach()[:, None])
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        n, _, h, w = x.shape
+        q = self.k(self.q_local(self.q(x))).reshape(n, -1, h * w)  # (N, c, hw)
+        pixels = x.reshape(n, -1, h * w)  # (N, c, hw)
+        weights = (q.transpose(1, 2) @ pixels + bias).softmax(-1)  # (N, hw, hw)
+        y = self.weight @ (pixels @ weights.transpose(1, 2)) + self.bias
+        return y.reshape(n, -1, h, w)  # type: ignore[no-any-return]
 
 
 class PatchMerging(nn.Module):

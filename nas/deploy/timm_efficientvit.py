@@ -55,7 +55,8 @@ def own_part(name: str, tensor: torch.Tensor, layers: Mapping[str, Layer]) -> to
     sizes = (layer.key_dim, layer.key_dim, layer.channels // layer.heads)
     if len(tensor) != sum(sizes):
         return tensor
-    return tensor.split(sizes)["qkv".index(found[1])]
+    index = "qkv".index(found[1])
+    return tensor[sum(sizes[:index]) : sum(sizes[: index + 1])]
 
 
 def channel_orders(architecture: Architecture) -> Mapping[int, torch.Tensor]:
@@ -73,9 +74,7 @@ def channel_orders(architecture: Architecture) -> Mapping[int, torch.Tensor]:
     }
 
 
-def reordered(
-    name: str, tensor: torch.Tensor, orders: Mapping[int, torch.Tensor]
-) -> torch.Tensor:
+def reordered(name: str, tensor: torch.Tensor, orders: Mapping[int, torch.Tensor]) -> torch.Tensor:
     """The tensor with the channels of its stage in our order."""
     axis = next((axis for pattern, axis in STAGE_CHANNELS if re.search(pattern, name)), None)
     if axis is None or not tensor.dim() or not orders:
