@@ -79,8 +79,27 @@ WINDOWS = {  # of 3 pixels on maps of 8, which are padded to 9; of 2 on maps of 
         "kind": "cascaded_attention", "heads": 3, "key_dim": 2, "kernels": "3", "window": 3}]}]}],
 }  # fmt: skip
 
+_FEW = {"kind": "reduced_attention", "heads": [1, 2], "head_dim": [2, 4]}
+_MLP = {"kind": "token_ffn", "expansion": [1, 1.5, 2]}
+REDUCED = {
+    "name": "reduced",
+    "input_size": 32,
+    "classes": 5,
+    "stem": {"kind": "patch_stem"},
+    "stages": [
+        {"width": [8, 12], "blocks": [
+            {"attention": ["identity", {**_FEW, "reduction": 2}], "ffn": ["identity", _MLP]},
+            {"attention": ["identity", {**_FEW, "pooled": True}],
+             "ffn": ["identity", {**_MLP, "rectified": True}]}]},
+        {"width": [8, 16], "downsample": {"kind": "patch_downsample"}, "blocks": [
+            {"attention": ["identity", _FEW]}]},
+    ],
+    "head": {"kind": "token_classifier", "distillation": False, "epsilon": 1e-6},
+}  # fmt: skip
+
 SPACES = {
-    each["name"]: SearchSpace.model_validate(each) for each in (SPACE, TOKENS, CASCADE, WINDOWS)
+    each["name"]: SearchSpace.model_validate(each)
+    for each in (SPACE, TOKENS, CASCADE, WINDOWS, REDUCED)
 }
 
 
@@ -149,6 +168,17 @@ def kept_axes(layer, widest, shape, name):
         return {"fc1": [hidden, here], "fc2": [there, hidden], "scale": [here], "mixer": [here]}[
             leaf
         ]
+    if layer.kind in ("patch_stem", "patch_downsample"):
+        return {"conv": [there, here], "norm": [there], "norm_before": [here]}[leaf]
+    if layer.kind == "token_ffn":
+        hidden = torch.arange(layer.hidden)
+        return {"norm": [here], "fc1": [hidden, here], "mid": [hidden], "fc2": [here, hidden]}[leaf]
+    if layer.kind == "reduced_attention":
+        inner = head_channels(layer.heads, layer.head_dim, widest.head_dim)
+        return {
+            "q": [inner, here], "k": [inner, here], "v": [inner, here], "proj": [here, inner],
+            "reduce": [here, here], "norm": [here], "norm_reduced": [here],
+        }[leaf]  # fmt: skip
     if layer.kind == "deep_conv_stem":
         widths = [here, *(torch.arange(layer.out_channels // share) for share in (8, 4, 2, 1))]
         step = int(leaf.removeprefix("conv"))
@@ -233,10 +263,14 @@ def masked_module(supernet, layer, widest, shape):
         }.get(layer.kind, ["q.norm"])
         for path, leaf in itertools.product(paths, ("weight", "bias")):
             state[f"{path}.{leaf}"] *= (widest.key_dim / layer.key_dim) ** 0.5
+    if layer.kind == "reduced_attention":
+        for leaf in ("weight", "bias"):
+            state[f"q.{leaf}"] *= (widest.head_dim / layer.head_dim) ** 0.5
     module.load_state_dict(state)
-    for norm in module.modules():
+    for name, norm in module.named_modules():
         if isinstance(norm, torch.nn.LayerNorm):
-            norm.forward = partial(masked_layer_norm, norm, len(channels(layer, "in")))
+            width = len(kept_axes(layer, widest, shape, f"{name}.weight")[0])
+            norm.forward = partial(masked_layer_norm, norm, width)
     return module
 
 

@@ -9,7 +9,7 @@ from typing import ParamSpec
 from torch import nn
 
 from nas import layers
-from nas.blocks import efficientformer_v1, efficientformer_v2, efficientvit
+from nas.blocks import efficientformer_v1, efficientformer_v2, efficientvit, pvt_v2
 from nas.layers import Layer, Shape
 
 Arguments = ParamSpec("Arguments")
@@ -83,6 +83,7 @@ def constructor(layer: Layer, input_shape: Shape) -> partial[nn.Module]:
                 layer.in_channels,
                 layer.classes,
                 distillation=layer.distillation,
+                epsilon=layer.epsilon,
             )
         case _:
             return _efficientvit(layer, map_size)
@@ -113,6 +114,31 @@ def _efficientvit(layer: Layer, map_size: tuple[int, int]) -> partial[nn.Module]
             )
         case layers.PooledClassifier():
             return _call(efficientvit.PooledClassifier, layer.in_channels, layer.classes)
+        case _:
+            return _pvt_v2(layer)
+
+
+def _pvt_v2(layer: Layer) -> partial[nn.Module]:
+    match layer:
+        case layers.PatchStem():
+            return _call(pvt_v2.PatchStem, layer.in_channels, layer.out_channels)
+        case layers.PatchDownsample():
+            return _call(pvt_v2.PatchDownsample, layer.in_channels, layer.out_channels)
+        case layers.ReducedAttention():
+            return _call(
+                pvt_v2.ReducedAttention,
+                layer.channels,
+                heads=layer.heads,
+                head_dim=layer.head_dim,
+                reduction=layer.reduction,
+                pooled=layer.pooled,
+            )
+        case layers.TokenFFN():
+            return _call(
+                pvt_v2.TokenFFN,
+                *(layer.channels, layer.hidden, layer.activation),
+                rectified=layer.rectified,
+            )
         case _:
             raise TypeError(f"no module for layers of kind '{layer.kind}'")
 

@@ -11,7 +11,14 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.deploy import timm_efficientvit
 from nas.errors import UserError
-from nas.layers import DeepConvStem, Layer, MetaBlock3D, TokenClassifier
+from nas.layers import (
+    DeepConvStem,
+    Layer,
+    MetaBlock3D,
+    PatchStem,
+    ReducedAttention,
+    TokenClassifier,
+)
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -49,6 +56,27 @@ _EFFICIENTFORMER_V2: Rules = (
     (r"^stage(\d+)\.block(\d+)\.attention\.", r"stages.\1.blocks.\2.token_mixer."),
     _HEAD,
     (r"(?<=\.)norm\.(?=[a-z_]+$)", r"bn."),  # timm's name of a norm behind a convolution
+)
+
+_PVT_V2: Rules = (
+    (r"^stem\.conv\.", r"patch_embed.proj."),
+    (r"^stem\.", r"patch_embed."),
+    (r"^head\.norm\.", r"stages.3.norm."),
+    (r"^head\.head\.", r"head."),
+    (r"^stage2\.downsample\.norm_before\.", r"stages.0.norm."),
+    (r"^stage3\.downsample\.norm_before\.", r"stages.1.norm."),
+    (r"^stage4\.downsample\.norm_before\.", r"stages.2.norm."),
+    (r"^stage(\d+)\.downsample\.conv\.", r"stages.\1.downsample.proj."),
+    (r"^stage(\d+)\.downsample\.", r"stages.\1.downsample."),
+    (r"^stage(\d+)\.block(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"\.attention\.norm\.", r".norm1."),
+    (r"\.ffn\.norm\.", r".norm2."),
+    (r"\.attention\.[kv]\.", r".attn.kv."),
+    (r"\.attention\.reduce\.", r".attn.sr."),
+    (r"\.attention\.norm_reduced\.", r".attn.norm."),
+    (r"\.attention\.", r".attn."),
+    (r"\.ffn\.mid\.", r".mlp.dwconv."),
+    (r"\.ffn\.", r".mlp."),
 )
 
 
@@ -113,6 +141,8 @@ def _rules(architecture: Architecture) -> Rules:
     first, last = architecture.layers[0], architecture.layers[-1]
     if isinstance(first, DeepConvStem):
         return timm_efficientvit.RULES
+    if isinstance(first, PatchStem):
+        return _PVT_V2
     return _EFFICIENTFORMER_V1 if isinstance(last, TokenClassifier) else _EFFICIENTFORMER_V2
 
 
@@ -129,7 +159,9 @@ def _turns(architecture: Architecture) -> dict[int, int]:
 def _part(name: str, tensor: torch.Tensor, layers: Mapping[str, Layer]) -> torch.Tensor:
     """The rows of timm's fused qkv that are our q, k or v; any other tensor as it is."""
     slot, _, path = name.partition(".attention.")
-    layer = layers.get(slot)
+    layer = layers.get(slot) or layers.get(f"{slot}.attention")
+    if isinstance(layer, ReducedAttention) and path[:2] in ("k.", "v."):
+        return tensor.chunk(2)["kv".index(path[0])]
     if not isinstance(layer, MetaBlock3D) or path[:2] not in ("q.", "k.", "v."):
         return tensor
     dims = (layer.key_dim, layer.key_dim, layer.value_dim)

@@ -23,6 +23,7 @@ from nas.layers.efficientvit import (
     PatchMerging,
     PooledClassifier,
 )
+from nas.layers.pvt_v2 import PatchDownsample, PatchStem, ReducedAttention, TokenFFN
 
 LAYERS: dict[str, type[Layer]] = {
     layer.model_fields["kind"].default: layer
@@ -41,6 +42,10 @@ LAYERS: dict[str, type[Layer]] = {
         CascadedAttention,
         PatchMerging,
         PooledClassifier,
+        PatchStem,
+        PatchDownsample,
+        ReducedAttention,
+        TokenFFN,
     )
 }
 
@@ -68,8 +73,12 @@ __all__ = [
     "MapMisfitError",
     "MetaBlock3D",
     "MetaBlock4D",
+    "PatchDownsample",
     "PatchMerging",
+    "PatchStem",
     "PooledClassifier",
+    "ReducedAttention",
     "Shape",
     "TokenClassifier",
+    "TokenFFN",
 ]

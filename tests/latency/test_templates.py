@@ -55,6 +55,19 @@ PAIRS = {  # two layers of one structure and other widths, with their input shap
         ({"in_channels": 8, "classes": 5}, (8, 3, 3)),
         ({"in_channels": 12, "classes": 7}, (12, 2, 2)),
     ),
+    "patch_stem": (({"out_channels": 8}, (3, 32, 32)), ({"out_channels": 24}, (3, 16, 16))),
+    "patch_downsample": (
+        ({"in_channels": 8, "out_channels": 12}, (8, 6, 6)),
+        ({"in_channels": 16, "out_channels": 8}, (16, 8, 8)),
+    ),
+    "reduced_attention": (
+        ({"channels": 8, "heads": 2, "head_dim": 4, "reduction": 2}, (8, 4, 6)),
+        ({"channels": 12, "heads": 2, "head_dim": 4, "reduction": 2}, (12, 4, 6)),
+    ),
+    "token_ffn": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 3.5}, (12, 4, 4)),
+    ),
     "token_classifier": (
         ({"in_channels": 8, "classes": 5}, (8, 3, 3)),
         ({"in_channels": 12, "classes": 7}, (12, 2, 2)),
