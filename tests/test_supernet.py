@@ -153,7 +153,7 @@ def head_channels(heads, dim, widest_dim):
     return torch.cat([torch.arange(dim) + head * widest_dim for head in range(heads)])
 
 
-def kept_axes(layer, widest, shape, name):
+def kept_axes(layer, widest, shape, name):  # noqa: C901 - one case for each kind
     """For each axis of the widest layer's tensor the indices that stay, from the paper's text."""
     here, there = channels(layer, "in"), None
     leaf = name.split(".")[0]

@@ -93,7 +93,7 @@ class CascadedAttention(nn.Module):
         self.heads = nn.ModuleList(
             CascadedHead(channels // len(kernels), key_dim, kernel) for kernel in kernels
         )
-        self.bias = RelativeBias(len(kernels), self.window)
+        self.bias: nn.Module = RelativeBias(len(kernels), self.window)
         self.act = activation(act)
         self.proj = ConvNorm(channels, channels, bias=False)
         nn.init.zeros_(self.proj.norm.weight)
@@ -131,10 +131,26 @@ class CascadedAttention(nn.Module):
         x = x.reshape(n, rows, columns, -1, h, w).permute(0, 3, 1, 4, 2, 5)
         return x.contiguous().reshape(n, -1, rows * h, columns * w)[:, :, :height, :width]
 
+    def fold(self) -> nn.Module:
+        self.bias = BiasOfEachHead(self.bias().detach())
+        return self
+
     def logical_shapes(self) -> dict[str, tuple[int, ...]]:
         """The projection takes the heads one after the other."""
-        channels, heads = self.proj.conv.out_channels, len(self.heads)
+        heads = len(self.heads)
+        channels = self.get_parameter("proj.conv.weight").shape[0]
         return {"proj.conv.weight": (channels, heads, channels // heads, 1, 1)}
+
+
+class BiasOfEachHead(nn.Module):
+    """``FixedBias`` as one tensor for each head, which an export keeps as they are."""
+
+    def __init__(self, biases: torch.Tensor) -> None:
+        super().__init__()
+        self.biases = nn.ParameterList(bias.clone() for bias in biases)
+
+    def forward(self) -> list[torch.Tensor]:
+        return list(self.biases)
 
 
 class CascadedHead(nn.Module):

@@ -101,7 +101,7 @@ class ReducedAttention(nn.Module):
 
 
 def pool(x: torch.Tensor) -> torch.Tensor:
-    """``adaptive_avg_pool2d`` to 7x7; two products with matrices for sizes that ONNX cannot pool."""
+    """``adaptive_avg_pool2d`` to 7x7; products with matrices where ONNX cannot pool."""
     height, width = x.shape[2:]
     if height % POOLED_SIDE == 0 and width % POOLED_SIDE == 0:
         return functional.avg_pool2d(x, (height // POOLED_SIDE, width // POOLED_SIDE))
