@@ -36,7 +36,7 @@ class IdentitySpec(LayerSpec):
 
 
 def _elastic(layer: type[Layer]) -> type[LayerSpec]:
-    """The spec of a layer class: its own fields, each of one value or of a list of them."""
+    """The spec of a layer class: its own fields, most of one value or of a list of them."""
     fields: dict[str, Any] = {}
     for name, info in layer.model_fields.items():
         if name == "kind":
@@ -46,7 +46,8 @@ def _elastic(layer: type[Layer]) -> type[LayerSpec]:
             if info.metadata:
                 one = Annotated[(one, *info.metadata)]
             many: Any = Annotated[tuple[one, ...], Field(min_length=1)]
-            fields[name] = (one | many, ... if info.is_required() else info.default)
+            given = one if name in layer.fixed else one | many
+            fields[name] = (given, ... if info.is_required() else info.default)
     return create_model(
         f"{layer.__name__}Spec", __base__=LayerSpec, __doc__=layer.__doc__, **fields
     )

@@ -16,6 +16,19 @@ PUBLISHED = {  # parameters with two heads, before folding; GMACs at 224 px (fam
     "efficientformer_v2_s1": (6_185_560, 0.65),
     "efficientformer_v2_s2": (12_710_112, 1.25),
     "efficientformer_v2_l": (26_322_288, 2.56),
+    "efficientvit_m0": (2_349_436, 0.079),
+    "efficientvit_m1": (2_980_560, 0.167),
+    "efficientvit_m2": (4_187_554, 0.201),
+    "efficientvit_m3": (6_900_722, 0.263),
+    "efficientvit_m4": (8_804_228, 0.299),
+    "efficientvit_m5": (12_473_772, 0.522),
+    "pvt_v2_b0": (3_666_760, 0.566),
+    "pvt_v2_b1": (14_009_000, 2.108),
+    "pvt_v2_b2": (25_362_856, 4.027),
+    "pvt_v2_b2_linear": (22_553_512, 3.889),
+    "pvt_v2_b3": (45_238_696, 6.897),
+    "pvt_v2_b4": (62_556_072, 10.101),
+    "pvt_v2_b5": (81_956_008, 11.717),
 }
 
 
@@ -45,11 +58,26 @@ def test_published_parameters_and_macs(name):
     assert size.macs == pytest.approx(gigamacs * 1e9, rel=0.02)
 
 
-HEAVY = ("efficientformer_v1_l3", "efficientformer_v1_l7")
+HEAVY = (
+    "efficientformer_v1_l3",
+    "efficientformer_v1_l7",
+    "efficientvit_m3",
+    "efficientvit_m4",
+    "efficientvit_m5",
+    "pvt_v2_b1",
+    "pvt_v2_b2",
+    "pvt_v2_b2_linear",
+    "pvt_v2_b3",
+    "pvt_v2_b4",
+    "pvt_v2_b5",
+)
 
 
 def timm_name(name):
-    return name.replace("former_v1", "former").replace("former_v2", "formerv2")
+    new_names = {"former_v1": "former", "former_v2": "formerv2", "_linear": "_li"}
+    for ours, theirs in new_names.items():
+        name = name.replace(ours, theirs)
+    return name
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The supernet against independent oracles: masking, the extracted network, its gradients."""
 
+import itertools
 from functools import partial
 from itertools import pairwise
 
@@ -54,7 +55,52 @@ TOKENS = {
     "head": {"kind": "token_classifier"},
 }  # fmt: skip
 
-SPACES = {each["name"]: SearchSpace.model_validate(each) for each in (SPACE, TOKENS)}
+CASCADE = {
+    "name": "cascade",
+    "input_size": 32,
+    "classes": 5,
+    "stem": {"kind": "deep_conv_stem"},
+    "stages": [
+        {"width": [16, 24], "blocks": [{
+            "ffn": ["identity", {"kind": "depthwise_ffn", "expansion": [1, 1.5, 2]}],
+            "attention": ["identity", {
+                "kind": "cascaded_attention", "heads": 4, "key_dim": [2, 4], "kernels": "5-3"}]}]},
+        {"width": [12, 16, 24], "downsample": {"kind": "patch_merging", "expansion": [1, 2]}},
+    ],
+    "head": {"kind": "pooled_classifier"},
+}  # fmt: skip
+
+WINDOWS = {  # of 3 pixels on maps of 8, which are padded to 9; of 2 on maps of 2
+    **CASCADE,
+    "name": "windows",
+    "input_size": [8, 32],
+    "stem": {"kind": "conv_stem"},
+    "stages": [{"width": [12, 24], "blocks": [{"attention": ["identity", {
+        "kind": "cascaded_attention", "heads": 3, "key_dim": 2, "kernels": "3", "window": 3}]}]}],
+}  # fmt: skip
+
+_FEW = {"kind": "reduced_attention", "heads": [1, 2], "head_dim": [2, 4]}
+_MLP = {"kind": "token_ffn", "expansion": [1, 1.5, 2]}
+REDUCED = {
+    "name": "reduced",
+    "input_size": 32,
+    "classes": 5,
+    "stem": {"kind": "patch_stem"},
+    "stages": [
+        {"width": [8, 12], "blocks": [
+            {"attention": ["identity", {**_FEW, "reduction": 2}], "ffn": ["identity", _MLP]},
+            {"attention": ["identity", {**_FEW, "pooled": True}],
+             "ffn": ["identity", {**_MLP, "rectified": True}]}]},
+        {"width": [8, 16], "downsample": {"kind": "patch_downsample"}, "blocks": [
+            {"attention": ["identity", _FEW]}]},
+    ],
+    "head": {"kind": "token_classifier", "distillation": False, "epsilon": 1e-6},
+}  # fmt: skip
+
+SPACES = {
+    each["name"]: SearchSpace.model_validate(each)
+    for each in (SPACE, TOKENS, CASCADE, WINDOWS, REDUCED)
+}
 
 
 @pytest.fixture(params=SPACES)
@@ -107,11 +153,11 @@ def head_channels(heads, dim, widest_dim):
     return torch.cat([torch.arange(dim) + head * widest_dim for head in range(heads)])
 
 
-def kept_axes(layer, widest, shape, name):
+def kept_axes(layer, widest, shape, name):  # noqa: C901 - one case for each kind
     """For each axis of the widest layer's tensor the indices that stay, from the paper's text."""
     here, there = channels(layer, "in"), None
     leaf = name.split(".")[0]
-    if layer.kind in ("classifier", "token_classifier"):
+    if layer.kind in ("classifier", "token_classifier", "pooled_classifier"):
         return [here] if leaf == "norm" else [torch.arange(layer.classes), here]
     there = channels(layer, "out")
     if layer.kind == "conv_stem":
@@ -122,6 +168,39 @@ def kept_axes(layer, widest, shape, name):
         return {"fc1": [hidden, here], "fc2": [there, hidden], "scale": [here], "mixer": [here]}[
             leaf
         ]
+    if layer.kind in ("patch_stem", "patch_downsample"):
+        return {"conv": [there, here], "norm": [there], "norm_before": [here]}[leaf]
+    if layer.kind == "token_ffn":
+        hidden = torch.arange(layer.hidden)
+        return {"norm": [here], "fc1": [hidden, here], "mid": [hidden], "fc2": [here, hidden]}[leaf]
+    if layer.kind == "reduced_attention":
+        inner = head_channels(layer.heads, layer.head_dim, widest.head_dim)
+        return {
+            "q": [inner, here], "k": [inner, here], "v": [inner, here], "proj": [here, inner],
+            "reduce": [here, here], "norm": [here], "norm_reduced": [here],
+        }[leaf]  # fmt: skip
+    if layer.kind == "deep_conv_stem":
+        widths = [here, *(torch.arange(layer.out_channels // share) for share in (8, 4, 2, 1))]
+        step = int(leaf.removeprefix("conv"))
+        return [widths[step], widths[step - 1]]
+    if layer.kind == "depthwise_ffn":
+        hidden = torch.arange(layer.hidden)
+        return {"depthwise": [here], "fc1": [hidden, here], "fc2": [here, hidden]}[leaf]
+    if layer.kind == "patch_merging":
+        hidden = torch.arange(layer.hidden)
+        return {
+            "conv1": [hidden, here], "conv2": [hidden], "conv3": [there, hidden],
+            "squeeze": [here, hidden], "excite": [hidden, here],
+        }[leaf]  # fmt: skip
+    if layer.kind == "cascaded_attention":
+        share, widest_share = layer.channels // layer.heads, widest.channels // layer.heads
+        keys, values = torch.arange(layer.key_dim), torch.arange(share)
+        if leaf != "heads":
+            columns = head_channels(layer.heads, share, widest_share)
+            return {"bias": [torch.arange(layer.heads)], "proj": [here, columns]}[leaf]
+        return {
+            "q": [keys, values], "q_local": [keys], "k": [keys, values], "v": [values, values],
+        }[name.split(".")[2]]  # fmt: skip
     if layer.kind == "conv_ffn":
         hidden = torch.arange(layer.hidden)
         return {"fc1": [hidden, here], "mid": [hidden], "fc2": [there, hidden], "scale": [here]}[
@@ -178,13 +257,20 @@ def masked_module(supernet, layer, widest, shape):
             whole = stored(supernet, layer, name)  # of the largest map
             state[name] = whole[tuple(slice(side) for side in tensor.shape)] * mask
     if hasattr(layer, "key_dim"):  # the widest divides by the root of its own key dimension
-        path = "attention.q" if layer.kind == "metablock3d" else "q.norm"
-        for leaf in ("weight", "bias"):
+        paths = {
+            "metablock3d": ["attention.q"],
+            "cascaded_attention": [f"heads.{head}.q_local.norm" for head in range(layer.heads)],
+        }.get(layer.kind, ["q.norm"])
+        for path, leaf in itertools.product(paths, ("weight", "bias")):
             state[f"{path}.{leaf}"] *= (widest.key_dim / layer.key_dim) ** 0.5
+    if layer.kind == "reduced_attention":
+        for leaf in ("weight", "bias"):
+            state[f"q.{leaf}"] *= (widest.head_dim / layer.head_dim) ** 0.5
     module.load_state_dict(state)
-    for norm in module.modules():
+    for name, norm in module.named_modules():
         if isinstance(norm, torch.nn.LayerNorm):
-            norm.forward = partial(masked_layer_norm, norm, len(channels(layer, "in")))
+            width = len(kept_axes(layer, widest, shape, f"{name}.weight")[0])
+            norm.forward = partial(masked_layer_norm, norm, width)
     return module
 
 
@@ -340,6 +426,19 @@ def test_a_crop_that_does_not_fit_names_layer_and_both_sizes(images):
     message = r"stem\.conv1\.conv\.weight: a corner of \(64, 3, 3, 3\) .* supernet's \(6, 3, 3, 3\)"
     with pytest.raises(ValueError, match=message):
         supernet(images, stranger)
+
+
+def test_what_no_corner_of_the_weights_can_be_is_no_choice():
+    attention = {"kind": "cascaded_attention", "heads": 3, "kernels": ["3", "5"]}
+    with pytest.raises(ValueError, match=r"kernels\n  Input should be a valid string"):
+        with_first_stage(blocks=[{"attention": attention}])
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused():
+    attention = {"kind": "cascaded_attention", "heads": 3}
+    message = r"stage1\.block1\.attention: the width must be a multiple of 3 \(heads\), got 8"
+    with pytest.raises(ValueError, match=message):
+        with_first_stage(blocks=[{"attention": attention}])
 
 
 def test_a_layer_between_the_options_of_the_space_is_refused(images):

@@ -9,7 +9,7 @@ from typing import ParamSpec
 from torch import nn
 
 from nas import layers
-from nas.blocks import efficientformer_v1, efficientformer_v2
+from nas.blocks import efficientformer_v1, efficientformer_v2, efficientvit, pvt_v2
 from nas.layers import Layer, Shape
 
 Arguments = ParamSpec("Arguments")
@@ -83,6 +83,61 @@ def constructor(layer: Layer, input_shape: Shape) -> partial[nn.Module]:
                 layer.in_channels,
                 layer.classes,
                 distillation=layer.distillation,
+                epsilon=layer.epsilon,
+            )
+        case _:
+            return _efficientvit(layer, map_size)
+
+
+def _efficientvit(layer: Layer, map_size: tuple[int, int]) -> partial[nn.Module]:
+    match layer:
+        case layers.DeepConvStem():
+            return _call(
+                efficientvit.DeepConvStem, layer.in_channels, layer.out_channels, layer.activation
+            )
+        case layers.DepthwiseFFN():
+            return _call(efficientvit.DepthwiseFFN, layer.channels, layer.hidden, layer.activation)
+        case layers.CascadedAttention():
+            return _call(
+                efficientvit.CascadedAttention,
+                layer.channels,
+                key_dim=layer.key_dim,
+                kernels=layer.head_kernels,
+                map_size=map_size,
+                window=layer.window,
+                act=layer.activation,
+            )
+        case layers.PatchMerging():
+            return _call(
+                efficientvit.PatchMerging,
+                *(layer.in_channels, layer.hidden, layer.out_channels, layer.activation),
+            )
+        case layers.PooledClassifier():
+            return _call(efficientvit.PooledClassifier, layer.in_channels, layer.classes)
+        case _:
+            return _pvt_v2(layer)
+
+
+def _pvt_v2(layer: Layer) -> partial[nn.Module]:
+    match layer:
+        case layers.PatchStem():
+            return _call(pvt_v2.PatchStem, layer.in_channels, layer.out_channels)
+        case layers.PatchDownsample():
+            return _call(pvt_v2.PatchDownsample, layer.in_channels, layer.out_channels)
+        case layers.ReducedAttention():
+            return _call(
+                pvt_v2.ReducedAttention,
+                layer.channels,
+                heads=layer.heads,
+                head_dim=layer.head_dim,
+                reduction=layer.reduction,
+                pooled=layer.pooled,
+            )
+        case layers.TokenFFN():
+            return _call(
+                pvt_v2.TokenFFN,
+                *(layer.channels, layer.hidden, layer.activation),
+                rectified=layer.rectified,
             )
         case _:
             raise TypeError(f"no module for layers of kind '{layer.kind}'")

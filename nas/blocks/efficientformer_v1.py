@@ -162,9 +162,11 @@ class Attention(nn.Module):
 class TokenClassifier(Classifier):
     """(N, C, H, W) to logits (N, classes), with a LayerNorm of each pixel before the mean."""
 
-    def __init__(self, channels: int, classes: int, *, distillation: bool) -> None:
+    def __init__(
+        self, channels: int, classes: int, *, distillation: bool, epsilon: float = 1e-5
+    ) -> None:
         super().__init__(channels, classes, distillation=distillation)
-        self.norm = nn.LayerNorm(channels)
+        self.norm = nn.LayerNorm(channels, eps=epsilon)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.permute(0, 2, 3, 1)  # (N, H, W, C)

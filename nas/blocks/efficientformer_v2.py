@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nas.blocks.norm import ConvNorm, Scale, activation, fold_scale
+from nas.blocks.norm import ConvNorm, Scale, activation, fold_norm_before, fold_scale
 from nas.blocks.relative_bias import RelativeBias
 
 
@@ -204,14 +204,8 @@ class Classifier(nn.Module):
     def fold(self) -> nn.Module:
         """Norm and heads become one linear layer after the global mean."""
         self.average_heads()
-        norm = self.norm
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        weight, bias = self.head.weight, self.head.bias
-        factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        self.head.weight = nn.Parameter(weight * factor)
-        self.head.bias = nn.Parameter(bias + weight @ (norm.bias - norm.running_mean * factor))
+        assert isinstance(self.norm, nn.BatchNorm2d)
+        fold_norm_before(self.norm, self.head)
         self.norm = nn.Identity()
         return self
 

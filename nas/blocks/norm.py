@@ -8,7 +8,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class ConvNorm(nn.Module):
-    """Convolution (with bias, "same" padding) and BatchNorm: (N, C, H, W) to (N, C', H', W')."""
+    """Convolution ("same" padding) and BatchNorm: (N, C, H, W) to (N, C', H', W')."""
 
     def __init__(
         self,
@@ -18,10 +18,14 @@ class ConvNorm(nn.Module):
         kernel: int = 1,
         stride: int = 1,
         groups: int = 1,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups
+            *(in_channels, out_channels, kernel, stride),
+            padding=kernel // 2,
+            groups=groups,
+            bias=bias,
         )
         self.norm = nn.BatchNorm2d(out_channels)
 
@@ -52,6 +56,16 @@ def fold_scale(conv: nn.Module, scale: nn.Module) -> nn.Conv2d:
     conv.weight = nn.Parameter(conv.weight * scale.gamma[:, None, None, None])
     conv.bias = nn.Parameter(conv.bias * scale.gamma)
     return conv
+
+
+def fold_norm_before(norm: nn.BatchNorm1d | nn.BatchNorm2d, linear: nn.Linear) -> None:
+    """Put a norm's evaluation into the weights of the linear layer behind it, in place."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = linear.weight, linear.bias
+    factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    linear.weight = nn.Parameter(weight * factor)
+    linear.bias = nn.Parameter(bias + weight @ (norm.bias - norm.running_mean * factor))
 
 
 def activation(name: str) -> nn.Module:

@@ -9,8 +9,16 @@ import torch
 from torch import nn
 
 from nas.architecture import Architecture
+from nas.deploy import timm_efficientvit
 from nas.errors import UserError
-from nas.layers import Layer, MetaBlock3D, TokenClassifier
+from nas.layers import (
+    DeepConvStem,
+    Layer,
+    MetaBlock3D,
+    PatchStem,
+    ReducedAttention,
+    TokenClassifier,
+)
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -50,6 +58,27 @@ _EFFICIENTFORMER_V2: Rules = (
     (r"(?<=\.)norm\.(?=[a-z_]+$)", r"bn."),  # timm's name of a norm behind a convolution
 )
 
+_PVT_V2: Rules = (
+    (r"^stem\.conv\.", r"patch_embed.proj."),
+    (r"^stem\.", r"patch_embed."),
+    (r"^head\.norm\.", r"stages.3.norm."),
+    (r"^head\.head\.", r"head."),
+    (r"^stage2\.downsample\.norm_before\.", r"stages.0.norm."),
+    (r"^stage3\.downsample\.norm_before\.", r"stages.1.norm."),
+    (r"^stage4\.downsample\.norm_before\.", r"stages.2.norm."),
+    (r"^stage(\d+)\.downsample\.conv\.", r"stages.\1.downsample.proj."),
+    (r"^stage(\d+)\.downsample\.", r"stages.\1.downsample."),
+    (r"^stage(\d+)\.block(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"\.attention\.norm\.", r".norm1."),
+    (r"\.ffn\.norm\.", r".norm2."),
+    (r"\.attention\.[kv]\.", r".attn.kv."),
+    (r"\.attention\.reduce\.", r".attn.sr."),
+    (r"\.attention\.norm_reduced\.", r".attn.norm."),
+    (r"\.attention\.", r".attn."),
+    (r"\.ffn\.mid\.", r".mlp.dwconv."),
+    (r"\.ffn\.", r".mlp."),
+)
+
 
 def load_timm_state_dict(
     network: nn.Module, architecture: Architecture, state_dict: Mapping[str, torch.Tensor]
@@ -64,18 +93,20 @@ def load_timm_state_dict(
     given = {key: tensor for key, tensor in state_dict.items() if not _is_index(key)}
     names = _timm_names(architecture, network)
     layers = {layer.slot: layer for layer in architecture.layers}
+    orders = timm_efficientvit.channel_orders(architecture)
     parts = {}
     for name, own in network.state_dict().items():
         key = names[name]
         if key not in given:
             raise _mismatch(architecture, f"'{key}' is missing (our '{name}')")
         part = _part(name, given[key], layers)
+        part = timm_efficientvit.own_part(name, part, layers)
         if part.numel() != own.numel() or not _same_layout(part, own):
             raise _mismatch(
                 architecture,
                 f"'{key}' is {tuple(given[key].shape)}, ours takes {tuple(own.shape)}",
             )
-        parts[name] = part.reshape(own.shape)
+        parts[name] = timm_efficientvit.reordered(name, part.reshape(own.shape), orders)
     for key in given:
         if key not in names.values():
             raise _mismatch(architecture, f"'{key}' has no place in it")
@@ -84,13 +115,15 @@ def load_timm_state_dict(
 
 def _timm_names(architecture: Architecture, network: nn.Module) -> dict[str, str]:
     """The name in timm of each of our tensors; several of ours may be parts of one there."""
-    has_tokens = isinstance(architecture.layers[-1], TokenClassifier)
-    rules = _EFFICIENTFORMER_V1 if has_tokens else _EFFICIENTFORMER_V2
+    rules = _rules(architecture)
     turns = _turns(architecture)
 
     def count_from_zero(found: re.Match[str]) -> str:
         stage, block = int(found[1]), int(found[2])
-        return f"stages.{stage - 1}.blocks.{block - 1 + (block >= turns.get(stage, block + 1))}."
+        index = block - 1 + (block >= turns.get(stage, block + 1))
+        if rules is timm_efficientvit.RULES and stage > 1:
+            index -= 1  # our first block is a part of timm's downsampling
+        return f"stages.{stage - 1}.blocks.{index}."
 
     names = {}
     for name in network.state_dict():
@@ -102,6 +135,15 @@ def _timm_names(architecture: Architecture, network: nn.Module) -> dict[str, str
             r"^stages\.(\d+)\.d", lambda found: f"stages.{int(found[1]) - 1}.d", key
         )
     return names
+
+
+def _rules(architecture: Architecture) -> Rules:
+    first, last = architecture.layers[0], architecture.layers[-1]
+    if isinstance(first, DeepConvStem):
+        return timm_efficientvit.RULES
+    if isinstance(first, PatchStem):
+        return _PVT_V2
+    return _EFFICIENTFORMER_V1 if isinstance(last, TokenClassifier) else _EFFICIENTFORMER_V2
 
 
 def _turns(architecture: Architecture) -> dict[int, int]:
@@ -117,7 +159,9 @@ def _turns(architecture: Architecture) -> dict[int, int]:
 def _part(name: str, tensor: torch.Tensor, layers: Mapping[str, Layer]) -> torch.Tensor:
     """The rows of timm's fused qkv that are our q, k or v; any other tensor as it is."""
     slot, _, path = name.partition(".attention.")
-    layer = layers.get(slot)
+    layer = layers.get(slot) or layers.get(f"{slot}.attention")
+    if isinstance(layer, ReducedAttention) and path[:2] in ("k.", "v."):
+        return tensor.chunk(2)["kv".index(path[0])]
     if not isinstance(layer, MetaBlock3D) or path[:2] not in ("q.", "k.", "v."):
         return tensor
     dims = (layer.key_dim, layer.key_dim, layer.value_dim)

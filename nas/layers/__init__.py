@@ -16,6 +16,14 @@ from nas.layers.efficientformer_v2 import (
     ConvFFN,
     ConvStem,
 )
+from nas.layers.efficientvit import (
+    CascadedAttention,
+    DeepConvStem,
+    DepthwiseFFN,
+    PatchMerging,
+    PooledClassifier,
+)
+from nas.layers.pvt_v2 import PatchDownsample, PatchStem, ReducedAttention, TokenFFN
 
 LAYERS: dict[str, type[Layer]] = {
     layer.model_fields["kind"].default: layer
@@ -29,6 +37,15 @@ LAYERS: dict[str, type[Layer]] = {
         MetaBlock4D,
         MetaBlock3D,
         TokenClassifier,
+        DeepConvStem,
+        DepthwiseFFN,
+        CascadedAttention,
+        PatchMerging,
+        PooledClassifier,
+        PatchStem,
+        PatchDownsample,
+        ReducedAttention,
+        TokenFFN,
     )
 }
 
@@ -45,14 +62,23 @@ __all__ = [
     "AnyLayer",
     "Attention4D",
     "AttentionDownsample",
+    "CascadedAttention",
     "Classifier",
     "ConvDownsample",
     "ConvFFN",
     "ConvStem",
+    "DeepConvStem",
+    "DepthwiseFFN",
     "Layer",
     "MapMisfitError",
     "MetaBlock3D",
     "MetaBlock4D",
+    "PatchDownsample",
+    "PatchMerging",
+    "PatchStem",
+    "PooledClassifier",
+    "ReducedAttention",
     "Shape",
     "TokenClassifier",
+    "TokenFFN",
 ]

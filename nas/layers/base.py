@@ -34,6 +34,9 @@ class Layer(Value):
     descending: ClassVar[frozenset[str]] = frozenset()
     """Fields of which a larger value is cheaper, such as an attention's stride."""
 
+    fixed: ClassVar[frozenset[str]] = frozenset()
+    """Fields that cannot be a choice: no corner of one option's weights is another option."""
+
     slot: Annotated[str, Field(pattern=rf"^{NAME}(\.{NAME})*$")]
     kind: str
 

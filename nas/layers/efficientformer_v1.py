@@ -55,6 +55,7 @@ class TokenClassifier(Layer):
     in_channels: Positive
     classes: Annotated[int, Field(gt=1)]
     distillation: bool = True
+    epsilon: Annotated[float, Field(gt=0)] = 1e-5
 
     def output_shape(self, input_shape: Shape) -> Shape:
         self.require_channels(input_shape, self.in_channels)

@@ -38,6 +38,36 @@ PAIRS = {  # two layers of one structure and other widths, with their input shap
         ({"channels": 8, "expansion": 2, **HEADS}, (8, 3, 4)),
         ({"channels": 12, "expansion": 3.5, **HEADS}, (12, 3, 4)),
     ),
+    "deep_conv_stem": (({"out_channels": 8}, (3, 32, 32)), ({"out_channels": 24}, (3, 16, 16))),
+    "depthwise_ffn": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 1.5}, (12, 4, 5)),
+    ),
+    "cascaded_attention": (
+        ({"channels": 8, "heads": 2, "window": 3}, (8, 4, 5)),
+        ({"channels": 12, "heads": 2, "window": 3}, (12, 4, 5)),
+    ),
+    "patch_merging": (
+        ({"in_channels": 8, "out_channels": 12}, (8, 6, 6)),
+        ({"in_channels": 12, "out_channels": 8, "expansion": 3}, (12, 7, 7)),
+    ),
+    "pooled_classifier": (
+        ({"in_channels": 8, "classes": 5}, (8, 3, 3)),
+        ({"in_channels": 12, "classes": 7}, (12, 2, 2)),
+    ),
+    "patch_stem": (({"out_channels": 8}, (3, 32, 32)), ({"out_channels": 24}, (3, 16, 16))),
+    "patch_downsample": (
+        ({"in_channels": 8, "out_channels": 12}, (8, 6, 6)),
+        ({"in_channels": 16, "out_channels": 8}, (16, 8, 8)),
+    ),
+    "reduced_attention": (
+        ({"channels": 8, "heads": 2, "head_dim": 4, "reduction": 2}, (8, 4, 6)),
+        ({"channels": 12, "heads": 2, "head_dim": 4, "reduction": 2}, (12, 4, 6)),
+    ),
+    "token_ffn": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 3.5}, (12, 4, 4)),
+    ),
     "token_classifier": (
         ({"in_channels": 8, "classes": 5}, (8, 3, 3)),
         ({"in_channels": 12, "classes": 7}, (12, 2, 2)),
@@ -87,7 +117,7 @@ def test_folding_changes_nothing(kind):
         torch.testing.assert_close(fold(module)(x), module(x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["attention4d", "metablock3d"])
+@pytest.mark.parametrize("kind", ["attention4d", "metablock3d", "cascaded_attention"])
 def test_every_tensor_of_a_random_module_matters(kind):
     layer, shape = made(kind, 0)
     x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
@@ -95,6 +125,7 @@ def test_every_tensor_of_a_random_module_matters(kind):
     # they add the same to all logits of a query, which softmax drops
     shifts = {"k.conv.bias", "k.norm.bias", "k.norm.running_mean", "talking_head1.bias"}
     shifts |= {"attention.k.bias"}
+    shifts |= {f"heads.{head}.{shift}" for head in range(2) for shift in tuple(shifts)}
     with torch.no_grad():
         expected = module(x)
         for name, tensor in module.state_dict(keep_vars=True).items():
