@@ -86,7 +86,7 @@ def trained(name: str, arguments: argparse.Namespace) -> tuple[Run, Dataset]:
     space = SearchSpace.load(arguments.space)
     space = SearchSpace.model_validate({**space.model_dump(exclude_defaults=True), **in_space})
     data = DataSettings(spec=arguments.data, limit=12_500, search_share=0.2)
-    dataset = data.load(space.one_size)
+    dataset = data.load(space.largest_size)
     path = arguments.out / name.replace(" ", "_")
     try:
         run = Run.open(path)

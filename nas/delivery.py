@@ -325,7 +325,7 @@ def slim_run(
     doubts = [doubt for kind in judge(table.validation) for doubt in kind]
     if doubts:
         bar.say(f"{table.path} is used although {'; '.join(doubts)}")
-    dataset = run.data.load(space.one_size)
+    dataset = run.data.load(space.largest_size)
     run.require_images(dataset)
     workshop = Workshop(
         space,
