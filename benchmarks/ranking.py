@@ -136,11 +136,13 @@ def trained_on(run: Run, dataset: Dataset, check: Check) -> float:
                 "learning_rate": check.recipe.learning_rate / 2,
             }
         )
-        network = inherited_network(supernet, compared.architecture, dataset.train)
-        training = Standalone(network, dataset, recipe)
+        architecture = compared.architecture
+        network = inherited_network(supernet, architecture, dataset.train)
+        training = Standalone(architecture, network, dataset, recipe)
         while not training.is_finished:
             training.run_epoch()
-        found.append(accuracy(training.delivered, dataset.search))
+        judges = dataset.search.at(architecture.input_size)
+        found.append(accuracy(training.delivered, judges))
         path.write_text(json.dumps(found))
     return float(np.mean(found) - np.mean([one.mean_alone for one in check.compared]))
 
