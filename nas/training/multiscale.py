@@ -32,6 +32,7 @@ class MultiScale(nn.Module):
         # beside the modules, not among them: they hold no weights
         self._plain = tuple(plain.items())
         self.weights = build(architecture.with_input_size(max(resolutions)))
+        self.weights.to(next(network.parameters()))
         whole = self.weights.state_dict()
         for module in plain.values():
             for name, tensor in module.state_dict().items():
