@@ -91,7 +91,7 @@ def table_of(space: SearchSpace, path: Path) -> LatencyTable:
 def trained(space: SearchSpace, arguments: argparse.Namespace) -> Run:
     """The run, trained on 10,000 images if it is not yet."""
     data = DataSettings(spec=arguments.data, limit=10_000)
-    dataset = data.load(space.one_size)
+    dataset = data.load(space.largest_size)
     path = arguments.out / "run"
     try:
         run = Run.open(path)

@@ -86,7 +86,7 @@ def trained(name: str, arguments: argparse.Namespace) -> tuple[Run, Dataset]:
     space = SearchSpace.load(arguments.space)
     space = SearchSpace.model_validate({**space.model_dump(exclude_defaults=True), **in_space})
     data = DataSettings(spec=arguments.data, limit=12_500, search_share=0.2)
-    dataset = data.load(space.one_size)
+    dataset = data.load(space.largest_size)
     path = arguments.out / name.replace(" ", "_")
     try:
         run = Run.open(path)
@@ -136,11 +136,13 @@ def trained_on(run: Run, dataset: Dataset, check: Check) -> float:
                 "learning_rate": check.recipe.learning_rate / 2,
             }
         )
-        network = inherited_network(supernet, compared.architecture, dataset.train)
-        training = Standalone(network, dataset, recipe)
+        architecture = compared.architecture
+        network = inherited_network(supernet, architecture, dataset.train)
+        training = Standalone(architecture, network, dataset, recipe)
         while not training.is_finished:
             training.run_epoch()
-        found.append(accuracy(training.delivered, dataset.search))
+        judges = dataset.search.at(architecture.input_size)
+        found.append(accuracy(training.delivered, judges))
         path.write_text(json.dumps(found))
     return float(np.mean(found) - np.mean([one.mean_alone for one in check.compared]))
 

@@ -54,6 +54,10 @@ Teacher = Annotated[
     str | None,
     typer.Option("--teacher", help="Who to learn from: ARCHITECTURE:WEIGHTS, or an ONNX file."),
 ]
+Resolutions = Annotated[
+    str | None,
+    typer.Option("--resolutions", help="Of batches, such as 48,64,80: larger ones, fewer images."),
+]
 Device = Annotated[str, typer.Option("--device", help="What to measure on, such as cpu.")]
 RuntimeName = Annotated[str, typer.Option("--runtime", help="What executes the network.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of one inference.")]
@@ -253,6 +257,7 @@ def train_supernet(
     accumulate: Annotated[
         int | None, typer.Option("--accumulate", min=1, help="Parts of a batch, to save memory.")
     ] = None,
+    resolutions: Resolutions = None,
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", min=1e-9, max=10.0)
     ] = None,
@@ -293,6 +298,7 @@ def train_supernet(
     from nas.report.training import TrainingBar
     from nas.training.loop import train_supernet as train
     from nas.training.processes import join_processes
+    from nas.training.resolutions import reading_size
     from nas.training.run import Run
     from nas.training.settings import DataSettings, Settings
 
@@ -304,6 +310,7 @@ def train_supernet(
         epochs=epochs,
         batch_size=batch_size,
         accumulate=accumulate,
+        resolutions=_resolutions(resolutions),
         learning_rate=learning_rate,
         divergence=divergence,
         teacher=teacher,
@@ -317,7 +324,7 @@ def train_supernet(
         data_settings = DataSettings.model_validate({"spec": "digits", **images})
         settings = Settings.model_validate(recipe)
         Run.require_free(path, force=force)  # before the images are read, which may take long
-        dataset = data_settings.load(loaded.one_size)
+        dataset = data_settings.load(reading_size(loaded, settings.resolutions))
         created = Run.create(
             path,
             space=loaded.with_classes(len(dataset.classes)),
@@ -335,7 +342,7 @@ def train_supernet(
             data=opened.data.model_copy(update=images),
             settings=opened.settings.model_copy(update=recipe),
         )
-        return opened, opened.data.load(opened.space.one_size)
+        return opened, opened.data.load(opened.image_size)
 
     with join_processes(device) as processes:
         opened, dataset = processes.in_turn(go_on if resume else start, go_on)
@@ -390,7 +397,7 @@ def check_supernet(
     with Bar("checking", quiet=as_json) as bar:
         found = check(
             opened,
-            opened.data.load(opened.space.one_size),
+            opened.data.load(opened.image_size),
             recipe,
             architectures=architectures,
             seeds=seeds,
@@ -480,6 +487,7 @@ def retrain(
     teacher: Teacher = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=2)] = None,
+    resolutions: Resolutions = None,
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", min=1e-9, max=10.0)
     ] = None,
@@ -503,7 +511,12 @@ def retrain(
     loaded = Architecture.load(architecture) if architecture else None
     images = _given(spec=data, limit=limit)
     changes = _given(
-        name=recipe, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+        name=recipe,
+        epochs=epochs,
+        batch_size=batch_size,
+        resolutions=_resolutions(resolutions),
+        learning_rate=learning_rate,
+        seed=seed,
     )
     if resume:
         opened = Retraining.open(run)
@@ -755,6 +768,15 @@ def _validation(table: LatencyTable) -> dict[str, object]:
 
 def _given(**options: object) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _resolutions(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise UserError(f"--resolutions: must be pixels such as 48,64,80, got '{text}'")
+    return tuple(sorted({int(word) for word in words}))
 
 
 def _particulars(target: Target) -> list[str]:

@@ -127,15 +127,16 @@ class Workshop:
         """Accuracy on the search slice with inherited weights; the supernet stays as it is."""
         architecture = self.space.decode(assignment)
         if architecture not in self.accuracies:
+            dataset = self.dataset.at(architecture.input_size)
             network = self.supernet.extract(architecture)
             calibrate(
                 network,
-                self.dataset.train,
+                dataset.train,
                 batches=CALIBRATION_IMAGES // CALIBRATION_BATCH,
-                batch_size=min(CALIBRATION_BATCH, len(self.dataset.train)),
+                batch_size=min(CALIBRATION_BATCH, len(dataset.train)),
                 rng=np.random.default_rng(0),  # the same images for all
             )
-            self.accuracies[architecture] = accuracy(network, self.dataset.search)
+            self.accuracies[architecture] = accuracy(network, dataset.search)
             self.bar.update("networks evaluated", len(self.accuracies), self.evaluations)
         return self.accuracies[architecture]
 
@@ -151,7 +152,8 @@ class Workshop:
         model, _ = to_checked_onnx(network, architecture.input_shape)
         agreement = None
         if self.table.target.precision == "int8":
-            examples, where = take_examples(self.dataset), placement(self.table.target)
+            examples = take_examples(self.dataset.at(architecture.input_size))
+            where = placement(self.table.target)
             model, agreement = to_checked_int8(model, network, examples, where)
         (measured,) = measure(
             [model], self.table.target, rng=np.random.default_rng(0), plan=PATIENT
@@ -325,7 +327,7 @@ def slim_run(
     doubts = [doubt for kind in judge(table.validation) for doubt in kind]
     if doubts:
         bar.say(f"{table.path} is used although {'; '.join(doubts)}")
-    dataset = run.data.load(space.one_size)
+    dataset = run.data.load(run.image_size)
     run.require_images(dataset)
     workshop = Workshop(
         space,
@@ -338,7 +340,11 @@ def slim_run(
     )
     outcome = slim_to_target(workshop, target, evaluations=evaluations, strategy=strategy)
     judged = [
-        replace(row, test_accuracy=accuracy(row.delivered, dataset.test)) for row in outcome.table
+        replace(
+            row,
+            test_accuracy=accuracy(row.delivered, dataset.test.at(row.architecture.input_size)),
+        )
+        for row in outcome.table
     ]
     result = {
         "space": space.name,

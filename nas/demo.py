@@ -45,7 +45,7 @@ def run_demo(out: Path, *, quiet: bool) -> dict[str, Any]:
         )
         bar.say(f"  {len(table.rows)} layers, in {table_path}")
     data = DataSettings(spec="digits", search_share=SEARCH_SHARE)
-    dataset = data.load(space.one_size)
+    dataset = data.load(space.largest_size)
     run = Run.create(
         out / "run",
         space=space,

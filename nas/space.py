@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from nas.architecture import BUILT_IN, Architecture, find
 from nas.documents import Document, Location, Value, location_text, read_document
+from nas.errors import UserError
 from nas.grammar import AnySpec, LayerSpec, Option, Slot, Stage, Widths, as_tuple, slots
 from nas.layers import LAYERS, NAME, Layer, MapMisfitError, Shape
 
@@ -80,9 +81,27 @@ class SearchSpace(Value):
         return self.model_validate({**self.model_dump(exclude_defaults=True), "classes": classes})
 
     @property
-    def one_size(self) -> int:
-        """The side of the images, in pixels; the largest where that is a choice."""
-        return as_tuple(self.input_size)[-1]
+    def input_sizes(self) -> tuple[int, ...]:
+        """The sides that images may have, in pixels, smallest first."""
+        return as_tuple(self.input_size)
+
+    @property
+    def largest_size(self) -> int:
+        """The side of the largest images, in pixels."""
+        return self.input_sizes[-1]
+
+    @property
+    def stride(self) -> int:
+        """What input sizes must be multiples of, in pixels."""
+        return next(it for it in range(1, self.largest_size + 1) if self._takes(it))
+
+    def require_input_sizes(self, sizes: Sequence[int]) -> None:
+        """Raise UserError unless the strides divide each of ``sizes``, in pixels."""
+        for pixels in sizes:
+            if not self._takes(pixels):
+                raise UserError(
+                    f"{self.name}: input sizes must be multiples of {self.stride}, got {pixels}"
+                )
 
     def __hash__(self) -> int:
         return hash(self.to_json())
@@ -129,7 +148,7 @@ class SearchSpace(Value):
             if not 0 <= index < len(options):
                 raise ValueError(f"{self.name}: {name}: {len(options)} options, got {index}")
             values[name] = options[index]
-        pixels = int(values.get("input_size", as_tuple(self.input_size)[0]))
+        pixels = int(values.get("input_size", self.largest_size))
         widths = [
             int(values.get(f"stage{number + 1}.width", as_tuple(stage.width)[0]))
             for number, stage in enumerate(self.stages)
@@ -174,7 +193,7 @@ class SearchSpace(Value):
         return tuple(int(rng.binomial(size - 1, share)) for size in self.sizes)
 
     def uniform(self, share: float) -> Assignment:
-        """Uniform scaling: the same share, in [0, 1], of every width, expansion and depth.
+        """Uniform scaling: the same share, in [0, 1], of each width, expansion, depth and size.
 
         Of the slots of one name in a stage that may be left out, that share is kept, evenly
         spread; so each stage keeps its part of the depth.
@@ -191,8 +210,13 @@ class SearchSpace(Value):
                 indices.append(math.floor((len(options) - 1) * share + 0.5))
         return tuple(indices)
 
-    def variants(self, slot: Slot) -> Iterator[tuple[Layer | None, Shape]]:
-        """Every layer that may stand in ``slot``, with its input shape; None for leaving it out."""
+    def variants(
+        self, slot: Slot, input_sizes: Sequence[int] = ()
+    ) -> Iterator[tuple[Layer | None, Shape]]:
+        """Every layer that may stand in ``slot``, with its input shape; None for leaving it out.
+
+        Images are of each of ``input_sizes``, by default of the space's.
+        """
         here = as_tuple(self.stages[slot.stage].width)
         if slot.name == "stem":
             widths = [(self.channels, width) for width in here]
@@ -200,7 +224,7 @@ class SearchSpace(Value):
             widths = list(itertools.product(as_tuple(self.stages[slot.stage - 1].width), here))
         else:
             widths = [(width, width) for width in here]
-        for pixels in as_tuple(self.input_size):
+        for pixels in input_sizes or self.input_sizes:
             map_size = self._maps(pixels)[slot.name]
             for spec, fields in _fillings(slot):
                 for before, after in widths:
@@ -214,12 +238,16 @@ class SearchSpace(Value):
         They stand in the order of the choice ``SLOT.kind``, each with its input shape; None is
         leaving the slot out.
         """
+        return self.paths_at(self.largest_size)
+
+    def paths_at(self, pixels: int) -> Mapping[str, tuple[tuple[Layer, Shape] | None, ...]]:
+        """``paths`` for images of another size."""
         widths = [as_tuple(stage.width)[-1] for stage in self.stages]
         found: dict[str, tuple[tuple[Layer, Shape] | None, ...]] = {}
         for slot in self.slots:
             if len(slot.candidates) > 1:
                 before, after = self._before(slot, widths), widths[slot.stage]
-                shape = (before, *self._maps(self.one_size)[slot.name])
+                shape = (before, *self._maps(pixels)[slot.name])
                 layers = [
                     _layer(slot, spec, _dearest(spec), before, after, self.classes)
                     for spec in slot.candidates
@@ -303,6 +331,13 @@ class SearchSpace(Value):
             self._map_cache[pixels] = maps
         return self._map_cache[pixels]
 
+    def _takes(self, pixels: int) -> bool:
+        try:
+            self._maps(pixels)
+        except MapMisfitError:
+            return False
+        return True
+
     @cached_property
     def _map_cache(self) -> dict[int, dict[str, tuple[int, int]]]:
         return {}
@@ -328,7 +363,7 @@ class SearchSpace(Value):
             yield from _disorder(place, stage.width)
         for slot in self.slots:
             yield from _slot_complaints(slot)
-        for pixels in as_tuple(self.input_size):
+        for pixels in self.input_sizes:
             try:
                 self._maps(pixels)
             except MapMisfitError as error:

@@ -11,8 +11,7 @@ Slimmable networks: Yu et al. 2019, arXiv 1812.08928; private norms: section 3.2
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -71,16 +70,21 @@ class PlainLayer(NamedTuple):
 
 
 class Supernet(nn.Module):
-    """Shared weights of all architectures of ``space``.
+    """Shared weights of all architectures of ``space``, also on images of other ``resolutions``.
+
+    A larger resolution than the space's own adds attention biases, of offsets that smaller maps do
+    not have; all else is the same.
 
     Raises:
         ValueError: some tensor of a slot has no variant that is widest along all its axes.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: SearchSpace, resolutions: Sequence[int] = ()) -> None:
         super().__init__()
         self.space = space
+        self.resolutions = tuple(sorted({*space.input_sizes, *resolutions}))
         self._plain_layers: dict[tuple[Layer, Shape], PlainLayer] = {}
+        self._mixed: dict[int, list[tuple[str, PlainLayer]]] = {}
         self._logical: dict[str, tuple[int, ...]] = {}
         for slot in space.slots:
             self._own(slot)
@@ -89,7 +93,14 @@ class Supernet(nn.Module):
             self.register_parameter(_path_key(name), logits)
 
     def forward(self, images: torch.Tensor, architecture: Architecture) -> torch.Tensor:
-        """Logits (N, classes) of ``architecture`` for images (N, channels, H, W)."""
+        """Logits (N, classes) of ``architecture`` for images (N, channels, H, W) of its size.
+
+        Raises:
+            ValueError: the images are of another size, or a layer is not in the space.
+        """
+        if images.shape[1:] != architecture.input_shape:
+            found, wanted = tuple(images.shape[1:]), architecture.input_shape
+            raise ValueError(f"{self.space.name}: takes images of {wanted}, got {found}")
         x = images
         for layer, shape in architecture.placed():
             plain = self._plain_layer(layer, shape)
@@ -101,12 +112,13 @@ class Supernet(nn.Module):
     def mixture(self, images: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Logits (N, classes) at the largest widths, each path choice a mix of its candidates.
 
+        Images (N, channels, S, S) may be of any size that the space or ``resolutions`` name.
         ``weights`` holds a vector for each slot of ``space.paths``: how much each candidate counts.
         Gradients reach these vectors only: the layers' weights are constants here, and norms in
         training do not remember what they saw.
         """
         x = images
-        for slot, plain in self._mixed_layers:
+        for slot, plain in self._mixed_layers(images.shape[-1]):
             plain.module.train(self.training)
             views = {crop.name: self._constant(crop) for crop in plain.crops}
             inputs = (x, weights[slot]) if slot in self.space.paths else (x,)
@@ -134,7 +146,7 @@ class Supernet(nn.Module):
 
     def _own(self, slot: Slot) -> None:
         """Make the tensors that the variants of a slot take their corners from."""
-        for kind, variants in _by_kind(self.space, slot).items():
+        for kind, variants in self._variants(slot).items():
             survey = _survey(slot, kind, variants)
             for owner in dict.fromkeys(survey.owners.values()):
                 module = make_module(*owner)
@@ -150,6 +162,14 @@ class Supernet(nn.Module):
                     else:
                         self._register(key, tensor)
                         self._logical[key] = logical[name]
+
+    def _variants(self, slot: Slot) -> Mapping[str, list[tuple[Layer, Shape]]]:
+        """The layers that may stand in a slot, by kind."""
+        kinds: dict[str, list[tuple[Layer, Shape]]] = {}
+        for layer, shape in self.space.variants(slot, self.resolutions):
+            if layer is not None:
+                kinds.setdefault(layer.kind, []).append((layer, shape))
+        return kinds
 
     def _private_norms(self, module: nn.Module) -> Mapping[str, int]:
         """The width of each norm that has private copies, by its path."""
@@ -183,17 +203,19 @@ class Supernet(nn.Module):
             self._plain_layers[layer, shape] = PlainLayer(module, crops)
         return self._plain_layers[layer, shape]
 
-    @cached_property
-    def _mixed_layers(self) -> tuple[tuple[str, PlainLayer], ...]:
+    def _mixed_layers(self, pixels: int) -> Sequence[tuple[str, PlainLayer]]:
         """Each slot of the largest network with its layer, or with a MetaPath of all candidates."""
-        fixed = {layer.slot: (layer, shape) for layer, shape in self.space.largest().placed()}
-        found = []
-        for slot in self.space.slots:
-            if slot.name in self.space.paths:
-                found.append((slot.name, self._meta_path(self.space.paths[slot.name])))
-            elif slot.name in fixed:
-                found.append((slot.name, self._plain_layer(*fixed[slot.name])))
-        return tuple(found)
+        if pixels not in self._mixed:
+            largest, paths = self.space.largest(), self.space.paths_at(pixels)
+            fixed = {it[0].slot: it for it in largest.with_input_size(pixels).placed()}
+            self._mixed[pixels] = [
+                (name, self._meta_path(paths[name]))
+                if name in paths
+                else (name, self._plain_layer(*fixed[name]))
+                for name in (slot.name for slot in self.space.slots)
+                if name in paths or name in fixed
+            ]
+        return self._mixed[pixels]
 
     def _meta_path(self, candidates: Iterable[tuple[Layer, Shape] | None]) -> PlainLayer:
         modules: list[nn.Module] = []
@@ -244,14 +266,6 @@ def _norms(module: nn.Module) -> Iterator[tuple[str, int]]:
     for path, child in module.named_modules():
         if isinstance(child, NORMS):
             yield path, next(child.parameters()).shape[0]
-
-
-def _by_kind(space: SearchSpace, slot: Slot) -> Mapping[str, list[tuple[Layer, Shape]]]:
-    kinds: dict[str, list[tuple[Layer, Shape]]] = {}
-    for layer, shape in space.variants(slot):
-        if layer is not None:
-            kinds.setdefault(layer.kind, []).append((layer, shape))
-    return kinds
 
 
 class _Survey(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -41,6 +41,11 @@ class Dataset:
     test: Images
     split_sha256: str
     augmentation: Augmentation
+
+    def at(self, side: int) -> Dataset:
+        """The same images, resized to ``side`` pixels as they are served."""
+        parts = {name: getattr(self, name).at(side) for name in ("train", "search", "test")}
+        return replace(self, **parts)
 
 
 def load_dataset(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.data.augmentation import Augmentation, augment, normalise
+from nas.data.resizing import resize
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +36,17 @@ class Images(ABC):
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Images:
         """The images at these positions, in this order."""
 
+    def at(self, side: int) -> Images:
+        """The same images, resized to ``side`` pixels after they were augmented."""
+        return ResizedImages(self.labels, self, side)
+
     @abstractmethod
     def _pixels(self, requests: list[Request]) -> Iterator[Tensor]:
         """One uint8 tensor (B, 3, S, S) per request."""
 
     def batches(
         self,
-        batch_size: int,
+        batch_size: int | Sequence[int],
         *,
         rng: np.random.Generator | None = None,
         augmentation: Augmentation | None = None,
@@ -53,17 +58,18 @@ class Images(ABC):
         With ``rng`` they are shuffled, and augmented if asked for; the generator's state decides
         both, and has moved by the same amount however many batches are taken. Without it they come
         in order. ``drop_last`` drops a last batch that is not full, unless it is the only one.
+        A sequence in place of ``batch_size`` holds the size of each batch; images beyond are left.
         ``share`` (i, n) gives every n-th image of each batch, from the i-th on (from 0).
         """
         if augmentation is not None and rng is None:
             raise ValueError("batches: augmentation needs an rng")
         order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
-        parts = [
-            torch.from_numpy(order[start : start + batch_size])
-            for start in range(0, len(order), batch_size)
-        ]
-        if drop_last and len(parts) > 1 and len(parts[-1]) < batch_size:
-            parts.pop()
+        sizes = batch_size
+        if isinstance(sizes, int):
+            full, rest = divmod(len(order), sizes)
+            keeps_rest = rest > 0 and not (drop_last and full)
+            sizes = [sizes] * full + [rest] * keeps_rest
+        *parts, _ = map(torch.from_numpy, np.split(order, np.cumsum(sizes, dtype=int)))
         first, step = share
         requests = [Request(part[first::step]) for part in parts]
         if rng is not None and augmentation is not None:
@@ -97,3 +103,22 @@ class MemoryImages(Images):
                 generator = torch.Generator().manual_seed(request.seed)
                 pixels = augment(pixels, request.augmentation, generator)
             yield pixels
+
+
+@dataclass(frozen=True, eq=False)
+class ResizedImages(Images):
+    """Images that are resized as they are served."""
+
+    labels: Tensor
+    images: Images
+    side: int
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Images:
+        return self.images.subset(indices).at(self.side)
+
+    def _pixels(self, requests: list[Request]) -> Iterator[Tensor]:
+        return self.images._pixels(requests)
+
+    def _serve(self, requests: list[Request]) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self.images._serve(requests):
+            yield resize(images, self.side), labels

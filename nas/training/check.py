@@ -108,7 +108,7 @@ def check_supernet(
             network = train_alone(
                 architecture, dataset, own, report=_reporting(show, text, number, len(trainings))
             )
-            found = accuracy(network, dataset.search)
+            found = accuracy(network, dataset.search.at(architecture.input_size))
             journal.append(Finished(training=key, accuracy=found))
     except KeyboardInterrupt:
         raise UserError(

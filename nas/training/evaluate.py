@@ -56,11 +56,11 @@ def accuracy(network: nn.Module, images: Images, *, batch_size: int = 256) -> fl
 def inherited_network(
     supernet: Supernet, architecture: Architecture, training_images: Images
 ) -> nn.Module:
-    """The extracted network, calibrated; the supernet stays as it is."""
+    """The extracted network, calibrated at its input size; the supernet stays as it is."""
     network = supernet.extract(architecture)
     calibrate(
         network,
-        training_images,
+        training_images.at(architecture.input_size),
         batches=CALIBRATION_BATCHES,
         batch_size=CALIBRATION_BATCH_SIZE,
         rng=np.random.default_rng(CALIBRATION_SEED),
@@ -71,9 +71,13 @@ def inherited_network(
 def inherited_accuracy(
     supernet: Supernet, architecture: Architecture, dataset: Dataset, images: Images | None = None
 ) -> float:
-    """Accuracy with inherited weights on ``images``, by default the search slice."""
+    """Accuracy with inherited weights on ``images``, by default the search slice.
+
+    They are resized to the architecture's input size.
+    """
     network = inherited_network(supernet, architecture, dataset.train)
-    return accuracy(network, dataset.search if images is None else images)
+    judges = dataset.search if images is None else images
+    return accuracy(network, judges.at(architecture.input_size))
 
 
 def judge(supernet: Supernet, dataset: Dataset, processes: Processes = ALONE) -> dict[str, float]:
@@ -91,7 +95,7 @@ def judge(supernet: Supernet, dataset: Dataset, processes: Processes = ALONE) ->
     part = images.subset(range(processes.rank, len(images), processes.count))
     hits = torch.tensor(
         [
-            _hits(inherited_network(supernet, subnet, dataset.train), part)
+            _hits(inherited_network(supernet, subnet, dataset.train), part.at(subnet.input_size))
             for subnet in subnets.values()
         ],
         device=_device(supernet),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -12,6 +12,7 @@ import torch
 
 from nas.architecture import Architecture
 from nas.data import Dataset
+from nas.data.resizing import resize
 from nas.errors import UserError
 from nas.space import SearchSpace
 from nas.supernet import Supernet
@@ -35,6 +36,7 @@ from nas.training.paths import (
 )
 from nas.training.processes import ALONE, Processes
 from nas.training.progress import Pace, Progress, Report
+from nas.training.resolutions import Batch, BatchPlan
 from nas.training.run import Run
 from nas.training.sandwich import Losses, add_gradients, draw_subnets
 from nas.training.setbacks import MOST_SETBACKS, RATE_FACTOR, SetbackError, Watch
@@ -89,11 +91,13 @@ def train_supernet(
         ) from None
 
 
-def fresh_supernet(space: SearchSpace, *, seed: int, layer_scale: float) -> Supernet:
+def fresh_supernet(
+    space: SearchSpace, *, seed: int, layer_scale: float, resolutions: Sequence[int] = ()
+) -> Supernet:
     """A supernet with random weights that depend on ``seed`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        supernet = Supernet(space)
+        supernet = Supernet(space, resolutions)
     for name, parameter in supernet.named_parameters():
         if name.endswith("scale/gamma"):
             torch.nn.init.constant_(parameter, layer_scale)
@@ -164,7 +168,10 @@ class _Training:
         self.processes = processes
         self.mixes = settings.path_choice and bool(run.space.paths)
         self.supernet = fresh_supernet(
-            run.space, seed=settings.seed, layer_scale=settings.layer_scale
+            run.space,
+            seed=settings.seed,
+            layer_scale=settings.layer_scale,
+            resolutions=settings.resolutions,
         ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(
             self.supernet,
@@ -184,11 +191,17 @@ class _Training:
             load_optimizer(run.checkpoint_path, self.supernet, self.optimizer)
             self.epoch, self.teacher, self.accuracies = state.epoch, state.teacher, state.accuracies
             self.setbacks, self.watch = state.setbacks, Watch(run.space.classes, state.losses)
-        self.batch_size = min(settings.batch_size, len(dataset.train))
-        _require_images_for_parts(self.batch_size, settings.accumulate, processes.count)
-        self.epoch_steps = len(dataset.train) // self.batch_size
-        self.total_steps = settings.epochs * self.epoch_steps
-        self.pace = Pace(self.epoch * self.epoch_steps, self.total_steps)
+        self.plan = BatchPlan(
+            images=len(dataset.train),
+            batch_size=settings.batch_size,
+            input_size=run.space.largest_size,
+            resolutions=settings.resolutions,
+            epochs=settings.epochs,
+            seed=settings.seed,
+        )
+        smallest = min(self.plan.sizes.values())
+        _require_images_for_parts(smallest, settings.accumulate, processes.count)
+        self.pace = Pace(self.plan.first_steps[self.epoch], self.plan.total_steps)
 
     def save(self) -> None:
         """Replace the checkpoint."""
@@ -236,16 +249,18 @@ class _Training:
         started = time.monotonic()
         share = self.run.settings.distillation * self.teacher
         means, hits = self._train(share)
-        images_per_second = self.epoch_steps * self.batch_size / (time.monotonic() - started)
+        images = sum(batch.images for batch in self.plan.epoch(self.epoch))
+        images_per_second = images / (time.monotonic() - started)
         self.processes.average_statistics(self.supernet)
         if not _is_finite(self.supernet):
-            raise SetbackError("the weights are not finite", (self.epoch + 1) * self.epoch_steps)
+            step = self.plan.first_steps[self.epoch + 1]
+            raise SetbackError("the weights are not finite", step)
         self.epoch += 1
         if self.external is None:
             self.teacher = above_chance(hits, self.run.space.classes)
         self.accuracies = judge(self.supernet, self.dataset, self.processes)
         self._report(0, images_per_second, means)
-        last_step = self.epoch * self.epoch_steps - 1
+        last_step = self.plan.first_steps[self.epoch] - 1
         return {
             **{f"loss/{name}": loss for name, loss in means.items()},
             "distillation_share": share,
@@ -260,11 +275,11 @@ class _Training:
         """One pass over the training images: mean losses, and the largest's share of hits."""
         settings, space = self.run.settings, self.run.space
         order, draws = (np.random.default_rng((settings.seed, self.epoch, it)) for it in (0, 1))
+        plan = self.plan.epoch(self.epoch)
         batches = self.dataset.train.batches(
-            self.batch_size,
+            [batch.images for batch in plan],
             rng=order,
             augmentation=self.dataset.augmentation,
-            drop_last=True,
             share=(self.processes.rank, self.processes.count),
         )
         sampled = settings.path_sampling and 2 * self.epoch >= settings.epochs
@@ -272,19 +287,22 @@ class _Training:
         random_subnets = max(0, settings.random_subnets - self.mixes)  # the mixture stands for one
         sums = torch.zeros(len(Losses._fields), device=self.device)
         started = reported = time.monotonic()
-        first_step = self.epoch * self.epoch_steps
+        first_step = self.plan.first_steps[self.epoch]
+        seen = 0
         means: dict[str, float] = {}
         hits = 0.0
         self.supernet.train()
-        for number, (images, labels) in enumerate(batches, start=1):
+        for number, (batch, (images, labels)) in enumerate(zip(plan, batches, strict=True), 1):
             step = first_step + number
-            subnets = draw_subnets(space, draws, random_subnets, chances)
+            networks = [space.largest(), *draw_subnets(space, draws, random_subnets, chances)]
+            if settings.resolutions:
+                networks = [it.with_input_size(batch.resolution) for it in networks]
             part = add_in_parts(
-                partial(self._add, subnets=subnets, share=share, step=step),
+                partial(self._add, networks=networks, batch=batch, share=share, step=step),
                 images.to(self.device, memory_format=torch.channels_last, non_blocking=True),
                 labels.to(self.device, non_blocking=True),
                 parts=settings.accumulate,
-                batch_size=self.batch_size,
+                batch_size=batch.images,
             )
             losses = self.processes.add_up_gradients(self.supernet, torch.stack(part))
             set_learning_rate(self.optimizer, self._rate(step - 1))
@@ -292,12 +310,13 @@ class _Training:
             self.optimizer.zero_grad(set_to_none=True)  # what a step did not use stays as it is
             sums += losses
             self.watch.add(losses[:-1], step)  # the last one is hits
+            seen += batch.images
             now = time.monotonic()
-            if now - reported > REPORT_SECONDS or number == self.epoch_steps:
+            if now - reported > REPORT_SECONDS or number == len(plan):
                 reported = now
                 means, hits = self._means(sums, number)
-                self._report(number, number * self.batch_size / (now - started), means)
-        self.watch.read(first_step + self.epoch_steps)
+                self._report(number, seen / (now - started), means)
+        self.watch.read(first_step + len(plan))
         return means, hits
 
     def _add(
@@ -306,17 +325,19 @@ class _Training:
         labels: torch.Tensor,
         *,
         weight: float,
-        subnets: list[Architecture],
+        networks: list[Architecture],
+        batch: Batch,
         share: float,
         step: int,
     ) -> Losses:
         """Add the gradients of one step, or of a part of its images."""
         settings = self.run.settings
+        largest, *subnets = networks
         losses = add_gradients(
             self.supernet,
             images,
             labels,
-            largest=self.run.space.largest(),
+            largest=largest,
             subnets=subnets,
             distillation=share,
             divergence=settings.divergence,
@@ -328,7 +349,7 @@ class _Training:
             return losses
         mixture = add_path_gradients(
             self.supernet,
-            images,
+            resize(images, batch.resolution),
             labels,
             rng=np.random.default_rng((settings.seed, 2, step)),  # the same for all parts
             temperature=self._temperature(step - 1),
@@ -341,14 +362,14 @@ class _Training:
     def _rate(self, step: int) -> float:
         settings = self.run.settings
         return RATE_FACTOR**self.setbacks * scheduled_rate(
-            step, steps=self.total_steps, peak=settings.learning_rate, warmup=settings.warmup
+            step, steps=self.plan.total_steps, peak=settings.learning_rate, warmup=settings.warmup
         )
 
     def _temperature(self, step: int) -> float:
         settings = self.run.settings
         return scheduled_temperature(
             step,
-            steps=self.total_steps,
+            steps=self.plan.total_steps,
             start=settings.first_temperature,
             end=settings.last_temperature,
         )
@@ -361,13 +382,13 @@ class _Training:
         return means, hits
 
     def _report(self, steps: int, images_per_second: float, losses: Mapping[str, float]) -> None:
-        step = self.epoch * self.epoch_steps + steps
+        step = self.plan.first_steps[self.epoch] + steps
         self.report(
             Progress(
                 epoch=min(self.epoch + 1, self.run.settings.epochs),
                 epochs=self.run.settings.epochs,
                 step=step,
-                total_steps=self.total_steps,
+                total_steps=self.plan.total_steps,
                 images_per_second=images_per_second,
                 remaining_seconds=self.pace.remaining_seconds(step),
                 losses=losses,

@@ -10,6 +10,7 @@ from pydantic import Field
 from nas.data.rand_augment import MOST
 from nas.documents import Value
 from nas.training.precision import TrainingPrecision
+from nas.training.resolutions import Resolutions
 from nas.training.settings import Count, Settings, Share
 
 PUBLISHED_IMAGES = 100_000
@@ -27,12 +28,14 @@ class Recipe(Value):
     ``clipping`` bounds the norm of the gradient. ``averaging`` is the decay of the exponential
     moving average of the weights, which is then what is delivered; None averages nothing.
     ``layer_scale`` is where the residuals' scales start, if the weights are fresh. ``precision`` is
-    what products are computed in; by default what suits the device.
+    what products are computed in; by default what suits the device. With ``resolutions`` each batch
+    has one of them, see ``nas/training/resolutions.py``.
     """
 
     name: str
     epochs: Count
     batch_size: Annotated[int, Field(gt=1)]
+    resolutions: Resolutions = ()
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)] = 0.025
     warmup: Share = 0.1
@@ -83,6 +86,7 @@ def like_the_supernet(settings: Settings) -> Recipe:
         name="supernet",
         epochs=settings.epochs,
         batch_size=settings.batch_size,
+        resolutions=settings.resolutions,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup=settings.warmup,

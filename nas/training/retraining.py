@@ -44,6 +44,7 @@ from nas.training.evaluate import accuracy, inherited_network
 from nas.training.log import Log
 from nas.training.progress import Report
 from nas.training.recipe import RECIPES, Recipe, suitable_recipe
+from nas.training.resolutions import Resolutions, reading_size
 from nas.training.run import Run, circumstances
 from nas.training.settings import DataSettings
 from nas.training.standalone import Standalone, fresh_network
@@ -102,9 +103,9 @@ class Retraining:
         cls.require_free(path, force=force)  # before the images are read, which may take long
         known = supernet.data.model_dump() if supernet else {"spec": "digits"}
         data = DataSettings.model_validate({**known, **(images or {})})
-        dataset = data.load(architecture.input_size)
-        architecture = architecture.with_classes(len(dataset.classes))
         changes = dict(recipe or {})
+        dataset = data.load(reading_size(architecture, _resolutions(changes)))
+        architecture = architecture.with_classes(len(dataset.classes))
         name = str(changes.get("name", suitable_recipe(len(dataset.train))))
         record = Record(
             data=data,
@@ -199,7 +200,8 @@ class Retraining:
         Raises:
             UserError: they are others now.
         """
-        dataset = self.record.data.load(self.architecture.input_size)
+        size = reading_size(self.architecture, self.record.recipe.resolutions)
+        dataset = self.record.data.load(size)
         if (dataset.classes, dataset.split_sha256) != (
             self.record.classes,
             self.record.split_sha256,
@@ -309,7 +311,13 @@ def _train(
             device=device,
         )
     training = Standalone(
-        retraining.start(), dataset, record.recipe, teacher=teacher, report=report, device=device
+        architecture,
+        retraining.start(),
+        dataset,
+        record.recipe,
+        teacher=teacher,
+        report=report,
+        device=device,
     )
     if (state := retraining.state()) is not None:
         load_model(path / CHECKPOINT, training.saved)
@@ -333,9 +341,10 @@ def _train(
 
 def _result(retraining: Retraining, dataset: Dataset, network: nn.Module) -> dict[str, Any]:
     size = measure_size(retraining.architecture)
+    images = dataset.test.at(retraining.architecture.input_size)
     inherited = None
     if (retraining.path / INHERITED).exists():
-        inherited = accuracy(retraining.start().to(_device(network)), dataset.test)
+        inherited = accuracy(retraining.start().to(_device(network)), images)
     return {
         "architecture": retraining.architecture.name,
         "data": retraining.record.data.spec,
@@ -344,8 +353,8 @@ def _result(retraining: Retraining, dataset: Dataset, network: nn.Module) -> dic
         "params": size.params,
         "macs": size.macs,
         "inherited_test_accuracy": inherited,
-        "test_accuracy": accuracy(network, dataset.test),
-        "test_images": len(dataset.test),
+        "test_accuracy": accuracy(network, images),
+        "test_images": len(images),
         "paths": {
             "architecture": str(retraining.path / ARCHITECTURE),
             "weights": str(retraining.path / WEIGHTS),
@@ -367,6 +376,11 @@ def _inherit(supernet: Run, architecture: Architecture, dataset: Dataset) -> nn.
             f"{supernet.path}: its space '{supernet.space.name}' does not hold the architecture: "
             f"{error}"
         ) from None
+
+
+def _resolutions(changes: Mapping[str, object]) -> Resolutions:
+    """What the changes say; which recipe they change is known only when the images are."""
+    return Recipe.model_validate({**RECIPES["light"].model_dump(), **changes}).resolutions
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -35,6 +35,7 @@ from nas.lock import Lock
 from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training.checkpoint import PREVIOUS, DamagedError, State, load_model, read_state
+from nas.training.resolutions import reading_size
 from nas.training.settings import DataSettings, Settings
 from nas.training.teacher import Teacher, load_teacher
 
@@ -74,10 +75,11 @@ class Run:
 
         Raises:
             UserError: the folder holds something already, or cannot be written; or the settings
-                need path choice, and there is none.
+                need path choice, and there is none, or name resolutions that do not fit.
         """
         path = Path(path)
         _require_classes(space, dataset)
+        reading_size(space, settings.resolutions)
         _load_teacher(settings, space)  # before anything is written
         problem = _without_paths(space, settings)
         if problem and (settings.latency or settings.path_sampling):
@@ -155,6 +157,11 @@ class Run:
         return self._record.settings
 
     @property
+    def image_size(self) -> int:
+        """The side at which its images are read, in pixels; networks see them resized."""
+        return reading_size(self.space, self.settings.resolutions)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """What the images show."""
         return self._record.classes
@@ -227,7 +234,7 @@ class Run:
         """
         if self.finished_epochs == 0:
             raise UserError(f"{self.path}: no epoch is finished yet; {self.resume_command} goes on")
-        supernet = Supernet(self.space)
+        supernet = Supernet(self.space, self.settings.resolutions)
         with self._remedy():
             load_model(self.checkpoint_path, supernet)
         return supernet.eval()
@@ -306,7 +313,7 @@ def _load_teacher(
     if settings.teacher is None:
         return None
     return load_teacher(
-        settings.teacher, classes=space.classes, image_size=space.one_size, device=device
+        settings.teacher, classes=space.classes, image_size=space.largest_size, device=device
     )
 
 

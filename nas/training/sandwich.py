@@ -6,6 +6,7 @@ up, and the optimizer steps once.
 
 from __future__ import annotations
 
+from functools import cache, partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas.architecture import Architecture
+from nas.data.resizing import resize
 from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training.distillation import Divergence, diverge
@@ -70,10 +72,12 @@ def add_gradients(
     All learn from labels (N,). For the subnets, soft outputs of the largest replace them by the
     share ``distillation``: the loss is (1 - share) * cross-entropy + share * divergence, both means
     over the batch. A ``teacher`` takes the place of the largest, which then learns from it too.
-    ``weight`` is what the images count in a larger batch; losses are without it.
+    ``weight`` is what the images count in a larger batch; losses are without it. Images (N,
+    channels, S, S) are resized to each network's input size.
     """
     forward = in_precision(supernet, images.device, precision)
-    logits = forward(images, largest)
+    sized = cache(partial(resize, images))  # many subnets have the same size
+    logits = forward(sized(largest.input_size), largest)
     label_loss = loss = functional.cross_entropy(logits, labels)
     hits = (logits.argmax(1) == labels).float().mean()
     target = logits.detach() if teacher is None else teacher(images)  # (N, classes)
@@ -82,7 +86,7 @@ def add_gradients(
     (weight * loss).backward()  # type: ignore[no-untyped-call]
     label_losses, divergences = [], []
     for subnet in subnets:
-        logits = forward(images, subnet)
+        logits = forward(sized(subnet.input_size), subnet)
         cross_entropy = functional.cross_entropy(logits, labels)
         distance = diverge(logits, target, divergence)
         loss = (1 - distillation) * cross_entropy + distillation * distance

@@ -11,6 +11,7 @@ from nas.documents import Value
 from nas.training.distillation import Divergence
 from nas.training.latency_term import LatencyTerm
 from nas.training.precision import TrainingPrecision
+from nas.training.resolutions import Resolutions
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -29,6 +30,10 @@ class Settings(Value):
     up to those of the whole batch, but for the norms, which see one part at a time. ``precision``
     is what products are computed in; by default what suits the device.
 
+    With ``resolutions`` all networks of a step see one of them in place of their own input size,
+    and a batch holds more or fewer images, see ``nas/training/resolutions.py``. Without, each sees
+    images of its own input size, all resized from the largest.
+
     With ``path_choice``, in spaces where slots may vary in kind or be left out, a mixture of all
     candidates takes the place of one of the random subnets. Its path logits learn at a rate of
     their own, which rises and falls as the others do; the temperature of the noise falls from
@@ -46,6 +51,7 @@ class Settings(Value):
     epochs: Count = 10
     batch_size: Annotated[int, Field(gt=1)] = 64
     accumulate: Count = 1
+    resolutions: Resolutions = ()
     learning_rate: Annotated[float, Field(gt=0)] = 4e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.025
     warmup: Share = 0.1

@@ -17,14 +17,17 @@ from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.data.mixing import erase, mix, soft_targets
 from nas.data.rand_augment import RandAugment
+from nas.data.resizing import resize
 from nas.errors import UserError
 from nas.network import build
 from nas.training.distillation import diverge
 from nas.training.evaluate import accuracy, judged_images
+from nas.training.multiscale import MultiScale
 from nas.training.optimizer import make_optimizer, scheduled_rate, set_learning_rate
 from nas.training.precision import in_precision
 from nas.training.progress import Pace, Progress, Report
 from nas.training.recipe import Recipe
+from nas.training.resolutions import BatchPlan
 from nas.training.teacher import Teacher
 
 REPORT_SECONDS = 0.2
@@ -47,7 +50,7 @@ def train_alone(
 ) -> nn.Module:
     """The architecture, trained from scratch; nothing is written, no epoch is judged."""
     network = fresh_network(architecture, seed=recipe.seed, layer_scale=recipe.layer_scale)
-    training = Standalone(network, dataset, recipe, report=report)
+    training = Standalone(architecture, network, dataset, recipe, report=report)
     while not training.is_finished:
         training.run_epoch()
     return training.delivered
@@ -62,6 +65,7 @@ class Standalone:
 
     def __init__(
         self,
+        architecture: Architecture,
         network: nn.Module,
         dataset: Dataset,
         recipe: Recipe,
@@ -70,7 +74,10 @@ class Standalone:
         report: Report | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.dataset, self.recipe, self.teacher = dataset, recipe, teacher
+        self.architecture, self.dataset = architecture, dataset
+        self.recipe, self.teacher = recipe, teacher
+        if recipe.resolutions:
+            network = MultiScale(architecture, network, recipe.resolutions)
         self.device = torch.device(device)
         self.report = report or (lambda progress: None)
         self.network: nn.Module = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -79,9 +86,14 @@ class Standalone:
         self.optimizer = make_optimizer(
             self.network, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        self.batch_size = min(recipe.batch_size, len(dataset.train))
-        self.epoch_steps = len(dataset.train) // self.batch_size
-        self.total_steps = recipe.epochs * self.epoch_steps
+        self.plan = BatchPlan(
+            images=len(dataset.train),
+            batch_size=recipe.batch_size,
+            input_size=architecture.input_size,
+            resolutions=recipe.resolutions,
+            epochs=recipe.epochs,
+            seed=recipe.seed,
+        )
         self.augmentation = dataset.augmentation
         if recipe.distortions:
             distortion = RandAugment(recipe.distortions, recipe.magnitude)
@@ -91,7 +103,7 @@ class Standalone:
     def go_on_from(self, epoch: int, accuracies: Mapping[str, float]) -> None:
         """Count ``epoch`` epochs as finished, whose weights and optimizer were loaded."""
         self.epoch, self.accuracies, self.images_per_second = epoch, accuracies, 0.0
-        self.pace = Pace(epoch * self.epoch_steps, self.total_steps)
+        self.pace = Pace(self.plan.first_steps[epoch], self.plan.total_steps)
 
     @property
     def is_finished(self) -> bool:
@@ -101,7 +113,8 @@ class Standalone:
     @property
     def delivered(self) -> nn.Module:
         """The network that the training is for: the average of the weights if there is one."""
-        return self.network if self.average is None else self.average.module
+        found = self.network if self.average is None else self.average.module
+        return found.extract() if isinstance(found, MultiScale) else found
 
     @property
     def saved(self) -> nn.Module:
@@ -111,7 +124,8 @@ class Standalone:
 
     def judge(self) -> None:
         """Find the accuracy on the search slice."""
-        found = accuracy(self.delivered, judged_images(self.dataset))
+        images = judged_images(self.dataset).at(self.architecture.input_size)
+        found = accuracy(self.delivered, images)
         self.accuracies = {"search slice": found}
         self._report(0, {})
 
@@ -121,35 +135,39 @@ class Standalone:
         self.epoch += 1
         return {
             **{f"loss/{name}": loss for name, loss in means.items()},
-            "learning_rate": self._rate(self.epoch * self.epoch_steps - 1),
+            "learning_rate": self._rate(self.plan.first_steps[self.epoch] - 1),
             "images_per_second": self.images_per_second,
         }
 
     def _train(self) -> dict[str, float]:
         order, draws = (np.random.default_rng((self.recipe.seed, self.epoch, it)) for it in (0, 1))
+        plan = self.plan.epoch(self.epoch)
         batches = self.dataset.train.batches(
-            self.batch_size, rng=order, augmentation=self.augmentation, drop_last=True
+            [batch.images for batch in plan], rng=order, augmentation=self.augmentation
         )
         sums: Tensor | None = None
         started = reported = time.monotonic()
-        first_step = self.epoch * self.epoch_steps
+        first_step = self.plan.first_steps[self.epoch]
+        seen = 0
         means: dict[str, float] = {}
         self.network.train()
-        for number, (images, labels) in enumerate(batches, start=1):
+        for number, (batch, (images, labels)) in enumerate(zip(plan, batches, strict=True), 1):
+            there = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
             losses = self._step(
-                images.to(self.device, memory_format=torch.channels_last, non_blocking=True),
+                resize(there, batch.resolution),
                 labels.to(self.device, non_blocking=True),
                 self._rate(first_step + number - 1),
                 draws,
             )
             found = torch.stack(list(losses.values()))
             sums = found if sums is None else sums + found
+            seen += batch.images
             now = time.monotonic()
-            if now - reported > REPORT_SECONDS or number == self.epoch_steps:
+            if now - reported > REPORT_SECONDS or number == len(plan):
                 reported = now
                 means = dict(zip(losses, (sums / number).tolist(), strict=True))
                 self._require_finite(means)
-                self.images_per_second = number * self.batch_size / (now - started)
+                self.images_per_second = seen / (now - started)
                 self._report(number, means)
         return means
 
@@ -184,7 +202,7 @@ class Standalone:
     def _rate(self, step: int) -> float:
         recipe = self.recipe
         return scheduled_rate(
-            step, steps=self.total_steps, peak=recipe.learning_rate, warmup=recipe.warmup
+            step, steps=self.plan.total_steps, peak=recipe.learning_rate, warmup=recipe.warmup
         )
 
     def _require_finite(self, losses: Mapping[str, float]) -> None:
@@ -195,13 +213,13 @@ class Standalone:
             )
 
     def _report(self, steps: int, losses: Mapping[str, float]) -> None:
-        step = self.epoch * self.epoch_steps + steps
+        step = self.plan.first_steps[self.epoch] + steps
         self.report(
             Progress(
                 epoch=min(self.epoch + 1, self.recipe.epochs),
                 epochs=self.recipe.epochs,
                 step=step,
-                total_steps=self.total_steps,
+                total_steps=self.plan.total_steps,
                 images_per_second=self.images_per_second,
                 remaining_seconds=self.pace.remaining_seconds(step),
                 losses=losses,

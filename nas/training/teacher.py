@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nas.architecture import Architecture
 from nas.data import Images
+from nas.data.resizing import resize
 from nas.deploy.files import load_weights, read_onnx
 from nas.errors import UserError
 from nas.network import build
@@ -24,8 +25,8 @@ def load_teacher(
 ) -> Teacher:
     """The teacher that ``spec`` names: ``ARCHITECTURE:WEIGHTS``, or an ONNX file.
 
-    It sees the very images that its pupil sees, normalised as ours are (ImageNet's mean and
-    standard deviation); ONNX runs on the CPU.
+    It sees the very images that its pupil sees, resized to ``image_size`` and normalised as ours
+    are (ImageNet's mean and standard deviation); ONNX runs on the CPU.
 
     Raises:
         UserError: there is no such teacher, or it takes images of another size, or tells other
@@ -42,7 +43,7 @@ def load_teacher(
     if shape != (2, classes):
         told = f"{shape[1]} classes" if len(shape) == 2 else f"outputs of the shape {shape}"
         raise UserError(f"teacher '{spec}': must tell {classes} classes apart, has {told}")
-    return teacher
+    return lambda images: teacher(resize(images, image_size))
 
 
 def teacher_accuracy(teacher: Teacher, images: Images, *, batch_size: int = 256) -> float:

@@ -572,3 +572,34 @@ def test_a_teacher_that_does_not_fit_leaves_no_run(
             dataset=dataset,
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("sizes", "resolutions"), [([16, 32], ()), (32, (16, 32, 48))])
+def test_a_stopped_training_at_several_sizes_goes_on_as_if_nothing_had_happened(
+    tiny_space: SearchSpace,
+    data: DataSettings,
+    tmp_path: Path,
+    sizes: int | list[int],
+    resolutions: tuple[int, ...],
+) -> None:
+    space = SearchSpace.model_validate({**tiny_space.model_dump(), "input_size": sizes})
+    settings = QUICK.model_copy(update={"epochs": 2, "resolutions": resolutions})
+    dataset = data.load(max(resolutions, default=32))
+    whole, stopped = (
+        Run.create(tmp_path / name, space=space, data=data, settings=settings, dataset=dataset)
+        for name in ("whole", "stopped")
+    )
+    train_supernet(whole, dataset)
+
+    def stop(progress: Progress) -> None:
+        if progress.epoch == 2 and progress.losses and stopped.finished_epochs == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(UserError, match="epoch 1 is saved"):
+        train_supernet(stopped, dataset, report=stop)
+    again = Run.open(stopped.path)
+    assert again.image_size == max(resolutions, default=32)
+    train_supernet(again, dataset, resume=True)
+    assert_same(stopped, whole)
+    with pytest.raises(UserError, match="was started with resolutions"):
+        again.require_same(settings=settings.model_copy(update={"resolutions": (32, 64)}))

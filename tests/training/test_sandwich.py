@@ -185,3 +185,24 @@ def test_the_divergence_is_a_choice(
     together = supernet.get_parameter("head:classifier:norm/bias@16")
     expected = pupil.get_submodule("head.norm").bias.grad
     torch.testing.assert_close(together.grad, expected)  # the largest has a norm of its own there
+
+
+def test_each_subnet_sees_the_batch_at_its_own_input_size(
+    tiny_space: SearchSpace, batch: tuple[Tensor, Tensor]
+) -> None:
+    space = SearchSpace.model_validate({**tiny_space.model_dump(), "input_size": [16, 32]})
+    supernet = fresh_supernet(space, seed=0, layer_scale=0.5).double().train()
+    images, labels = batch
+    small, largest = space.smallest(), space.largest()
+    networks = [supernet.extract(it) for it in (largest, small)]
+    resized = functional.interpolate(images, (16, 16), mode="bicubic", antialias=True)
+    for network, inputs in zip(networks, (images, resized), strict=True):
+        functional.cross_entropy(network(inputs), labels).backward()
+    add_gradients(supernet, images, labels, largest=largest, subnets=[small], distillation=0.0)
+    key, corner, gradient = next(mapped_back(networks[1], small))
+    other = networks[0].get_parameter("stem.conv1.conv.weight").grad
+    assert other is not None
+    assert key == "stem:conv_stem:conv1/conv/weight"
+    expected = other.clone()
+    expected[corner] += gradient
+    torch.testing.assert_close(supernet.get_parameter(key).grad, expected)

@@ -43,7 +43,7 @@ def begun(
 ) -> tuple[Standalone, list[Tensor]]:
     """A training, and a list that fills with the weights after each step."""
     network = fresh_network(small, seed=recipe.seed, layer_scale=recipe.layer_scale)
-    training = Standalone(network, few, recipe, **options)
+    training = Standalone(small, network, few, recipe, **options)
     seen: list[Tensor] = []
     training.optimizer.register_step_post_hook(lambda *_: seen.append(weights(network)))
     return training, seen
