@@ -1,5 +1,7 @@
 """Published networks: their counts, timm's logits, folding."""
 
+import re
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from nas.blocks import make_module
 from nas.layers import MetaBlock3D
 from nas.network import build, fold, measure_size
 
-PUBLISHED = {  # parameters with two heads, before folding; GMACs at 224 px (families' papers)
+PUBLISHED = {  # parameters with all heads, before folding; GMACs at the published size (papers)
     "efficientformer_v1_l1": (12_289_928, 1.3),
     "efficientformer_v1_l3": (31_406_000, 3.9),
     "efficientformer_v1_l7": (82_229_328, 10.2),
@@ -16,6 +18,10 @@ PUBLISHED = {  # parameters with two heads, before folding; GMACs at 224 px (fam
     "efficientformer_v2_s1": (6_185_560, 0.65),
     "efficientformer_v2_s2": (12_710_112, 1.25),
     "efficientformer_v2_l": (26_322_288, 2.56),
+    # MobileViT v1 and v3 were published with MACs of a faulty profiler; these are counted by hand
+    "mobilevit_v1_xxs": (1_272_024, 0.4074),
+    "mobilevit_v1_xs": (2_317_848, 1.0259),
+    "mobilevit_v1_s": (5_578_632, 2.0008),
 }
 
 
@@ -49,7 +55,7 @@ HEAVY = ("efficientformer_v1_l3", "efficientformer_v1_l7")
 
 
 def timm_name(name):
-    return name.replace("former_v1", "former").replace("former_v2", "formerv2")
+    return re.sub("(former|mobilevit)_v1", r"\1", name).replace("_v2", "v2")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +66,7 @@ def test_logits_equal_timms_with_timms_weights(name, timm):
     architecture = nas.Architecture.load(name)
     network = nas.build(architecture).eval()
     nas.load_timm_state_dict(network, architecture, reference.state_dict())
-    images = torch.randn(1, 3, 224, 224, generator=torch.manual_seed(1))
+    images = torch.randn(1, *architecture.input_shape, generator=torch.manual_seed(1))
     with torch.inference_mode():
         expected, logits, folded = reference(images), network(images), fold(network)(images)
     scale = expected.abs().max()
@@ -77,6 +83,21 @@ def test_timm_weights_at_another_input_size(timm):
     images = torch.randn(2, 3, 96, 96, generator=torch.manual_seed(1))
     with torch.inference_mode():
         torch.testing.assert_close(network(images), reference(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (64, 96)])
+@pytest.mark.parametrize("name", ["mobilevit_v1_xxs"])
+def test_mobilevit_interpolates_maps_of_odd_sides_as_timm_does(name, height, width, timm):
+    reference = randomized(timm.create_model(timm_name(name)))
+    published = nas.Architecture.load(name)
+    architecture = nas.Architecture(input_shape=(3, height, width), layers=published.layers)
+    network = nas.build(architecture).eval()
+    nas.load_timm_state_dict(network, architecture, reference.state_dict())
+    images = torch.randn(2, 3, height, width, generator=torch.manual_seed(1))
+    with torch.inference_mode():
+        expected = reference(images)
+        torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(fold(network)(images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_timm_weights_of_another_network_are_refused_by_name(timm):

@@ -9,7 +9,7 @@ from typing import ParamSpec
 from torch import nn
 
 from nas import layers
-from nas.blocks import efficientformer_v1, efficientformer_v2
+from nas.blocks import efficientformer_v1, efficientformer_v2, mobilevit_v1
 from nas.layers import Layer, Shape
 
 Arguments = ParamSpec("Arguments")
@@ -83,6 +83,41 @@ def constructor(layer: Layer, input_shape: Shape) -> partial[nn.Module]:
                 layer.in_channels,
                 layer.classes,
                 distillation=layer.distillation,
+            )
+        case layers.ShortStem():
+            return _call(
+                mobilevit_v1.ShortStem, layer.in_channels, layer.out_channels, layer.activation
+            )
+        case layers.InvertedResidual():
+            return _call(
+                mobilevit_v1.InvertedResidual, layer.channels, layer.hidden, layer.activation
+            )
+        case layers.InvertedDownsample():
+            return _call(
+                mobilevit_v1.InvertedDownsample,
+                layer.in_channels,
+                layer.hidden,
+                layer.out_channels,
+                stride=layer.stride,
+                act=layer.activation,
+            )
+        case layers.MobileViTV1Block():
+            return _call(
+                mobilevit_v1.MobileViTV1Block,
+                layer.channels,
+                layer.dim,
+                layer.hidden,
+                depth=layer.depth,
+                heads=layer.heads,
+                act=layer.activation,
+            )
+        case layers.ConvClassifier():
+            return _call(
+                mobilevit_v1.ConvClassifier,
+                layer.in_channels,
+                layer.features,
+                layer.classes,
+                layer.activation,
             )
         case _:
             raise TypeError(f"no module for layers of kind '{layer.kind}'")

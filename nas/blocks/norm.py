@@ -8,7 +8,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class ConvNorm(nn.Module):
-    """Convolution (with bias, "same" padding) and BatchNorm: (N, C, H, W) to (N, C', H', W')."""
+    """Convolution ("same" padding) and BatchNorm: (N, C, H, W) to (N, C', H', W')."""
 
     def __init__(
         self,
@@ -18,10 +18,11 @@ class ConvNorm(nn.Module):
         kernel: int = 1,
         stride: int = 1,
         groups: int = 1,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups
+            in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=bias
         )
         self.norm = nn.BatchNorm2d(out_channels)
 

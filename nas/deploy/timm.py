@@ -10,7 +10,7 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.errors import UserError
-from nas.layers import Layer, MetaBlock3D, TokenClassifier
+from nas.layers import Layer, MetaBlock3D, ShortStem, TokenClassifier
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -50,6 +50,28 @@ _EFFICIENTFORMER_V2: Rules = (
     (r"(?<=\.)norm\.(?=[a-z_]+$)", r"bn."),  # timm's name of a norm behind a convolution
 )
 
+_MOBILEVIT: Rules = (
+    (r"^stage(\d+)\.downsample\.", r"stage\1.0."),
+    (r"^stage(\d+)\.block(\d+)\.[a-z0-9_]+\.", r"stage\1.\2."),
+    (r"\.fc1\.(conv|norm)\.", r".conv1_1x1.\1."),
+    (r"\.mid\.", r".conv2_kxk."),
+    (r"\.fc2\.(conv|norm)\.", r".conv3_1x1.\1."),
+    (r"\.local\.", r".conv_kxk."),
+    (r"\.enter\.", r".conv_1x1."),
+    (r"\.leave\.", r".conv_proj."),
+    (r"\.fusion\.", r".conv_fusion."),
+    (r"\.(first|second)\.", r".conv."),
+    (r"\.transformer\.layers\.", r".transformer."),
+    (r"\.transformer\.norm\.", r".norm."),
+    (r"\.attention\.[qkv]\.", r".attn.qkv."),
+    (r"\.attention\.proj\.", r".attn.proj."),
+    (r"\.fc(\d)\.(weight|bias)$", r".mlp.fc\1.\2"),
+    (r"^head\.conv\.", r"final_conv."),
+    (r"^head\.head\.", r"head.fc."),
+    (r"^stem\.conv\.", r"stem."),
+    (r"(stem|conv\w*)\.norm\.", r"\1.bn."),
+)
+
 
 def load_timm_state_dict(
     network: nn.Module, architecture: Architecture, state_dict: Mapping[str, torch.Tensor]
@@ -65,11 +87,16 @@ def load_timm_state_dict(
     names = _timm_names(architecture, network)
     layers = {layer.slot: layer for layer in architecture.layers}
     parts = {}
-    for name, own in network.state_dict().items():
+    owns = network.state_dict()
+    for name, own in owns.items():
         key = names[name]
         if key not in given:
             raise _mismatch(architecture, f"'{key}' is missing (our '{name}')")
-        part = _part(name, given[key], layers)
+        if _is_mobilevit(architecture):
+            siblings = {other: owns[other] for other, its in names.items() if its == key}
+            part = _segment(name, given[key], siblings)
+        else:
+            part = _part(name, given[key], layers)
         if part.numel() != own.numel() or not _same_layout(part, own):
             raise _mismatch(
                 architecture,
@@ -84,6 +111,8 @@ def load_timm_state_dict(
 
 def _timm_names(architecture: Architecture, network: nn.Module) -> dict[str, str]:
     """The name in timm of each of our tensors; several of ours may be parts of one there."""
+    if _is_mobilevit(architecture):
+        return {name: _mobilevit_name(name) for name in network.state_dict()}
     has_tokens = isinstance(architecture.layers[-1], TokenClassifier)
     rules = _EFFICIENTFORMER_V1 if has_tokens else _EFFICIENTFORMER_V2
     turns = _turns(architecture)
@@ -102,6 +131,17 @@ def _timm_names(architecture: Architecture, network: nn.Module) -> dict[str, str
             r"^stages\.(\d+)\.d", lambda found: f"stages.{int(found[1]) - 1}.d", key
         )
     return names
+
+
+def _is_mobilevit(architecture: Architecture) -> bool:
+    return isinstance(architecture.layers[0], ShortStem)
+
+
+def _mobilevit_name(name: str) -> str:
+    for pattern, replacement in _MOBILEVIT:
+        name = re.sub(pattern, replacement, name)
+    # timm counts stages from that behind the stem, which is the second here
+    return re.sub(r"^stage(\d+)\.", lambda found: f"stages.{int(found[1]) - 2}.", name)
 
 
 def _turns(architecture: Architecture) -> dict[int, int]:
@@ -127,6 +167,24 @@ def _part(name: str, tensor: torch.Tensor, layers: Mapping[str, Layer]) -> torch
     index = "qkv".index(path[0])
     start, stop = sum(dims[:index]), sum(dims[: index + 1])
     return heads[:, start:stop].flatten(0, 1)
+
+
+def _segment(
+    name: str, tensor: torch.Tensor, siblings: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """Of a tensor that holds all ``siblings`` one after the other the part that is ours.
+
+    Rows of a fused qkv follow each other, and input channels of a convolution of two maps.
+    """
+    if tensor.dim() == 4 and siblings[name].dim() == 2:
+        tensor = tensor.squeeze((2, 3))  # a 1x1 convolution that is a linear layer here
+    axis = 1 if re.search(r"\.(first|second)\.", name) else 0
+    if len(siblings) == 1 or tensor.dim() <= axis:
+        return tensor
+    sizes = [own.shape[axis] for own in siblings.values()]
+    if tensor.shape[axis] != sum(sizes):
+        return tensor
+    return tensor.split(sizes, axis)[list(siblings).index(name)]
 
 
 def _is_index(key: str) -> bool:

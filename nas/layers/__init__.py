@@ -16,6 +16,13 @@ from nas.layers.efficientformer_v2 import (
     ConvFFN,
     ConvStem,
 )
+from nas.layers.mobilevit import (
+    ConvClassifier,
+    InvertedDownsample,
+    InvertedResidual,
+    MobileViTV1Block,
+    ShortStem,
+)
 
 LAYERS: dict[str, type[Layer]] = {
     layer.model_fields["kind"].default: layer
@@ -29,6 +36,11 @@ LAYERS: dict[str, type[Layer]] = {
         MetaBlock4D,
         MetaBlock3D,
         TokenClassifier,
+        ShortStem,
+        InvertedResidual,
+        InvertedDownsample,
+        MobileViTV1Block,
+        ConvClassifier,
     )
 }
 
@@ -46,13 +58,18 @@ __all__ = [
     "Attention4D",
     "AttentionDownsample",
     "Classifier",
+    "ConvClassifier",
     "ConvDownsample",
     "ConvFFN",
     "ConvStem",
+    "InvertedDownsample",
+    "InvertedResidual",
     "Layer",
     "MapMisfitError",
     "MetaBlock3D",
     "MetaBlock4D",
+    "MobileViTV1Block",
     "Shape",
+    "ShortStem",
     "TokenClassifier",
 ]
