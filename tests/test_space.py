@@ -114,7 +114,9 @@ def test_built_in_spaces_hold_their_samples(name):
     assert hash(space) == hash(SearchSpace.load(name))
 
 
-@pytest.mark.parametrize("name", built_in_architectures())
+@pytest.mark.parametrize(
+    "name", [it for it in built_in_architectures() if it.startswith("efficientformer")]
+)
 def test_each_published_network_lies_in_the_space_around_it(name):
     space, published = SearchSpace.load(f"{name}_224px"), Architecture.load(name)
     rows = set(space.layers())

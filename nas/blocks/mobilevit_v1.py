@@ -100,14 +100,15 @@ def to_tokens(x: torch.Tensor) -> torch.Tensor:
     """(N, C, H, W) to (N, 4, HW/4, C)."""
     n, _, height, width = x.shape
     x = x.reshape(n, -1, height // 2, 2, width // 2, 2)
-    return x.permute(0, 3, 5, 2, 4, 1).reshape(n, 4, height * width // 4, -1)
+    # a view keeps the -1 in an export, so that one graph serves all widths; a reshape does not
+    return x.permute(0, 3, 5, 2, 4, 1).contiguous().view(n, 4, height * width // 4, -1)
 
 
 def from_tokens(x: torch.Tensor, map_size: tuple[int, int]) -> torch.Tensor:
     """(N, 4, HW/4, C) to (N, C, H, W)."""
     height, width = map_size
     x = x.reshape(x.shape[0], 2, 2, height // 2, width // 2, -1)
-    return x.permute(0, 5, 3, 1, 4, 2).reshape(x.shape[0], -1, height, width)
+    return x.permute(0, 5, 3, 1, 4, 2).contiguous().view(x.shape[0], -1, height, width)
 
 
 class TransformerLayer(nn.Module):
@@ -145,8 +146,8 @@ class Attention(nn.Module):
         q = self.scale(self.q(x)).reshape(split).transpose(2, 3)  # (N, 4, heads, T, C/heads)
         k = self.k(x).reshape(split).permute(0, 1, 3, 4, 2)  # (N, 4, heads, C/heads, T)
         v = self.v(x).reshape(split).transpose(2, 3)  # (N, 4, heads, T, C/heads)
-        y = (q @ k).softmax(-1) @ v
-        return self.proj(y.transpose(2, 3).reshape(n, places, tokens, -1))  # type: ignore[no-any-return]
+        y = ((q @ k).softmax(-1) @ v).transpose(2, 3).contiguous()
+        return self.proj(y.view(n, places, tokens, -1))  # type: ignore[no-any-return]
 
     def fold(self) -> nn.Module:
         q, scale = self.q, self.scale

@@ -169,9 +169,7 @@ def _part(name: str, tensor: torch.Tensor, layers: Mapping[str, Layer]) -> torch
     return heads[:, start:stop].flatten(0, 1)
 
 
-def _segment(
-    name: str, tensor: torch.Tensor, siblings: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
+def _segment(name: str, tensor: torch.Tensor, siblings: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Of a tensor that holds all ``siblings`` one after the other the part that is ours.
 
     Rows of a fused qkv follow each other, and input channels of a convolution of two maps.
