@@ -9,7 +9,13 @@ from typing import ParamSpec
 from torch import nn
 
 from nas import layers
-from nas.blocks import efficientformer_v1, efficientformer_v2, mobilevit_v1
+from nas.blocks import (
+    efficientformer_v1,
+    efficientformer_v2,
+    mobilevit_v1,
+    mobilevit_v2,
+    mobilevit_v3,
+)
 from nas.layers import Layer, Shape
 
 Arguments = ParamSpec("Arguments")
@@ -84,6 +90,12 @@ def constructor(layer: Layer, input_shape: Shape) -> partial[nn.Module]:
                 layer.classes,
                 distillation=layer.distillation,
             )
+        case _:
+            return _mobilevit(layer)
+
+
+def _mobilevit(layer: Layer) -> partial[nn.Module]:
+    match layer:
         case layers.ShortStem():
             return _call(
                 mobilevit_v1.ShortStem, layer.in_channels, layer.out_channels, layer.activation
@@ -119,6 +131,36 @@ def constructor(layer: Layer, input_shape: Shape) -> partial[nn.Module]:
                 layer.classes,
                 layer.activation,
             )
+        case layers.MobileViTV2Block():
+            return _call(
+                mobilevit_v2.MobileViTV2Block,
+                layer.channels,
+                layer.dim,
+                layer.hidden,
+                depth=layer.depth,
+                act=layer.activation,
+            )
+        case layers.MobileViTV3Block():
+            return _call(
+                mobilevit_v3.MobileViTV3Block,
+                layer.channels,
+                layer.dim,
+                layer.hidden,
+                depth=layer.depth,
+                heads=layer.heads,
+                act=layer.activation,
+            )
+        case layers.MobileViTV3SeparableBlock():
+            return _call(
+                mobilevit_v3.MobileViTV3SeparableBlock,
+                layer.channels,
+                layer.dim,
+                layer.hidden,
+                depth=layer.depth,
+                act=layer.activation,
+            )
+        case layers.MeanClassifier():
+            return _call(mobilevit_v2.MeanClassifier, layer.in_channels, layer.classes)
         case _:
             raise TypeError(f"no module for layers of kind '{layer.kind}'")
 

@@ -176,7 +176,7 @@ class RootScale(nn.Module):
         self.factor = dim**-0.5
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.factor
+        return x * self.factor  # type: ignore[no-any-return]
 
 
 class ConvNormOfTwo(nn.Module):

@@ -65,6 +65,8 @@ _MOBILEVIT: Rules = (
     (r"\.transformer\.norm\.", r".norm."),
     (r"\.attention\.[qkv]\.", r".attn.qkv."),
     (r"\.attention\.proj\.", r".attn.proj."),
+    (r"\.attention\.(query|key|value)\.", r".attn.qkv_proj."),
+    (r"\.attention\.out\.", r".attn.out_proj."),
     (r"\.fc(\d)\.(weight|bias)$", r".mlp.fc\1.\2"),
     (r"^head\.conv\.", r"final_conv."),
     (r"^head\.head\.", r"head.fc."),
@@ -182,7 +184,8 @@ def _segment(name: str, tensor: torch.Tensor, siblings: Mapping[str, torch.Tenso
     sizes = [own.shape[axis] for own in siblings.values()]
     if tensor.shape[axis] != sum(sizes):
         return tensor
-    return tensor.split(sizes, axis)[list(siblings).index(name)]
+    start = sum(sizes[: list(siblings).index(name)])
+    return tensor.narrow(axis, start, siblings[name].shape[axis])
 
 
 def _is_index(key: str) -> bool:

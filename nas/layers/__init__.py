@@ -20,7 +20,11 @@ from nas.layers.mobilevit import (
     ConvClassifier,
     InvertedDownsample,
     InvertedResidual,
+    MeanClassifier,
     MobileViTV1Block,
+    MobileViTV2Block,
+    MobileViTV3Block,
+    MobileViTV3SeparableBlock,
     ShortStem,
 )
 
@@ -40,7 +44,11 @@ LAYERS: dict[str, type[Layer]] = {
         InvertedResidual,
         InvertedDownsample,
         MobileViTV1Block,
+        MobileViTV2Block,
+        MobileViTV3Block,
+        MobileViTV3SeparableBlock,
         ConvClassifier,
+        MeanClassifier,
     )
 }
 
@@ -66,9 +74,13 @@ __all__ = [
     "InvertedResidual",
     "Layer",
     "MapMisfitError",
+    "MeanClassifier",
     "MetaBlock3D",
     "MetaBlock4D",
     "MobileViTV1Block",
+    "MobileViTV2Block",
+    "MobileViTV3Block",
+    "MobileViTV3SeparableBlock",
     "Shape",
     "ShortStem",
     "TokenClassifier",

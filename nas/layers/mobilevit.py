@@ -91,10 +91,9 @@ class PatchTransformer(Layer):
         return input_shape
 
 
-class MobileViTV1Block(PatchTransformer):
-    """Softmax attention; its result and the input are fused by a 3x3 convolution."""
+class SoftmaxPatchTransformer(PatchTransformer):
+    """Attention of each token to each other, at a cost that is quadratic in the map's pixels."""
 
-    kind: Literal["mobilevit_v1_block"] = "mobilevit_v1_block"
     heads: Positive = 4
 
     def output_shape(self, input_shape: Shape) -> Shape:
@@ -105,6 +104,38 @@ class MobileViTV1Block(PatchTransformer):
         return super().output_shape(input_shape)
 
 
+class SeparablePatchTransformer(PatchTransformer):
+    """Separable attention, at a linear cost. A map of odd sides stays interpolated."""
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        channels, height, width = super().output_shape(input_shape)
+        return channels, height + height % PATCH, width + width % PATCH
+
+
+class MobileViTV1Block(SoftmaxPatchTransformer):
+    """Softmax attention; its result and the input are fused by a 3x3 convolution."""
+
+    kind: Literal["mobilevit_v1_block"] = "mobilevit_v1_block"
+
+
+class MobileViTV2Block(SeparablePatchTransformer):
+    """Separable attention, whose result is the block's; nothing is fused."""
+
+    kind: Literal["mobilevit_v2_block"] = "mobilevit_v2_block"
+
+
+class MobileViTV3Block(SoftmaxPatchTransformer):
+    """Softmax attention; local and global features are fused by a 1x1 convolution, with a sum."""
+
+    kind: Literal["mobilevit_v3_block"] = "mobilevit_v3_block"
+
+
+class MobileViTV3SeparableBlock(SeparablePatchTransformer):
+    """``mobilevit_v3_block`` with separable attention."""
+
+    kind: Literal["mobilevit_v3_separable_block"] = "mobilevit_v3_separable_block"
+
+
 class ConvClassifier(Layer):
     """1x1 convolution to ``features`` channels, global mean and a linear head."""
 
@@ -113,6 +144,18 @@ class ConvClassifier(Layer):
     features: Positive
     classes: Annotated[int, Field(gt=1)]
     activation: Activation = "silu"
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        self.require_channels(input_shape, self.in_channels)
+        return self.classes, 1, 1
+
+
+class MeanClassifier(Layer):
+    """Global mean and a linear head."""
+
+    kind: Literal["mean_classifier"] = "mean_classifier"
+    in_channels: Positive
+    classes: Annotated[int, Field(gt=1)]
 
     def output_shape(self, input_shape: Shape) -> Shape:
         self.require_channels(input_shape, self.in_channels)
