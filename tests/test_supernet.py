@@ -54,6 +54,7 @@ TOKENS = {
     "head": {"kind": "token_classifier"},
 }  # fmt: skip
 
+_patches = {"dim": [4, 8], "depth": [1, 2], "expansion": [1, 2]}
 MOBILEVIT = {
     "name": "every_mobilevit_kind",
     "input_size": [24, 32],  # to maps of odd sides, which are interpolated, and of even ones
@@ -65,16 +66,32 @@ MOBILEVIT = {
             "kind": "inverted_downsample", "stride": 1, "expansion": [1, 2]},
          "blocks": [{"residual": ["identity", {
              "kind": "inverted_residual", "expansion": [1, 1.5]}]}]},
-        {"width": [8, 12], "downsample": {"kind": "inverted_downsample", "expansion": 2}},
         {"width": [8, 12], "downsample": {"kind": "inverted_downsample", "expansion": 2}, "blocks": [
-            {"mobilevit": ["identity", {
-                "kind": "mobilevit_v1_block", "dim": [4, 8], "depth": [1, 2], "heads": 2,
-                "expansion": [1, 2]}]}]},
+            {"mobilevit": ["identity", {"kind": "mobilevit_v2_block", **_patches}]},
+            {"mobilevit": ["identity", {"kind": "mobilevit_v3_separable_block", **_patches}]}]},
+        {"width": [8, 12], "downsample": {"kind": "inverted_downsample", "expansion": 2}, "blocks": [
+            {"mobilevit": ["identity", {"kind": "mobilevit_v1_block", "heads": 2, **_patches}]},
+            {"mobilevit": ["identity", {"kind": "mobilevit_v3_block", "heads": 2, **_patches}]}]},
     ],
     "head": {"kind": "conv_classifier", "features": [8, 12]},
 }  # fmt: skip
 
-SPACES = {each["name"]: SearchSpace.model_validate(each) for each in (SPACE, TOKENS, MOBILEVIT)}
+SEPARABLE = {
+    "name": "mobilevit_v2",
+    "input_size": [16, 32],
+    "classes": 5,
+    "stem": {"kind": "short_stem"},
+    "stages": [
+        {"width": [4, 8]},
+        {"width": [8, 12], "downsample": {"kind": "inverted_downsample", "expansion": 2}, "blocks": [
+            {"mobilevit": ["identity", {"kind": "mobilevit_v2_block", **_patches}]}]},
+    ],
+    "head": {"kind": "mean_classifier"},
+}  # fmt: skip
+
+SPACES = {
+    each["name"]: SearchSpace.model_validate(each) for each in (SPACE, TOKENS, MOBILEVIT, SEPARABLE)
+}
 
 
 @pytest.fixture(params=SPACES)
@@ -134,7 +151,7 @@ def kept_axes(layer, widest, shape, name):
     if layer.kind == "conv_classifier":
         features = torch.arange(layer.features)
         return {"conv": [features, here], "head": [torch.arange(layer.classes), features]}[leaf]
-    if layer.kind in ("classifier", "token_classifier"):
+    if layer.kind in ("classifier", "token_classifier", "mean_classifier"):
         return [here] if leaf == "norm" else [torch.arange(layer.classes), here]
     there = channels(layer, "out")
     if layer.kind == "conv_stem":
@@ -188,6 +205,9 @@ def kept_axes(layer, widest, shape, name):
 
 def mobilevit_axes(layer, widest, name):
     here, dim, hidden = (torch.arange(it) for it in (layer.channels, layer.dim, layer.hidden))
+    parts = {"first": dim, "second": here if layer.kind == "mobilevit_v3_block" else dim}
+    if layer.kind == "mobilevit_v1_block":
+        parts = {"first": here, "second": here}
     *path, leaf = name.removeprefix("transformer.").split(".")[:-1]
     if path[:1] == ["layers"]:
         if int(path[1]) >= layer.depth:  # adds nothing to its input
@@ -199,11 +219,16 @@ def mobilevit_axes(layer, widest, name):
         return {
             "norm1": [dim], "norm2": [dim], "fc1": [hidden, dim], "fc2": [dim, hidden],
             "q": [heads, dim], "k": [heads, dim], "v": [heads, dim], "proj": [dim, heads],
+            "query": [torch.arange(1), dim], "key": [dim, dim], "value": [dim, dim],
+            "out": [dim, dim],
         }[leaf]  # fmt: skip
     if name.startswith("transformer.norm"):
         return [dim]
+    if leaf in parts:
+        return [here, parts[leaf]]
+    local = [here, here] if layer.kind == "mobilevit_v1_block" else [here]
     return {
-        "local": [here, here], "enter": [dim, here], "leave": [here, dim], "fusion": [here, here],
+        "local": local, "enter": [dim, here], "leave": [here, dim], "fusion": [here],
     }[(path or [leaf])[0]]  # fmt: skip
 
 
@@ -241,6 +266,8 @@ def masked_module(supernet, layer, widest, shape):
         if isinstance(norm, torch.nn.LayerNorm):
             width = layer.dim if hasattr(layer, "dim") else len(channels(layer, "in"))
             norm.forward = partial(masked_layer_norm, norm, width)
+        if isinstance(norm, torch.nn.GroupNorm):
+            norm.forward = partial(masked_image_norm, norm, layer.dim)
     return module
 
 
@@ -249,6 +276,15 @@ def masked_layer_norm(norm, width, x):
     mean = x.sum(-1, keepdim=True) / width
     difference = (x - mean) * (torch.arange(x.shape[-1]) < width)
     variance = difference.square().sum(-1, keepdim=True) / width
+    return difference / (variance + norm.eps).sqrt() * norm.weight + norm.bias
+
+
+def masked_image_norm(norm, width, x):
+    """Mean and variance over the first ``width`` channels of all tokens; others stay zero."""
+    count = x[0, ..., 0].numel() * width
+    mean = x.sum((1, 2, 3), keepdim=True) / count
+    difference = (x - mean) * (torch.arange(x.shape[-1]) < width)
+    variance = difference.square().sum((1, 2, 3), keepdim=True) / count
     return difference / (variance + norm.eps).sqrt() * norm.weight + norm.bias
 
 

@@ -55,6 +55,22 @@ PAIRS = {  # two layers of one structure and other widths, with their input shap
         ({"channels": 8, "dim": 12, "depth": 2}, (8, 4, 6)),
         ({"channels": 12, "dim": 16, "depth": 2, "expansion": 3}, (12, 4, 6)),
     ),
+    "mobilevit_v2_block": (
+        ({"channels": 8, "dim": 12, "depth": 2}, (8, 4, 6)),
+        ({"channels": 12, "dim": 16, "depth": 2, "expansion": 3}, (12, 4, 6)),
+    ),
+    "mobilevit_v3_block": (
+        ({"channels": 8, "dim": 12, "depth": 2}, (8, 4, 6)),
+        ({"channels": 12, "dim": 16, "depth": 2, "expansion": 3}, (12, 4, 6)),
+    ),
+    "mobilevit_v3_separable_block": (
+        ({"channels": 8, "dim": 12, "depth": 2}, (8, 4, 6)),
+        ({"channels": 12, "dim": 16, "depth": 2, "expansion": 3}, (12, 4, 6)),
+    ),
+    "mean_classifier": (
+        ({"in_channels": 8, "classes": 5}, (8, 3, 3)),
+        ({"in_channels": 12, "classes": 7}, (12, 2, 2)),
+    ),
     "conv_classifier": (
         ({"in_channels": 8, "features": 12, "classes": 5}, (8, 3, 3)),
         ({"in_channels": 12, "features": 16, "classes": 7}, (12, 2, 2)),
@@ -104,7 +120,10 @@ def test_folding_changes_nothing(kind):
         torch.testing.assert_close(fold(module)(x), module(x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["attention4d", "metablock3d", "mobilevit_v1_block"])
+@pytest.mark.parametrize(
+    "kind",
+    ["attention4d", "metablock3d", *(kind for kind in PAIRS if kind.startswith("mobilevit"))],
+)
 def test_every_tensor_of_a_random_module_matters(kind):
     layer, shape = made(kind, 0)
     x = torch.randn(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
@@ -112,6 +131,7 @@ def test_every_tensor_of_a_random_module_matters(kind):
     # they add the same to all logits of a query, which softmax drops
     shifts = {"k.conv.bias", "k.norm.bias", "k.norm.running_mean", "talking_head1.bias"}
     shifts |= {name for name in module.state_dict() if name.endswith("attention.k.bias")}
+    shifts |= {name for name in module.state_dict() if name.endswith("attention.query.bias")}
     with torch.no_grad():
         expected = module(x)
         for name, tensor in module.state_dict(keep_vars=True).items():
