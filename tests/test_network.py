@@ -7,7 +7,7 @@ import torch
 
 import nas
 from nas.blocks import make_module
-from nas.layers import MetaBlock3D
+from nas.layers import MetaBlock3D, MobileViTV3Block, MobileViTV3SeparableBlock
 from nas.network import build, fold, measure_size
 
 PUBLISHED = {  # parameters with all heads, before folding; GMACs at the published size (papers)
@@ -115,6 +115,33 @@ def test_mobilevit_interpolates_maps_of_odd_sides_as_timm_does(name, height, wid
         expected = reference(images)
         torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(fold(network)(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "fused", "halves"),
+    [
+        ("mobilevit_v1_xxs", MobileViTV3Block, "conv_fusion", "fusion"),
+        ("mobilevit_v2_050", MobileViTV3SeparableBlock, "conv_proj", "leave"),
+    ],
+)
+def test_mobilevit_v3_takes_weights_by_timms_names(name, kind, fused, halves, timm):
+    state = timm.create_model(timm_name(name)).state_dict()
+    published = nas.Architecture.load(name)
+    layers = []
+    for layer, shape in published.placed():
+        if layer.slot.endswith("mobilevit"):
+            block = f"stages.{int(layer.slot[5]) - 2}.1"
+            second = shape[0] if kind is MobileViTV3Block else layer.dim
+            state[f"{block}.conv_kxk.conv.weight"] = torch.randn(shape[0], 1, 3, 3)
+            state[f"{block}.{fused}.conv.weight"] = torch.randn(shape[0], layer.dim + second, 1, 1)
+            layer = kind(slot=layer.slot, channels=shape[0], dim=layer.dim, depth=layer.depth)  # noqa: PLW2901
+        layers.append(layer)
+    architecture = nas.Architecture(input_shape=(3, 64, 64), layers=tuple(layers))
+    network = nas.build(architecture)
+    nas.load_timm_state_dict(network, architecture, state)
+    fusion = network.get_submodule(f"stage5.block1.mobilevit.{halves}")
+    weight = torch.cat([fusion.first.weight, fusion.second.weight], 1)
+    assert torch.equal(weight, state[f"stages.3.1.{fused}.conv.weight"])
 
 
 def test_timm_weights_of_another_network_are_refused_by_name(timm):
