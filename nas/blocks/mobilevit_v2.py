@@ -139,24 +139,25 @@ class TokenGroupNorm(nn.GroupNorm):
         super().__init__(1, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return standardize(x, self.eps) * self.weight + self.bias
+        n, places, tokens, _ = x.shape
+        y = functional.group_norm(x.view(n, 1, -1), 1, eps=self.eps).view(n, places, tokens, -1)
+        return y * self.weight + self.bias
 
 
 class FoldedTokenGroupNorm(nn.Module):
-    """``TokenGroupNorm`` with its weights in what follows."""
+    """``TokenGroupNorm`` with its weights in what follows.
+
+    By its formula, since an export of GroupNorm holds the map's width, so serves one width only.
+    """
 
     def __init__(self, eps: float) -> None:
         super().__init__()
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return standardize(x, self.eps)
-
-
-def standardize(x: torch.Tensor, eps: float) -> torch.Tensor:
-    """Tokens (N, 4, T, C) with mean 0 and variance 1 over all numbers of an image."""
-    n, places, tokens, _ = x.shape
-    return functional.group_norm(x.view(n, 1, -1), 1, eps=eps).view(n, places, tokens, -1)
+        x = x - x.mean((1, 2, 3), keepdim=True)
+        variance = (x * x).mean((1, 2, 3), keepdim=True)  # (N, 1, 1, 1)
+        return x * torch.rsqrt(variance + self.eps)
 
 
 def fold_norm(norm: nn.Module, *linears: nn.Module) -> FoldedTokenGroupNorm:
