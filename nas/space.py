@@ -372,9 +372,15 @@ class SearchSpace(Value):
             yield from self._misfits(slot)
 
     def _misfits(self, slot: Slot) -> Iterator[tuple[Location, str]]:
+        maps: dict[tuple[int, ...], tuple[int, ...]] = {}
         try:
             for layer, shape in self.variants(slot):
                 made = layer.output_shape(shape) if layer is not None else shape
+                if slot.name != "head" and maps.setdefault(shape[1:], made[1:]) != made[1:]:
+                    yield (
+                        slot.location,
+                        (f"kinds make maps of different sizes, {maps[shape[1:]]} and {made[1:]}"),
+                    )
                 width = self.stages[slot.stage].width
                 if slot.name != "head" and made[0] not in as_tuple(width):
                     yield slot.location, f"a slot that changes the width cannot be {made}"

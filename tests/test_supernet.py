@@ -97,9 +97,44 @@ REDUCED = {
     "head": {"kind": "token_classifier", "distillation": False, "epsilon": 1e-6},
 }  # fmt: skip
 
+_patches = {"dim": [4, 8], "depth": [1, 2], "expansion": [1, 2]}
+MOBILEVIT = {
+    "name": "every_mobilevit_kind",
+    "input_size": [24, 32],  # to maps of odd sides, which are interpolated, and of even ones
+    "classes": 5,
+    "stem": {"kind": "short_stem"},
+    "stages": [
+        {"width": [4, 8]},
+        {"width": [8, 12], "downsample": {
+            "kind": "inverted_downsample", "stride": 1, "expansion": [1, 2]},
+         "blocks": [{"residual": ["identity", {
+             "kind": "inverted_residual", "expansion": [1, 1.5]}]}]},
+        {"width": [8, 12], "downsample": {"kind": "inverted_downsample", "expansion": 2}, "blocks": [
+            {"mobilevit": ["identity", {"kind": "mobilevit_v2_block", **_patches}]},
+            {"mobilevit": ["identity", {"kind": "mobilevit_v3_separable_block", **_patches}]}]},
+        {"width": [8, 12], "downsample": {"kind": "inverted_downsample", "expansion": 2}, "blocks": [
+            {"mobilevit": ["identity", {"kind": "mobilevit_v1_block", "heads": 2, **_patches}]},
+            {"mobilevit": ["identity", {"kind": "mobilevit_v3_block", "heads": 2, **_patches}]}]},
+    ],
+    "head": {"kind": "conv_classifier", "features": [8, 12]},
+}  # fmt: skip
+
+SEPARABLE = {
+    "name": "mobilevit_v2",
+    "input_size": [16, 32],
+    "classes": 5,
+    "stem": {"kind": "short_stem"},
+    "stages": [
+        {"width": [4, 8]},
+        {"width": [8, 12], "downsample": {"kind": "inverted_downsample", "expansion": 2}, "blocks": [
+            {"mobilevit": ["identity", {"kind": "mobilevit_v2_block", **_patches}]}]},
+    ],
+    "head": {"kind": "mean_classifier"},
+}  # fmt: skip
+
 SPACES = {
     each["name"]: SearchSpace.model_validate(each)
-    for each in (SPACE, TOKENS, CASCADE, WINDOWS, REDUCED)
+    for each in (SPACE, TOKENS, CASCADE, WINDOWS, REDUCED, MOBILEVIT, SEPARABLE)
 }
 
 
@@ -157,7 +192,10 @@ def kept_axes(layer, widest, shape, name):  # noqa: C901 - one case for each kin
     """For each axis of the widest layer's tensor the indices that stay, from the paper's text."""
     here, there = channels(layer, "in"), None
     leaf = name.split(".")[0]
-    if layer.kind in ("classifier", "token_classifier", "pooled_classifier"):
+    if layer.kind == "conv_classifier":
+        features = torch.arange(layer.features)
+        return {"conv": [features, here], "head": [torch.arange(layer.classes), features]}[leaf]
+    if layer.kind in ("classifier", "token_classifier", "pooled_classifier", "mean_classifier"):
         return [here] if leaf == "norm" else [torch.arange(layer.classes), here]
     there = channels(layer, "out")
     if layer.kind == "conv_stem":
@@ -208,6 +246,13 @@ def kept_axes(layer, widest, shape, name):  # noqa: C901 - one case for each kin
         ]
     if layer.kind == "conv_downsample":
         return [there, here]
+    if layer.kind == "short_stem":
+        return [there, here]
+    if layer.kind in ("inverted_residual", "inverted_downsample"):
+        hidden = torch.arange(layer.hidden)
+        return {"fc1": [hidden, here], "mid": [hidden], "fc2": [there, hidden]}[leaf]
+    if hasattr(layer, "dim"):
+        return mobilevit_axes(layer, widest, name)
     keys = head_channels(layer.heads, layer.key_dim, widest.key_dim)
     values = head_channels(layer.heads, layer.value_dim, widest.value_dim)
     heads = torch.arange(layer.heads)
@@ -235,6 +280,35 @@ def kept_axes(layer, widest, shape, name):  # noqa: C901 - one case for each kin
     }[leaf]  # fmt: skip
 
 
+def mobilevit_axes(layer, widest, name):
+    here, dim, hidden = (torch.arange(it) for it in (layer.channels, layer.dim, layer.hidden))
+    parts = {"first": dim, "second": here if layer.kind == "mobilevit_v3_block" else dim}
+    if layer.kind == "mobilevit_v1_block":
+        parts = {"first": here, "second": here}
+    *path, leaf = name.removeprefix("transformer.").split(".")[:-1]
+    if path[:1] == ["layers"]:
+        if int(path[1]) >= layer.depth:  # adds nothing to its input
+            return [torch.arange(0)] * 2
+        heads = dim
+        if hasattr(layer, "heads"):
+            count = layer.heads
+            heads = head_channels(count, layer.dim // count, widest.dim // count)
+        return {
+            "norm1": [dim], "norm2": [dim], "fc1": [hidden, dim], "fc2": [dim, hidden],
+            "q": [heads, dim], "k": [heads, dim], "v": [heads, dim], "proj": [dim, heads],
+            "query": [torch.arange(1), dim], "key": [dim, dim], "value": [dim, dim],
+            "out": [dim, dim],
+        }[leaf]  # fmt: skip
+    if name.startswith("transformer.norm"):
+        return [dim]
+    if leaf in parts:
+        return [here, parts[leaf]]
+    local = [here, here] if layer.kind == "mobilevit_v1_block" else [here]
+    return {
+        "local": local, "enter": [dim, here], "leave": [here, dim], "fusion": [here],
+    }[(path or [leaf])[0]]  # fmt: skip
+
+
 def stored(supernet, layer, name, width=None):
     """The supernet's own tensor, addressed without its cropping code."""
     key = f"{layer.slot}:{layer.kind}:{name}".replace(".", "/")
@@ -249,29 +323,39 @@ def masked_module(supernet, layer, widest, shape):
         axes = kept_axes(layer, widest, shape, name)
         if any(part.startswith("norm") for part in name.split(".")):
             state[name] = torch.ones_like(tensor) if "running_var" in name else tensor * 0
-            if tensor.dim():
+            if tensor.dim() and len(axes[0]):
                 state[name][axes[0]] = stored(supernet, layer, name, len(axes[0]))
         else:
             mask = torch.zeros_like(tensor)
             mask[torch.meshgrid(*axes[: tensor.dim()], indexing="ij")] = 1
             whole = stored(supernet, layer, name)  # of the largest map
             state[name] = whole[tuple(slice(side) for side in tensor.shape)] * mask
-    if hasattr(layer, "key_dim"):  # the widest divides by the root of its own key dimension
+    for name, ratio in query_scales(layer, widest, state):
+        state[name] *= ratio**0.5
+    module.load_state_dict(state)
+    for name, norm in module.named_modules():
+        if isinstance(norm, torch.nn.LayerNorm):
+            width = getattr(layer, "dim", None)
+            width = width or len(kept_axes(layer, widest, shape, f"{name}.weight")[0])
+            norm.forward = partial(masked_layer_norm, norm, width)
+        if isinstance(norm, torch.nn.GroupNorm):
+            norm.forward = partial(masked_image_norm, norm, layer.dim)
+    return module
+
+
+def query_scales(layer, widest, names):
+    """The tensors of queries: the widest layer divides by the root of its own head's dimension."""
+    if hasattr(layer, "key_dim"):
         paths = {
             "metablock3d": ["attention.q"],
             "cascaded_attention": [f"heads.{head}.q_local.norm" for head in range(layer.heads)],
         }.get(layer.kind, ["q.norm"])
         for path, leaf in itertools.product(paths, ("weight", "bias")):
-            state[f"{path}.{leaf}"] *= (widest.key_dim / layer.key_dim) ** 0.5
-    if layer.kind == "reduced_attention":
-        for leaf in ("weight", "bias"):
-            state[f"q.{leaf}"] *= (widest.head_dim / layer.head_dim) ** 0.5
-    module.load_state_dict(state)
-    for name, norm in module.named_modules():
-        if isinstance(norm, torch.nn.LayerNorm):
-            width = len(kept_axes(layer, widest, shape, f"{name}.weight")[0])
-            norm.forward = partial(masked_layer_norm, norm, width)
-    return module
+            yield f"{path}.{leaf}", widest.key_dim / layer.key_dim
+    elif layer.kind == "reduced_attention":
+        yield from ((f"q.{leaf}", widest.head_dim / layer.head_dim) for leaf in ("weight", "bias"))
+    elif hasattr(layer, "dim") and hasattr(layer, "heads"):
+        yield from ((name, widest.dim / layer.dim) for name in names if ".attention.q." in name)
 
 
 def masked_layer_norm(norm, width, x):
@@ -279,6 +363,15 @@ def masked_layer_norm(norm, width, x):
     mean = x.sum(-1, keepdim=True) / width
     difference = (x - mean) * (torch.arange(x.shape[-1]) < width)
     variance = difference.square().sum(-1, keepdim=True) / width
+    return difference / (variance + norm.eps).sqrt() * norm.weight + norm.bias
+
+
+def masked_image_norm(norm, width, x):
+    """Mean and variance over the first ``width`` channels of all tokens; others stay zero."""
+    count = x[0, ..., 0].numel() * width
+    mean = x.sum((1, 2, 3), keepdim=True) / count
+    difference = (x - mean) * (torch.arange(x.shape[-1]) < width)
+    variance = difference.square().sum((1, 2, 3), keepdim=True) / count
     return difference / (variance + norm.eps).sqrt() * norm.weight + norm.bias
 
 
@@ -339,7 +432,7 @@ def test_crops_of_a_cheaper_option_lie_within_those_of_a_dearer_one(name, choice
     for smaller, larger in pairs:
         assert smaller.keys() <= larger.keys()
         assert all(smaller[name] <= larger[name] for name in smaller)
-        assert smaller != larger
+        assert smaller != larger or choice == "input_size"  # only relative biases depend on it
 
 
 def test_extracted_network_equals_supernet(space, supernet, images):

@@ -9,7 +9,15 @@ from typing import ParamSpec
 from torch import nn
 
 from nas import layers
-from nas.blocks import efficientformer_v1, efficientformer_v2, efficientvit, pvt_v2
+from nas.blocks import (
+    efficientformer_v1,
+    efficientformer_v2,
+    efficientvit,
+    mobilevit_v1,
+    mobilevit_v2,
+    mobilevit_v3,
+    pvt_v2,
+)
 from nas.layers import Layer, Shape
 
 Arguments = ParamSpec("Arguments")
@@ -139,6 +147,77 @@ def _pvt_v2(layer: Layer) -> partial[nn.Module]:
                 *(layer.channels, layer.hidden, layer.activation),
                 rectified=layer.rectified,
             )
+        case _:
+            return _mobilevit(layer)
+
+
+def _mobilevit(layer: Layer) -> partial[nn.Module]:
+    match layer:
+        case layers.ShortStem():
+            return _call(
+                mobilevit_v1.ShortStem, layer.in_channels, layer.out_channels, layer.activation
+            )
+        case layers.InvertedResidual():
+            return _call(
+                mobilevit_v1.InvertedResidual, layer.channels, layer.hidden, layer.activation
+            )
+        case layers.InvertedDownsample():
+            return _call(
+                mobilevit_v1.InvertedDownsample,
+                layer.in_channels,
+                layer.hidden,
+                layer.out_channels,
+                stride=layer.stride,
+                act=layer.activation,
+            )
+        case layers.MobileViTV1Block():
+            return _call(
+                mobilevit_v1.MobileViTV1Block,
+                layer.channels,
+                layer.dim,
+                layer.hidden,
+                depth=layer.depth,
+                heads=layer.heads,
+                act=layer.activation,
+            )
+        case layers.ConvClassifier():
+            return _call(
+                mobilevit_v1.ConvClassifier,
+                layer.in_channels,
+                layer.features,
+                layer.classes,
+                layer.activation,
+            )
+        case layers.MobileViTV2Block():
+            return _call(
+                mobilevit_v2.MobileViTV2Block,
+                layer.channels,
+                layer.dim,
+                layer.hidden,
+                depth=layer.depth,
+                act=layer.activation,
+            )
+        case layers.MobileViTV3Block():
+            return _call(
+                mobilevit_v3.MobileViTV3Block,
+                layer.channels,
+                layer.dim,
+                layer.hidden,
+                depth=layer.depth,
+                heads=layer.heads,
+                act=layer.activation,
+            )
+        case layers.MobileViTV3SeparableBlock():
+            return _call(
+                mobilevit_v3.MobileViTV3SeparableBlock,
+                layer.channels,
+                layer.dim,
+                layer.hidden,
+                depth=layer.depth,
+                act=layer.activation,
+            )
+        case layers.MeanClassifier():
+            return _call(mobilevit_v2.MeanClassifier, layer.in_channels, layer.classes)
         case _:
             raise TypeError(f"no module for layers of kind '{layer.kind}'")
 

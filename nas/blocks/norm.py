@@ -22,10 +22,7 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
-            *(in_channels, out_channels, kernel, stride),
-            padding=kernel // 2,
-            groups=groups,
-            bias=bias,
+            in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=bias
         )
         self.norm = nn.BatchNorm2d(out_channels)
 

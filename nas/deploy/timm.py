@@ -17,6 +17,7 @@ from nas.layers import (
     MetaBlock3D,
     PatchStem,
     ReducedAttention,
+    ShortStem,
     TokenClassifier,
 )
 
@@ -79,6 +80,30 @@ _PVT_V2: Rules = (
     (r"\.ffn\.", r".mlp."),
 )
 
+_MOBILEVIT: Rules = (
+    (r"^stage(\d+)\.downsample\.", r"stage\1.0."),
+    (r"^stage(\d+)\.block(\d+)\.[a-z0-9_]+\.", r"stage\1.\2."),
+    (r"\.fc1\.(conv|norm)\.", r".conv1_1x1.\1."),
+    (r"\.mid\.", r".conv2_kxk."),
+    (r"\.fc2\.(conv|norm)\.", r".conv3_1x1.\1."),
+    (r"\.local\.", r".conv_kxk."),
+    (r"\.enter\.", r".conv_1x1."),
+    (r"\.leave\.", r".conv_proj."),
+    (r"\.fusion\.", r".conv_fusion."),
+    (r"\.(first|second)\.", r".conv."),
+    (r"\.transformer\.layers\.", r".transformer."),
+    (r"\.transformer\.norm\.", r".norm."),
+    (r"\.attention\.[qkv]\.", r".attn.qkv."),
+    (r"\.attention\.proj\.", r".attn.proj."),
+    (r"\.attention\.(query|key|value)\.", r".attn.qkv_proj."),
+    (r"\.attention\.out\.", r".attn.out_proj."),
+    (r"\.fc(\d)\.(weight|bias)$", r".mlp.fc\1.\2"),
+    (r"^head\.conv\.", r"final_conv."),
+    (r"^head\.head\.", r"head.fc."),
+    (r"^stem\.conv\.", r"stem."),
+    (r"(stem|conv\w*)\.norm\.", r"\1.bn."),
+)
+
 
 def load_timm_state_dict(
     network: nn.Module, architecture: Architecture, state_dict: Mapping[str, torch.Tensor]
@@ -95,12 +120,17 @@ def load_timm_state_dict(
     layers = {layer.slot: layer for layer in architecture.layers}
     orders = timm_efficientvit.channel_orders(architecture)
     parts = {}
-    for name, own in network.state_dict().items():
+    owns = network.state_dict()
+    for name, own in owns.items():
         key = names[name]
         if key not in given:
             raise _mismatch(architecture, f"'{key}' is missing (our '{name}')")
-        part = _part(name, given[key], layers)
-        part = timm_efficientvit.own_part(name, part, layers)
+        if _is_mobilevit(architecture):
+            siblings = {other: owns[other] for other, its in names.items() if its == key}
+            part = _segment(name, given[key], siblings)
+        else:
+            part = _part(name, given[key], layers)
+            part = timm_efficientvit.own_part(name, part, layers)
         if part.numel() != own.numel() or not _same_layout(part, own):
             raise _mismatch(
                 architecture,
@@ -115,6 +145,8 @@ def load_timm_state_dict(
 
 def _timm_names(architecture: Architecture, network: nn.Module) -> dict[str, str]:
     """The name in timm of each of our tensors; several of ours may be parts of one there."""
+    if _is_mobilevit(architecture):
+        return {name: _mobilevit_name(name) for name in network.state_dict()}
     rules = _rules(architecture)
     turns = _turns(architecture)
 
@@ -146,6 +178,17 @@ def _rules(architecture: Architecture) -> Rules:
     return _EFFICIENTFORMER_V1 if isinstance(last, TokenClassifier) else _EFFICIENTFORMER_V2
 
 
+def _is_mobilevit(architecture: Architecture) -> bool:
+    return isinstance(architecture.layers[0], ShortStem)
+
+
+def _mobilevit_name(name: str) -> str:
+    for pattern, replacement in _MOBILEVIT:
+        name = re.sub(pattern, replacement, name)
+    # timm counts stages from that behind the stem, which is the second here
+    return re.sub(r"^stage(\d+)\.", lambda found: f"stages.{int(found[1]) - 2}.", name)
+
+
 def _turns(architecture: Architecture) -> dict[int, int]:
     """For each stage its first block of tokens; timm counts the change to tokens as a block."""
     turns: dict[int, int] = {}
@@ -171,6 +214,23 @@ def _part(name: str, tensor: torch.Tensor, layers: Mapping[str, Layer]) -> torch
     index = "qkv".index(path[0])
     start, stop = sum(dims[:index]), sum(dims[: index + 1])
     return heads[:, start:stop].flatten(0, 1)
+
+
+def _segment(name: str, tensor: torch.Tensor, siblings: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Of a tensor that holds all ``siblings`` one after the other the part that is ours.
+
+    Rows of a fused qkv follow each other, and input channels of a convolution of two maps.
+    """
+    if tensor.dim() == 4 and siblings[name].dim() == 2:
+        tensor = tensor.squeeze((2, 3))  # a 1x1 convolution that is a linear layer here
+    axis = 1 if re.search(r"\.(first|second)\.", name) else 0
+    if len(siblings) == 1 or tensor.dim() <= axis:
+        return tensor
+    sizes = [own.shape[axis] for own in siblings.values()]
+    if tensor.shape[axis] != sum(sizes):
+        return tensor
+    start = sum(sizes[: list(siblings).index(name)])
+    return tensor.narrow(axis, start, siblings[name].shape[axis])
 
 
 def _is_index(key: str) -> bool:

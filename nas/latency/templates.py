@@ -24,7 +24,7 @@ from nas.latency.graphs import operators, with_weights
 from nas.layers import CONTEXT_FIELDS, Layer, Shape
 from nas.network import fold
 
-WIDTHS = CONTEXT_FIELDS | {"expansion"}
+WIDTHS = CONTEXT_FIELDS | {"expansion", "dim", "features"}
 """Fields that change the sizes of weights but, if all goes well, not the nodes."""
 
 KEPT_BYTES = 150_000_000

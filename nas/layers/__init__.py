@@ -23,6 +23,17 @@ from nas.layers.efficientvit import (
     PatchMerging,
     PooledClassifier,
 )
+from nas.layers.mobilevit import (
+    ConvClassifier,
+    InvertedDownsample,
+    InvertedResidual,
+    MeanClassifier,
+    MobileViTV1Block,
+    MobileViTV2Block,
+    MobileViTV3Block,
+    MobileViTV3SeparableBlock,
+    ShortStem,
+)
 from nas.layers.pvt_v2 import PatchDownsample, PatchStem, ReducedAttention, TokenFFN
 
 LAYERS: dict[str, type[Layer]] = {
@@ -46,6 +57,15 @@ LAYERS: dict[str, type[Layer]] = {
         PatchDownsample,
         ReducedAttention,
         TokenFFN,
+        ShortStem,
+        InvertedResidual,
+        InvertedDownsample,
+        MobileViTV1Block,
+        MobileViTV2Block,
+        MobileViTV3Block,
+        MobileViTV3SeparableBlock,
+        ConvClassifier,
+        MeanClassifier,
     )
 }
 
@@ -64,21 +84,30 @@ __all__ = [
     "AttentionDownsample",
     "CascadedAttention",
     "Classifier",
+    "ConvClassifier",
     "ConvDownsample",
     "ConvFFN",
     "ConvStem",
     "DeepConvStem",
     "DepthwiseFFN",
+    "InvertedDownsample",
+    "InvertedResidual",
     "Layer",
     "MapMisfitError",
+    "MeanClassifier",
     "MetaBlock3D",
     "MetaBlock4D",
+    "MobileViTV1Block",
+    "MobileViTV2Block",
+    "MobileViTV3Block",
+    "MobileViTV3SeparableBlock",
     "PatchDownsample",
     "PatchMerging",
     "PatchStem",
     "PooledClassifier",
     "ReducedAttention",
     "Shape",
+    "ShortStem",
     "TokenClassifier",
     "TokenFFN",
 ]
