@@ -53,6 +53,10 @@ Teacher = Annotated[
     str | None,
     typer.Option("--teacher", help="Who to learn from: ARCHITECTURE:WEIGHTS, or an ONNX file."),
 ]
+DropPath = Annotated[
+    float | None,
+    typer.Option("--drop-path", min=0.0, max=0.99, help="Rate of the last block's branches."),
+]
 Device = Annotated[str, typer.Option("--device", help="What to measure on, such as cpu.")]
 RuntimeName = Annotated[str, typer.Option("--runtime", help="What executes the network.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of one inference.")]
@@ -262,6 +266,7 @@ def train_supernet(
         Divergence | None, typer.Option("--divergence", help="kl (if left out), or AlphaNet's.")
     ] = None,
     teacher: Teacher = None,
+    drop_path: DropPath = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Same seed, same result.")
     ] = None,
@@ -302,6 +307,7 @@ def train_supernet(
         learning_rate=learning_rate,
         divergence=divergence,
         teacher=teacher,
+        drop_path=drop_path,
         latency=_latency_term(priced, latency_table, latency_weight),
         path_sampling=path_sampling,
         seed=seed,
@@ -477,6 +483,7 @@ def retrain(
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", min=1e-9, max=10.0)
     ] = None,
+    drop_path: DropPath = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=2, help="Use only this many training images.")
     ] = None,
@@ -497,7 +504,12 @@ def retrain(
     loaded = Architecture.load(architecture) if architecture else None
     images = _given(spec=data, limit=limit)
     changes = _given(
-        name=recipe, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+        name=recipe,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        drop_path=drop_path,
+        seed=seed,
     )
     if resume:
         opened = Retraining.open(run)

@@ -280,7 +280,15 @@ class _Training:
             step = first_step + number
             subnets = draw_subnets(space, draws, random_subnets, chances)
             part = add_in_parts(
-                partial(self._add, subnets=subnets, share=share, step=step),
+                partial(
+                    self._add,
+                    subnets=subnets,
+                    share=share,
+                    step=step,
+                    drops=np.random.default_rng(
+                        (settings.seed, self.epoch, step, 1 + self.processes.rank)
+                    ),
+                ),
                 images.to(self.device, memory_format=torch.channels_last, non_blocking=True),
                 labels.to(self.device, non_blocking=True),
                 parts=settings.accumulate,
@@ -309,6 +317,7 @@ class _Training:
         subnets: list[Architecture],
         share: float,
         step: int,
+        drops: np.random.Generator,
     ) -> Losses:
         """Add the gradients of one step, or of a part of its images."""
         settings = self.run.settings
@@ -322,6 +331,8 @@ class _Training:
             divergence=settings.divergence,
             teacher=self.external,
             weight=weight,
+            drop_rate=settings.drop_path,
+            rng=drops,
         )
         if not self.mixes:
             return losses

@@ -43,7 +43,7 @@ from nas.training.checkpoint import (
 from nas.training.evaluate import accuracy, inherited_network
 from nas.training.log import Log
 from nas.training.progress import Report
-from nas.training.recipe import RECIPES, Recipe, suitable_recipe
+from nas.training.recipe import RECIPES, Recipe, published_drop_path, suitable_recipe
 from nas.training.run import Run, circumstances
 from nas.training.settings import DataSettings
 from nas.training.standalone import Standalone, fresh_network
@@ -106,6 +106,8 @@ class Retraining:
         architecture = architecture.with_classes(len(dataset.classes))
         changes = dict(recipe or {})
         name = str(changes.get("name", suitable_recipe(len(dataset.train))))
+        if name == "published":
+            changes.setdefault("drop_path", published_drop_path(architecture))
         record = Record(
             data=data,
             classes=dataset.classes,

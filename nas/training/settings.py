@@ -13,6 +13,7 @@ from nas.training.latency_term import LatencyTerm
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+DropRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Settings(Value):
@@ -25,7 +26,8 @@ class Settings(Value):
     ``nas/training/distillation.py``. A ``teacher``, see ``load_teacher``, takes the place of the
     largest network, which then learns from it too. ``layer_scale`` is where the residuals' scales
     start. A batch is processed in ``accumulate`` parts, which need less memory: their gradients add
-    up to those of the whole batch, but for the norms, which see one part at a time.
+    up to those of the whole batch, but for the norms, which see one part at a time. The largest
+    network drops paths, its last block with rate ``drop_path``, see ``nas/training/drop_path.py``.
 
     With ``path_choice``, in spaces where slots may vary in kind or be left out, a mixture of all
     candidates takes the place of one of the random subnets. Its path logits learn at a rate of
@@ -52,6 +54,7 @@ class Settings(Value):
     divergence: Divergence = "kl"
     teacher: str | None = None
     layer_scale: Annotated[float, Field(gt=0)] = 0.1
+    drop_path: DropRate = 0.0
     path_choice: bool = True
     path_learning_rate: Annotated[float, Field(gt=0)] = 0.02
     first_temperature: Annotated[float, Field(gt=0)] = 5.0

@@ -20,6 +20,7 @@ from nas.data.rand_augment import RandAugment
 from nas.errors import UserError
 from nas.network import build
 from nas.training.distillation import diverge
+from nas.training.drop_path import drop_path
 from nas.training.evaluate import accuracy, judged_images
 from nas.training.optimizer import make_optimizer, scheduled_rate, set_learning_rate
 from nas.training.progress import Pace, Progress, Report
@@ -162,7 +163,8 @@ class Standalone:
         images, targets = mix(
             images, targets, mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, rng=draws
         )
-        logits = self.network(images)
+        with drop_path({"": self.network}, recipe.drop_path, draws):
+            logits = self.network(images)
         loss = functional.cross_entropy(logits, targets)
         losses = {"labels": loss.detach()}
         if self.teacher is not None:

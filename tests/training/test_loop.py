@@ -394,6 +394,17 @@ def test_subnets_drawn_by_their_paths_go_on_alike_too(new_run, dataset: Dataset)
     assert found[2] != expected[2]
 
 
+def test_dropped_paths_go_on_alike_too(new_run, dataset: Dataset, uninterrupted: Run) -> None:
+    settings = QUICK.model_copy(update={"drop_path": 0.5})
+    run, other = new_run(settings), new_run(settings)
+    train_supernet(run, dataset)
+    with pytest.raises(UserError, match="stopped in epoch 2"):
+        train_supernet(other, dataset, report=stop_at(6))
+    train_supernet(other, dataset, resume=True)
+    assert_same(run, other)
+    assert lines(run)[0] != lines(uninterrupted)[0]
+
+
 def test_a_loss_that_is_never_finite_ends_the_run(new_run, dataset: Dataset) -> None:
     run = new_run(QUICK.model_copy(update={"learning_rate": 1e30, "warmup": 0.0}))
     message = (
