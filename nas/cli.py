@@ -48,7 +48,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where it was stopped.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result.")]
-Data = Annotated[str, typer.Option("--data", help="digits, folder:PATH or parquet:PATH.")]
+Data = Annotated[str, typer.Option("--data", help="digits, folder:PATH, parquet:PATH or hf:NAME.")]
 Teacher = Annotated[
     str | None,
     typer.Option("--teacher", help="Who to learn from: ARCHITECTURE:WEIGHTS, or an ONNX file."),
@@ -248,7 +248,8 @@ def train_supernet(
         str | None, typer.Option("--space", help=f"Name or YAML file; {DEFAULT_SPACE} if left out.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="digits (if left out), folder:PATH, parquet:PATH.")
+        str | None,
+        typer.Option("--data", help="digits (if left out), folder:PATH, parquet:PATH, hf:NAME."),
     ] = None,
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
@@ -468,7 +469,8 @@ def retrain(
         str | None, typer.Option("--architecture", help="Name or JSON file.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="digits, folder:PATH, parquet:PATH; else --from's.")
+        str | None,
+        typer.Option("--data", help="digits, folder:PATH, parquet:PATH, hf:NAME; else --from's."),
     ] = None,
     supernet: Annotated[
         Path | None, typer.Option("--from", help="Start from what this run's supernet hands down.")
@@ -714,7 +716,8 @@ def default_table(space: SearchSpace, device: str, *particulars: str) -> Path:
 
 def default_run(space: SearchSpace, data: str) -> Path:
     """Where ``train-supernet`` writes and ``slim`` looks."""
-    return Path("runs") / f"{space.name}_{Path(data.partition(':')[2]).name or data}"
+    name = Path(data.partition(":")[2]).name or data
+    return Path("runs") / f"{space.name}_{name.replace(':', '_')}"  # hf:NAME:CONFIG
 
 
 def main() -> None:

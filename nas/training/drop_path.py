@@ -31,8 +31,8 @@ def drop_path(
     """Within the context, training ``parts`` drop branches: the last block's with ``rate``.
 
     Rates rise linearly over the blocks, from 0 for the first of several; all branches of a block
-    share one. ``parts`` are modules by their paths inside the network, in the order of their blocks, such
-    as {"": network}. With rate 0 nothing is drawn from ``rng``.
+    share one. ``parts`` are modules by their paths inside the network, in the order of their
+    blocks, such as {"": network}. With rate 0 nothing is drawn from ``rng``.
     """
     branches = [
         (_block(path), branch)
