@@ -49,7 +49,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where it was stopped.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result.")]
-Data = Annotated[str, typer.Option("--data", help="digits, folder:PATH or parquet:PATH.")]
+Data = Annotated[str, typer.Option("--data", help="digits, folder:PATH, parquet:PATH or hf:NAME.")]
 Teacher = Annotated[
     str | None,
     typer.Option("--teacher", help="Who to learn from: ARCHITECTURE:WEIGHTS, or an ONNX file."),
@@ -57,6 +57,10 @@ Teacher = Annotated[
 Resolutions = Annotated[
     str | None,
     typer.Option("--resolutions", help="Of batches, such as 48,64,80: larger ones, fewer images."),
+]
+DropPath = Annotated[
+    float | None,
+    typer.Option("--drop-path", min=0.0, max=0.99, help="Rate of the last block's branches."),
 ]
 Device = Annotated[str, typer.Option("--device", help="What to measure on, such as cpu.")]
 RuntimeName = Annotated[str, typer.Option("--runtime", help="What executes the network.")]
@@ -249,7 +253,8 @@ def train_supernet(
         str | None, typer.Option("--space", help=f"Name or YAML file; {DEFAULT_SPACE} if left out.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="digits (if left out), folder:PATH, parquet:PATH.")
+        str | None,
+        typer.Option("--data", help="digits (if left out), folder:PATH, parquet:PATH, hf:NAME."),
     ] = None,
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
@@ -268,6 +273,7 @@ def train_supernet(
         Divergence | None, typer.Option("--divergence", help="kl (if left out), or AlphaNet's.")
     ] = None,
     teacher: Teacher = None,
+    drop_path: DropPath = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Same seed, same result.")
     ] = None,
@@ -314,6 +320,7 @@ def train_supernet(
         learning_rate=learning_rate,
         divergence=divergence,
         teacher=teacher,
+        drop_path=drop_path,
         latency=_latency_term(priced, latency_table, latency_weight),
         path_sampling=path_sampling,
         precision=precision,
@@ -475,7 +482,8 @@ def retrain(
         str | None, typer.Option("--architecture", help="Name or JSON file.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="digits, folder:PATH, parquet:PATH; else --from's.")
+        str | None,
+        typer.Option("--data", help="digits, folder:PATH, parquet:PATH, hf:NAME; else --from's."),
     ] = None,
     supernet: Annotated[
         Path | None, typer.Option("--from", help="Start from what this run's supernet hands down.")
@@ -491,6 +499,7 @@ def retrain(
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", min=1e-9, max=10.0)
     ] = None,
+    drop_path: DropPath = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=2, help="Use only this many training images.")
     ] = None,
@@ -516,6 +525,7 @@ def retrain(
         batch_size=batch_size,
         resolutions=_resolutions(resolutions),
         learning_rate=learning_rate,
+        drop_path=drop_path,
         seed=seed,
     )
     if resume:
@@ -721,7 +731,8 @@ def default_table(space: SearchSpace, device: str, *particulars: str) -> Path:
 
 def default_run(space: SearchSpace, data: str) -> Path:
     """Where ``train-supernet`` writes and ``slim`` looks."""
-    return Path("runs") / f"{space.name}_{Path(data.partition(':')[2]).name or data}"
+    name = Path(data.partition(":")[2]).name or data
+    return Path("runs") / f"{space.name}_{name.replace(':', '_')}"  # hf:NAME:CONFIG
 
 
 def main() -> None:

@@ -130,6 +130,13 @@ class Supernet(nn.Module):
         """For each slot of ``space.paths`` a vector over its candidates; the same at the start."""
         return {slot: self._tensor(_path_key(slot)) for slot in self.space.paths}
 
+    def plain_modules(self, architecture: Architecture) -> Mapping[str, nn.Module]:
+        """For each slot the module, on the meta device, that ``forward`` calls."""
+        return {
+            layer.slot: self._plain_layer(layer, shape).module
+            for layer, shape in architecture.placed()
+        }
+
     def extract(self, architecture: Architecture) -> Network:
         """An ordinary network that holds a copy of the architecture's weights."""
         with torch.device("meta"):

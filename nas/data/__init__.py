@@ -12,6 +12,7 @@ from nas.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from nas.data.decoding import decode_all
 from nas.data.digits import digits
 from nas.data.folder import folder
+from nas.data.hub import hub
 from nas.data.images import Images, MemoryImages
 from nas.data.parquet import parquet
 from nas.data.sources import Pictures, Source
@@ -22,7 +23,7 @@ from nas.errors import UserError
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Augmentation", "Dataset", "Images", "load_dataset"]
 
-KINDS = ("digits", "folder:PATH", "parquet:PATH")
+KINDS = ("digits", "folder:PATH", "parquet:PATH", "hf:NAME")
 MEMORY_BYTES = 2 * 1024**3
 MOST_WORKERS = 8
 
@@ -84,14 +85,16 @@ def load_dataset(
 
 
 def open_source(spec: str) -> Source:
-    """The pictures that ``spec`` names: ``digits``, ``folder:PATH`` or ``parquet:PATH``."""
+    """The pictures that ``spec`` names, which is one of ``KINDS``."""
     kind, _, path = spec.partition(":")
     if spec == "digits":
         return digits()
     if kind in ("folder", "parquet") and path:
         read = folder if kind == "folder" else parquet
         return read(spec, Path(path).expanduser())
-    hint = did_you_mean(kind, ("digits", "folder", "parquet"))
+    if kind == "hf" and path:
+        return hub(spec, path)
+    hint = did_you_mean(kind, ("digits", "folder", "parquet", "hf"))
     if Path(spec).expanduser().exists():
         hint = f"; did you mean '{'folder' if Path(spec).is_dir() else 'parquet'}:{spec}'?"
     raise UserError(f"data set '{spec}': must be {', '.join(KINDS[:-1])} or {KINDS[-1]}{hint}")

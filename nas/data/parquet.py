@@ -1,7 +1,7 @@
 """Encoded images in the rows of parquet files, as Hugging Face writes them.
 
 The encoded images are kept in memory: 15 MB for 50,000 images of 32x32, about 140 GB for ImageNet,
-for which a folder is the better source.
+for which ``folder`` and ``hf`` are the better sources: they read from disk.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from nas.data.sources import Pictures, Source, check_test_classes
+from nas.data.sources import Pictures, Source, check_labels, check_test_classes, classes_of
 from nas.errors import UserError
 
 TEST_WORDS = ("test", "validation", "val")
@@ -91,11 +90,11 @@ def _read(
     values = np.concatenate([table["label"].to_numpy() for table in tables])
     names = _class_names(tables[0].schema)
     if names is None:
-        names, labels = _classes_of(values)
+        names, labels = classes_of(values)
     else:
         labels = values.astype(np.int64)
     pictures = ParquetPictures(tuple(files), starts, encoded, labels)
-    _check_range(pictures, names)
+    check_labels(pictures, names)
     if train_classes is None:
         return names, pictures
     check_test_classes(str(files[0]), train_classes, names)
@@ -137,21 +136,6 @@ def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     label = metadata.get("info", {}).get("features", {}).get("label", {})
     return tuple(label["names"]) if "names" in label else None
-
-
-def _classes_of(values: NDArray[Any]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    classes, labels = np.unique(values, return_inverse=True)
-    return tuple(str(value) for value in classes), labels.astype(np.int64)
-
-
-def _check_range(pictures: ParquetPictures, names: tuple[str, ...]) -> None:
-    labels = pictures.labels
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
-    if len(wrong):
-        row = int(wrong[0])
-        raise UserError(
-            f"{pictures.place(row)}: label must be 0 to {len(names) - 1}, got {labels[row]}"
-        )
 
 
 def _first_line(error: Exception) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,23 @@ class Source:
     train: Pictures
     test: Pictures | None
     mirror: bool
+
+
+def classes_of(values: NDArray[Any]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """The names of the sorted values of a label column (N,), and each row's number among them."""
+    classes, labels = np.unique(values, return_inverse=True)
+    return tuple(str(value) for value in classes), labels.astype(np.int64)
+
+
+def check_labels(pictures: Pictures, names: tuple[str, ...]) -> None:
+    """Raise UserError unless every label is the number of a name."""
+    labels = pictures.labels
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
+    if len(wrong):
+        row = int(wrong[0])
+        raise UserError(
+            f"{pictures.place(row)}: label must be 0 to {len(names) - 1}, got {labels[row]}"
+        )
 
 
 def check_test_classes(where: str, train: tuple[str, ...], test: tuple[str, ...]) -> None:

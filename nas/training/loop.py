@@ -45,6 +45,9 @@ from nas.training.teacher import teacher_accuracy
 REPORT_SECONDS = 0.2
 """Between two reports; reading the losses makes a GPU wait."""
 
+MIXTURE = 2**16
+"""Tells the mixture's draws from all others: those have 0 here, or a process's rank and 1."""
+
 
 def train_supernet(
     run: Run,
@@ -298,7 +301,16 @@ class _Training:
             if settings.resolutions:
                 networks = [it.with_input_size(batch.resolution) for it in networks]
             part = add_in_parts(
-                partial(self._add, networks=networks, batch=batch, share=share, step=step),
+                partial(
+                    self._add,
+                    networks=networks,
+                    batch=batch,
+                    share=share,
+                    step=step,
+                    drops=np.random.default_rng(
+                        (settings.seed, self.epoch, step, 1 + self.processes.rank)
+                    ),
+                ),
                 images.to(self.device, memory_format=torch.channels_last, non_blocking=True),
                 labels.to(self.device, non_blocking=True),
                 parts=settings.accumulate,
@@ -329,6 +341,7 @@ class _Training:
         batch: Batch,
         share: float,
         step: int,
+        drops: np.random.Generator,
     ) -> Losses:
         """Add the gradients of one step, or of a part of its images."""
         settings = self.run.settings
@@ -344,6 +357,8 @@ class _Training:
             teacher=self.external,
             weight=weight,
             precision=settings.precision,
+            drop_rate=settings.drop_path,
+            rng=drops,
         )
         if not self.mixes:
             return losses
@@ -351,7 +366,7 @@ class _Training:
             self.supernet,
             resize(images, batch.resolution),
             labels,
-            rng=np.random.default_rng((settings.seed, 2, step)),  # the same for all parts
+            rng=np.random.default_rng((settings.seed, 0, step, MIXTURE)),  # the same for all parts
             temperature=self._temperature(step - 1),
             latency=settings.latency,
             weight=weight,

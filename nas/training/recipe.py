@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
+from nas.architecture import Architecture
 from nas.data.rand_augment import MOST
 from nas.documents import Value
+from nas.layers import ConvFFN
+from nas.network import measure_size
 from nas.training.precision import TrainingPrecision
 from nas.training.resolutions import Resolutions
-from nas.training.settings import Count, Settings, Share
+from nas.training.settings import Count, DropRate, Settings, Share
 
 PUBLISHED_IMAGES = 100_000
 """Training images from which on ``published`` is the default recipe. With fewer, its few steps end
 before a network has learnt to see through what it does to the images."""
+
+
+# Parameters of S1, S2 and L with 1,000 classes, and the rate of each
+EFFICIENTFORMER_V2_DROP_PATH = ((6_185_560, 0.0), (12_710_112, 0.02), (26_322_288, 0.1))
 
 
 class Recipe(Value):
@@ -27,9 +35,10 @@ class Recipe(Value):
     classes. A teacher's outputs, if there is one, replace the share ``distillation`` of the labels.
     ``clipping`` bounds the norm of the gradient. ``averaging`` is the decay of the exponential
     moving average of the weights, which is then what is delivered; None averages nothing.
-    ``layer_scale`` is where the residuals' scales start, if the weights are fresh. ``precision`` is
-    what products are computed in; by default what suits the device. With ``resolutions`` each batch
-    has one of them, see ``nas/training/resolutions.py``.
+    ``layer_scale`` is where the residuals' scales start, if the weights are fresh. ``drop_path`` is
+    the rate of the last block, see ``nas/training/drop_path.py``. ``precision`` is what products
+    are computed in; by default what suits the device. With ``resolutions`` each batch has one of
+    them, see ``nas/training/resolutions.py``.
     """
 
     name: str
@@ -47,6 +56,7 @@ class Recipe(Value):
     mixup: Annotated[float, Field(ge=0)] = 0.0
     cutmix: Annotated[float, Field(ge=0)] = 0.0
     smoothing: Share = 0.0
+    drop_path: DropRate = 0.0
     distillation: Share = 0.5
     averaging: Annotated[float, Field(gt=0, lt=1)] | None = None
     precision: TrainingPrecision | None = None
@@ -78,6 +88,18 @@ RECIPES: Mapping[str, Recipe] = {
 def suitable_recipe(training_images: int) -> str:
     """The name of the default recipe for so many training images."""
     return "published" if training_images >= PUBLISHED_IMAGES else "light"
+
+
+def published_drop_path(architecture: Architecture) -> float:
+    """The rate that networks of its family and its number of parameters were published with.
+
+    EfficientFormer V2's rates are interpolated linearly between their networks, and held below S1
+    and above L. EfficientFormer V1 was published without drop path, and other families know none.
+    """
+    if not any(isinstance(layer, ConvFFN) for layer in architecture.layers):
+        return 0.0
+    params, rates = zip(*EFFICIENTFORMER_V2_DROP_PATH, strict=True)
+    return float(np.interp(measure_size(architecture).params, params, rates))
 
 
 def like_the_supernet(settings: Settings) -> Recipe:

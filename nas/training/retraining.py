@@ -43,7 +43,7 @@ from nas.training.checkpoint import (
 from nas.training.evaluate import accuracy, inherited_network
 from nas.training.log import Log
 from nas.training.progress import Report
-from nas.training.recipe import RECIPES, Recipe, suitable_recipe
+from nas.training.recipe import RECIPES, Recipe, published_drop_path, suitable_recipe
 from nas.training.resolutions import Resolutions, reading_size
 from nas.training.run import Run, circumstances
 from nas.training.settings import DataSettings
@@ -107,6 +107,8 @@ class Retraining:
         dataset = data.load(reading_size(architecture, _resolutions(changes)))
         architecture = architecture.with_classes(len(dataset.classes))
         name = str(changes.get("name", suitable_recipe(len(dataset.train))))
+        if name == "published":
+            changes.setdefault("drop_path", published_drop_path(architecture))
         record = Record(
             data=data,
             classes=dataset.classes,

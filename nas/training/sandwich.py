@@ -6,6 +6,7 @@ up, and the optimizer steps once.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from types import MappingProxyType
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from nas.data.resizing import resize
 from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training.distillation import Divergence, diverge
+from nas.training.drop_path import drop_path
 from nas.training.paths import Probabilities, sample_by_paths
 from nas.training.precision import TrainingPrecision, in_precision
 from nas.training.teacher import Teacher
@@ -66,6 +68,8 @@ def add_gradients(
     teacher: Teacher | None = None,
     weight: float = 1.0,
     precision: TrainingPrecision | None = None,
+    drop_rate: float = 0.0,
+    rng: np.random.Generator | None = None,
 ) -> Losses:
     """Add the gradients of the largest and of each subnet to the supernet's.
 
@@ -73,11 +77,13 @@ def add_gradients(
     share ``distillation``: the loss is (1 - share) * cross-entropy + share * divergence, both means
     over the batch. A ``teacher`` takes the place of the largest, which then learns from it too.
     ``weight`` is what the images count in a larger batch; losses are without it. Images (N,
-    channels, S, S) are resized to each network's input size.
+    channels, S, S) are resized to each network's input size. With a ``drop_rate``, which needs an
+    ``rng``, the largest drops paths.
     """
     forward = in_precision(supernet, images.device, precision)
     sized = cache(partial(resize, images))  # many subnets have the same size
-    logits = forward(sized(largest.input_size), largest)
+    with _dropping(supernet, largest, drop_rate, rng):
+        logits = forward(sized(largest.input_size), largest)
     label_loss = loss = functional.cross_entropy(logits, labels)
     hits = (logits.argmax(1) == labels).float().mean()
     target = logits.detach() if teacher is None else teacher(images)  # (N, classes)
@@ -100,3 +106,13 @@ def add_gradients(
         label_loss.new_zeros(()),
         hits,
     )
+
+
+def _dropping(
+    supernet: Supernet, largest: Architecture, rate: float, rng: np.random.Generator | None
+) -> AbstractContextManager[None]:
+    if rate == 0:
+        return nullcontext()
+    if rng is None:
+        raise ValueError("add_gradients: drop_rate needs an rng")
+    return drop_path(supernet.plain_modules(largest), rate, rng)

@@ -15,6 +15,7 @@ from nas.training.resolutions import Resolutions
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+DropRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Settings(Value):
@@ -27,8 +28,9 @@ class Settings(Value):
     ``nas/training/distillation.py``. A ``teacher``, see ``load_teacher``, takes the place of the
     largest network, which then learns from it too. ``layer_scale`` is where the residuals' scales
     start. A batch is processed in ``accumulate`` parts, which need less memory: their gradients add
-    up to those of the whole batch, but for the norms, which see one part at a time. ``precision``
-    is what products are computed in; by default what suits the device.
+    up to those of the whole batch, but for the norms, which see one part at a time. The largest
+    network drops paths, its last block with rate ``drop_path``, see ``nas/training/drop_path.py``.
+    ``precision`` is what products are computed in; by default what suits the device.
 
     With ``resolutions`` all networks of a step see one of them in place of their own input size,
     and a batch holds more or fewer images, see ``nas/training/resolutions.py``. Without, each sees
@@ -61,6 +63,7 @@ class Settings(Value):
     teacher: str | None = None
     layer_scale: Annotated[float, Field(gt=0)] = 0.1
     precision: TrainingPrecision | None = None
+    drop_path: DropRate = 0.0
     path_choice: bool = True
     path_learning_rate: Annotated[float, Field(gt=0)] = 0.02
     first_temperature: Annotated[float, Field(gt=0)] = 5.0

@@ -21,6 +21,7 @@ from nas.data.resizing import resize
 from nas.errors import UserError
 from nas.network import build
 from nas.training.distillation import diverge
+from nas.training.drop_path import drop_path
 from nas.training.evaluate import accuracy, judged_images
 from nas.training.multiscale import MultiScale
 from nas.training.optimizer import make_optimizer, scheduled_rate, set_learning_rate
@@ -182,7 +183,8 @@ class Standalone:
         images, targets = mix(
             images, targets, mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, rng=draws
         )
-        logits = self._forward(images)
+        with drop_path({"": self.network}, recipe.drop_path, draws):
+            logits = self._forward(images)
         loss = functional.cross_entropy(logits, targets)
         losses = {"labels": loss.detach()}
         if self.teacher is not None:

@@ -135,6 +135,19 @@ def test_test_folder_is_used_where_there_is_one(photos: Path, tmp_path: Path) ->
     assert [len(part) for part in (dataset.train, dataset.search, dataset.test)] == [18, 2, 20]
 
 
+def test_folders_within_a_class_and_odd_names_belong_to_it(photos: Path) -> None:
+    (photos / "cat" / "tabby").mkdir()
+    (photos / "cat" / "3.png").rename(photos / "cat" / "tabby" / "grün.PNG")
+    (photos / "cat" / ".hidden.png").write_bytes(b"no image")
+    (photos / "cat" / "folder.png").mkdir()
+    source = nas.data.open_source(f"folder:{photos}")
+    places = [source.train.place(index) for index in range(10)]
+    expected = [photos / "cat" / f"{it}.png" for it in (0, 1, 2, 4, 5, 6, 7, 8, 9)]
+    assert places == [str(it) for it in (*expected, photos / "cat" / "tabby" / "grün.PNG")]
+    with source.train.open(9) as image:
+        assert image.size == (16, 16)
+
+
 def test_class_called_train_is_no_split(photos: Path) -> None:
     (photos / "dog").rename(photos / "train")
     assert load_dataset(f"folder:{photos}", 16).classes == ("cat", "train")
@@ -143,10 +156,10 @@ def test_class_called_train_is_no_split(photos: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "hint"),
     [("digit", "; did you mean 'digits'?"), ("floder:x", "; did you mean 'folder'?"),
-     ("hf:mnist", ""), ("folder:", "; did you mean 'folder'?")],
+     ("hf:", "; did you mean 'hf'?"), ("folder:", "; did you mean 'folder'?")],
 )  # fmt: skip
 def test_unknown_data_set_lists_the_kinds(spec: str, hint: str) -> None:
-    expected = f"data set '{spec}': must be digits, folder:PATH or parquet:PATH{hint}"
+    expected = f"data set '{spec}': must be digits, folder:PATH, parquet:PATH or hf:NAME{hint}"
     assert message_of(spec) == expected
 
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,24 +61,13 @@ def test_what_no_step_used_has_no_optimizer_state(tmp_path: Path) -> None:
     assert not any(parameter in optimizer.state for parameter in unused[1].parameters())
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """A limit on file sizes, which fails a write as a full disk does."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_a_failed_write_leaves_the_previous_checkpoint(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_failed_write_leaves_the_previous_checkpoint(tmp_path: Path, files_limited) -> None:
     path = tmp_path / "checkpoint.safetensors"
     model, optimizer = trained(0)
     save_checkpoint(path, model, optimizer, STATE)
     before = path.read_bytes()
-    request.getfixturevalue("small_files")
-    with pytest.raises(UserError, match=r"checkpoint\.safetensors: cannot be written: "):
+    refused = pytest.raises(UserError, match=r"checkpoint\.safetensors: cannot be written: ")
+    with refused, files_limited(1000):
         save_checkpoint(path, model, optimizer, STATE.model_copy(update={"epoch": 4}))
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [path.name]

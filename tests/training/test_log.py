@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import resource
 from pathlib import Path
 
 import pytest
@@ -28,17 +27,13 @@ def test_tensorboard_reads_the_curves_and_hides_what_a_killed_process_wrote(tmp_
     assert [it["loss/largest"] for it in entries(path)] == [0.333333, 0.666667, 7.0]
 
 
-def test_curves_on_a_full_disk_are_one_line(tmp_path: Path) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+def test_curves_on_a_full_disk_are_one_line(tmp_path: Path, files_limited) -> None:
     with Log(
         tmp_path / "log.jsonl", tmp_path / "tensorboard", finished_epochs=0, setbacks=0
     ) as log:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
-        try:
-            with pytest.raises(UserError, match="tensorboard: cannot be written: ") as error:
-                append_many(log)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        refused = pytest.raises(UserError, match="tensorboard: cannot be written: ")
+        with refused as error, files_limited(500):
+            append_many(log)
     assert "\n" not in str(error.value)
 
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import count, pairwise
 from pathlib import Path
@@ -394,6 +394,17 @@ def test_subnets_drawn_by_their_paths_go_on_alike_too(new_run, dataset: Dataset)
     assert found[2] != expected[2]
 
 
+def test_dropped_paths_go_on_alike_too(new_run, dataset: Dataset, uninterrupted: Run) -> None:
+    settings = QUICK.model_copy(update={"drop_path": 0.5})
+    run, other = new_run(settings), new_run(settings)
+    train_supernet(run, dataset)
+    with pytest.raises(UserError, match="stopped in epoch 2"):
+        train_supernet(other, dataset, report=stop_at(6))
+    train_supernet(other, dataset, resume=True)
+    assert_same(run, other)
+    assert lines(run)[0] != lines(uninterrupted)[0]
+
+
 def test_a_loss_that_is_never_finite_ends_the_run(new_run, dataset: Dataset) -> None:
     run = new_run(QUICK.model_copy(update={"learning_rate": 1e30, "warmup": 0.0}))
     message = (
@@ -425,30 +436,22 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert_same(run, uninterrupted)
 
 
-@pytest.fixture
-def limit_files() -> Iterator[Callable[[int], None]]:
-    """Limits the size of files, which fails a write as a full disk does."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.mark.parametrize(
     ("size", "refused"), [(50_000, r"checkpoint\.safetensors"), (100, r"log\.jsonl")]
 )
 def test_a_full_disk_leaves_the_last_epoch_usable(
-    new_run, dataset: Dataset, uninterrupted: Run, limit_files, size: int, refused: str
+    new_run, dataset: Dataset, uninterrupted: Run, files_limited, size: int, refused: str
 ) -> None:
     run = new_run()
+    with ExitStack() as stack:
 
-    def fill(progress: Progress) -> None:
-        if progress.step == 8:  # the second epoch is about to be logged and saved
-            limit_files(size)
+        def fill(progress: Progress) -> None:
+            if progress.step == 8:  # the second epoch is about to be logged and saved
+                stack.enter_context(files_limited(size))
 
-    with pytest.raises(UserError, match=rf"{refused}: cannot be written: ") as error:
-        train_supernet(run, dataset, report=fill)
+        with pytest.raises(UserError, match=rf"{refused}: cannot be written: ") as error:
+            train_supernet(run, dataset, report=fill)
     assert "\n" not in str(error.value)
-    limit_files(resource.RLIM_INFINITY)
     assert run.finished_epochs == 1
     run.load_supernet()
     train_supernet(run, dataset, resume=True)

@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from nas.training.recipe import RECIPES, like_the_supernet, suitable_recipe
+from nas.architecture import Architecture
+from nas.training.recipe import (
+    RECIPES,
+    like_the_supernet,
+    published_drop_path,
+    suitable_recipe,
+)
 from nas.training.settings import Settings
 
 
@@ -32,5 +38,28 @@ def test_the_supernets_recipe_takes_over_all_that_a_single_network_knows() -> No
     for name in ("epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "layer_scale"):
         assert recipe[name] == getattr(settings, name)
     changed = {"distortions", "erasing", "mixup", "cutmix", "smoothing", "clipping", "averaging"}
-    assert not any(recipe[name] for name in changed)
+    assert not any(recipe[name] for name in changed | {"drop_path"})
     assert recipe["seed"] == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        ("efficientformer_v2_s0", 0.0),
+        ("efficientformer_v2_s1", 0.0),
+        ("efficientformer_v2_s2", 0.02),
+        ("efficientformer_v2_l", 0.1),
+        ("efficientformer_v1_l1", 0.0),
+        ("efficientformer_v1_l3", 0.0),
+        ("efficientformer_v1_l7", 0.0),
+    ],
+)
+def test_published_networks_have_their_published_drop_path(name: str, rate: float) -> None:
+    assert published_drop_path(Architecture.load(name)) == pytest.approx(rate, abs=1e-12)
+
+
+def test_drop_path_grows_with_the_parameters_between_published_networks() -> None:
+    fewer_classes = Architecture.load("efficientformer_v2_l").with_classes(10)
+    # 990 fewer classes of two heads, each of 384 weights and a bias
+    share = 1 - 990 * 2 * 385 / (26_322_288 - 12_710_112)
+    assert published_drop_path(fewer_classes) == pytest.approx(0.02 + share * 0.08)

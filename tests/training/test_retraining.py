@@ -24,7 +24,7 @@ from nas.training.run import Run
 from nas.training.settings import DataSettings, Settings
 
 IMAGES = {"spec": "digits", "limit": 120}
-QUICK = {"name": "published", "epochs": 3, "batch_size": 32, "seed": 5}
+QUICK = {"name": "published", "epochs": 3, "batch_size": 32, "drop_path": 0.3, "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +186,19 @@ def test_small_data_take_the_light_recipe(tmp_path: Path, small: Architecture) -
     opened, _ = begin(tmp_path / "run", small, recipe={"epochs": 3})
     assert opened.record.recipe.name == "light"
     assert opened.record.recipe.epochs == 3
+
+
+@pytest.mark.parametrize(("recipe", "rate"), [({}, 0.0625), ({"drop_path": 0.5}, 0.5)])
+def test_the_published_recipe_drops_paths_as_published_unless_told_otherwise(
+    tmp_path: Path,
+    small: Architecture,
+    recipe: dict[str, float],
+    rate: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nas.training.retraining.published_drop_path", lambda _: 0.0625)
+    opened, _ = begin(tmp_path / "run", small, recipe={"name": "published", **recipe})
+    assert opened.record.recipe.drop_path == rate
 
 
 def test_a_network_of_another_space_inherits_nothing(

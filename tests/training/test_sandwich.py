@@ -121,6 +121,32 @@ def test_the_teacher_learns_nothing_from_its_pupils(
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
 
 
+def test_the_largest_alone_drops_paths(
+    tiny_space: SearchSpace, supernet: Supernet, batch: tuple[Tensor, Tensor]
+) -> None:
+    largest, smallest = tiny_space.largest(), tiny_space.smallest()
+    options = {"largest": largest, "subnets": [largest, smallest], "distillation": 0.0}
+    whole = add_gradients(supernet, *batch, **options)
+    rng = np.random.default_rng(0)
+    dropped = add_gradients(supernet, *batch, **options, drop_rate=0.5, rng=rng)
+    torch.testing.assert_close(dropped.subnets, whole.subnets, rtol=1e-12, atol=0)
+    assert not torch.allclose(dropped.largest, whole.largest)
+
+
+def test_dropping_paths_needs_a_generator(
+    tiny_space: SearchSpace, supernet: Supernet, batch: tuple[Tensor, Tensor]
+) -> None:
+    with pytest.raises(ValueError, match="drop_rate needs an rng"):
+        add_gradients(
+            supernet,
+            *batch,
+            largest=tiny_space.largest(),
+            subnets=[tiny_space.smallest()],
+            distillation=0.0,
+            drop_rate=0.5,
+        )
+
+
 def test_a_step_draws_the_smallest_and_random_subnets_that_the_generator_decides(
     tiny_space: SearchSpace,
 ) -> None:

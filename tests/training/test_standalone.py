@@ -87,6 +87,7 @@ def test_a_plain_training_is_adamw_on_cross_entropy(small: Architecture, few: Da
         {"smoothing": 0.1},
         {"clipping": 0.01},
         {"layer_scale": 1e-5},
+        {"drop_path": 0.5},
         {"seed": 1},
     ],
     ids=str,

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nas.architecture import Architecture
+from nas.blocks.efficientformer_v1 import MetaBlock3D, MetaBlock4D
+from nas.blocks.efficientformer_v2 import Attention4D, ConvFFN
+from nas.blocks.norm import Scale
+from nas.errors import UserError
+from nas.network import build
+from nas.space import SearchSpace
+from nas.supernet import Supernet
+from nas.training.drop_path import drop_path
+from nas.training.loop import fresh_supernet
+
+CERTAIN = 1 - 1e-12
+"""A rate at which no draw keeps a branch."""
+
+
+def residual_blocks() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    heads = {"heads": 2, "key_dim": 4, "value_dim": 8, "map_size": (4, 4), "act": "gelu"}
+    return {
+        "ConvFFN": ConvFFN(8, 16, "gelu"),
+        "Attention4D": Attention4D(8, stride=1, talking_heads=True, **heads),
+        "MetaBlock4D": MetaBlock4D(8, 16, "gelu"),
+        "MetaBlock3D": MetaBlock3D(8, 16, **heads),
+    }
+
+
+def prepared(block: nn.Module) -> nn.Module:
+    """In training, its branches as large as what they are added to, its norms without memory."""
+    for child in block.modules():
+        if isinstance(child, Scale):
+            nn.init.constant_(child.gamma, 1.0)
+        if isinstance(child, nn.BatchNorm2d):
+            child.momentum = 0.0
+    return block.double().train()
+
+
+def images(count: int = 6) -> Tensor:
+    return torch.randn(count, 8, 4, 4, dtype=torch.float64, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("name", residual_blocks())
+def test_dropped_samples_are_their_inputs(name: str) -> None:
+    block, x = prepared(residual_blocks()[name]), images()
+    with drop_path({"stage1.block1": block}, CERTAIN, np.random.default_rng(0)):
+        dropped = block(x)
+    assert torch.equal(dropped, x)
+    assert not torch.equal(block(x), x)
+
+
+@pytest.mark.parametrize("name", ["ConvFFN", "Attention4D"])
+def test_each_sample_is_its_input_or_has_its_branch_over_the_chance_to_keep_it(name: str) -> None:
+    block, x = prepared(residual_blocks()[name]), images(64)
+    whole = block(x)
+    with drop_path({"stage1.block1": block}, 0.25, np.random.default_rng(0)):
+        dropped = block(x)
+    is_kept = torch.from_numpy(np.random.default_rng(0).random(64) >= 0.25)
+    assert 0 < int(is_kept.sum()) < 64
+    assert torch.equal(dropped[~is_kept], x[~is_kept])
+    torch.testing.assert_close(dropped[is_kept], (x + (whole - x) / 0.75)[is_kept])
+
+
+@pytest.mark.parametrize("name", ["ConvFFN", "Attention4D"])
+def test_the_mean_over_many_draws_is_the_whole_block(name: str) -> None:
+    block, x = prepared(residual_blocks()[name]), images()
+    whole, rng, draws = block(x).detach(), np.random.default_rng(0), 2000
+    total = torch.zeros_like(x)
+    with torch.no_grad(), drop_path({"stage1.block1": block}, 0.4, rng):
+        for _ in range(draws):
+            total += block(x)
+    # a draw of the branch's factor has the standard deviation sqrt(0.4 / 0.6)
+    allowed = 5 * (0.4 / 0.6 / draws) ** 0.5 * (whole - x).abs() + 1e-9
+    assert bool(((total / draws - whole).abs() <= allowed).all())
+
+
+def test_rates_rise_linearly_over_blocks_and_branches_of_a_block_share_theirs() -> None:
+    slots = ["stage1.block1", "stage1.block2", "stage2.block1.attention", "stage2.block1.ffn"]
+    parts: dict[str, nn.Module] = {"stem": nn.Identity(), **{slot: Scale(1) for slot in slots}}
+    x, found = torch.ones(20_000, 1, 1, 1), {}
+    with drop_path(parts, 0.4, np.random.default_rng(0)):
+        for slot in slots:
+            parts[slot].gamma.data.fill_(1.0)
+            values = parts[slot](x).unique().tolist()
+            found[slot] = 1 - 1 / max(values)
+    expected = {slots[0]: 0.0, slots[1]: 0.2, slots[2]: 0.4, slots[3]: 0.4}
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_rate_zero_draws_nothing_and_changes_nothing() -> None:
+    block, x = prepared(residual_blocks()["ConvFFN"]), images()
+    rng = np.random.default_rng(0)
+    with drop_path({"stage1.block1": block}, 0.0, rng):
+        assert torch.equal(block(x), block(x))
+    assert rng.random() == np.random.default_rng(0).random()
+
+
+def test_nothing_is_dropped_in_evaluation_or_after_the_context() -> None:
+    block, x = prepared(residual_blocks()["MetaBlock4D"]), images()
+    whole = block(x)
+    with drop_path({"stage1.block1": block}, CERTAIN, np.random.default_rng(0)):
+        evaluated = block.eval()(x)
+    assert torch.equal(evaluated, block(x))
+    assert torch.equal(block.train()(x), whole)
+    assert not any(child._forward_hooks for child in block.modules())
+
+
+@pytest.fixture
+def supernet(tiny_space: SearchSpace) -> Supernet:
+    return fresh_supernet(tiny_space, seed=0, layer_scale=0.5).double().train()
+
+
+def test_a_supernet_drops_what_the_extracted_network_drops(supernet: Supernet) -> None:
+    largest: Architecture = supernet.space.largest()
+    x = torch.randn(8, 3, 32, 32, dtype=torch.float64, generator=torch.Generator())
+    network, whole = supernet.extract(largest), supernet(x, largest)
+    with drop_path(supernet.plain_modules(largest), 0.5, np.random.default_rng(3)):
+        dropped = supernet(x, largest)
+    with drop_path({"": network}, 0.5, np.random.default_rng(3)):
+        expected = network(x)
+    torch.testing.assert_close(dropped, expected, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(dropped, whole)
+    assert set(network.state_dict()) == set(build(largest).state_dict())
+
+
+def test_a_network_without_scaled_branches_is_refused() -> None:
+    network = nn.Sequential(nn.Linear(2, 2))
+    refused = pytest.raises(UserError, match=r"drop_path: needs .*, got a rate of 0\.1")
+    with refused, drop_path({"": network}, 0.1, np.random.default_rng(0)):
+        pass
+    with drop_path({"": network}, 0.0, np.random.default_rng(0)):
+        pass
