@@ -18,8 +18,19 @@ def test_a_factor_is_recovered_and_nothing_else_invented():
     sums, params = networks(rng)
     found = fit_calibration(sums, params, 1.07 * sums * rng.normal(1, 0.01, len(sums)))
     assert found.factor == pytest.approx(1.07, rel=0.02)
-    assert found.ms_per_megabyte == 0
+    assert found.overhead_ms == found.ms_per_megabyte == 0
     assert found.networks == 12
+
+
+def test_an_overhead_is_recovered():
+    rng = np.random.default_rng(0)
+    sums = np.geomspace(0.05, 0.5, 16)
+    truth = 1.02 * sums + 0.004
+    found = fit_calibration(sums, sums * 1e6, truth * rng.normal(1, 0.003, len(sums)))
+    assert found.overhead_ms == pytest.approx(0.004, rel=0.2)
+    assert found.factor == pytest.approx(1.02, rel=0.01)
+    assert found.ms_per_megabyte == 0
+    assert found.latency(0.1, 1e5) == pytest.approx(0.106, rel=0.01)
 
 
 def test_weights_beyond_the_cache_are_recovered():
