@@ -7,7 +7,7 @@ kernels, by up to 78 % slower, so each alignment class has its own model:
     t = b0 + b1 P(a) P(b) + b2 P(a) + b3 P(b)    with P the width rounded up to the step, all b >= 0
 
 for the two widths a and b (channels and hidden channels, or those before and after) of one kind of
-layer on one map.
+layer on one map; and likewise with each width and each pair of them where a layer has more.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from nas.latency.rows import Key, Row
 from nas.latency.templates import structure
 from nas.layers import Layer
 
-LEAST_MEASURED = 6
-"""Of each group: four coefficients, and two more to see how far they hold."""
+LEAST_MEASURED, LEAST_SPARE = 6, 2
+"""Of each group; and so many more than its model has coefficients, to see how far they hold."""
 SHARE = 0.2
 """Of the entries of a large group that are measured."""
 WORST = 0.15
@@ -66,8 +66,8 @@ def keys_to_measure(layers: Mapping[Key, Layer], step: int) -> list[Key]:
     """Keys that span each group: its corners first, then whatever is farthest from those taken."""
     chosen: list[Key] = []
     for keys in group_layers(layers, step).values():
-        count = max(LEAST_MEASURED, math.ceil(SHARE * len(keys)))
         widths = np.log([_widths(layers[key]) for key in keys])
+        count = max(_least(widths.shape[1]), math.ceil(SHARE * len(keys)))
         chosen += [keys[index] for index in _spanning(widths, count)]
     return chosen
 
@@ -124,7 +124,7 @@ def _error(
     known: Sequence[Key], layers: Mapping[Key, Layer], rows: Mapping[Key, Row], step: int
 ) -> float:
     """Root mean square relative error on each known entry by a fit to the other ones."""
-    if len(known) < LEAST_MEASURED:
+    if not known or len(known) < _least(len(_widths(layers[known[0]]))):
         return math.inf
     features = _features([_widths(layers[key]) for key in known], step)
     ms = np.array([rows[key].ms for key in known])
@@ -163,14 +163,18 @@ def _spanning(points: np.ndarray, count: int) -> list[int]:
     return chosen
 
 
+def _least(widths: int) -> int:
+    """How many layers of so many widths are measured at least."""
+    return max(LEAST_MEASURED, 1 + widths + math.comb(widths, 2) + LEAST_SPARE)
+
+
 def _widths(layer: Layer) -> tuple[int, ...]:
-    """Channels before and after the layer, or its channels and hidden channels."""
-    fields = layer.model_dump()
-    names = ("channels", "in_channels", "out_channels")
-    widths = [int(fields[name]) for name in names if name in fields]
-    if "expansion" in fields:
-        widths.append(round(fields["channels"] * fields["expansion"]))
-    return tuple(widths)
+    """Everything that templates take to be a width: channels, before, after, inside, and hidden."""
+    return tuple(
+        int(getattr(layer, name))
+        for name in ("channels", "in_channels", "out_channels", "dim", "features", "hidden")
+        if hasattr(layer, name)
+    )
 
 
 def _alignment(width: int, step: int) -> str:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from nas.latency.modelled import (
+    _widths,
     group_layers,
     keys_misfit,
     keys_to_measure,
     model_rows,
 )
 from nas.latency.rows import Row, format_rows, parse_rows
+from nas.latency.templates import WIDTHS
 from nas.layers import ConvFFN
 from nas.space import SearchSpace
 
@@ -107,6 +109,17 @@ def test_group_that_does_not_fit_is_measured_entirely(layers):
     assert set(keys_misfit(layers, rows, STEP)) == {key for key in victim if key not in rows}
     few = {key: row for key, row in rows.items() if key not in victim}
     assert set(victim) <= set(keys_misfit(layers, few, STEP)), "too few to know"
+
+
+@pytest.mark.parametrize("name", ["efficientvit_64px", "pvt_v2_64px", "mobilevit_64px"])
+def test_every_width_that_a_template_takes_is_told_apart(name):
+    layers = SearchSpace.load(name).layers()
+    for keys in group_layers(layers, STEP).values():
+        sizes = {
+            tuple(value for field, value in layers[key] if field in WIDTHS and field != "classes")
+            for key in keys
+        }
+        assert len({_widths(layers[key]) for key in keys}) == len(sizes) == len(keys)
 
 
 @pytest.mark.parametrize(
