@@ -59,6 +59,12 @@ class Layer(Value):
                 words.append(f"{name}={_text(value)}")
         return " ".join(words)
 
+    def strided(self, input_shape: Shape, before: int, after: int, stride: int) -> Shape:
+        """The shape behind a stride from ``before`` to ``after`` channels, once that fits."""
+        self.require_channels(input_shape, before)
+        self.require_divisible(input_shape, stride)
+        return after, input_shape[1] // stride, input_shape[2] // stride
+
     def require_channels(self, input_shape: Shape, channels: int) -> None:
         """Raise ValueError unless ``input_shape`` has that many channels."""
         if input_shape[0] != channels:
@@ -71,6 +77,16 @@ class Layer(Value):
             raise MapMisfitError(
                 f"{self.slot}: the map must be a multiple of {stride}, got {height}x{width}"
             )
+
+
+class ResidualLayer(Layer):
+    """A layer that keeps the shape."""
+
+    channels: Positive
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        self.require_channels(input_shape, self.channels)
+        return input_shape
 
 
 def _text(value: object) -> str:

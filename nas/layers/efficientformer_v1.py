@@ -9,13 +9,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nas.layers.base import Activation, Layer, Positive, Shape
+from nas.layers.base import Activation, Layer, Positive, ResidualLayer, Shape
 
 
-class MetaBlock(Layer):
+class MetaBlock(ResidualLayer):
     """A token mixer and an MLP, each residual, which keep the shape of a feature map."""
 
-    channels: Positive
     expansion: Annotated[float, Field(gt=0)]
     activation: Activation = "gelu"
 
@@ -23,10 +22,6 @@ class MetaBlock(Layer):
     def hidden(self) -> int:
         """Channels between the two layers of the MLP."""
         return round(self.channels * self.expansion)
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.channels)
-        return input_shape
 
 
 class MetaBlock4D(MetaBlock):

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nas.layers.base import Activation, Layer, Positive, Shape
+from nas.layers.base import Activation, Layer, Positive, ResidualLayer, Shape
 
 
 class ConvStem(Layer):
@@ -18,16 +18,13 @@ class ConvStem(Layer):
     activation: Activation = "gelu"
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.in_channels)
-        self.require_divisible(input_shape, 4)
-        return self.out_channels, input_shape[1] // 4, input_shape[2] // 4
+        return self.strided(input_shape, self.in_channels, self.out_channels, 4)
 
 
-class ConvFFN(Layer):
+class ConvFFN(ResidualLayer):
     """Residual FFN of 1x1, depthwise 3x3 and 1x1 convolutions."""
 
     kind: Literal["conv_ffn"] = "conv_ffn"
-    channels: Positive
     expansion: Annotated[float, Field(gt=0)]
     activation: Activation = "gelu"
 
@@ -35,10 +32,6 @@ class ConvFFN(Layer):
     def hidden(self) -> int:
         """Channels of the depthwise convolution."""
         return round(self.channels * self.expansion)
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.channels)
-        return input_shape
 
 
 class Attention4D(Layer):
@@ -73,9 +66,7 @@ class ConvDownsample(Layer):
     out_channels: Positive
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.in_channels)
-        self.require_divisible(input_shape, 2)
-        return self.out_channels, input_shape[1] // 2, input_shape[2] // 2
+        return self.strided(input_shape, self.in_channels, self.out_channels, 2)
 
 
 class AttentionDownsample(Layer):
@@ -90,9 +81,7 @@ class AttentionDownsample(Layer):
     activation: Activation = "gelu"
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.in_channels)
-        self.require_divisible(input_shape, 2)
-        return self.out_channels, input_shape[1] // 2, input_shape[2] // 2
+        return self.strided(input_shape, self.in_channels, self.out_channels, 2)
 
 
 class Classifier(Layer):

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nas.layers.base import Activation, Layer, Positive, Shape
+from nas.layers.base import Activation, Layer, Positive, ResidualLayer, Shape
 
 
 class DeepConvStem(Layer):
@@ -31,11 +31,10 @@ class DeepConvStem(Layer):
         return self.out_channels, input_shape[1] // 16, input_shape[2] // 16
 
 
-class DepthwiseFFN(Layer):
+class DepthwiseFFN(ResidualLayer):
     """A residual depthwise 3x3 convolution, then a residual FFN of 1x1 convolutions."""
 
     kind: Literal["depthwise_ffn"] = "depthwise_ffn"
-    channels: Positive
     expansion: Annotated[float, Field(gt=0)]
     activation: Activation = "relu"
 
@@ -43,10 +42,6 @@ class DepthwiseFFN(Layer):
     def hidden(self) -> int:
         """Channels between the two 1x1 convolutions."""
         return round(self.channels * self.expansion)
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.channels)
-        return input_shape
 
 
 class CascadedAttention(Layer):

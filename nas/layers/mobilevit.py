@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nas.layers.base import Activation, Layer, Positive, Shape
+from nas.layers.base import Activation, Layer, Positive, ResidualLayer, Shape
 
 PATCH = 2
 """Side of a patch in pixels; published networks have no other."""
@@ -24,16 +24,13 @@ class ShortStem(Layer):
     activation: Activation = "silu"
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.in_channels)
-        self.require_divisible(input_shape, 2)
-        return self.out_channels, input_shape[1] // 2, input_shape[2] // 2
+        return self.strided(input_shape, self.in_channels, self.out_channels, 2)
 
 
-class InvertedResidual(Layer):
+class InvertedResidual(ResidualLayer):
     """MobileNetV2's block (Sandler et al., CVPR 2018): 1x1, depthwise 3x3, 1x1, and the sum."""
 
     kind: Literal["inverted_residual"] = "inverted_residual"
-    channels: Positive
     expansion: Annotated[float, Field(gt=0)]
     activation: Activation = "silu"
 
@@ -41,10 +38,6 @@ class InvertedResidual(Layer):
     def hidden(self) -> int:
         """Channels of the depthwise convolution."""
         return round(self.channels * self.expansion)
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.channels)
-        return input_shape
 
 
 class InvertedDownsample(Layer):
@@ -63,19 +56,16 @@ class InvertedDownsample(Layer):
         return round(self.in_channels * self.expansion)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.in_channels)
-        self.require_divisible(input_shape, self.stride)
-        return self.out_channels, input_shape[1] // self.stride, input_shape[2] // self.stride
+        return self.strided(input_shape, self.in_channels, self.out_channels, self.stride)
 
 
-class PatchTransformer(Layer):
+class PatchTransformer(ResidualLayer):
     """Transformer layers on tokens of width ``dim``, between convolutions on the feature map.
 
     A token attends to those at the same place of other 2x2 patches; a map of odd sides is
     interpolated to even ones. A smaller ``depth`` keeps the first of the transformer layers.
     """
 
-    channels: Positive
     dim: Positive
     depth: Positive
     expansion: Annotated[float, Field(gt=0)] = 2.0
@@ -85,10 +75,6 @@ class PatchTransformer(Layer):
     def hidden(self) -> int:
         """Channels between the two layers of each MLP."""
         return round(self.dim * self.expansion)
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.channels)
-        return input_shape
 
 
 class SoftmaxPatchTransformer(PatchTransformer):

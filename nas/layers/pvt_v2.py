@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nas.layers.base import Activation, Layer, Positive, Shape
+from nas.layers.base import Activation, Layer, Positive, ResidualLayer, Shape
 
 
 class PatchStem(Layer):
@@ -20,9 +20,7 @@ class PatchStem(Layer):
     out_channels: Positive
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.in_channels)
-        self.require_divisible(input_shape, 4)
-        return self.out_channels, input_shape[1] // 4, input_shape[2] // 4
+        return self.strided(input_shape, self.in_channels, self.out_channels, 4)
 
 
 class PatchDownsample(Layer):
@@ -33,9 +31,7 @@ class PatchDownsample(Layer):
     out_channels: Positive
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.in_channels)
-        self.require_divisible(input_shape, 2)
-        return self.out_channels, input_shape[1] // 2, input_shape[2] // 2
+        return self.strided(input_shape, self.in_channels, self.out_channels, 2)
 
 
 class ReducedAttention(Layer):
@@ -62,7 +58,7 @@ class ReducedAttention(Layer):
         return input_shape
 
 
-class TokenFFN(Layer):
+class TokenFFN(ResidualLayer):
     """Residual MLP of each pixel, with a depthwise 3x3 convolution before its activation.
 
     With ``rectified`` a ReLU stands before the convolution, as in the networks with linear
@@ -70,7 +66,6 @@ class TokenFFN(Layer):
     """
 
     kind: Literal["token_ffn"] = "token_ffn"
-    channels: Positive
     expansion: Annotated[float, Field(gt=0)]
     rectified: bool = False
     activation: Activation = "gelu"
@@ -79,7 +74,3 @@ class TokenFFN(Layer):
     def hidden(self) -> int:
         """Channels of the depthwise convolution."""
         return round(self.channels * self.expansion)
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.channels)
-        return input_shape
