@@ -30,7 +30,18 @@ def make_module(layer: Layer, input_shape: Shape) -> nn.Module:
 
 def constructor(layer: Layer, input_shape: Shape) -> partial[nn.Module]:
     """The class of a layer's module with its arguments, which are plain values."""
-    map_size = input_shape[1:]
+    for family in (_efficientformer, _efficientvit, _pvt_v2, _mobilevit):
+        found = family(layer, input_shape[1:])
+        if found is not None:
+            return found
+    raise TypeError(f"no module for layers of kind '{layer.kind}'")
+
+
+Found = partial[nn.Module] | None
+"""None for a layer of another family."""
+
+
+def _efficientformer(layer: Layer, map_size: tuple[int, int]) -> Found:
     match layer:
         case layers.ConvStem():
             return _call(
@@ -94,10 +105,10 @@ def constructor(layer: Layer, input_shape: Shape) -> partial[nn.Module]:
                 epsilon=layer.epsilon,
             )
         case _:
-            return _efficientvit(layer, map_size)
+            return None
 
 
-def _efficientvit(layer: Layer, map_size: tuple[int, int]) -> partial[nn.Module]:
+def _efficientvit(layer: Layer, map_size: tuple[int, int]) -> Found:
     match layer:
         case layers.DeepConvStem():
             return _call(
@@ -123,10 +134,10 @@ def _efficientvit(layer: Layer, map_size: tuple[int, int]) -> partial[nn.Module]
         case layers.PooledClassifier():
             return _call(efficientvit.PooledClassifier, layer.in_channels, layer.classes)
         case _:
-            return _pvt_v2(layer)
+            return None
 
 
-def _pvt_v2(layer: Layer) -> partial[nn.Module]:
+def _pvt_v2(layer: Layer, map_size: tuple[int, int]) -> Found:  # noqa: ARG001
     match layer:
         case layers.PatchStem():
             return _call(pvt_v2.PatchStem, layer.in_channels, layer.out_channels)
@@ -148,10 +159,10 @@ def _pvt_v2(layer: Layer) -> partial[nn.Module]:
                 rectified=layer.rectified,
             )
         case _:
-            return _mobilevit(layer)
+            return None
 
 
-def _mobilevit(layer: Layer) -> partial[nn.Module]:
+def _mobilevit(layer: Layer, map_size: tuple[int, int]) -> Found:  # noqa: ARG001
     match layer:
         case layers.ShortStem():
             return _call(
@@ -219,7 +230,7 @@ def _mobilevit(layer: Layer) -> partial[nn.Module]:
         case layers.MeanClassifier():
             return _call(mobilevit_v2.MeanClassifier, layer.in_channels, layer.classes)
         case _:
-            raise TypeError(f"no module for layers of kind '{layer.kind}'")
+            return None
 
 
 def _call(
