@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,14 +40,13 @@ from nas.search.problem import Costs, InfeasibleTarget, meets
 from nas.search.slimming import Step
 from nas.space import Assignment, SearchSpace
 from nas.supernet import Supernet
-from nas.training.evaluate import accuracy, calibrate, inherited_network
+from nas.training.evaluate import accuracy, inherited_network
+from nas.training.evaluator import Evaluator
 from nas.training.paths import path_probabilities
 from nas.training.run import Run
 
 Strategy = Literal["frontier", "importance"]
 """How slimming goes down: ``slim`` (EfficientFormer V2) or ``slim_by_importance`` (V1)."""
-CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64
-"""For each evaluation of the search; the networks of the final table are calibrated on more."""
 INT8_IMAGES, JUDGED_IMAGES = 128, 512
 """An int8 network is calibrated on training images and judged on images of the search slice, at
 most so many."""
@@ -117,6 +116,11 @@ class Workshop:
     accuracies: dict[Architecture, float] = field(default_factory=dict)
     prices: dict[Assignment, Costs] = field(default_factory=dict)
 
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """What judges architectures."""
+        return Evaluator(self.supernet, self.dataset)
+
     def cost(self, assignment: Assignment) -> Costs:
         """Predicted latency, parameters and MACs."""
         if assignment not in self.prices:
@@ -127,16 +131,7 @@ class Workshop:
         """Accuracy on the search slice with inherited weights; the supernet stays as it is."""
         architecture = self.space.decode(assignment)
         if architecture not in self.accuracies:
-            dataset = self.dataset.at(architecture.input_size)
-            network = self.supernet.extract(architecture)
-            calibrate(
-                network,
-                dataset.train,
-                batches=CALIBRATION_IMAGES // CALIBRATION_BATCH,
-                batch_size=min(CALIBRATION_BATCH, len(dataset.train)),
-                rng=np.random.default_rng(0),  # the same images for all
-            )
-            self.accuracies[architecture] = accuracy(network, dataset.search)
+            self.accuracies[architecture] = self.evaluator.accuracy(architecture)
             self.bar.update("networks evaluated", len(self.accuracies), self.evaluations)
         return self.accuracies[architecture]
 
