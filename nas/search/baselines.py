@@ -11,12 +11,8 @@ import numpy as np
 
 from nas.search.problem import Assignment, Costs, Problem, as_it_is
 from nas.search.slimming import SlimmingResult
+from nas.search.study import evaluated_in, make_sampler, open_study, work
 
-POPULATION = 20
-"""Networks of one generation of the evolution; Optuna's 50 leave no time to evolve in 100
-evaluations."""
-TRIALS = 20
-"""Networks that evolution may propose per evaluation; those that miss a bound cost none."""
 MISSES = 100
 """Random networks in a row that were evaluated before, after which the search ends."""
 
@@ -65,34 +61,12 @@ def evolve(
     Raises:
         InfeasibleTarget: nothing meets every bound.
     """
-    import optuna
-
     problem = Problem(tuple(sizes), cost, target, canonical)
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.NSGAIISampler(
-        population_size=POPULATION, seed=int(rng.integers(2**31))
-    )
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    for one in (problem.sample(rng) for _ in range(POPULATION)):
-        study.enqueue_trial({str(choice): option for choice, option in enumerate(one)})
-    evaluated: dict[Assignment, float] = {}
-    for _ in range(TRIALS * evaluations):
-        if len(evaluated) >= evaluations:
-            break
-        trial = study.ask()
-        one = canonical(
-            tuple(trial.suggest_int(str(choice), 0, size - 1) for choice, size in enumerate(sizes))
-        )
-        costs = problem.price(one)
-        for name, bound in target.items():
-            trial.set_constraint(name, costs[name] - bound)
-        if problem.fits(one) and one not in evaluated:
-            evaluated[one] = accuracy(one)
-        # constraints decide before values do, so of what misses a bound the accuracy is not asked
-        study.tell(trial, [evaluated.get(one, 0.0), costs[next(iter(target))]])
-    optuna.logging.set_verbosity(verbosity)
-    return _result(evaluated)
+    problem.feasible()
+    study = open_study(None, "evolution", subject="evolution")
+    sampler = make_sampler("nsga2", int(rng.integers(2**31)))
+    work(study, problem, accuracy, sampler=sampler, evaluations=evaluations, rng=rng)
+    return _result(evaluated_in(study.get_trials(deepcopy=False), problem))
 
 
 def _result(evaluated: dict[Assignment, float]) -> SlimmingResult:

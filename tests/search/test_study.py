@@ -1,0 +1,154 @@
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from nas.errors import UserError
+from nas.search.problem import Problem
+from nas.search.study import evaluated_in, make_sampler, open_study, work
+
+SIZES = (3, 4, 2, 3)
+
+WORKER = """
+import sys, time
+import numpy as np
+from nas.search.problem import Problem
+from nas.search.study import make_sampler, open_study, work
+
+storage, log, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+
+def accuracy(one):
+    with open(log, "a") as file:
+        file.write(f"{one}\\n")
+    time.sleep(seconds)
+    return sum(one) / 10
+
+problem = Problem((3, 4, 2, 3), lambda one: {"latency_ms": 1.0 + sum(one)}, {"latency_ms": 7.0})
+work(
+    open_study(storage, "study", subject="sums"), problem, accuracy,
+    sampler=make_sampler("nsga2", None), evaluations=24, rng=np.random.default_rng(),
+    pulse_seconds=0.1, patience_seconds=1.0,
+)
+"""
+
+
+def problem(bound=7.0):
+    return Problem(SIZES, lambda one: {"latency_ms": 1.0 + sum(one)}, {"latency_ms": bound})
+
+
+def worked(study, accuracy=lambda one: sum(one) / 10, sampler="nsga2", evaluations=24, **settings):
+    work(
+        study, problem(), accuracy, sampler=make_sampler(sampler, 0), evaluations=evaluations,
+        rng=np.random.default_rng(0), **settings,
+    )  # fmt: skip
+    return evaluated_in(study.get_trials(), problem())
+
+
+def worker(tmp_path, seconds):
+    """A real process that works on the study of the folder, and the file of what it evaluated."""
+    log = tmp_path / f"log{time.monotonic_ns()}"
+    log.touch()
+    arguments = [str(tmp_path / "journal"), str(log), str(seconds)]
+    return subprocess.Popen([sys.executable, "-c", WORKER, *arguments]), log
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe", "random"])
+def test_every_sampler_spends_its_evaluations_within_the_bounds(sampler):
+    asked = []
+    study = open_study(None, "study", subject="sums")
+    found = worked(study, lambda one: asked.append(one) or 0.5, sampler)
+    assert list(found) == asked
+    assert len(asked) == 24
+    assert all(sum(one) <= 6 for one in asked)
+
+
+def test_a_study_of_few_networks_ends_when_all_are_evaluated():
+    tiny = Problem((2, 2), lambda one: {"latency_ms": 1.0 + sum(one)}, {"latency_ms": 3.0})
+    study = open_study(None, "study", subject="sums")
+    work(
+        study, tiny, lambda one: 0.0, sampler=make_sampler("random", 0), evaluations=6,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    assert set(evaluated_in(study.get_trials(), tiny)) == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+@pytest.mark.parametrize("scheme", ["", "sqlite:///"])
+def test_a_study_goes_on_where_its_storage_stands(tmp_path, scheme):
+    storage = f"{scheme}{tmp_path / 'study'}"
+    worked(open_study(storage, "study", subject="sums"), evaluations=4)
+    asked = []
+    again = open_study(storage, "study", subject="sums")
+    found = worked(again, lambda one: asked.append(one) or 0.5, evaluations=6)
+    assert len(asked) == 2
+    assert len(found) == 6
+
+
+def test_two_processes_make_the_evaluations_of_one(tmp_path):
+    workers = [worker(tmp_path, 0.05) for _ in range(2)]
+    codes = [process.wait() for process, _ in workers]
+    assert codes == [0, 0]
+    logs = [log.read_text().splitlines() for _, log in workers]
+    assert all(logs)
+    assert len({*logs[0], *logs[1]}) == len(logs[0]) + len(logs[1]) == 24
+
+
+def test_what_a_killed_process_was_at_is_evaluated_by_another(tmp_path):
+    process, log = worker(tmp_path, 60)
+    while process.poll() is None and not log.read_text().endswith("\n"):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    study = open_study(str(tmp_path / "journal"), "study", subject="sums")
+    found = worked(study, pulse_seconds=0.1, patience_seconds=0.5)
+    assert len(found) == 24
+    assert eval(log.read_text()) in found
+
+
+def test_a_slow_worker_is_not_taken_for_a_dead_one(tmp_path):
+    storage = str(tmp_path / "journal")
+    open_study(storage, "study", subject="sums")
+    asked = []
+    begun = threading.Event()
+
+    def slow(one):
+        asked.append(one)
+        begun.set()
+        time.sleep(1)
+        return 0.5
+
+    settings = {"evaluations": 2, "pulse_seconds": 0.02, "patience_seconds": 0.3}
+    thread = threading.Thread(
+        target=worked, args=(open_study(storage, "study", subject="sums"), slow), kwargs=settings
+    )
+    thread.start()
+    begun.wait(30)
+    worked(open_study(storage, "study", subject="sums"), slow, **settings)
+    thread.join()
+    assert len(asked) == len(set(asked)) == 2
+
+
+def test_an_interrupted_evaluation_leaves_no_trial_running():
+    study = open_study(None, "study", subject="sums")
+
+    def interrupted(one):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        worked(study, interrupted)
+    assert [trial.state.name for trial in study.get_trials()] == ["FAIL"]
+
+
+def test_a_storage_holds_a_study_of_one_subject(tmp_path):
+    storage = str(tmp_path / "journal")
+    open_study(storage, "study", subject="a run to 2 ms")
+    with pytest.raises(UserError, match="its study 'study' is about a run to 2 ms, not one to 3"):
+        open_study(storage, "study", subject="one to 3 ms")
+
+
+@pytest.mark.parametrize("storage", ["nonsense://x", "sqlite:////no/such/folder/study"])
+def test_a_storage_that_cannot_be_opened_is_one_line(storage):
+    with pytest.raises(UserError, match=r"cannot be opened as a storage: [^\n]+$"):
+        open_study(storage, "study", subject="sums")
