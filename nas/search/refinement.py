@@ -8,7 +8,7 @@ best one according to a draw from the model's posterior.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -30,17 +30,19 @@ DRAWS = 100
 
 
 def refine(
-    problem: Problem,
+    problems: Sequence[Problem],
     accuracy: Callable[[Assignment], float],
     *,
     evaluations: int,
     rng: np.random.Generator,
     known: Mapping[Assignment, float],
-) -> tuple[Assignment, dict[Assignment, float]]:
-    """The best assignment that meets every bound, and everything evaluated, ``known`` first.
+) -> tuple[list[Assignment], dict[Assignment, float]]:
+    """For each problem the best assignment that meets its bounds; all evaluated, ``known`` first.
+
+    The problems differ in their bounds only. They propose in turn, and learn from all evaluations.
 
     Args:
-        problem: what to choose from.
+        problems: what to choose from.
         accuracy: of an assignment in its canonical form; never asked twice for one.
         evaluations: how often ``accuracy`` may be called.
         rng: draws the first networks, and what the model believes.
@@ -50,23 +52,43 @@ def refine(
         InfeasibleTarget: nothing meets the bounds.
         ValueError: nothing that meets them is known, and nothing may be evaluated.
     """
-    pool = Pool(problem, rng)
+    pools = [Pool(problem, rng) for problem in problems]
     evaluated = dict(known)
-    feasible = [one for one in evaluated if problem.fits(one)]
-    pool.members.update(dict.fromkeys(feasible))
-    if evaluations < 1 and not feasible:
-        raise ValueError(f"refine: evaluations must be at least 1, got {evaluations}")
-    first = round(RANDOM_SHARE * (evaluations + len(feasible))) - len(feasible)
-    if pool.is_complete and len(pool.unseen(evaluated)) <= evaluations:
-        proposals = iter(pool.unseen(evaluated))
-    else:
-        proposals = itertools.chain(
-            itertools.islice(_samples(pool, evaluated, rng), max(first, not feasible)),
-            _promising(pool, evaluated, rng),
-        )
+    for pool in pools:
+        feasible = [one for one in evaluated if pool.problem.fits(one)]
+        pool.members.update(dict.fromkeys(feasible))
+        if evaluations < 1 and not feasible:
+            raise ValueError(f"refine: evaluations must be at least 1, got {evaluations}")
+    share = -(-evaluations // len(pools))
+    proposals = _in_turn([_proposals(pool, evaluated, share, rng) for pool in pools])
     for one in itertools.islice(proposals, evaluations):
         evaluated[one] = accuracy(one)
-    return _best(pool, evaluated), evaluated
+    return [_best(pool, evaluated) for pool in pools], evaluated
+
+
+def _in_turn(proposals: Sequence[Iterator[Assignment]]) -> Iterator[Assignment]:
+    """One of each iterator after the other, while there are some."""
+    left = list(proposals)
+    while left:
+        for iterator in tuple(left):
+            one = next(iterator, None)
+            if one is None:
+                left.remove(iterator)
+            else:
+                yield one
+
+
+def _proposals(
+    pool: Pool, evaluated: Mapping[Assignment, float], share: int, rng: np.random.Generator
+) -> Iterator[Assignment]:
+    """What to evaluate for a pool that has ``share`` evaluations; ``evaluated`` grows meanwhile."""
+    if pool.is_complete and len(pool.unseen(evaluated)) <= share:
+        yield from (member for member in pool.unseen(evaluated) if member not in evaluated)
+        return
+    feasible = sum(pool.problem.fits(one) for one in evaluated)
+    first = round(RANDOM_SHARE * (share + feasible)) - feasible
+    yield from itertools.islice(_samples(pool, evaluated, rng), max(first, not feasible))
+    yield from _promising(pool, evaluated, rng)
 
 
 def _samples(

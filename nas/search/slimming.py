@@ -94,8 +94,8 @@ def slim(
     share = max(1, round(WALK_SHARE * evaluations))
     walk = _Walk(problem, accuracy, score, rng, share, dict(seen))
     walk.run(canonical(start) if start else problem.largest)
-    best, evaluated = refine(
-        problem,
+    (best,), evaluated = refine(
+        [problem],
         accuracy,
         evaluations=evaluations - (len(walk.evaluated) - len(seen)),
         rng=rng,
