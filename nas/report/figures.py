@@ -29,8 +29,8 @@ CYCLE = ("--slimmed", "--evolution", "--uniform", "--random", "--largest", "--ot
 """Colours of curves, which have no method."""
 HOVER_WIDTH = 46
 """Characters of a line of hover text: what a phone shows."""
-STAR = 1.45
-"""A star needs to be larger than a square to look as large."""
+VISIBLE = {"star": 1.45, "triangle-up": 1.25, "diamond": 1.1}
+"""How much larger than a square these need to be to look as large."""
 
 
 def color_of(method: str) -> str:
@@ -42,18 +42,19 @@ def frontier_figure(report: SearchReport) -> Figure:
     """Accuracy against the first latency: what each method saw, its frontier, and the targets."""
     cost = first_latency(report)
     data: list[Figure] = []
+    final = {network.name for network in report.networks}
     for method in report.methods:
-        data += _method_traces(report, method.name, method.evaluated, cost)
-    named = [it.name for it in report.methods]
+        traces = _method_traces(report, method.name, method.evaluated, cost)
+        data += [{**it, "showlegend": method.name not in final} for it in traces[1:]] + traces[:1]
     for network in report.networks:
-        data.append(_network_trace(report, network, cost, in_legend=network.name not in named))
-        named.append(network.name)
+        data.append(_network_trace(report, network, cost, in_legend=network.name in final))
+        final.discard(network.name)
     bounds = [target[cost] for target in report.targets if cost in target]
     layout = _layout(f"predicted latency (ms{_table_of(cost)})", "accuracy on the search slice (%)")
     layout["shapes"] = [_line(x0=bound, x1=bound, yref="paper", y0=0, y1=1) for bound in bounds]
     layout["annotations"] = [
         {
-            "x": bound, "y": 0, "yref": "paper", "xanchor": "left", "yanchor": "bottom",
+            "x": bound, "y": 1, "yref": "paper", "xanchor": "left", "yanchor": "top",
             "showarrow": False, "text": _safe(f"target {bound_text(cost, bound)}"),
             "font": {"color": "--ink", "size": 11},
         }
@@ -243,7 +244,7 @@ def _marker(name: str, size: float) -> Figure:
     return {
         "color": color_of(name),
         "symbol": symbol,
-        "size": size * (STAR if symbol == "star" else 1),
+        "size": size * VISIBLE.get(symbol, 1),
     }
 
 

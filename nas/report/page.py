@@ -198,7 +198,11 @@ def _steps(report: SearchReport, latency: str) -> list[dict[str, Any]]:
                 }
             )
         actions.sort(
-            key=lambda it: (not it["taken"], math.inf if it["rate"] is None else it["rate"])
+            key=lambda it: (
+                not it["taken"],
+                math.inf if it["rate"] is None else it["rate"],
+                -it["gain"],
+            )
         )
         found.append(
             {

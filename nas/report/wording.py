@@ -92,22 +92,20 @@ def verdicts(report: SearchReport) -> Iterator[tuple[str, str, str]]:
         if not within:
             yield target_text(target), "", "no network of this report meets the target"
             continue
-        judged = all(it.test_accuracy is not None for it in within)
-        hits = {
-            it.name: (it.test_accuracy if judged else None) or it.search_accuracy for it in within
-        }
+        tests = {it.name: it.test_accuracy for it in within if it.test_accuracy is not None}
+        judged = len(tests) == len(within)
+        hits = tests if judged else {it.name: it.search_accuracy for it in within}
         best = max(hits.values())
         winners = [name for name, accuracy in hits.items() if accuracy == best]
-        others = [
+        others = ", ".join(
             f"{name} {share(accuracy)}"
             for name, accuracy in sorted(hits.items(), key=lambda it: -it[1])
             if name not in winners
-        ]
+        )
         missed = [f"{it.name} misses the target" for it in rivals if it not in within]
-        where = "the test images" if judged else "the search slice"
-        text = f"{share(best)} of {where}"
+        text = f"{share(best)} of {'the test images' if judged else 'the search slice'}"
         yield (
             target_text(target),
             " and ".join(winners),
-            "; ".join([text, ", ".join(others), *missed] if others else [text, *missed]),
+            "; ".join(it for it in (text, others, *missed) if it),
         )

@@ -1,11 +1,10 @@
-"""What a search found on a small space, with made-up accuracies and latencies, and no training."""
+"""What a search found on a small space, with made-up prices and accuracies, and no training."""
 
 import json
 
 import numpy as np
 import pytest
 
-from nas.network import layer_size
 from nas.report.contents import (
     Action,
     EvaluatedNetwork,
@@ -16,7 +15,13 @@ from nas.report.contents import (
     SearchReport,
     WalkStep,
 )
-from nas.search import evolve, mobile_efficiency_score, scale_uniformly, search_randomly, slim
+from nas.search import (
+    evolve,
+    mobile_efficiency_score,
+    scale_uniformly,
+    search_randomly,
+    slim_greedily,
+)
 from nas.search.hypervolume import hypervolume
 from nas.space import SearchSpace
 
@@ -24,21 +29,18 @@ MS_PER_MAC = 1 / 40e6
 
 
 class Bench:
-    """A space with prices by MACs, and accuracies that some of its choices matter more to."""
+    """A space whose layers cost by their channels and pixels, and some choices matter more."""
 
     def __init__(self, space):
         self.space = space
         self.weights = np.random.default_rng(1).gamma(0.6, size=len(space.sizes))
-        self.sizes = {}
 
     def layers(self, assignment):
-        for layer, shape in self.space.decode(assignment).placed():
-            key = (layer.signature, shape)
-            if key not in self.sizes:
-                self.sizes[key] = layer_size(layer, shape)
-            size = self.sizes[key]
-            costs = {"latency_ms": 0.004 + size.macs * MS_PER_MAC}
-            yield layer, costs | {"params": float(size.params), "macs": float(size.macs)}
+        for layer, (channels, height, width) in self.space.decode(assignment).placed():
+            params = float(channels**2 * getattr(layer, "expansion", 2) + 64)
+            macs = params * height * width
+            costs = {"latency_ms": 0.004 + macs * MS_PER_MAC, "params": params, "macs": macs}
+            yield layer, costs
 
     def cost(self, assignment):
         found = [costs for _, costs in self.layers(assignment)]
@@ -52,7 +54,7 @@ class Bench:
         return round(0.86 - 0.2 * lost / float(self.weights.sum()) ** 0.9, 4)
 
 
-def make_report(space, target_share, evaluations):
+def make_report(space, target_share, evaluations, slim=slim_greedily):
     """A report of ``space`` slimmed to a share of its largest network's latency."""
     bench = Bench(space)
     largest = tuple(size - 1 for size in space.sizes)
