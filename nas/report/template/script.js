@@ -113,6 +113,7 @@
     const script = document.createElement("script");
     script.textContent = await new Response(stream).text();
     document.head.append(script);
+    script.remove();
     packed.remove();
   }
 
