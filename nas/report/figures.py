@@ -70,9 +70,10 @@ def walk_figure(report: SearchReport) -> Figure:
     """
     cost = first_latency(report)
     last = report.trace[-1].actions[report.trace[-1].taken]
-    places = [*report.trace, last]
-    accuracies = [None if it.accuracy is None else 100 * it.accuracy for it in places]
-    steps = list(range(1, len(places) + 1))
+    found = [*(it.accuracy for it in report.trace), last.accuracy]
+    accuracies = [None if it is None else 100 * it for it in found]
+    prices = [*(it.costs[cost] for it in report.trace), last.costs[cost]]
+    steps = list(range(1, len(prices) + 1))
     kwargs: Figure = {"type": "scatter", "mode": "lines+markers", "x": steps}
     data = [
         {
@@ -81,7 +82,7 @@ def walk_figure(report: SearchReport) -> Figure:
             "hovertemplate": "step %{x}: %{y:.2f} %<extra></extra>",
         },
         {
-            **kwargs, "y": [it.costs[cost] for it in places], "yaxis": "y2", "name": "latency",
+            **kwargs, "y": prices, "yaxis": "y2", "name": "latency",
             "line": {"color": "--evolution", "width": 2}, "marker": {"size": 6},
             "hovertemplate": "step %{x}: %{y:.3f} ms<extra></extra>",
         },

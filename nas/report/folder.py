@@ -69,7 +69,8 @@ def read_log(path: Path) -> TrainingLog:
     Raises:
         UserError: a line of the log is damaged.
     """
-    epochs, setbacks = [], []
+    epochs: list[dict[str, Any]] = []
+    setbacks: list[dict[str, Any]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             entry = json.loads(line)

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 from nas.documents import write_atomically
 from nas.errors import UserError
 from nas.report import figures
-from nas.report.contents import FinalNetwork, LayerShare, SearchReport
+from nas.report.contents import FinalNetwork, LayerShare, SearchReport, WalkStep
 from nas.report.folder import FolderContents, TrainingLog
 from nas.report.tables import count, share
 from nas.report.wording import cost_text, first_latency, fits, target_text, verdicts
@@ -71,9 +71,7 @@ def _is_ours(path: Path) -> bool:
         return MARK.encode() in file.read(1000)
 
 
-def _render(
-    title: str, searches: Mapping[str, SearchReport], training: TrainingLog | None
-) -> str:
+def _render(title: str, searches: Mapping[str, SearchReport], training: TrainingLog | None) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE),
         autoescape=True,
@@ -117,7 +115,7 @@ def _search_view(report: SearchReport) -> dict[str, Any]:
         "areas": [(it.name, it.hypervolume / best if best else 0.0) for it in report.methods],
         "figures": drawn,
         "steps": _steps(report, latency) if report.trace else [],
-        "per": _unit_of_gain(report),
+        "per": "ms" if report.strategy == "importance" else "MES",
         "drawings": [
             (it.name, target_text(it.target), _stages(it.layers, latency))
             for it in sorted(report.networks, key=lambda it: it.name != "slimmed")
@@ -166,54 +164,48 @@ def _card(network: FinalNetwork, latency: str, largest: FinalNetwork | None) -> 
     return row
 
 
-def _unit_of_gain(report: SearchReport) -> str:
-    """What a drop of accuracy is weighed against: each strategy says in its module."""
-    return "ms" if report.strategy == "importance" else "MES"
-
-
 def _steps(report: SearchReport, latency: str) -> list[dict[str, Any]]:
     """The trace as the page's javascript shows it, the taken action first, then by rank."""
-    found = []
-    for step in report.trace:
-        actions = []
-        for index, action in enumerate(step.actions):
-            saved = step.costs[latency] - action.costs[latency]
-            gain = saved if report.strategy == "importance" else action.score - step.score
-            drop = (
-                None
-                if action.accuracy is None or step.accuracy is None
-                else 100 * (step.accuracy - action.accuracy)
-            )
-            actions.append(
-                {
-                    "choice": action.choice,
-                    "option": action.option,
-                    "saved": round(saved, 6),
-                    "gain": round(gain, 6),
-                    "mes": round(action.score - step.score, 6),
-                    "accuracy": action.accuracy,
-                    "drop": drop,
-                    "rate": drop / gain if drop is not None and gain > 0 else None,
-                    "taken": index == step.taken,
-                }
-            )
-        actions.sort(
-            key=lambda it: (
-                not it["taken"],
-                math.inf if it["rate"] is None else it["rate"],
-                -it["gain"],
-            )
-        )
-        found.append(
-            {
-                "accuracy": step.accuracy,
-                "latency": step.costs[latency],
-                "params": step.costs["params"],
-                "score": step.score,
-                "actions": actions,
-            }
-        )
-    return found
+    return [
+        {
+            "accuracy": step.accuracy,
+            "latency": step.costs[latency],
+            "actions": sorted(
+                (
+                    _weighed(step, index, report.strategy, latency)
+                    for index in range(len(step.actions))
+                ),
+                key=lambda it: (
+                    not it["taken"],
+                    math.inf if it["rate"] is None else it["rate"],
+                    -it["gain"],
+                ),
+            ),
+        }
+        for step in report.trace
+    ]
+
+
+def _weighed(step: WalkStep, index: int, strategy: str, latency: str) -> dict[str, Any]:
+    """An action of a step: what it saves and gains, and the points of accuracy that it loses."""
+    action = step.actions[index]
+    saved = step.costs[latency] - action.costs[latency]
+    mes = action.score - step.score
+    gain = saved if strategy == "importance" else mes
+    drop = None
+    if action.accuracy is not None and step.accuracy is not None:
+        drop = 100 * (step.accuracy - action.accuracy)
+    return {
+        "choice": action.choice,
+        "option": action.option,
+        "saved": round(saved, 6),
+        "mes": round(mes, 6),
+        "gain": round(gain, 6),
+        "accuracy": action.accuracy,
+        "drop": drop,
+        "rate": drop / gain if drop is not None and gain > 0 else None,
+        "taken": index == step.taken,
+    }
 
 
 def _stages(layers: Sequence[LayerShare], latency: str) -> list[Share]:

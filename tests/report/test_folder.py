@@ -19,7 +19,7 @@ def test_the_folder_of_a_search_is_enough(run_folder):
 
 
 def test_nothing_to_report_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="nothing to report: neither a search .* nor a training"):
+    with pytest.raises(UserError, match=r"nothing to report: neither a search .* nor a training"):
         read_folder(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         read_folder(tmp_path / "missing")

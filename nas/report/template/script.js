@@ -63,7 +63,7 @@
       const reason = taken.rate === null
         ? "the best by what such actions lost before, or by chance where nothing is known"
         : taken.drop > 0
-          ? `${number(taken.drop, 2)} points lost for ${number(taken.gain, 3)} ${per}, the least per ${per} of all`
+          ? `${number(taken.drop, 2)} points lost for ${number(taken.gain, 3)} ${per}, the least per ${per} of what is known`
           : `${number(-taken.drop, 2)} points won together with ${number(taken.gain, 3)} ${per}`;
       text.replaceChildren(`Step ${index + 1} of ${steps.length}, at ${number(step.latency, 3)} ms, ${percent(step.accuracy)}: `);
       const chosen = document.createElement("strong");
