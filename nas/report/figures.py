@@ -14,7 +14,16 @@ from typing import Any
 from nas.report.contents import EvaluatedNetwork, FinalNetwork, SearchReport
 from nas.report.frontier import Point, frontier
 from nas.report.tables import share
-from nas.report.wording import LATENCY, bound_text, cost_text, differences, first_latency, latencies
+from nas.report.wording import (
+    LATENCY,
+    bound_text,
+    cost_text,
+    differences,
+    first_latency,
+    latencies,
+    table_of,
+    target_text,
+)
 
 Figure = dict[str, Any]
 
@@ -50,7 +59,8 @@ def frontier_figure(report: SearchReport) -> Figure:
         data.append(_network_trace(report, network, cost, in_legend=network.name in final))
         final.discard(network.name)
     bounds = [target[cost] for target in report.targets if cost in target]
-    layout = _layout(f"predicted latency (ms{_table_of(cost)})", "accuracy on the search slice (%)")
+    unit = ", ".join(it for it in ("ms", table_of(cost)) if it)
+    layout = _layout(f"predicted latency ({unit})", "accuracy on the search slice (%)")
     layout["shapes"] = [_line(x0=bound, x1=bound, yref="paper", y0=0, y1=1) for bound in bounds]
     layout["annotations"] = [
         {
@@ -144,8 +154,8 @@ def curves_figure(epochs: Sequence[Mapping[str, Any]], names: Sequence[str], uni
         {
             "type": "scatter", "mode": "lines+markers" if len(epochs) < 40 else "lines",
             "name": _safe(name.replace("_", " ").replace("/", ", ")),
-            "x": [epoch["epoch"] for epoch in epochs if name in epoch],
-            "y": [factor * epoch[name] for epoch in epochs if name in epoch],
+            "x": [epoch["epoch"] for epoch in epochs if epoch.get(name) is not None],
+            "y": [factor * epoch[name] for epoch in epochs if epoch.get(name) is not None],
             "line": {"color": CYCLE[index % len(CYCLE)], "width": 2}, "marker": {"size": 5},
             "hovertemplate": f"epoch %{{x}}: %{{y:.4~g}} {unit}",
         }
@@ -210,13 +220,14 @@ def _network_trace(
     report: SearchReport, network: FinalNetwork, cost: str, *, in_legend: bool
 ) -> Figure:
     """A network of the final table, larger than those that were looked at on the way."""
+    title = ", ".join(it for it in (network.name, target_text(network.target)) if it)
     return {
         "type": "scatter", "mode": "markers", "name": _safe(network.name),
         "legendgroup": _safe(network.name), "showlegend": in_legend,
         "x": [network.costs[cost]], "y": [100 * network.search_accuracy],
         "marker": {**_marker(network.name, 13), "line": {"color": "--card", "width": 1.5}},
         "text": [
-            _hover(report, network.name, network.costs, network.search_accuracy,
+            _hover(report, title, network.costs, network.search_accuracy,
                    network.assignment)
         ],
         "hovertemplate": "%{text}<extra></extra>",
@@ -276,11 +287,6 @@ def _line(**place: object) -> Figure:
         "layer": "below",
         **place,
     }
-
-
-def _table_of(cost: str) -> str:
-    table = cost.rstrip("]").partition("[")[2]
-    return f", {table}" if table else ""
 
 
 def _safe(text: str) -> str:

@@ -64,7 +64,7 @@ def read_report(path: Path) -> SearchReport:
 
 
 def read_log(path: Path) -> TrainingLog:
-    """The epochs and the setbacks of a training.
+    """The epochs and the setbacks of a training; numbers that are not finite are None.
 
     Raises:
         UserError: a line of the log is damaged.
@@ -73,7 +73,7 @@ def read_log(path: Path) -> TrainingLog:
     setbacks: list[dict[str, Any]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            entry = json.loads(line)
+            entry = json.loads(line, parse_constant=lambda _: None)
             int(entry["epoch"])
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path}:{number}: is damaged; delete that line") from None

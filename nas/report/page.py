@@ -22,7 +22,16 @@ from nas.report import figures
 from nas.report.contents import FinalNetwork, LayerShare, SearchReport, WalkStep
 from nas.report.folder import FolderContents, TrainingLog
 from nas.report.tables import count, share
-from nas.report.wording import cost_text, first_latency, fits, target_text, verdicts
+from nas.report.wording import (
+    bound_text,
+    cost_text,
+    first_latency,
+    fits,
+    latencies,
+    table_of,
+    target_text,
+    verdicts,
+)
 
 TEMPLATE = Path(__file__).parent / "template"
 MARK = '<meta name="generator" content="nas report">'
@@ -111,7 +120,7 @@ def _search_view(report: SearchReport) -> dict[str, Any]:
         "report": report,
         "verdicts": list(verdicts(report)),
         "cards": [_card(it, latency, largest) for it in report.networks if it.name == "slimmed"],
-        "networks": [_row(it, latency) for it in report.networks],
+        "networks": [_row(it) for it in report.networks],
         "areas": [(it.name, it.hypervolume / best if best else 0.0) for it in report.methods],
         "figures": drawn,
         "steps": _steps(report, latency) if report.trace else [],
@@ -136,32 +145,44 @@ def _training_view(training: TrainingLog) -> dict[str, Any]:
     return {"epochs": len(training.epochs), "setbacks": training.setbacks, "figures": drawn}
 
 
-def _row(network: FinalNetwork, latency: str) -> dict[str, Any]:
+def _row(network: FinalNetwork) -> dict[str, Any]:
     """A line of the final table."""
+    measured = {it.cost: it for it in network.latencies}
+    names = latencies(network.costs)
     return {
-        "name": network.name,
+        "network": network,
         "target": target_text(network.target),
         "fits": fits(network),
-        "network": network,
-        "predicted": network.costs[latency],
-        "measured": next((it for it in network.latencies if it.cost == latency), None),
-        "others": [
-            cost_text(it.cost, it.measured) for it in network.latencies if it.cost != latency
+        "latencies": [
+            (table_of(name) if len(names) > 1 else "", network.costs[name], measured.get(name))
+            for name in names
         ],
     }
 
 
 def _card(network: FinalNetwork, latency: str, largest: FinalNetwork | None) -> dict[str, Any]:
-    """A headline: the slimmed network, and how it compares with the largest."""
-    row = _row(network, latency)
+    """A headline: a slimmed network, and how it compares with the largest.
+
+    Its latency is the first that its target bounds, else ``latency``.
+    """
+    target = network.target or {}
+    latency = (latencies(target) or [latency])[0]
+    card: dict[str, Any] = {
+        "network": network,
+        "bounds": [bound_text(name, bound) for name, bound in target.items()],
+        "fits": fits(network),
+        "predicted": network.costs[latency],
+        "measured": next((it for it in network.latencies if it.cost == latency), None),
+        "table": table_of(latency),
+    }
     if largest:
-        row["speedup"] = largest.costs[latency] / network.costs[latency]
-        row["params_ratio"] = network.costs["params"] / largest.costs["params"]
+        card["speedup"] = largest.costs[latency] / network.costs[latency]
+        card["params_ratio"] = network.costs["params"] / largest.costs["params"]
         if network.test_accuracy is not None and largest.test_accuracy is not None:
-            row["change"] = 100 * (network.test_accuracy - largest.test_accuracy)
+            card["change"] = 100 * (network.test_accuracy - largest.test_accuracy)
         else:
-            row["change"] = 100 * (network.search_accuracy - largest.search_accuracy)
-    return row
+            card["change"] = 100 * (network.search_accuracy - largest.search_accuracy)
+    return card
 
 
 def _steps(report: SearchReport, latency: str) -> list[dict[str, Any]]:

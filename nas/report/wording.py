@@ -22,19 +22,22 @@ def first_latency(report: SearchReport) -> str:
     return (bounded + known + [LATENCY])[0]
 
 
+def table_of(name: str) -> str:
+    """The table that a latency is named after, nothing where there is only one."""
+    return name.rstrip("]").partition("[")[2]
+
+
 def cost_text(name: str, value: float) -> str:
     """``0.220 ms``, ``0.220 ms (cpu)``, ``855.02 k parameters``."""
-    kind, _, table = name.rstrip("]").partition("[")
-    if kind == LATENCY:
-        return f"{value:.3f} ms" + (f" ({table})" if table else "")
+    if latencies({name: value}):
+        return f"{value:.3f} ms{_in_brackets(table_of(name))}"
     return f"{count(value)} {'parameters' if name == 'params' else 'MACs'}"
 
 
 def bound_text(name: str, bound: float) -> str:
     """``2 ms``, ``2 ms (cpu)``, ``3 M parameters``: a bound as the user gave it."""
-    kind, _, table = name.rstrip("]").partition("[")
-    if kind == LATENCY:
-        return f"{bound:g} ms" + (f" ({table})" if table else "")
+    if latencies({name: bound}):
+        return f"{bound:g} ms{_in_brackets(table_of(name))}"
     return cost_text(name, bound).replace(".00 ", " ")
 
 
@@ -109,3 +112,7 @@ def verdicts(report: SearchReport) -> Iterator[tuple[str, str, str]]:
             " and ".join(winners),
             "; ".join(it for it in (text, others, *missed) if it),
         )
+
+
+def _in_brackets(table: str) -> str:
+    return f" ({table})" if table else ""

@@ -115,7 +115,8 @@ def test_error_bars_end_at_the_interval(report):
 
 
 def test_curves_leave_out_epochs_without_the_number():
-    figure = curves_figure([{"epoch": 1, "a": 0.5}, {"epoch": 2}], ["a"], "%")
+    epochs = [{"epoch": 1, "a": 0.5}, {"epoch": 2}, {"epoch": 3, "a": None}]
+    figure = curves_figure(epochs, ["a"], "%")
     assert (figure["data"][0]["x"], figure["data"][0]["y"]) == ([1], [50.0])
 
 

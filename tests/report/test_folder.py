@@ -12,6 +12,13 @@ def test_a_run_has_its_searches_and_its_training(run_folder, report):
     assert found.training.setbacks[0]["reason"] == "the loss is not finite"
 
 
+def test_numbers_that_are_not_finite_are_left_out(run_folder):
+    (run_folder / "log.jsonl").write_text('{"epoch": 1, "loss/a": NaN, "loss/b": 0.5}\n')
+    training = read_folder(run_folder).training
+    assert training is not None
+    assert training.epochs == ({"epoch": 1, "loss/a": None, "loss/b": 0.5},)
+
+
 def test_the_folder_of_a_search_is_enough(run_folder):
     found = read_folder(run_folder / "slim_2")
     assert list(found.searches) == ["slim_2"]

@@ -158,6 +158,38 @@ def test_a_report_without_trace_and_measurements_still_has_a_page(report):
     assert "predicted, not measured" in bare.text
 
 
+def test_latencies_of_several_tables_stand_by_their_names(report):
+    def named(costs):
+        rest = {name: cost for name, cost in costs.items() if name != "latency_ms"}
+        return {"latency_ms[desk]": costs["latency_ms"], "latency_ms[phone]": 7.125, **rest}
+
+    def relabelled(things):
+        return tuple(it.model_copy(update={"costs": named(it.costs)}) for it in things)
+
+    target = {"latency_ms[phone]": 7.25, "params": 1e9}
+    networks = [
+        it.model_copy(
+            update={
+                "target": target if it.target else None,
+                "layers": relabelled(it.layers),
+                "latencies": (it.latencies[0].model_copy(update={"cost": "latency_ms[desk]"}),),
+            }
+        )
+        for it in relabelled(report.networks)
+    ]
+    methods = [
+        it.model_copy(update={"evaluated": relabelled(it.evaluated)}) for it in report.methods
+    ]
+    changed = {"networks": tuple(networks), "methods": tuple(methods), "targets": (target,)}
+    page = Page(render_page(report.model_copy(update={**changed, "trace": ()})))
+    assert "≤ 7.25 ms (phone)" in page.text
+    assert "7.125phone" in page.text, "predicted"
+    assert "-phone" in page.text, "not measured"
+    layout = page.json("data-figure", "search1-frontier")["layout"]
+    assert layout["xaxis"]["title"]["text"] == "predicted latency (ms, phone)"
+    assert layout["shapes"][0]["x0"] == 7.25
+
+
 def test_a_folder_has_its_searches_and_its_training(folder_page):
     assert {"search1", "search2", "training"} <= set(folder_page.ids)
     assert folder_page.loads == ["data:,", "#search1", "#search2", "#training"]
