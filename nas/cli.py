@@ -724,6 +724,29 @@ def profile(
         _print_paths({"picture": str(out)})
 
 
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a folder of a search.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page to write; else RUN/report.html.")
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write one HTML page of all searches and the training in a folder; it needs no network."""
+    from nas.report.folder import PAGE_FILE, read_folder
+    from nas.report.page import write_folder_page
+
+    contents = read_folder(folder)
+    path = out or folder / PAGE_FILE
+    write_folder_page(path, contents, title=folder.resolve().name, force=force)
+    if as_json:
+        training = contents.training is not None
+        _print_json({"page": str(path), "searches": list(contents.searches), "training": training})
+        return
+    _print_paths({"page": str(path)})
+
+
 def default_table(space: SearchSpace, device: str, *particulars: str) -> Path:
     """Where ``build-lut`` writes; where ``slim`` looks it is without particulars."""
     return Path("latency_tables") / f"{'_'.join((space.name, device, *particulars))}.csv"

@@ -237,6 +237,16 @@ def wide_teacher():
     return "wide.json:wide.safetensors"
 
 
+def test_report_shows_a_training(capsys, folder):
+    found = output(capsys, "report", "r", "--json")
+    assert found == {"page": "r/report.html", "searches": [], "training": True}
+    page = Path("r/report.html").read_text()
+    assert "loss/largest".replace("/", ", ") in page
+    call("report", "r", "--out", "elsewhere.html")
+    assert "elsewhere.html" in capsys.readouterr().out
+    assert Path("elsewhere.html").read_text() == page
+
+
 def test_check_supernet_writes_table_and_picture(capsys, folder):
     check = ("check-supernet", "--run", "r", "--architectures", "4", "--learning-rate", "2e-3")
     found = output(capsys, *check, "--json")
@@ -365,6 +375,8 @@ def test_default_paths_find_each_other():
         (["evaluate", "--architecture", "efficientformer_v2_s0"], "Missing option '--weights'"),
         (["check-lut", "none.csv"], "none.csv: no such latency table; build it"),
         (["check-lut", "none.csv", "--networks", "3"], "Invalid value for '--networks'"),
+        (["report", "nowhere"], "nowhere: no such folder"),
+        (["report", "."], ".: nothing to report: neither a search (report.json"),
         (["frobnicate"], "No such command 'frobnicate'"),
     ],
 )  # fmt: skip
@@ -393,6 +405,7 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys, arguments, message):
          r"s/weights\.safetensors: holds another architecture's weights: "),
         (["bench", "t.csv"], r"t\.csv: is no ONNX model"),
         (["show", "tiny.yaml", "--table", "t.json"], r"t\.json"),
+        (["report", "r", "--out", "t.csv"], r"t\.csv: exists and is no page of nas report; --force"),
     ],
 )  # fmt: skip
 def test_mistakes_with_real_files(capsys, folder, arguments, message):

@@ -1,0 +1,184 @@
+"""What a search found on a small space, with made-up prices and accuracies, and no training."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nas.report.contents import (
+    Action,
+    EvaluatedNetwork,
+    FinalNetwork,
+    LayerShare,
+    MeasuredLatency,
+    Method,
+    SearchReport,
+    WalkStep,
+)
+from nas.search import (
+    evolve,
+    mobile_efficiency_score,
+    scale_uniformly,
+    search_randomly,
+    slim_greedily,
+)
+from nas.search.hypervolume import hypervolume
+from nas.space import SearchSpace
+
+MS_PER_MAC = 1 / 40e6
+
+
+class Bench:
+    """A space whose layers cost by their channels and pixels, and some choices matter more."""
+
+    def __init__(self, space):
+        self.space = space
+        self.weights = np.random.default_rng(1).gamma(0.6, size=len(space.sizes))
+
+    def layers(self, assignment):
+        for layer, (channels, height, width) in self.space.decode(assignment).placed():
+            params = float(channels**2 * getattr(layer, "expansion", 2) + 64)
+            macs = params * height * width
+            costs = {"latency_ms": 0.004 + macs * MS_PER_MAC, "params": params, "macs": macs}
+            yield layer, costs
+
+    def cost(self, assignment):
+        found = [costs for _, costs in self.layers(assignment)]
+        return {name: sum(it[name] for it in found) for name in found[0]}
+
+    def accuracy(self, assignment):
+        shares = [
+            index / (size - 1) for index, size in zip(assignment, self.space.sizes, strict=True)
+        ]
+        lost = float(np.dot(self.weights, [(1 - share) ** 2 for share in shares]))
+        return round(0.86 - 0.2 * lost / float(self.weights.sum()) ** 0.9, 4)
+
+
+def make_report(space, target_share, evaluations, slim=slim_greedily):
+    """A report of ``space`` slimmed to a share of its largest network's latency."""
+    bench = Bench(space)
+    largest = tuple(size - 1 for size in space.sizes)
+    target = {"latency_ms": round(target_share * bench.cost(largest)["latency_ms"], 3)}
+    searches = {"slimmed": slim, "random": search_randomly, "evolution": evolve}
+    found = {
+        name: search(
+            space.sizes, bench.cost, bench.accuracy, target, evaluations=evaluations,
+            rng=np.random.default_rng(0), canonical=space.canonical,
+        )
+        for name, search in searches.items()
+    }  # fmt: skip
+    corner = (bench.cost(largest)["latency_ms"], 0.6)
+    methods = tuple(
+        Method(
+            name=name,
+            evaluated=tuple(
+                EvaluatedNetwork(order=order, assignment=one, costs=bench.cost(one), accuracy=hits)
+                for order, (one, hits) in enumerate(result.evaluated.items())
+            ),
+            hypervolume=hypervolume(
+                [(bench.cost(one)["latency_ms"], hits) for one, hits in result.evaluated.items()],
+                corner,
+            ),
+        )
+        for name, result in found.items()
+    )
+    finals = {
+        "largest": largest,
+        "uniform": scale_uniformly(space.uniform, bench.cost, target),
+        **{name: result.best for name, result in found.items()},
+    }
+    names, options = list(space.choices), list(space.choices.values())
+    trace = tuple(
+        WalkStep(
+            costs=step.costs,
+            score=step.score,
+            accuracy=step.accuracy,
+            actions=tuple(
+                Action(
+                    choice=names[it.choice], option=str(options[it.choice][it.option]),
+                    costs=it.costs, score=it.score, accuracy=it.accuracy,
+                )
+                for it in step.actions
+            ),
+            taken=[it.assignment for it in step.actions].index(step.taken.assignment),
+        )
+        for step in found["slimmed"].trace
+    )  # fmt: skip
+    return SearchReport(
+        space=space.name,
+        data="digits",
+        strategy="frontier",
+        seed=0,
+        targets=(target,),
+        choices=tuple(names),
+        options=tuple(tuple(str(it) for it in them) for them in options),
+        methods=methods,
+        trace=trace,
+        networks=tuple(_final(bench, name, one, target) for name, one in finals.items()),
+    )
+
+
+def _final(bench, name, assignment, target):
+    costs = bench.cost(assignment)
+    predicted = costs["latency_ms"]
+    measured = predicted * (1.02 if name == "largest" else 0.985)
+    return FinalNetwork(
+        name=name,
+        target=None if name == "largest" else target,
+        assignment=assignment,
+        costs=costs,
+        score=mobile_efficiency_score(costs),
+        latencies=(
+            MeasuredLatency(
+                cost="latency_ms", predicted=predicted, measured=measured,
+                low=0.99 * measured, high=1.01 * measured,
+            ),
+        ),
+        search_accuracy=bench.accuracy(assignment),
+        test_accuracy=round(bench.accuracy(assignment) - 0.004, 4),
+        layers=tuple(
+            LayerShare(slot=layer.slot, layer=layer.signature, costs=it)
+            for layer, it in bench.layers(assignment)
+        ),
+    )  # fmt: skip
+
+
+def log_lines(epochs):
+    """The log of a training with path choice and one setback."""
+    lines = [{"setback": 1, "epoch": 3, "step": 7, "reason": "the loss is not finite"}]
+    for epoch in range(1, epochs + 1):
+        done = epoch / epochs
+        kept = round(0.5 + 0.45 * done, 4)
+        lines.append(
+            {
+                "epoch": epoch,
+                "loss/largest": 2.2 * (1 - 0.7 * done) ** 2,
+                "loss/subnets": 2.4 * (1 - 0.6 * done) ** 2,
+                "learning_rate": 0.002 * (1 + np.cos(np.pi * done)),
+                "images_per_second": 150.0,
+                "training_accuracy/largest": 0.9 - 0.5 * (1 - done) ** 2,
+                "accuracy/smallest": 0.7 - 0.4 * (1 - done) ** 2,
+                "accuracy/largest": 0.86 - 0.4 * (1 - done) ** 2,
+                "paths": {
+                    "stage1.block2.ffn": {"identity": 1 - kept, "conv_ffn": kept},
+                    "stage2.block2.ffn": {"identity": kept, "conv_ffn": 1 - kept},
+                },
+            }
+        )
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+@pytest.fixture(scope="session")
+def report():
+    return make_report(SearchSpace.load("demo_64px"), 0.5, 25)
+
+
+@pytest.fixture
+def run_folder(tmp_path, report):
+    """A run with two searches and a log."""
+    run = tmp_path / "run"
+    for name in ("slim_2", "slim_3"):
+        (run / name).mkdir(parents=True)
+        (run / name / "report.json").write_text(report.model_dump_json())
+    (run / "log.jsonl").write_text(log_lines(8))
+    return run

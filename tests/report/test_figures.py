@@ -1,0 +1,132 @@
+import json
+import re
+
+import plotly.graph_objects
+import pytest
+
+from nas.report.figures import (
+    HOVER_WIDTH,
+    curve_groups,
+    curves_figure,
+    frontier_figure,
+    latency_figure,
+    paths_figure,
+    walk_figure,
+)
+from nas.report.folder import read_log
+
+
+@pytest.fixture
+def epochs(run_folder):
+    return read_log(run_folder / "log.jsonl").epochs
+
+
+@pytest.fixture
+def figures(report, epochs):
+    groups = curve_groups(name for epoch in epochs for name in epoch)
+    return {
+        "frontier": frontier_figure(report),
+        "walk": walk_figure(report),
+        "latency": latency_figure(report),
+        "paths": paths_figure(epochs),
+        **{title: curves_figure(epochs, *group) for title, group in groups.items()},
+    }
+
+
+def markers(figure, name):
+    return [it for it in figure["data"] if it["mode"] == "markers" and it["name"] == name]
+
+
+def test_plotly_knows_every_property(figures):
+    for figure in figures.values():
+        text = re.sub(r'"--[a-z]+"', '"#123456"', json.dumps(figure))
+        plotly.graph_objects.Figure(json.loads(text))  # raises ValueError
+
+
+def test_the_frontier_holds_every_network_of_every_method(report):
+    figure = frontier_figure(report)
+    for method in report.methods:
+        evaluated, final = markers(figure, method.name)
+        assert evaluated["x"] == [it.costs["latency_ms"] for it in method.evaluated]
+        assert evaluated["y"] == [100 * it.accuracy for it in method.evaluated]
+        (network,) = [it for it in report.networks if it.name == method.name]
+        assert final["x"] == [network.costs["latency_ms"]]
+        assert (evaluated["showlegend"], final["showlegend"]) == (False, True)
+    assert figure["layout"]["shapes"][0]["x0"] == report.targets[0]["latency_ms"]
+
+
+def test_the_line_of_a_frontier_joins_what_nothing_beats(report):
+    figure = frontier_figure(report)
+    for method in report.methods:
+        (line,) = [
+            it for it in figure["data"]
+            if it["mode"] == "lines" and it["legendgroup"] == method.name
+        ]  # fmt: skip
+        unbeaten = {
+            (one.costs["latency_ms"], 100 * one.accuracy)
+            for one in method.evaluated
+            if not any(
+                other.costs["latency_ms"] <= one.costs["latency_ms"]
+                and other.accuracy >= one.accuracy
+                and (other.costs["latency_ms"], other.accuracy)
+                != (one.costs["latency_ms"], one.accuracy)
+                for other in method.evaluated
+            )
+        }
+        assert set(zip(line["x"], line["y"], strict=True)) == unbeaten
+
+
+def test_methods_differ_in_colour_and_in_mark(report):
+    found = frontier_figure(report)["data"]
+    looks = {it["name"]: it["marker"] for it in found if it["mode"] == "markers"}
+    assert len(looks) == len({it["color"] for it in looks.values()})
+    assert len(looks) == len({it["symbol"] for it in looks.values()})
+
+
+def test_hovering_tells_what_differs_from_the_largest(report):
+    figure = frontier_figure(report)
+    largest = markers(figure, "largest")[0]["text"][0].split("<br>")
+    assert len(largest) == 2, "costs, and no differences"
+    uniform = markers(figure, "uniform")[0]["text"][0].split("<br>")
+    assert any(line.startswith("stage1: ") for line in uniform[2:])
+    assert all(len(line) <= HOVER_WIDTH for line in uniform[2:])
+
+
+def test_names_become_no_markup_in_a_figure(report):
+    network = report.networks[0].model_copy(update={"name": "<b>a</b>"})
+    figure = frontier_figure(report.model_copy(update={"networks": (network,)}))
+    assert figure["data"][-1]["name"] == "&lt;b&gt;a&lt;/b&gt;"
+
+
+def test_the_walk_ends_where_its_last_step_leads(report):
+    accuracy, latency = walk_figure(report)["data"]
+    last = report.trace[-1]
+    assert len(latency["y"]) == len(accuracy["y"]) == len(report.trace) + 1
+    assert latency["y"][0] == report.trace[0].costs["latency_ms"]
+    assert latency["y"][-1] == last.actions[last.taken].costs["latency_ms"]
+
+
+def test_error_bars_end_at_the_interval(report):
+    _, *traces = latency_figure(report)["data"]
+    for trace, network in zip(traces, report.networks, strict=True):
+        (measured,) = network.latencies
+        assert trace["y"][0] + trace["error_y"]["array"][0] == pytest.approx(measured.high)
+        assert trace["y"][0] - trace["error_y"]["arrayminus"][0] == pytest.approx(measured.low)
+
+
+def test_curves_leave_out_epochs_without_the_number():
+    epochs = [{"epoch": 1, "a": 0.5}, {"epoch": 2}, {"epoch": 3, "a": None}]
+    figure = curves_figure(epochs, ["a"], "%")
+    assert (figure["data"][0]["x"], figure["data"][0]["y"]) == ([1], [50.0])
+
+
+def test_every_candidate_of_a_slot_has_a_row(epochs):
+    (trace,) = paths_figure(epochs)["data"]
+    assert trace["y"][:2] == ["stage1.block2.ffn: identity", "stage1.block2.ffn: conv_ffn"]
+    assert len(trace["z"]) == 4
+    assert all(len(row) == len(epochs) for row in trace["z"])
+    assert trace["z"][1][-1] == epochs[-1]["paths"]["stage1.block2.ffn"]["conv_ffn"]
+
+
+def test_groups_are_those_that_a_log_has():
+    assert curve_groups(["epoch", "loss/a", "images_per_second"]) == {"loss": (["loss/a"], "")}

@@ -1,0 +1,216 @@
+import base64
+import gzip
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from nas.errors import UserError
+from nas.report.folder import read_folder
+from nas.report.page import render_page, write_folder_page, write_page
+
+VOID = {"meta", "link", "input", "br"}
+LOADING = {"src", "href", "srcset", "action", "data", "poster", "background"}
+
+
+class Page(HTMLParser):
+    """What a page consists of; an end tag that ends nothing is an error."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.loads, self.tags, self.scripts = [], [], [], [], []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        assert len(attributes) == len(attrs), f"{tag} has an attribute twice"
+        self.tags.append(tag)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.loads += [attributes[name] for name in LOADING & set(attributes)]
+        if tag == "script":
+            self.scripts.append((attributes, ""))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            attributes, text = self.scripts[-1]
+            self.scripts[-1] = (attributes, text + data)
+        elif self.open and self.open[-1] != "style":
+            self.text += data
+
+    def json(self, attribute, value):
+        (found,) = [text for attrs, text in self.scripts if attrs.get(attribute) == value]
+        return json.loads(found)
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    return Page(render_page(report))
+
+
+@pytest.fixture
+def folder_page(run_folder):
+    write_folder_page(run_folder / "a.html", read_folder(run_folder), title="run", force=False)
+    return Page((run_folder / "a.html").read_text())
+
+
+def test_the_page_is_whole(page):
+    assert page.tags[:2] == ["html", "head"]
+    assert len(page.ids) == len(set(page.ids))
+    figures = [attrs["data-figure"] for attrs, _ in page.scripts if "data-figure" in attrs]
+    assert figures == ["search1-frontier", "search1-walk", "search1-latency"]
+    assert set(figures) <= set(page.ids)
+
+
+def test_the_page_loads_nothing(page, report):
+    assert page.loads == ["data:,"]
+    text = render_page(report)
+    (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    assert not re.search(r"url\(|@import", style)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy is not None
+    assert policy[1].startswith("default-src 'none'")
+    assert "http" not in policy[1]
+
+
+def test_the_page_carries_plotly_and_stays_small(page, report):
+    (packed,) = [text for attrs, text in page.scripts if attrs.get("id") == "plotly"]
+    assert b"plotly.js" in gzip.decompress(base64.b64decode(packed))[:200]
+    assert len(render_page(report)) < 3e6
+
+
+def test_the_page_shows_every_network_and_every_layer(page, report):
+    for network in report.networks:
+        assert f"{100 * network.test_accuracy:.1f} %" in page.text
+        (measured,) = network.latencies
+        assert f"{measured.measured:.3f}" in page.text
+        for layer in network.layers:
+            assert layer.slot.partition(".")[2] in page.text
+            assert layer.layer.partition(" ")[2] in page.text
+    assert page.text.count("share of the latency") == 1
+
+
+def test_shares_of_a_network_add_up(report):
+    text = render_page(report)
+    (largest,) = [it for it in re.findall(r"<details.*?</details>", text, re.DOTALL)
+                  if "largest</summary>" in it]  # fmt: skip
+    for kind in ("ms", "params"):
+        shares = re.findall(rf'<span class="{kind}">([\d.]+) %</span>', largest)
+        assert len(shares) == len(report.networks[0].layers)
+        assert sum(map(float, shares)) == pytest.approx(100, abs=0.05 * len(shares))
+
+
+def test_the_trace_tells_each_action_and_why_it_was_taken(page, report):
+    shown = page.json("data-steps", "search1")
+    assert shown["per"] == "MES"
+    for step, kept in zip(report.trace, shown["steps"], strict=True):
+        assert len(kept["actions"]) == len(step.actions)
+        (taken,) = [it for it in kept["actions"] if it["taken"]]
+        assert kept["actions"][0] == taken
+        action = step.actions[step.taken]
+        assert (taken["choice"], taken["option"]) == (action.choice, action.option)
+        if action.accuracy is not None and step.accuracy is not None:
+            rate = 100 * (step.accuracy - action.accuracy) / (action.score - step.score)
+            assert taken["rate"] == pytest.approx(rate, rel=1e-4)
+
+
+def test_a_drop_is_weighed_against_milliseconds_where_importance_slims(report):
+    shown = Page(render_page(report.model_copy(update={"strategy": "importance"})))
+    steps = shown.json("data-steps", "search1")
+    assert steps["per"] == "ms"
+    first = steps["steps"][0]["actions"][0]
+    assert first["gain"] == first["saved"]
+
+
+def test_names_are_text_and_never_markup(report):
+    evil = '<script>alert("x")</script>'
+    networks = [
+        it.model_copy(
+            update={"layers": (it.layers[0].model_copy(update={"slot": f"stage1.{evil}"}),)}
+        )
+        for it in report.networks
+    ]
+    methods = [report.methods[0].model_copy(update={"name": evil}), *report.methods[1:]]
+    changed = {"space": evil, "data": evil, "networks": tuple(networks), "methods": tuple(methods)}
+    text = render_page(report.model_copy(update=changed))
+    assert "<script>alert" not in text
+    page = Page(text)
+    assert page.text.count(evil) > len(networks)
+
+
+def test_a_report_without_trace_and_measurements_still_has_a_page(report):
+    networks = [
+        it.model_copy(update={"latencies": (), "layers": (), "test_accuracy": None})
+        for it in report.networks
+    ]
+    bare = Page(render_page(report.model_copy(update={"trace": (), "networks": tuple(networks)})))
+    assert "search1-frontier" in bare.ids
+    assert "search1-walk" not in bare.ids
+    assert "search1-latency" not in bare.ids
+    assert "predicted, not measured" in bare.text
+
+
+def test_latencies_of_several_tables_stand_by_their_names(report):
+    def named(costs):
+        rest = {name: cost for name, cost in costs.items() if name != "latency_ms"}
+        return {"latency_ms[desk]": costs["latency_ms"], "latency_ms[phone]": 7.125, **rest}
+
+    def relabelled(things):
+        return tuple(it.model_copy(update={"costs": named(it.costs)}) for it in things)
+
+    target = {"latency_ms[phone]": 7.25, "params": 1e9}
+    networks = [
+        it.model_copy(
+            update={
+                "target": target if it.target else None,
+                "layers": relabelled(it.layers),
+                "latencies": (it.latencies[0].model_copy(update={"cost": "latency_ms[desk]"}),),
+            }
+        )
+        for it in relabelled(report.networks)
+    ]
+    methods = [
+        it.model_copy(update={"evaluated": relabelled(it.evaluated)}) for it in report.methods
+    ]
+    changed = {"networks": tuple(networks), "methods": tuple(methods), "targets": (target,)}
+    page = Page(render_page(report.model_copy(update={**changed, "trace": ()})))
+    assert "≤ 7.25 ms (phone)" in page.text
+    assert "7.125phone" in page.text, "predicted"
+    assert "-phone" in page.text, "not measured"
+    layout = page.json("data-figure", "search1-frontier")["layout"]
+    assert layout["xaxis"]["title"]["text"] == "predicted latency (ms, phone)"
+    assert layout["shapes"][0]["x0"] == 7.25
+
+
+def test_a_folder_has_its_searches_and_its_training(folder_page):
+    assert {"search1", "search2", "training"} <= set(folder_page.ids)
+    assert folder_page.loads == ["data:,", "#search1", "#search2", "#training"]
+    assert "setback in epoch 3: the loss is not finite" in folder_page.text
+    loss = folder_page.json("data-figure", "training2")
+    assert [len(it["y"]) for it in loss["data"]] == [8, 8]
+
+
+def test_the_same_report_makes_the_same_page(report):
+    assert render_page(report) == render_page(report)
+
+
+def test_pages_are_replaced_and_other_files_are_not(tmp_path, report):
+    path = tmp_path / "report.html"
+    write_page(path, report)
+    first = path.read_text()
+    write_page(path, report.model_copy(update={"seed": 7}))
+    assert path.read_text() != first
+    path.write_text("<html>mine</html>")
+    with pytest.raises(UserError, match="exists and is no page of nas report; --force replaces it"):
+        write_page(path, report)
+    assert path.read_text() == "<html>mine</html>"
+    write_page(path, report, force=True)
+    assert path.read_text() == first
