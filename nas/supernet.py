@@ -151,6 +151,20 @@ class Supernet(nn.Module):
             parameter.requires_grad_(True)
         return network.train(self.training)
 
+    def module_of(self, layer: Layer, shape: Shape) -> nn.Module:
+        """An ordinary module on the layer's own weights, which are views, and a copy of its buffers.
+
+        It is in evaluation, and to be used without gradients; ``shape`` is the layer's input.
+
+        Raises:
+            ValueError: the layer is not in the space.
+        """
+        with torch.device("meta"):
+            module = make_module(layer, shape)
+        state = {crop.name: self._constant(crop) for crop in self._plain_layer(layer, shape).crops}
+        module.load_state_dict(state, strict=True, assign=True)
+        return module.requires_grad_(False).eval()
+
     def _own(self, slot: Slot) -> None:
         """Make the tensors that the variants of a slot take their corners from."""
         for kind, variants in self._variants(slot).items():

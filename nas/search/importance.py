@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from nas.search.problem import Assignment, Costs, InfeasibleTarget, Problem, as_it_is, solvable
+from nas.search.racing import Race
 from nas.search.score import mobile_efficiency_score
-from nas.search.slimming import Action, SlimmingResult, Step
+from nas.search.slimming import Action, SlimmingResult, Step, drop_per_gain
 
 Lowering = tuple[int, int]
 """A choice, and the option that it is lowered to."""
@@ -53,6 +54,7 @@ def slim_by_importance(
     start: Assignment | None = None,
     known: Mapping[Assignment, float] | None = None,
     canonical: Callable[[Assignment], Assignment] = as_it_is,
+    race: Race | None = None,
 ) -> SlimmingResult:
     """Like ``slim``, but only three actions a step, which the importance of slots chooses.
 
@@ -71,7 +73,7 @@ def slim_by_importance(
     """
     problem = solvable(sizes, cost, target, canonical, evaluations)
     seen = {canonical(one): hits for one, hits in (known or {}).items()}
-    walk = _Walk(problem, accuracy, paths, widths, score, evaluations, seen)
+    walk = _Walk(problem, accuracy, paths, widths, score, evaluations, seen, race)
     current = canonical(start) if start else problem.largest
     while not problem.fits(current):
         current = walk.step(current)
@@ -94,6 +96,7 @@ class _Walk:
     score: Callable[[Costs], float]
     budget: int
     evaluated: dict[Assignment, float]
+    race: Race | None = None
     drops: dict[str, float] = field(default_factory=dict)
     trace: list[Step] = field(default_factory=list)
 
@@ -122,10 +125,12 @@ class _Walk:
         def rank(sort: str) -> float:
             drop = self.drops.get(sort, math.inf)
             saved = costs[missed] - actions[sort].costs[missed]
-            return drop / saved if drop > 0 else drop * saved
+            return float(drop_per_gain(np.array(drop), np.array(saved)))
 
         # sorts of which nothing is known first, then the most promising
-        for sort in sorted(actions, key=lambda it: (it in self.drops, rank(it))):
+        order = sorted(actions, key=lambda it: (it in self.drops, rank(it)))
+        affordable -= self._race(current, missed, [actions[it] for it in order], affordable)
+        for sort in order:
             action = actions[sort]
             if affordable > 0 or action.assignment in self.evaluated:
                 affordable -= action.assignment not in self.evaluated
@@ -138,6 +143,22 @@ class _Walk:
             Step(current, now, costs, self.score(costs), tuple(actions.values()), taken)
         )
         return taken.assignment
+
+    def _race(
+        self, current: Assignment, missed: str, actions: Sequence[Action], affordable: int
+    ) -> int:
+        """Evaluate the first actions against each other, and tell how many it were."""
+        unseen = {it.assignment: it for it in actions if it.assignment not in self.evaluated}
+        raced = list(unseen.values())[: max(0, affordable)]
+        if self.race is None or len(raced) < 2 or current not in self.evaluated:
+            return 0
+        here = self.problem.price(current)[missed]
+        saved = np.array([here - action.costs[missed] for action in raced])
+        assignments = [action.assignment for action in raced]
+        found = self.race(current, assignments, lambda drops: drop_per_gain(drops, saved))
+        self.budget -= len(raced)
+        self.evaluated.update(zip(assignments, found, strict=True))
+        return len(raced)
 
     def _actions(self, current: Assignment, missed: str) -> dict[str, Action]:
         """The actions by their sort: of each the first that lowers the cost ``missed``."""

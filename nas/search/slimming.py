@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nas.search.problem import Assignment, Costs, Problem, as_it_is, solvable
+from nas.search.racing import Floats, Race
 from nas.search.refinement import refine
 from nas.search.score import mobile_efficiency_score
 
@@ -32,7 +33,7 @@ class Action(NamedTuple):
     costs: Costs
     score: float
     accuracy: float | None
-    """None if the budget of evaluations did not allow to look."""
+    """None if the budget of evaluations did not allow to look; an estimate if a race dropped it."""
 
 
 class Step(NamedTuple):
@@ -66,6 +67,7 @@ def slim(
     start: Assignment | None = None,
     known: Mapping[Assignment, float] | None = None,
     canonical: Callable[[Assignment], Assignment] = as_it_is,
+    race: Race | None = None,
 ) -> SlimmingResult:
     """Walk from the largest network to the bounds of ``target``, then refine on the bounds.
 
@@ -84,6 +86,8 @@ def slim(
         known: accuracies that need no evaluation.
         canonical: the one assignment that stands for all that make the same network; by default
             each makes its own. Only canonical ones are evaluated and returned.
+        race: judges the actions of a step against each other, instead of ``accuracy`` one by one;
+            each that it judges counts as an evaluation, also where it is an estimate.
 
     Raises:
         InfeasibleTarget: nothing meets every bound; found before anything is evaluated.
@@ -92,7 +96,7 @@ def slim(
     problem = solvable(sizes, cost, target, canonical, evaluations)
     seen = {canonical(one): hits for one, hits in (known or {}).items()}
     share = max(1, round(WALK_SHARE * evaluations))
-    walk = _Walk(problem, accuracy, score, rng, share, dict(seen))
+    walk = _Walk(problem, accuracy, score, rng, share, dict(seen), race)
     walk.run(canonical(start) if start else problem.largest)
     (best,), evaluated = refine(
         [problem],
@@ -114,6 +118,7 @@ def slim_greedily(
     rng: np.random.Generator,
     score: Callable[[Costs], float] = mobile_efficiency_score,
     canonical: Callable[[Assignment], Assignment] = as_it_is,
+    race: Race | None = None,
 ) -> SlimmingResult:
     """The published loop alone, with all evaluations: a baseline. Arguments are ``slim``'s.
 
@@ -121,7 +126,7 @@ def slim_greedily(
     before is ranked by its last drop, and the most promising are looked at again.
     """
     problem = solvable(sizes, cost, target, canonical, evaluations)
-    walk = _Walk(problem, accuracy, score, rng, evaluations, {})
+    walk = _Walk(problem, accuracy, score, rng, evaluations, {}, race)
     reached = walk.run(problem.largest)
     feasible = [one for one in walk.evaluated if problem.fits(one)]
     best = max(feasible, key=lambda one: walk.evaluated[one], default=reached)
@@ -138,6 +143,7 @@ class _Walk:
     rng: np.random.Generator
     budget: int
     evaluated: dict[Assignment, float]
+    race: Race | None = None
     drops: dict[tuple[int, int], float] = field(default_factory=dict)
     trace: list[Step] = field(default_factory=list)
 
@@ -173,6 +179,7 @@ class _Walk:
         costs = self.problem.price(current)
         score = self.score(costs)
         looked_at = set(self._worth_a_look(actions, score, self._affordable(current, actions)))
+        self._race(current, [it for it in actions if it.assignment in looked_at], score)
         tried = []
         for action in actions:
             seen = action.assignment in looked_at or action.assignment in self.evaluated
@@ -188,6 +195,16 @@ class _Walk:
         taken = tried[ranks.index(min(ranks))]
         self.trace.append(Step(current, now, costs, score, tuple(tried), taken))
         return taken.assignment
+
+    def _race(self, current: Assignment, actions: Sequence[Action], score: float) -> None:
+        """Evaluate actions against each other, if there is a race to do so."""
+        scores = {it.assignment: it.score for it in actions if it.assignment not in self.evaluated}
+        if self.race is None or len(scores) < 2 or current not in self.evaluated:
+            return
+        gains = np.array(list(scores.values())) - score
+        found = self.race(current, list(scores), lambda drops: drop_per_gain(drops, gains))
+        self.budget -= len(scores)
+        self.evaluated.update(zip(scores, found, strict=True))
 
     def _actions(self, current: Assignment) -> list[Action]:
         """For each choice the next lower option that raises the score and lowers a missed bound.
@@ -241,10 +258,13 @@ class _Walk:
         return {choice for choice, _ in self.drops}
 
     def _rank(self, action: Action, score: float) -> float:
-        """Accuracy drop per score gain; where accuracy rises, more of either is better."""
         drop = self.drops.get((action.choice, action.option))
         if drop is None:  # of this choice another option may be known
             others = [value for (choice, _), value in self.drops.items() if choice == action.choice]
             drop = others[-1] if others else math.inf
-        gain = action.score - score
-        return drop / gain if drop > 0 else drop * gain
+        return float(drop_per_gain(np.array(drop), np.array(action.score - score)))
+
+
+def drop_per_gain(drops: Floats, gains: Floats) -> Floats:
+    """Accuracy drops per gain, the least is the best; where accuracy rises, more of either is."""
+    return np.where(drops > 0, drops / gains, drops * gains)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
@@ -31,6 +33,18 @@ def calibrate(
     Statistics depend on the widths of all layers before the norm, so a subnet of a supernet has
     those of a mixture of other networks (Yu & Huang 2019, arXiv 1903.05134, section 3.3).
     """
+    device = _device(network)
+    with remembering_norms(network), torch.no_grad():
+        for inputs, _ in islice(images.batches(batch_size, rng=rng, drop_last=True), batches):
+            network(inputs.to(device, memory_format=torch.channels_last))
+
+
+@contextmanager
+def remembering_norms(network: nn.Module) -> Iterator[None]:
+    """Inside, norms use the statistics of each batch and take the mean over all batches as theirs.
+
+    All else is in evaluation; afterwards the mode is as it was.
+    """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     was_training = network.training
@@ -39,10 +53,7 @@ def calibrate(
         norm.reset_running_stats()
         norm.momentum = None  # torch's sign for the mean over all batches
         norm.train()
-    device = _device(network)
-    with torch.no_grad():
-        for inputs, _ in islice(images.batches(batch_size, rng=rng, drop_last=True), batches):
-            network(inputs.to(device, memory_format=torch.channels_last))
+    yield
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.train(was_training)

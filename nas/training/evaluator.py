@@ -1,33 +1,67 @@
-"""What a search asks a supernet: the accuracy of one architecture after another."""
+"""What a search asks a supernet: the accuracy of architectures, one by one or in a race."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from nas.architecture import Architecture
 from nas.data import Dataset
+from nas.search.racing import CONFIDENCE, Rank, run_race
 from nas.supernet import Supernet
-from nas.training.evaluate import accuracy, calibrate
+from nas.training.prefixes import Prefixes
 
-CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64
-"""For each evaluation of a search; the networks that it delivers are calibrated on more."""
+CACHE_MB = 512
+"""Of feature maps, calibrated layers and hits, at most: benchmarks/evaluations.py."""
 
 
 class Evaluator:
-    """Accuracies on the search slice with inherited weights; the supernet stays as it is."""
+    """Accuracies on the search slice with inherited weights; the supernet stays as it is.
 
-    def __init__(self, supernet: Supernet, dataset: Dataset) -> None:
-        self.supernet, self.dataset = supernet, dataset
+    They are what extracting, calibrating and judging the architecture alone would give, but layers
+    that it shares with architectures before it do not run again while ``cache_mb`` megabytes hold
+    what they gave. ``confidence`` is that of a race.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        dataset: Dataset,
+        *,
+        cache_mb: int = CACHE_MB,
+        confidence: float = CONFIDENCE,
+    ) -> None:
+        self.prefixes = Prefixes(supernet, dataset, cache_mb * 10**6)
+        self.confidence = confidence
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates forwarded so far, calibration included."""
+        return self.prefixes.macs
+
+    @property
+    def peak_cache_mb(self) -> float:
+        """The most that the cache held so far."""
+        return self.prefixes.memory.peak / 1e6
 
     def accuracy(self, architecture: Architecture) -> float:
         """The share of the search slice that the architecture gets right, in [0, 1]."""
-        dataset = self.dataset.at(architecture.input_size)
-        network = self.supernet.extract(architecture)
-        calibrate(
-            network,
-            dataset.train,
-            batches=CALIBRATION_IMAGES // CALIBRATION_BATCH,
-            batch_size=min(CALIBRATION_BATCH, len(dataset.train)),
-            rng=np.random.default_rng(0),  # the same images for all
+        subnet = self.prefixes.subnet(architecture)
+        parts = self.prefixes.parts
+        hits = sum(int(self.prefixes.hits(subnet, index).sum()) for index in range(len(parts)))
+        return hits / sum(map(len, parts))
+
+    def race(
+        self, current: Architecture, candidates: Sequence[Architecture], rank: Rank
+    ) -> list[float]:
+        """The candidates' accuracies, estimated for those that lost early: see ``run_race``."""
+        subnets = [self.prefixes.subnet(one) for one in (current, *candidates)]
+        return run_race(
+            lambda runner, part: self.prefixes.hits(subnets[runner], part),
+            len(candidates),
+            [len(part) for part in self.prefixes.parts],
+            rank,
+            rng=np.random.default_rng(0),
+            confidence=self.confidence,
         )
-        return accuracy(network, dataset.search)
