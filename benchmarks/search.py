@@ -5,7 +5,10 @@
 Prints mean regrets (best reachable accuracy less that of the network found, in points, by the
 truth that no search sees) with 95 % bootstrap intervals. On NAS-Bench-Macro the accuracy of one
 training is what is seen and the mean of three is the truth; the synthetic tables are larger and
-noisier. About 2 minutes on one idle x86 core.
+noisier. Then frontiers: the area that each method's evaluations dominate, below the largest
+network's latency and above the smallest's accuracy, as a part of NSGA-II's at 100 evaluations;
+slimming, random search and one NSGA-II are given eight bounds. About 5 minutes on one idle x86
+core.
 """
 
 from __future__ import annotations
@@ -22,7 +25,18 @@ from pathlib import Path
 import numpy as np
 from tables import Table, crossed, nas_bench_macro, staged
 
-from nas.search import SlimmingResult, evolve, search_randomly, slim, slim_greedily
+from nas.search import (
+    FamilyResult,
+    SlimmingResult,
+    evolve,
+    evolve_family,
+    hypervolume,
+    search_family_randomly,
+    search_randomly,
+    slim,
+    slim_family,
+    slim_greedily,
+)
 
 METHODS: dict[str, Callable[..., SlimmingResult]] = {
     "slim": slim,
@@ -30,8 +44,18 @@ METHODS: dict[str, Callable[..., SlimmingResult]] = {
     "NSGA-II": evolve,
     "greedy": slim_greedily,
 }
+FRONTIERS: dict[str, tuple[Callable[..., FamilyResult], int]] = {
+    "slim": (slim_family, 8),
+    "random": (search_family_randomly, 8),
+    "NSGA-II": (evolve_family, 8),
+    "one bound": (evolve_family, 1),
+}
+"""Each with the number of its bounds; the last is NSGA-II again, from random networks near the
+largest."""
 BARS = {60: 0.12, 100: 0.10}
 """Largest mean regret of ``slim`` on NAS-Bench-Macro, by evaluations."""
+SEEDS = range(3)
+"""NAS-Bench-Macro's; tables of other bounds have the same frontier."""
 CIRCUMSTANCES = ((0.1, 0.5), (0.3, 0.3), (0.6, 0.7))
 """Noise in points, and share of the largest latency, of each family of synthetic tables."""
 
@@ -51,8 +75,14 @@ def main() -> None:
     else:
         print(f"skipped: {arguments.data} is not here")
     tables = sorted(synthetic(arguments.seeds), key=lambda table: table.name)
-    for _, family in itertools.groupby(tables, key=lambda table: table.name):
-        compare(list(family), arguments, {})
+    families = [list(it) for _, it in itertools.groupby(tables, key=lambda table: table.name)]
+    for family in families:
+        compare(family, arguments, {})
+    print("table             evaluations  method       area  95 % interval  above NSGA-II's at 100")
+    if arguments.data.exists():
+        compare_frontiers([*nas_bench_macro(arguments.data)][: len(SEEDS)] * arguments.repeats)
+    for family in families:
+        compare_frontiers(family)
 
 
 def synthetic(seeds: int) -> Iterator[Table]:
@@ -91,6 +121,40 @@ def run(
         canonical=table.canonical,
     )
     return table.optimum - table.truth(result.best), len(result.evaluated)
+
+
+def compare_frontiers(tables: Sequence[Table]) -> None:
+    """Print how much of the plane each method's evaluations dominate, at 50 and 100 of them."""
+    base = np.array([area("NSGA-II", table, 100, seed) for seed, table in enumerate(tables)])
+    for evaluations, name in itertools.product((50, 100), FRONTIERS):
+        areas = [area(name, table, evaluations, seed) for seed, table in enumerate(tables)]
+        shares = np.array(areas) / base
+        low, high = interval(shares)
+        print(
+            f"{tables[0].name:<18}{evaluations:>11}  {name:<9}  {shares.mean():6.3f}  "
+            f"{low:.3f} to {high:.3f}  {np.sum(shares > 1)} of {len(shares)}",
+            flush=True,
+        )
+
+
+def area(name: str, table: Table, evaluations: int, seed: int) -> float:
+    """The hypervolume of one search of the whole frontier."""
+    method, bounds = FRONTIERS[name]
+    smallest = table.canonical((0,) * len(table.sizes))
+    largest = table.canonical(tuple(size - 1 for size in table.sizes))
+    least, most = (table.cost(one)["latency_ms"] for one in (smallest, largest))
+    targets = [{"latency_ms": most * (least / most) ** (it / bounds)} for it in range(bounds)]
+    found = method(
+        table.sizes,
+        table.cost,
+        table.seen,
+        targets,
+        evaluations=evaluations,
+        rng=np.random.default_rng(seed),
+        canonical=table.canonical,
+    )
+    points = [(table.cost(one)["latency_ms"], table.seen(one)) for one in found.evaluated]
+    return hypervolume(points, (most, table.seen(smallest)))
 
 
 def interval(values: np.ndarray, *, resamples: int = 10_000) -> tuple[float, float]:

@@ -101,14 +101,16 @@ def work(
     sampler: BaseSampler,
     evaluations: int,
     rng: np.random.Generator,
+    first: Callable[[], Assignment] | None = None,
     pulse_seconds: float = PULSE_SECONDS,
     patience_seconds: float = PATIENCE_SECONDS,
     tell: Callable[[int], None] | None = None,
 ) -> None:
     """Evaluate, beside other workers, until the study holds ``evaluations`` or has no new proposal.
 
-    Only what meets every bound of ``problem`` is evaluated, and no assignment twice. ``rng`` draws
-    the first networks. ``tell`` takes the number of evaluations that all workers have made.
+    Only what meets every bound of ``problem`` is evaluated, and no assignment twice. ``first``
+    gives the first networks to propose, by default random ones near the bounds. ``tell`` takes the
+    number of evaluations that all workers have made.
     """
     from optuna.trial import TrialState
 
@@ -129,7 +131,7 @@ def work(
             continue
         fixed = _buried(study, dead[0]) if dead else None
         if fixed is None and len(trials) < POPULATION:
-            fixed = _parameters(problem.sample(rng))
+            fixed = _parameters(first() if first else problem.sample(rng))
         elif fixed is None and misses >= MISSES:
             fixed = _parameters(tuple(int(rng.integers(size)) for size in problem.sizes))
         trial = _ask(study, sampler, fixed)

@@ -4,7 +4,17 @@ import sys
 import numpy as np
 import pytest
 
-from nas.search import InfeasibleTarget, evolve, search_randomly, slim, slim_greedily
+from nas.search import (
+    InfeasibleTarget,
+    evolve,
+    evolve_family,
+    hypervolume,
+    search_family_randomly,
+    search_randomly,
+    slim,
+    slim_family,
+    slim_greedily,
+)
 
 SIZES = (3, 4, 2, 3, 3, 2)
 WEIGHTS = np.random.default_rng(0).uniform(0.2, 1, (2, len(SIZES)))
@@ -69,3 +79,53 @@ def test_evolution_improves_on_its_first_generation():
 def test_optuna_is_loaded_only_by_evolution():
     code = "import nas.search, sys; sys.exit('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+FAMILIES = [slim_family, search_family_randomly, evolve_family]
+
+
+@pytest.mark.parametrize("search", FAMILIES)
+def test_a_family_meets_each_of_its_bounds_within_one_budget(search):
+    calls = []
+    bounds = [9.0, 5.0, 3.0, 1.0]
+    found = search(
+        SIZES, cost, lambda one: calls.append(one) or accuracy(one),
+        [{"latency_ms": bound} for bound in bounds], evaluations=40, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    assert len(calls) == len(set(calls)) == len(found.evaluated) == 40
+    for bound, best in zip(bounds, found.bests, strict=True):
+        assert cost(best)["latency_ms"] <= bound
+        if search is not slim_family:  # which trusts its model as much as one evaluation
+            fits = [it for one, it in found.evaluated.items() if cost(one)["latency_ms"] <= bound]
+            assert accuracy(best) == max(fits, default=accuracy(best))
+
+
+def test_a_family_covers_more_of_the_frontier_than_one_target():
+    areas = [
+        np.mean(
+            [
+                hypervolume(
+                    [
+                        (cost(one)["latency_ms"], hits)
+                        for one, hits in slim_family(
+                            SIZES, cost, accuracy, [{"latency_ms": it} for it in bounds],
+                            evaluations=30, rng=np.random.default_rng(seed),
+                        ).evaluated.items()
+                    ],
+                    (9.0, 0.0),
+                )
+                for seed in range(3)
+            ]
+        )
+        for bounds in ((9.0,), (9.0, 5.0, 3.0, 1.5))
+    ]  # fmt: skip
+    assert areas[1] > areas[0]
+
+
+@pytest.mark.parametrize("search", FAMILIES)
+def test_a_family_with_a_bound_out_of_reach_says_so(search):
+    with pytest.raises(InfeasibleTarget, match=r"latency_ms <= 0\.4 \(least reachable: 0\.5\)"):
+        search(
+            SIZES, cost, accuracy, [{"latency_ms": 3.0}, {"latency_ms": 0.4}], evaluations=9,
+            rng=np.random.default_rng(0),
+        )  # fmt: skip
