@@ -93,7 +93,7 @@ class Run:
             made=circumstances(),
         )
         run = cls(path, space, record)
-        with _lock(path):
+        with lock_for_training(path):
             run._clear()
             write_atomically(path / SPACE_FILE, space.to_json())
             write_json(path / RUN_FILE, record.model_dump(mode="json"))
@@ -141,7 +141,7 @@ class Run:
         Raises:
             UserError: another process trains it, or has replaced it.
         """
-        with _lock(self.path):
+        with lock_for_training(self.path):
             if Run.open(self.path)._record != self._record:
                 raise UserError(f"{self.path}: another process has begun another run there")
             yield
@@ -320,7 +320,8 @@ def _load_teacher(
 _REMEDY = "name another --run, or start anew with --force"
 
 
-def _lock(path: Path) -> Lock:
+def lock_for_training(path: Path) -> Lock:
+    """What a process holds that trains in a folder, or replaces what is there."""
     held = f"{path}: another process is training there; wait for it or name another --run"
     return Lock(path / LOCK_FILE, held=held)
 

@@ -174,7 +174,14 @@ def test_progress_counts_to_the_end(small: Architecture, few: Dataset) -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_training(small: Architecture, few: Dataset) -> None:
     with pytest.raises(UserError, match="not finite in epoch 1; take a learning rate below 1e"):
-        trained(small, few, changed(learning_rate=1e30, warmup=0.0))
+        train_alone(small, few, changed(learning_rate=1e30, warmup=0.0))
+
+
+def test_a_network_trained_alone_may_start_from_another(small: Architecture, few: Dataset) -> None:
+    start = fresh_network(small, seed=9, layer_scale=0.1)
+    before = weights(start)
+    found = train_alone(small, few, changed(learning_rate=1e-12, weight_decay=0.0), network=start)
+    torch.testing.assert_close(weights(found), before, rtol=0, atol=1e-9)
 
 
 @pytest.mark.slow
