@@ -342,6 +342,8 @@ def test_default_paths_find_each_other():
         (["train-supernet", "--epochs", "0"], "Invalid value for '--epochs'"),
         (["train-supernet", "--accumulate", "0"], "Invalid value for '--accumulate'"),
         (["train-supernet", "--device", "tpu"], "Invalid value for '--device'"),
+        (["retrain", "--run", "r", "--device", "tpu"], "Invalid value for '--device'"),
+        (["check-supernet", "--run", "r", "--device", "tpu"], "Invalid value for '--device'"),
         (["train-supernet", "--learning-rate", "-1"], "Invalid value for '--learning-rate'"),
         (["train-supernet", "--seed", "-1"], "Invalid value for '--seed'"),
         (["train-supernet", "--latency-weight", "0.1"],

@@ -81,6 +81,7 @@ class Retraining:
         recipe: Mapping[str, object] | None = None,
         teacher: str | None = None,
         force: bool = False,
+        device: torch.device | str = "cpu",
     ) -> tuple[Retraining, Dataset]:
         """Start a folder; with ``force`` in place of the retraining that is there.
 
@@ -92,6 +93,7 @@ class Retraining:
             recipe: the ``name`` of one of ``RECIPES``, and fields that differ from it.
             teacher: see ``load_teacher``.
             force: replace what is there.
+            device: where inherited weights get their norms' statistics; it is not recorded.
 
         Raises:
             UserError: the folder holds something already; or data, supernet, teacher and
@@ -117,7 +119,7 @@ class Retraining:
         )
         if teacher is not None:
             load_teacher(teacher, classes=architecture.classes, image_size=architecture.input_size)
-        inherited = _inherit(supernet, architecture, dataset) if supernet else None
+        inherited = _inherit(supernet, architecture, dataset, device) if supernet else None
         retraining = cls(path, architecture, record)
         with lock_for_training(path):
             retraining._clear()
@@ -375,13 +377,15 @@ def _result(retraining: Retraining, dataset: Dataset, network: nn.Module) -> dic
     }
 
 
-def _inherit(supernet: Run, architecture: Architecture, dataset: Dataset) -> nn.Module:
+def _inherit(
+    supernet: Run, architecture: Architecture, dataset: Dataset, device: torch.device | str
+) -> nn.Module:
     if dataset.classes != supernet.classes:
         raise UserError(
             f"{supernet.path}: knows other classes than {dataset.name}; leave --from out"
         )
     try:
-        return inherited_network(supernet.load_supernet(), architecture, dataset.train)
+        return inherited_network(supernet.load_supernet().to(device), architecture, dataset.train)
     except ValueError as error:
         raise UserError(
             f"{supernet.path}: its space '{supernet.space.name}' does not hold the architecture: "
