@@ -92,7 +92,7 @@ def fresh_supernet(
         torch.manual_seed(seed)
         supernet = Supernet(space, resolutions)
     for name, parameter in supernet.named_parameters():
-        if name.endswith("scale/gamma"):
+        if name.endswith("/gamma"):
             torch.nn.init.constant_(parameter, layer_scale)
     return supernet
 

@@ -39,7 +39,7 @@ def fresh_network(architecture: Architecture, *, seed: int, layer_scale: float) 
         torch.manual_seed(seed)
         network = build(architecture)
     for name, parameter in network.named_parameters():
-        if name.endswith("scale.gamma"):
+        if name.endswith(".gamma"):
             nn.init.constant_(parameter, layer_scale)
     return network
 

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas.architecture import Architecture
+from nas.blocks.norm import Scale
 from nas.data import Dataset
 from nas.data.images import MemoryImages
 from nas.errors import UserError
 from nas.space import SearchSpace
 from nas.training.evaluate import accuracy
+from nas.training.loop import fresh_supernet
 from nas.training.progress import Progress
 from nas.training.recipe import RECIPES, Recipe
 from nas.training.settings import DataSettings
@@ -97,6 +99,19 @@ def test_every_field_of_a_recipe_has_a_say(
 ) -> None:
     plain, other = (trained(small, few, recipe) for recipe in (PLAIN, changed(**option)))
     assert float((plain - other).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("space", ["demo_64px", "efficientformer_v1_64px"])
+def test_every_layer_scale_starts_where_the_recipe_says(space: str) -> None:
+    loaded = SearchSpace.load(space)
+    network = fresh_network(loaded.largest(), seed=0, layer_scale=0.5)
+    with_supernet = fresh_supernet(loaded, seed=0, layer_scale=0.5)
+    scales = [it for it in network.modules() if isinstance(it, Scale)]
+    scales += [
+        it for it in with_supernet.extract(loaded.largest()).modules() if isinstance(it, Scale)
+    ]
+    assert scales
+    assert all(bool((it.gamma == 0.5).all()) for it in scales)
 
 
 def test_a_seed_decides_everything(small: Architecture, few: Dataset) -> None:
