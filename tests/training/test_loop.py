@@ -24,17 +24,23 @@ from nas.training.progress import Progress
 from nas.training.run import Run
 from nas.training.settings import DataSettings, Settings
 
-QUICK = Settings(epochs=3, batch_size=128, random_subnets=1, seed=5)
+QUICK = Settings(epochs=3, batch_size=32, random_subnets=1, seed=5)
 
 
 @pytest.fixture(scope="module")
 def data() -> DataSettings:
-    return DataSettings(spec="digits", limit=640, search_share=0.2)
+    return DataSettings(spec="digits", limit=160, search_share=0.2)
 
 
 @pytest.fixture(scope="module")
 def dataset(data: DataSettings) -> Dataset:
     return data.load(32)
+
+
+@pytest.fixture(scope="module")
+def small_space(tiny_space: SearchSpace) -> SearchSpace:
+    """Of a quarter of the pixels, for trainings of many steps."""
+    return SearchSpace.model_validate({**tiny_space.model_dump(), "input_size": 16})
 
 
 @pytest.fixture(scope="module")
@@ -311,8 +317,18 @@ def test_weights_that_are_not_finite_are_never_saved(new_run, dataset: Dataset) 
     ]
 
 
-def test_a_spike_of_the_loss_goes_back(new_run, dataset: Dataset, with_fault) -> None:
-    run = new_run(QUICK.model_copy(update={"epochs": 8, "batch_size": 32}))  # 16 steps an epoch
+def test_a_spike_of_the_loss_goes_back(
+    tmp_path: Path, small_space: SearchSpace, with_fault
+) -> None:
+    data = DataSettings(spec="digits", limit=640, search_share=0.2)
+    dataset = data.load(16)
+    run = Run.create(
+        tmp_path / "run",
+        space=small_space,
+        data=data,
+        settings=QUICK.model_copy(update={"epochs": 8}),  # of 16 steps
+        dataset=dataset,
+    )
 
     def mislabel(call, step, images, labels):
         return images, (labels + 5) % 10 if call == 7 and step > 8 else labels
@@ -479,11 +495,12 @@ def test_more_steps_than_images_for_them(tiny_space: SearchSpace, tmp_path: Path
 
 
 def test_subnets_learn_digits(
-    tiny_space: SearchSpace, digits_settings: DataSettings, digits: Dataset, tmp_path: Path
+    small_space: SearchSpace, digits_settings: DataSettings, tmp_path: Path
 ) -> None:
+    digits = digits_settings.load(16)
     run = Run.create(
         tmp_path / "run",
-        space=tiny_space,
+        space=small_space,
         data=digits_settings,
         settings=Settings(epochs=6, batch_size=32),
         dataset=digits,
