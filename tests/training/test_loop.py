@@ -502,14 +502,14 @@ def test_subnets_learn_digits(
         tmp_path / "run",
         space=small_space,
         data=digits_settings,
-        settings=Settings(epochs=6, batch_size=32),
+        settings=Settings(epochs=3, batch_size=32, random_subnets=1),
         dataset=digits,
     )
     train_supernet(run, digits)
     assert not setbacks(run)
     learnt = lines(run)[-1]
-    # guessing: 0.1; five seeds had 0.85 to 0.89 and 0.73 to 0.81, and other processors round
-    # otherwise, which is as good as another seed
+    # guessing: 0.1; after two epochs five seeds had 0.71 to 0.83 and 0.66 to 0.72, and other
+    # processors round otherwise, which is as good as another seed
     assert learnt["accuracy/largest"] > 0.7
     assert learnt["accuracy/smallest"] > 0.55
 
