@@ -37,7 +37,7 @@ from nas.training.loop import train_supernet
 from nas.training.recipe import Recipe, like_the_supernet
 from nas.training.run import Run
 from nas.training.settings import DataSettings, Settings
-from nas.training.standalone import Standalone
+from nas.training.standalone import train_alone
 
 VARIANTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "default": ({}, {}),
@@ -138,11 +138,9 @@ def trained_on(run: Run, dataset: Dataset, check: Check) -> float:
         )
         architecture = compared.architecture
         network = inherited_network(supernet, architecture, dataset.train)
-        training = Standalone(architecture, network, dataset, recipe)
-        while not training.is_finished:
-            training.run_epoch()
+        trained = train_alone(architecture, dataset, recipe, network=network)
         judges = dataset.search.at(architecture.input_size)
-        found.append(accuracy(training.delivered, judges))
+        found.append(accuracy(trained, judges))
         path.write_text(json.dumps(found))
     return float(np.mean(found) - np.mean([one.mean_alone for one in check.compared]))
 

@@ -41,7 +41,7 @@ INTERRUPTED = 130
 ExportFormat = Literal["onnx", "onnx-int8", "openvino", "python"]
 Recipe = Literal["light", "published"]
 Divergence = Literal["kl", "alpha"]
-TrainingDevice = Literal["cpu", "cuda"]
+TrainingDeviceName = Literal["cpu", "cuda"]
 TrainingPrecision = Literal["float32", "bfloat16"]
 Strategy = Literal["frontier", "importance"]
 Space = Annotated[str, typer.Option("--space", help="Name of a built-in space, or a YAML file.")]
@@ -63,6 +63,7 @@ DropPath = Annotated[
     typer.Option("--drop-path", min=0.0, max=0.99, help="Rate of the last block's branches."),
 ]
 Device = Annotated[str, typer.Option("--device", help="What to measure on, such as cpu.")]
+TrainingDevice = Annotated[TrainingDeviceName, typer.Option("--device", help="What to train on.")]
 RuntimeName = Annotated[str, typer.Option("--runtime", help="What executes the network.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of one inference.")]
 Precision = Annotated[
@@ -289,7 +290,8 @@ def train_supernet(
         typer.Option("--path-sampling", help="Draw later random subnets by path probabilities."),
     ] = None,
     device: Annotated[
-        TrainingDevice, typer.Option("--device", help="What to train on; torchrun starts several.")
+        TrainingDeviceName,
+        typer.Option("--device", help="What to train on; torchrun starts several."),
     ] = "cpu",
     precision: Annotated[
         TrainingPrecision | None,
@@ -339,6 +341,7 @@ def train_supernet(
             settings=settings,
             dataset=dataset,
             force=force,
+            tell=bar.say,
         )
         return created, dataset
 
@@ -351,18 +354,20 @@ def train_supernet(
         )
         return opened, opened.data.load(opened.image_size)
 
-    with join_processes(device) as processes:
+    with (
+        join_processes(device) as processes,
+        TrainingBar(quiet=as_json or not processes.is_first) as bar,
+    ):
         opened, dataset = processes.in_turn(go_on if resume else start, go_on)
-        with TrainingBar(quiet=as_json or not processes.is_first) as bar:
-            train(
-                opened,
-                dataset,
-                resume=resume,
-                report=bar.report,
-                tell=bar.say,
-                device=processes.device,
-                processes=processes,
-            )
+        train(
+            opened,
+            dataset,
+            resume=resume,
+            report=bar.report,
+            tell=bar.say,
+            device=processes.device,
+            processes=processes,
+        )
     if not processes.is_first:
         return
     if as_json:
@@ -384,6 +389,7 @@ def check_supernet(
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", min=1e-9, max=10.0, help="Else the run's.")
     ] = None,
+    device: TrainingDevice = "cpu",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -392,11 +398,13 @@ def check_supernet(
     from nas.report.check import draw_check, print_check, write_check
     from nas.report.progress import Bar
     from nas.training.check import check_supernet as check
+    from nas.training.processes import find_device
     from nas.training.recipe import like_the_supernet
-    from nas.training.run import Run
+    from nas.training.run import CHECKS, Run
 
+    found_device = find_device(device)
     opened = Run.open(run)
-    paths = {name: run / f"check.{name}" for name in ("json", "csv", "png")}
+    paths = {name.partition(".")[2]: run / name for name in CHECKS}
     _require_new(paths["json"], force=force)
     recipe = like_the_supernet(opened.settings).model_copy(
         update=_given(epochs=epochs, learning_rate=learning_rate)
@@ -409,6 +417,7 @@ def check_supernet(
             architectures=architectures,
             seeds=seeds,
             tell=bar.update,
+            device=found_device,
         )
     write_check(paths["csv"], found)
     draw_check(paths["png"], found, title=f"{opened.space.name}, {opened.data.spec}")
@@ -449,12 +458,12 @@ def slim(
     from nas.latency.table import LatencyTable
     from nas.report.progress import Bar
     from nas.report.tables import print_networks
-    from nas.training.run import Run
+    from nas.training.run import SEARCH, Run
 
     target = _target(target_ms, target_params)
     opened = Run.open(run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits"))
     prices = LatencyTable.load(table or default_table(opened.space, "cpu"))
-    out = out or opened.path / f"slim_{'_'.join(f'{bound:g}' for bound in target.values())}"
+    out = out or opened.path / f"{SEARCH}{'_'.join(f'{bound:g}' for bound in target.values())}"
     with Bar("slimming", quiet=as_json) as bar:
         result = slim_run(
             opened,
@@ -506,6 +515,7 @@ def retrain(
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Same seed, same result.")
     ] = None,
+    device: TrainingDevice = "cpu",
     resume: Resume = False,
     force: Force = False,
     as_json: Json = False,
@@ -513,10 +523,12 @@ def retrain(
     """Train one architecture, from scratch or from the weights that it inherits."""
     from nas.report.tables import print_retrained
     from nas.report.training import TrainingBar
+    from nas.training.processes import find_device
     from nas.training.retraining import Retraining
     from nas.training.retraining import retrain as train
     from nas.training.run import Run
 
+    found_device = find_device(device)
     loaded = Architecture.load(architecture) if architecture else None
     images = _given(spec=data, limit=limit)
     changes = _given(
@@ -545,9 +557,10 @@ def retrain(
             recipe=changes,
             teacher=teacher,
             force=force,
+            device=found_device,
         )
     with TrainingBar(quiet=as_json) as bar:
-        result = train(opened, dataset, report=bar.report, tell=bar.say)
+        result = train(opened, dataset, report=bar.report, tell=bar.say, device=found_device)
     if as_json:
         _print_json(result)
         return

@@ -43,7 +43,7 @@ from nas.supernet import Supernet
 from nas.training.evaluate import accuracy, inherited_network
 from nas.training.evaluator import Evaluator
 from nas.training.paths import path_probabilities
-from nas.training.run import Run
+from nas.training.run import SEARCH_RESULT, Run
 
 Strategy = Literal["frontier", "importance"]
 """How slimming goes down: ``slim`` (EfficientFormer V2) or ``slim_by_importance`` (V1)."""
@@ -52,8 +52,6 @@ INT8_IMAGES, JUDGED_IMAGES = 128, 512
 most so many."""
 CORRECTIONS = 12
 """Rounds of measuring and slimming further, at most."""
-
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -315,7 +313,7 @@ def slim_run(
     least = table.cost(space.smallest())
     if not meets(least, target):
         raise InfeasibleTarget(target, least)
-    if (out / RESULT).exists() and not force:
+    if (out / SEARCH_RESULT).exists() and not force:
         raise UserError(f"{out}: holds the results of a search; --force replaces them, or --out")
     write_atomically(out / ".writable", "")
     (out / ".writable").unlink()
@@ -375,7 +373,7 @@ def write_results(
         "trace": folder / "trace.jsonl",
         "frontier": folder / "frontier.csv",
         "picture": folder / "frontier.png",
-        "result": folder / RESULT,
+        "result": folder / SEARCH_RESULT,
     }
     best.architecture.save(paths["architecture"])
     save_weights(best.network, paths["weights"])

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -16,7 +17,7 @@ from nas.architecture import Architecture
 from nas.deploy.files import save_weights
 from nas.latency.table import LatencyTable
 from nas.network import build
-from nas.space import DEFAULT_SPACE
+from nas.space import DEFAULT_SPACE, SearchSpace
 
 SPACE = """\
 name: tiny
@@ -247,6 +248,46 @@ def test_report_shows_a_training(capsys, folder):
     assert Path("elsewhere.html").read_text() == page
 
 
+@pytest.mark.slow
+def test_the_input_size_is_a_choice_from_training_to_retraining(capsys, tmp_path):
+    Path("sized.yaml").write_text(SPACE.replace("input_size: 32", "input_size: [16, 32]"))
+    space = SearchSpace.load("sized.yaml")
+    call("build-lut", "--space", "sized.yaml", "--out", "t.csv")
+    call("train-supernet", "--space", "sized.yaml", "--run", "r", "--epochs", "1", "--limit", "300")
+    result = output(capsys, "slim", "--run", "r", "--table", "t.csv", "--target-params",
+                    str(MOST_PARAMS), "--evaluations", "12", "--accept-table", "--out", "s",
+                    "--json")  # fmt: skip
+    trace = [json.loads(line) for line in Path("s/trace.jsonl").read_text().splitlines()]
+    assert "input_size" in {step["choice"] for step in trace}  # it was weighed
+    slimmed = Architecture.load("s/architecture.json")
+    assert input_side("s/model.onnx") == slimmed.input_size
+    judged = output(capsys, "evaluate", "--architecture", "s/architecture.json", "--weights",
+                    "s/weights.safetensors", "--json")  # fmt: skip
+    # a search resizes images that were read at the largest size, evaluate reads them at their own
+    found = result["networks"][-1]["test_accuracy"]
+    assert judged["test_accuracy"] == pytest.approx(found, abs=0.03)
+    for pixels in 16, 32:
+        name = f"{pixels}.json"
+        space.smallest().with_input_size(pixels).save(Path(name))
+        trained = output(capsys, "retrain", "--architecture", name, "--from", "r", "--run",
+                         f"n{pixels}", "--epochs", "1", "--json")  # fmt: skip
+        weights = trained["paths"]["weights"]
+        call("export", "--architecture", name, "--weights", weights, "--out", f"{pixels}.onnx")
+        assert input_side(f"{pixels}.onnx") == pixels
+        judged = output(capsys, "evaluate", "--architecture", name, "--weights", weights, "--json")
+        assert judged["test_accuracy"] == trained["test_accuracy"]
+        assert trained["inherited_test_accuracy"] is not None
+
+
+def input_side(path):
+    """The width and height of the images that an ONNX model takes."""
+    *_, height, width = (
+        it.dim_value for it in onnx.load(path).graph.input[0].type.tensor_type.shape.dim
+    )
+    assert height == width
+    return width
+
+
 def test_check_supernet_writes_table_and_picture(capsys, folder):
     check = ("check-supernet", "--run", "r", "--architectures", "4", "--learning-rate", "2e-3")
     found = output(capsys, *check, "--json")
@@ -352,6 +393,8 @@ def test_default_paths_find_each_other():
         (["train-supernet", "--epochs", "0"], "Invalid value for '--epochs'"),
         (["train-supernet", "--accumulate", "0"], "Invalid value for '--accumulate'"),
         (["train-supernet", "--device", "tpu"], "Invalid value for '--device'"),
+        (["retrain", "--run", "r", "--device", "tpu"], "Invalid value for '--device'"),
+        (["check-supernet", "--run", "r", "--device", "tpu"], "Invalid value for '--device'"),
         (["train-supernet", "--learning-rate", "-1"], "Invalid value for '--learning-rate'"),
         (["train-supernet", "--seed", "-1"], "Invalid value for '--seed'"),
         (["train-supernet", "--latency-weight", "0.1"],

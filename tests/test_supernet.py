@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nas.blocks import make_module
+from nas.blocks.relative_bias import RelativeBias
 from nas.grammar import SPECS
 from nas.layers import LAYERS
 from nas.network import build
@@ -17,7 +18,7 @@ from nas.supernet import Supernet
 
 SPACE = {
     "name": "every_v2_kind",
-    "input_size": 32,
+    "input_size": [16, 32],
     "classes": 5,
     "stem": {"kind": "conv_stem"},
     "stages": [
@@ -433,6 +434,53 @@ def test_crops_of_a_cheaper_option_lie_within_those_of_a_dearer_one(name, choice
         assert smaller.keys() <= larger.keys()
         assert all(smaller[name] <= larger[name] for name in smaller)
         assert smaller != larger or choice == "input_size"  # only relative biases depend on it
+
+
+def test_a_smaller_size_has_the_attention_biases_of_the_same_pixels():
+    supernet = random_supernet(SPACES["every_v2_kind"])
+    large = supernet.space.largest()
+    networks = [supernet.extract(large.with_input_size(pixels)) for pixels in (32, 16)]
+    found = [
+        {name: it for name, it in network.named_modules() if isinstance(it, RelativeBias)}
+        for network in networks
+    ]
+    assert found[0].keys() == found[1].keys()
+    assert len(found[0]) == 3
+    for name, wide in found[0].items():
+        maps = []
+        for bias in (wide, found[1][name]):
+            side = bias.biases.shape[-1]
+            queries = -(-side // bias.stride)
+            maps.append(bias().reshape(-1, queries, queries, side, side))
+        corner = tuple(slice(side) for side in maps[1].shape)
+        assert maps[1].shape != maps[0].shape
+        assert torch.equal(maps[0][corner], maps[1])
+
+
+@pytest.mark.parametrize(("name", "has_biases"), [("every_v2_kind", True), ("reduced", False)])
+def test_resolutions_add_attention_biases_and_change_nothing_else(name, has_biases, images):
+    space = SPACES[name]
+    supernet, plain = Supernet(space, (48, 64)).double().eval(), random_supernet(space)
+    assert supernet.resolutions == (*space.input_sizes, 48, 64)
+    wide, own = supernet.state_dict(), plain.state_dict()
+    assert wide.keys() == own.keys()
+    larger = {key for key in own if wide[key].shape != own[key].shape}
+    assert larger == {key for key in own if key.endswith("biases")}
+    assert bool(larger) == has_biases
+    for key, tensor in own.items():  # the rest of the biases stays zero
+        wide[key][tuple(slice(side) for side in tensor.shape)] = tensor
+    supernet.load_state_dict(wide)
+    for architecture in architectures(space, 3):
+        some = fitting(images, architecture)
+        with torch.no_grad():
+            assert torch.equal(supernet(some, architecture), plain(some, architecture))
+    sized = space.largest().with_input_size(64)
+    with torch.no_grad():
+        logits = supernet(torch.ones(2, 3, 64, 64, dtype=torch.float64), sized)
+    assert logits.shape == (2, 5)
+    if has_biases:
+        with pytest.raises(ValueError, match=r"a corner of .* does not fit"):
+            plain(torch.ones(2, 3, 64, 64, dtype=torch.float64), sized)
 
 
 def test_extracted_network_equals_supernet(space, supernet, images):

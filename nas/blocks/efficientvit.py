@@ -38,6 +38,8 @@ class DeepConvStem(nn.Module):
 class DepthwiseFFN(nn.Module):
     """y = x + depthwise(x), then y + FFN(y), the FFN of 1x1 convolutions."""
 
+    branch_ends = ("fc2",)
+
     def __init__(self, channels: int, hidden: int, act: str) -> None:
         super().__init__()
         self.depthwise = ResidualDepthwise(channels)
@@ -53,6 +55,8 @@ class DepthwiseFFN(nn.Module):
 
 class ResidualDepthwise(ConvNorm):
     """x + depthwise(x), of 3x3 pixels."""
+
+    branch_ends = ("norm",)
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, kernel=3, groups=channels, bias=False)
@@ -77,6 +81,8 @@ class CascadedAttention(nn.Module):
     one, head by head. The published networks cut the channels into consecutive parts; their
     weights are the same but for the order of the stage's channels.
     """
+
+    branch_ends = ("proj",)
 
     def __init__(
         self,

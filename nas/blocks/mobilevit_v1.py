@@ -48,6 +48,8 @@ class InvertedDownsample(nn.Module):
 class InvertedResidual(InvertedDownsample):
     """The sum of (N, C, H, W) and what becomes of it."""
 
+    branch_ends = ("fc2",)
+
     def __init__(self, channels: int, hidden: int, act: str) -> None:
         super().__init__(channels, hidden, channels, stride=1, act=act)
 
@@ -113,6 +115,8 @@ def from_tokens(x: torch.Tensor, map_size: tuple[int, int]) -> torch.Tensor:
 
 class TransformerLayer(nn.Module):
     """y = x + attention(norm(x)), then y + MLP(norm(y)), on tokens (N, 4, T, C)."""
+
+    branch_ends = ("attention", "fc2")
 
     def __init__(self, dim: int, hidden: int, *, heads: int, act: str) -> None:
         super().__init__()

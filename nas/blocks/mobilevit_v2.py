@@ -73,6 +73,8 @@ class SeparableTransformer(nn.Module):
 class SeparableTransformerLayer(nn.Module):
     """y = x + attention(norm(x)), then y + MLP(norm(y)), on tokens (N, 4, T, C)."""
 
+    branch_ends = ("attention", "fc2")
+
     def __init__(self, dim: int, hidden: int, act: str) -> None:
         super().__init__()
         self.norm1: nn.Module = TokenGroupNorm(dim)

@@ -16,6 +16,8 @@ from nas.blocks.norm import ConvNorm, activation
 class MobileViTV3Block(nn.Module):
     """x + fusion(y, transformers(y)) where y = local(x), with softmax attention."""
 
+    branch_ends = ("act3",)
+
     def __init__(
         self, channels: int, dim: int, hidden: int, *, depth: int, heads: int, act: str
     ) -> None:
@@ -35,6 +37,8 @@ class MobileViTV3Block(nn.Module):
 
 class MobileViTV3SeparableBlock(nn.Module):
     """x + fusion(transformers(y), y) where y = local(x), with separable attention."""
+
+    branch_ends = ("leave",)
 
     def __init__(self, channels: int, dim: int, hidden: int, *, depth: int, act: str) -> None:
         super().__init__()

@@ -53,6 +53,8 @@ def normed(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
 class ReducedAttention(nn.Module):
     """x + attention(norm(x)), keys and values of a smaller map."""
 
+    branch_ends = ("proj",)
+
     def __init__(
         self, channels: int, *, heads: int, head_dim: int, reduction: int, pooled: bool
     ) -> None:
@@ -120,6 +122,8 @@ def _means(side: int, x: torch.Tensor) -> torch.Tensor:
 
 class TokenFFN(nn.Module):
     """x + FFN(norm(x)), the FFN with a depthwise convolution before its activation."""
+
+    branch_ends = ("fc2",)
 
     def __init__(self, channels: int, hidden: int, act: str, *, rectified: bool) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from pydantic import ValidationError
 
 from nas.architecture import Architecture
@@ -79,18 +80,19 @@ def check_supernet(
     architectures: int,
     seeds: int,
     tell: Tell | None = None,
+    device: torch.device | str = "cpu",
 ) -> Check:
     """Train architectures that span the run's space alone, and compare.
 
     Each finished training is a line of ``check.jsonl`` in the run's folder, from which a check that
-    was stopped, or one with more architectures or seeds, takes what it needs.
+    was stopped, or one with more architectures or seeds, takes what it needs, on whatever device.
 
     Raises:
-        UserError: the run has no weights, its space has fewer architectures; the loss is no longer
-            finite; or Ctrl-C.
+        UserError: the run has no weights, its space has fewer architectures; a training went wrong;
+            or Ctrl-C.
     """
     run.require_images(dataset)
-    supernet = run.load_supernet()
+    supernet = run.load_supernet().to(device)
     picked = spanning_architectures(run.space, architectures, seed=run.settings.seed)
     journal = Journal(run.path / JOURNAL)
     trainings = [
@@ -106,7 +108,11 @@ def check_supernet(
                 continue
             text = f"network {number} of {len(trainings)}"
             network = train_alone(
-                architecture, dataset, own, report=_reporting(show, text, number, len(trainings))
+                architecture,
+                dataset,
+                own,
+                report=_reporting(show, text, number, len(trainings)),
+                device=device,
             )
             found = accuracy(network, dataset.search.at(architecture.input_size))
             journal.append(Finished(training=key, accuracy=found))

@@ -1,9 +1,10 @@
 """Drop path: a training network goes without some of its residual branches, sample by sample.
 
-Stochastic depth: Huang et al. 2016, arXiv 1603.09382. A branch, which ends in its layer scale, is
-left out for a sample with its block's rate, and divided by one minus that rate otherwise, so that
-its mean over many draws is the whole branch. Modules know nothing of it: hooks do it, which are
-gone when the context is left, so evaluation, extraction and export cannot see it.
+Stochastic depth: Huang et al. 2016, arXiv 1603.09382. A branch is left out for a sample with its
+block's rate, and divided by one minus that rate otherwise, so that its mean over many draws is the
+whole branch. It ends in its layer scale, or in a child that its module names in ``branch_ends``.
+Modules do nothing about it: hooks on these ends do, which are gone when the context is left, so
+evaluation, extraction and export cannot see it.
 
 In a supernet it is the largest subnet alone that drops paths, as in BigNAS (Yu et al. 2020, arXiv
 2003.11142): it is the one that can learn the training images by heart. Elastic depth is another
@@ -36,18 +37,20 @@ def drop_path(
     blocks, such as {"": network}. With rate 0 nothing is drawn from ``rng``.
 
     Raises:
-        UserError: there is a rate, but no branch ends in a layer scale.
+        UserError: there is a rate, but no residual branch.
     """
+    if rate == 0:
+        yield
+        return
     branches = [
-        (_block(path), branch)
+        (_block(path), end)
         for prefix, part in parts.items()
-        for path, branch in part.named_modules(prefix=prefix)
-        if isinstance(branch, Scale)
+        for path, module in part.named_modules(prefix=prefix)
+        for end in _ends(module)
     ]
-    if rate > 0 and not branches:
+    if not branches:
         raise UserError(
-            f"drop_path: needs residual branches that end in a layer scale, as EfficientFormer's "
-            f"do; this network has none, got a rate of {rate:g}"
+            f"drop_path: needs residual branches; this network has none, got a rate of {rate:g}"
         )
     blocks = list(dict.fromkeys(block for block, _ in branches))
     rises = np.linspace(rate, 0, len(blocks))[::-1]  # backwards: of one block it is the last
@@ -58,6 +61,12 @@ def drop_path(
                 hook = partial(_drop, rate=rates[block], rng=rng)
                 stack.callback(branch.register_forward_hook(hook).remove)
         yield
+
+
+def _ends(module: nn.Module) -> list[nn.Module]:
+    if isinstance(module, Scale):
+        return [module]
+    return [module.get_submodule(name) for name in getattr(module, "branch_ends", ())]
 
 
 def _block(path: str) -> str:

@@ -124,6 +124,17 @@ class Processes:
 ALONE = Processes()
 
 
+def find_device(name: str) -> torch.device:
+    """The device, cpu or cuda, that one process computes on.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device 'cuda': torch finds no GPU on this machine")
+    return torch.device(name)
+
+
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
     """Meet the other processes that torchrun has started, if it has; ``device`` is cpu or cuda.
@@ -133,10 +144,9 @@ def join_processes(device: str) -> Iterator[Processes]:
     Raises:
         UserError: there is no such device.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device 'cuda': torch finds no GPU on this machine")
+    found = find_device(device)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield Processes(device=torch.device(device))
+        yield Processes(device=found)
         return
     own = torch.device("cpu")
     if device == "cuda":

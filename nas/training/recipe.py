@@ -11,7 +11,7 @@ from pydantic import Field
 from nas.architecture import Architecture
 from nas.data.rand_augment import MOST
 from nas.documents import Value
-from nas.layers import ConvFFN
+from nas.layers import ConvFFN, Layer, TokenFFN
 from nas.network import measure_size
 from nas.training.precision import TrainingPrecision
 from nas.training.resolutions import Resolutions
@@ -22,8 +22,13 @@ PUBLISHED_IMAGES = 100_000
 before a network has learnt to see through what it does to the images."""
 
 
-# Parameters of S1, S2 and L with 1,000 classes, and the rate of each
-EFFICIENTFORMER_V2_DROP_PATH = ((6_185_560, 0.0), (12_710_112, 0.02), (26_322_288, 0.1))
+PUBLISHED_DROP_PATH: Mapping[type[Layer], tuple[tuple[int, float], ...]] = {
+    # EfficientFormer V2: S1, S2 and L
+    ConvFFN: ((6_185_560, 0.0), (12_710_112, 0.02), (26_322_288, 0.1)),
+    # PVT v2: B0 to B3 have one rate, B4 and B5 another
+    TokenFFN: ((45_238_696, 0.1), (62_556_072, 0.3)),
+}
+"""Of a family, known by one of its layers: parameters with 1,000 classes, and the rate of each."""
 
 
 class Recipe(Value):
@@ -93,13 +98,15 @@ def suitable_recipe(training_images: int) -> str:
 def published_drop_path(architecture: Architecture) -> float:
     """The rate that networks of its family and its number of parameters were published with.
 
-    EfficientFormer V2's rates are interpolated linearly between their networks, and held below S1
-    and above L. EfficientFormer V1 was published without drop path, and other families know none.
+    Rates are interpolated linearly between networks, and held below the first and above the last.
+    EfficientFormer V1, EfficientViT and MobileViT were published without drop path.
     """
-    if not any(isinstance(layer, ConvFFN) for layer in architecture.layers):
-        return 0.0
-    params, rates = zip(*EFFICIENTFORMER_V2_DROP_PATH, strict=True)
-    return float(np.interp(measure_size(architecture).params, params, rates))
+    kinds = {type(layer) for layer in architecture.layers}
+    for kind, published in PUBLISHED_DROP_PATH.items():
+        if kind in kinds:
+            params, rates = zip(*published, strict=True)
+            return float(np.interp(measure_size(architecture).params, params, rates))
+    return 0.0
 
 
 def like_the_supernet(settings: Settings) -> Recipe:

@@ -6,10 +6,13 @@
 | `architecture.json`      | the architecture, with a head for the data's classes        |
 | `inherited.safetensors`  | with a supernet: the weights that the training starts from  |
 | `checkpoint.safetensors` | weights and optimizer after the last finished epoch         |
-| `log.jsonl`              | one line per epoch: losses, rate, speed, accuracy           |
+| `previous.safetensors`   | the checkpoint before, should that one be damaged           |
+| `log.jsonl`              | one line per epoch: losses, rate, speed, accuracy;          |
+|                          | and one per setback                                         |
 | `tensorboard/`           | the same as curves                                          |
 | `weights.safetensors`    | at the end: the trained weights                             |
 | `result.json`            | at the end: test accuracy, inherited and retrained          |
+| `.lock`                  | there while a process trains                                |
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +36,13 @@ from nas.deploy.files import load_weights, save_weights
 from nas.documents import Value, read_document, write_json
 from nas.errors import UserError
 from nas.network import build, measure_size
-from nas.training.checkpoint import (
-    PREVIOUS,
-    State,
-    load_model,
-    load_optimizer,
-    mend_checkpoint,
-    read_state,
-    save_checkpoint,
-)
+from nas.training.checkpoint import PREVIOUS, State, mend_checkpoint, read_state
+from nas.training.epochs import Files, train_epochs
 from nas.training.evaluate import accuracy, inherited_network
-from nas.training.log import Log
 from nas.training.progress import Report
 from nas.training.recipe import RECIPES, Recipe, published_drop_path, suitable_recipe
 from nas.training.resolutions import Resolutions, reading_size
-from nas.training.run import Run, circumstances
+from nas.training.run import LOCK_FILE, Run, circumstances, lock_for_training
 from nas.training.settings import DataSettings
 from nas.training.standalone import Standalone, fresh_network
 from nas.training.teacher import load_teacher
@@ -84,6 +81,7 @@ class Retraining:
         recipe: Mapping[str, object] | None = None,
         teacher: str | None = None,
         force: bool = False,
+        device: torch.device | str = "cpu",
     ) -> tuple[Retraining, Dataset]:
         """Start a folder; with ``force`` in place of the retraining that is there.
 
@@ -95,6 +93,7 @@ class Retraining:
             recipe: the ``name`` of one of ``RECIPES``, and fields that differ from it.
             teacher: see ``load_teacher``.
             force: replace what is there.
+            device: where inherited weights get their norms' statistics; it is not recorded.
 
         Raises:
             UserError: the folder holds something already; or data, supernet, teacher and
@@ -120,13 +119,14 @@ class Retraining:
         )
         if teacher is not None:
             load_teacher(teacher, classes=architecture.classes, image_size=architecture.input_size)
-        inherited = _inherit(supernet, architecture, dataset) if supernet else None
+        inherited = _inherit(supernet, architecture, dataset, device) if supernet else None
         retraining = cls(path, architecture, record)
-        retraining._clear()
-        architecture.save(path / ARCHITECTURE)
-        if inherited is not None:
-            save_weights(inherited, path / INHERITED)
-        write_json(path / RECORD, record.model_dump(mode="json"))
+        with lock_for_training(path):
+            retraining._clear()
+            architecture.save(path / ARCHITECTURE)
+            if inherited is not None:
+                save_weights(inherited, path / INHERITED)
+            write_json(path / RECORD, record.model_dump(mode="json"))
         return retraining, dataset
 
     @classmethod
@@ -134,7 +134,7 @@ class Retraining:
         """Raise UserError unless ``begin`` may write there."""
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: must be a folder, is a file")
-        if not path.is_dir() or not any(path.iterdir()):
+        if not path.is_dir() or all(it.name == LOCK_FILE for it in path.iterdir()):
             return
         if not (path / RECORD).is_file():
             raise UserError(f"{path}: holds other things than a retraining; name a new folder")
@@ -161,6 +161,19 @@ class Retraining:
         except ValidationError as error:
             raise document.validation_error(error) from None
         return cls(path, Architecture.load(path / ARCHITECTURE), record)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training this network, or replacing it.
+
+        Raises:
+            UserError: another process trains it, or has replaced it.
+        """
+        with lock_for_training(self.path):
+            found = Retraining.open(self.path)
+            if (found.record, found.architecture) != (self.record, self.architecture):
+                raise UserError(f"{self.path}: another process has begun another retraining there")
+            yield
 
     @property
     def resume_command(self) -> str:
@@ -276,34 +289,39 @@ def retrain(
 ) -> dict[str, Any]:
     """Train from the last finished epoch on, and write weights and result; gives the result.
 
-    On a CPU, the weights do not depend on how often it was stopped. ``tell`` takes a line about a
-    damaged checkpoint, in whose place the one before it is used.
+    On a CPU, the weights do not depend on how often it was stopped. After a setback it goes back to
+    the last finished epoch; ``tell`` takes a line about that, and about a damaged checkpoint, in
+    whose place the one before it is used.
 
     Raises:
-        UserError: the loss is no longer finite; or Ctrl-C, told with the command that continues.
+        UserError: another process trains it; there were too many setbacks; nothing can be written;
+            or Ctrl-C, told with the command that continues.
     """
     path = retraining.path
     if (path / RESULT).exists():
         return dict(json.loads((path / RESULT).read_text(encoding="utf-8")))
-    warning = mend_checkpoint(path / CHECKPOINT)
-    if warning is not None and tell is not None:
-        tell(warning)
     try:
-        network = _train(retraining, dataset, report, torch.device(device))
+        with retraining.locked():
+            warning = mend_checkpoint(path / CHECKPOINT)
+            if warning is not None and tell is not None:
+                tell(warning)
+            training = train_epochs(
+                partial(_begin, retraining, dataset, report, torch.device(device)),
+                Files(path / CHECKPOINT, path / LOG, path / CURVES, retraining.sha256),
+                tell=tell,
+            )
+            return _deliver(retraining, dataset, training.delivered)
     except KeyboardInterrupt:
         done, epochs = retraining.finished_epochs, retraining.record.recipe.epochs
         saved = f"{done} of {epochs} epochs are saved" if done else "no epoch was finished"
         raise UserError(f"stopped, {saved}; to continue: {retraining.resume_command}") from None
-    save_weights(network, path / WEIGHTS)
-    result = _result(retraining, dataset, network)
-    write_json(path / RESULT, result)
-    return result
 
 
-def _train(
+def _begin(
     retraining: Retraining, dataset: Dataset, report: Report | None, device: torch.device
-) -> nn.Module:
-    path, architecture, record = retraining.path, retraining.architecture, retraining.record
+) -> Standalone:
+    """The training as it was last saved, or at its start."""
+    architecture, record = retraining.architecture, retraining.record
     teacher = None
     if record.teacher is not None:
         teacher = load_teacher(
@@ -322,23 +340,16 @@ def _train(
         device=device,
     )
     if (state := retraining.state()) is not None:
-        load_model(path / CHECKPOINT, training.saved)
-        load_optimizer(path / CHECKPOINT, training.saved, training.optimizer)
-        training.go_on_from(state.epoch, state.accuracies)
-    with Log(path / LOG, path / CURVES, finished_epochs=training.epoch) as log:
-        while not training.is_finished:
-            numbers = training.run_epoch()
-            training.judge()
-            numbers |= {f"accuracy/{name}": it for name, it in training.accuracies.items()}
-            log.append(training.epoch, numbers)  # before saving: a surplus line is dropped
-            state = State(
-                epoch=training.epoch,
-                teacher=0.0,  # no subnets, none that teaches them
-                accuracies=dict(training.accuracies),
-                recipe_sha256=retraining.sha256,
-            )
-            save_checkpoint(path / CHECKPOINT, training.saved, training.optimizer, state)
-    return training.delivered
+        training.load(retraining.path / CHECKPOINT, state)
+    return training
+
+
+def _deliver(retraining: Retraining, dataset: Dataset, network: nn.Module) -> dict[str, Any]:
+    """Write weights and result; gives the result."""
+    save_weights(network, retraining.path / WEIGHTS)
+    result = _result(retraining, dataset, network)
+    write_json(retraining.path / RESULT, result)
+    return result
 
 
 def _result(retraining: Retraining, dataset: Dataset, network: nn.Module) -> dict[str, Any]:
@@ -366,13 +377,15 @@ def _result(retraining: Retraining, dataset: Dataset, network: nn.Module) -> dic
     }
 
 
-def _inherit(supernet: Run, architecture: Architecture, dataset: Dataset) -> nn.Module:
+def _inherit(
+    supernet: Run, architecture: Architecture, dataset: Dataset, device: torch.device | str
+) -> nn.Module:
     if dataset.classes != supernet.classes:
         raise UserError(
             f"{supernet.path}: knows other classes than {dataset.name}; leave --from out"
         )
     try:
-        return inherited_network(supernet.load_supernet(), architecture, dataset.train)
+        return inherited_network(supernet.load_supernet().to(device), architecture, dataset.train)
     except ValueError as error:
         raise UserError(
             f"{supernet.path}: its space '{supernet.space.name}' does not hold the architecture: "

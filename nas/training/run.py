@@ -9,6 +9,8 @@
 | `log.jsonl`              | one line per epoch: losses, rate, accuracies, paths;   |
 |                          | and one per setback                                    |
 | `tensorboard/`           | the same as curves                                     |
+| `check.json`, .csv, .png | what `nas check-supernet` found                        |
+| `slim_*/`                | what searches found                                    |
 | `.lock`                  | there while a process trains                           |
 """
 
@@ -18,7 +20,7 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -40,6 +42,10 @@ from nas.training.settings import DataSettings, Settings
 from nas.training.teacher import Teacher, load_teacher
 
 RUN_FILE, SPACE_FILE, LOCK_FILE = "run.json", "space.json", ".lock"
+CHECKS = ("check.json", "check.csv", "check.png")
+"""What ``nas check-supernet`` writes beside its journal."""
+SEARCH, SEARCH_RESULT = "slim_", "result.json"
+"""How the folders of searches in a run begin, and what each holds when it is done."""
 
 
 class Record(Value):
@@ -70,8 +76,12 @@ class Run:
         settings: Settings,
         dataset: Dataset,
         force: bool = False,
+        tell: Callable[[str], None] | None = None,
     ) -> Run:
         """Start a run folder; with ``force`` in place of the run that is there.
+
+        Its check and the results of searches in it go with that run, as they describe its weights;
+        ``tell`` takes a line that names them.
 
         Raises:
             UserError: the folder holds something already, or cannot be written; or the settings
@@ -93,8 +103,10 @@ class Run:
             made=circumstances(),
         )
         run = cls(path, space, record)
-        with _lock(path):
-            run._clear()
+        with lock_for_training(path):
+            removed = run._clear()
+            if removed and tell is not None:
+                tell(f"{path}: what described the weights before is removed: {', '.join(removed)}")
             write_atomically(path / SPACE_FILE, space.to_json())
             write_json(path / RUN_FILE, record.model_dump(mode="json"))
         return run
@@ -141,7 +153,7 @@ class Run:
         Raises:
             UserError: another process trains it, or has replaced it.
         """
-        with _lock(self.path):
+        with lock_for_training(self.path):
             if Run.open(self.path)._record != self._record:
                 raise UserError(f"{self.path}: another process has begun another run there")
             yield
@@ -293,18 +305,28 @@ class Run:
                 raise
             raise UserError(f"{error}; {self.resume_command} goes back to {PREVIOUS}") from None
 
-    def _clear(self) -> None:
-        """Delete what an earlier run left, ``run.json`` first: without it there is no run."""
+    def _clear(self) -> list[str]:
+        """Delete what an earlier run left, ``run.json`` first: without it there is no run.
+
+        Gives the names of the results among it. The journal of checks stays: its trainings are of
+        networks alone, and say what they were trained on.
+        """
         if not self.path.is_dir():
-            return
+            return []
+        checkpoints = (self.checkpoint_path.name, PREVIOUS)
+        checks = [name for name in CHECKS if (self.path / name).exists()]
+        searches = sorted(
+            it.name for it in self.path.glob(f"{SEARCH}*") if (it / SEARCH_RESULT).is_file()
+        )
         try:
-            checkpoints = (self.checkpoint_path.name, PREVIOUS)
-            for name in (RUN_FILE, SPACE_FILE, *checkpoints, self.log_path.name):
+            for name in (RUN_FILE, SPACE_FILE, *checkpoints, self.log_path.name, *checks):
                 (self.path / name).unlink(missing_ok=True)
-            if self.tensorboard_path.exists():
-                shutil.rmtree(self.tensorboard_path)
+            for folder in (self.tensorboard_path, *(self.path / name for name in searches)):
+                if folder.exists():
+                    shutil.rmtree(folder)
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be deleted: {error.strerror}") from None
+        return [*checks, *searches]
 
 
 def _load_teacher(
@@ -320,7 +342,8 @@ def _load_teacher(
 _REMEDY = "name another --run, or start anew with --force"
 
 
-def _lock(path: Path) -> Lock:
+def lock_for_training(path: Path) -> Lock:
+    """What a process holds that trains in a folder, or replaces what is there."""
     held = f"{path}: another process is training there; wait for it or name another --run"
     return Lock(path / LOCK_FILE, held=held)
 

@@ -2,6 +2,10 @@
 
 The largest, the smallest and a few random subnets learn from the same batch; their gradients add
 up, and the optimizer steps once.
+
+No `torch.compile`: on a CPU (one thread, batch 64, best of 7, forward and backward in ms) the plain
+compiled network took 106 where the supernet takes 108 (`cifar10_32px`, largest), 29 for 32
+(smallest), 3375 for 2754 (`mobile_64px`, largest), after 37, 12 and 74 s of compiling.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """When a training goes wrong, it goes back to the last good state and on with half the rate.
 
 It has gone wrong when a loss or, after an epoch, a weight is not finite, or when the loss of the
-largest subnet has a spike: the median of the last 5 steps lies above the median of the 32 steps
-before them by more than 10 standard deviations (1.4826 times the median absolute deviation) and by
-more than a quarter of what guessing costs, ln(classes). A single bad batch is no spike, and neither
-is noise around a loss that is small already. Losses go from epoch to epoch, and into checkpoints;
-after a setback they start empty.
+largest subnet, or of a network that is trained alone, has a spike: the median of the last 5 steps
+lies above the median of the 32 steps before them by more than 10 standard deviations (1.4826 times
+the median absolute deviation) and by more than a quarter of what guessing costs, ln(classes). A
+single bad batch is no spike, and neither is noise around a loss that is small already. Losses go
+from epoch to epoch, and into checkpoints; after a setback they start empty.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from statistics import median
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 MOST_SETBACKS = 3
 """The fourth ends the training: then the recipe is wrong, not the luck."""
@@ -44,12 +44,16 @@ class Watch:
 
     def __init__(self, classes: int, earlier: Sequence[float] = ()) -> None:
         self.losses = list(earlier)
-        """Of the largest subnet, in nats, as many of the last steps as a spike is judged by."""
+        """In nats, of as many of the last steps as a spike is judged by."""
         self._classes = classes
         self._unread: list[Tensor] = []
 
+    def after(self, earlier: Sequence[float]) -> Watch:
+        """One that goes on from the losses of ``earlier`` steps."""
+        return Watch(self._classes, earlier)
+
     def add(self, losses: Tensor, step: int) -> None:
-        """Take the losses (largest first) of a step, and read all now and then.
+        """Take the losses (L,) of a step, the one that is judged first; read all now and then.
 
         Raises:
             SetbackError: a step since the last reading went wrong.
@@ -77,6 +81,11 @@ class Watch:
                 raise SetbackError(
                     f"the loss rose to {median(self.losses[-RECENT_STEPS:]):.3g}", number
                 )
+
+
+def is_finite(model: nn.Module) -> bool:
+    """Whether all weights and statistics are."""
+    return bool(torch.stack([it.isfinite().all() for it in model.state_dict().values()]).all())
 
 
 def is_spike(losses: Sequence[float], classes: int) -> bool:

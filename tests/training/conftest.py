@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 import pytest
+from torch import Tensor
 
-from nas.data import Dataset
+from nas.data import Dataset, Images
+from nas.data.images import MemoryImages
 from nas.space import SearchSpace
 from nas.training.settings import DataSettings
 
@@ -72,3 +77,52 @@ def files_limited() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+@dataclass(frozen=True, eq=False)
+class FaultyImages(Images):
+    """Serves the images of ``whole``, but has ``fault`` change those of some calls' batches."""
+
+    whole: MemoryImages
+    fault: Callable[[int, int, Tensor, Tensor], tuple[Tensor, Tensor]]
+    calls: Iterator[int] = field(default_factory=lambda: count(1))
+
+    @property
+    def labels(self) -> Tensor:
+        return self.whole.labels
+
+    def subset(self, indices):
+        return self.whole.subset(indices)
+
+    def _pixels(self, requests):
+        return self.whole._pixels(requests)
+
+    def batches(self, batch_size, **options):
+        served = self.whole.batches(batch_size, **options)
+        if options.get("augmentation") is None:  # a calibration
+            yield from served
+            return
+        call = next(self.calls)
+        for step, (images, labels) in enumerate(served, start=1):
+            yield self.fault(call, step, images, labels)
+
+
+@pytest.fixture(scope="session")
+def with_fault():
+    """Gives a data set whose training batches a function changes, by epoch and step (from 1)."""
+    return lambda dataset, fault: replace(dataset, train=FaultyImages(dataset.train, fault))
+
+
+@pytest.fixture(scope="session")
+def with_infinity(with_fault):
+    """Gives a data set where one pixel of the third batch of some epochs is infinite."""
+
+    def make(dataset: Dataset, epochs: set[int]) -> Dataset:
+        def fault(call, step, images, labels):
+            if call in epochs and step == 3:
+                images[0, 0, 0, 0] = math.inf
+            return images, labels
+
+        return with_fault(dataset, fault)
+
+    return make

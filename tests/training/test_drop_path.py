@@ -6,9 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture
+from nas.blocks import make_module
 from nas.blocks.efficientformer_v1 import MetaBlock3D, MetaBlock4D
 from nas.blocks.efficientformer_v2 import Attention4D, ConvFFN
+from nas.blocks.efficientvit import CascadedAttention, DepthwiseFFN
+from nas.blocks.mobilevit_v1 import InvertedResidual, TransformerLayer
+from nas.blocks.mobilevit_v2 import SeparableTransformerLayer
+from nas.blocks.mobilevit_v3 import MobileViTV3Block, MobileViTV3SeparableBlock
 from nas.blocks.norm import Scale
+from nas.blocks.pvt_v2 import ReducedAttention, TokenFFN
 from nas.errors import UserError
 from nas.network import build
 from nas.space import SearchSpace
@@ -21,13 +27,27 @@ CERTAIN = 1 - 1e-12
 
 
 def residual_blocks() -> dict[str, nn.Module]:
+    """Whole modules that are residual, and the residual layers inside those that are not."""
     torch.manual_seed(0)
     heads = {"heads": 2, "key_dim": 4, "value_dim": 8, "map_size": (4, 4), "act": "gelu"}
+    reduced = {"heads": 2, "head_dim": 4, "reduction": 2}
+    transformer = {"depth": 2, "act": "silu"}
     return {
         "ConvFFN": ConvFFN(8, 16, "gelu"),
         "Attention4D": Attention4D(8, stride=1, talking_heads=True, **heads),
         "MetaBlock4D": MetaBlock4D(8, 16, "gelu"),
         "MetaBlock3D": MetaBlock3D(8, 16, **heads),
+        "ReducedAttention": ReducedAttention(8, pooled=False, **reduced),
+        "TokenFFN": TokenFFN(8, 16, "gelu", rectified=False),
+        "DepthwiseFFN": DepthwiseFFN(8, 16, "relu"),
+        "CascadedAttention": CascadedAttention(
+            8, key_dim=4, kernels=(3, 3), map_size=(4, 4), window=3, act="relu"
+        ),
+        "InvertedResidual": InvertedResidual(8, 16, "silu"),
+        "MobileViTV3Block": MobileViTV3Block(8, 8, 16, heads=2, **transformer),
+        "MobileViTV3SeparableBlock": MobileViTV3SeparableBlock(8, 8, 16, **transformer),
+        "TransformerLayer": TransformerLayer(4, 16, heads=2, act="silu"),
+        "SeparableTransformerLayer": SeparableTransformerLayer(4, 16, "silu"),
     }
 
 
@@ -37,6 +57,7 @@ def prepared(block: nn.Module) -> nn.Module:
         if isinstance(child, Scale):
             nn.init.constant_(child.gamma, 1.0)
         if isinstance(child, nn.BatchNorm2d):
+            nn.init.ones_(child.weight)
             child.momentum = 0.0
     return block.double().train()
 
@@ -54,7 +75,7 @@ def test_dropped_samples_are_their_inputs(name: str) -> None:
     assert not torch.equal(block(x), x)
 
 
-@pytest.mark.parametrize("name", ["ConvFFN", "Attention4D"])
+@pytest.mark.parametrize("name", ["ConvFFN", "Attention4D", "TokenFFN", "InvertedResidual"])
 def test_each_sample_is_its_input_or_has_its_branch_over_the_chance_to_keep_it(name: str) -> None:
     block, x = prepared(residual_blocks()[name]), images(64)
     whole = block(x)
@@ -66,10 +87,10 @@ def test_each_sample_is_its_input_or_has_its_branch_over_the_chance_to_keep_it(n
     torch.testing.assert_close(dropped[is_kept], (x + (whole - x) / 0.75)[is_kept])
 
 
-@pytest.mark.parametrize("name", ["ConvFFN", "Attention4D"])
+@pytest.mark.parametrize("name", ["ConvFFN", "TokenFFN"])
 def test_the_mean_over_many_draws_is_the_whole_block(name: str) -> None:
     block, x = prepared(residual_blocks()[name]), images()
-    whole, rng, draws = block(x).detach(), np.random.default_rng(0), 2000
+    whole, rng, draws = block(x).detach(), np.random.default_rng(0), 500
     total = torch.zeros_like(x)
     with torch.no_grad(), drop_path({"stage1.block1": block}, 0.4, rng):
         for _ in range(draws):
@@ -90,6 +111,26 @@ def test_rates_rise_linearly_over_blocks_and_branches_of_a_block_share_theirs() 
             found[slot] = 1 - 1 / max(values)
     expected = {slots[0]: 0.0, slots[1]: 0.2, slots[2]: 0.4, slots[3]: 0.4}
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+FAMILIES = (
+    "demo_64px",
+    "efficientformer_v1_64px",
+    "efficientvit_64px",
+    "mobilevit_64px",
+    "pvt_v2_64px",
+)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_layer_that_may_be_left_out_has_branches_to_drop(family: str) -> None:
+    space = SearchSpace.load(family)
+    for slot, candidates in space.paths.items():
+        for layer, shape in filter(None, candidates):
+            with torch.device("meta"):
+                block = make_module(layer, shape)
+            with drop_path({slot: block}, 0.5, np.random.default_rng(0)):
+                assert any(child._forward_hooks for child in block.modules()), layer.kind
 
 
 def test_rate_zero_draws_nothing_and_changes_nothing() -> None:
@@ -128,7 +169,7 @@ def test_a_supernet_drops_what_the_extracted_network_drops(supernet: Supernet) -
     assert set(network.state_dict()) == set(build(largest).state_dict())
 
 
-def test_a_network_without_scaled_branches_is_refused() -> None:
+def test_a_network_without_residual_branches_is_refused() -> None:
     network = nn.Sequential(nn.Linear(2, 2))
     refused = pytest.raises(UserError, match=r"drop_path: needs .*, got a rate of 0\.1")
     with refused, drop_path({"": network}, 0.1, np.random.default_rng(0)):

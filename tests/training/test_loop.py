@@ -4,20 +4,16 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from nas.data import Dataset, Images
-from nas.data.images import MemoryImages
+from nas.data import Dataset
 from nas.deploy.files import save_weights
 from nas.errors import UserError
 from nas.space import SearchSpace
@@ -28,17 +24,23 @@ from nas.training.progress import Progress
 from nas.training.run import Run
 from nas.training.settings import DataSettings, Settings
 
-QUICK = Settings(epochs=3, batch_size=128, random_subnets=1, seed=5)
+QUICK = Settings(epochs=3, batch_size=32, random_subnets=1, seed=5)
 
 
 @pytest.fixture(scope="module")
 def data() -> DataSettings:
-    return DataSettings(spec="digits", limit=640, search_share=0.2)
+    return DataSettings(spec="digits", limit=160, search_share=0.2)
 
 
 @pytest.fixture(scope="module")
 def dataset(data: DataSettings) -> Dataset:
     return data.load(32)
+
+
+@pytest.fixture(scope="module")
+def small_space(tiny_space: SearchSpace) -> SearchSpace:
+    """Of a quarter of the pixels, for trainings of many steps."""
+    return SearchSpace.model_validate({**tiny_space.model_dump(), "input_size": 16})
 
 
 @pytest.fixture(scope="module")
@@ -244,59 +246,16 @@ def test_progress_counts_to_the_end(new_run, dataset: Dataset) -> None:
     assert all(it.images_per_second > 0 for it in found)
 
 
-@dataclass(frozen=True, eq=False)
-class FaultyImages(Images):
-    """Serves the images of ``whole``, but has ``fault`` change those of some calls' batches."""
-
-    whole: MemoryImages
-    fault: Callable[[int, int, Tensor, Tensor], tuple[Tensor, Tensor]]
-    calls: Iterator[int] = field(default_factory=lambda: count(1))
-
-    @property
-    def labels(self) -> Tensor:
-        return self.whole.labels
-
-    def subset(self, indices):
-        return self.whole.subset(indices)
-
-    def _pixels(self, requests):
-        return self.whole._pixels(requests)
-
-    def batches(self, batch_size, **options):
-        served = self.whole.batches(batch_size, **options)
-        if options.get("augmentation") is None:  # a calibration
-            yield from served
-            return
-        call = next(self.calls)
-        for step, (images, labels) in enumerate(served, start=1):
-            yield self.fault(call, step, images, labels)
-
-
-def with_fault(dataset: Dataset, fault) -> Dataset:
-    return replace(dataset, train=FaultyImages(dataset.train, fault))
-
-
-def infinite_in(calls: set[int]):
-    """One pixel of the third batch of some epochs is infinite."""
-
-    def fault(call, step, images, labels):
-        if call in calls and step == 3:
-            images[0, 0, 0, 0] = math.inf
-        return images, labels
-
-    return fault
-
-
 def setbacks(run: Run) -> list[dict[str, object]]:
     found = [json.loads(line) for line in run.log_path.read_text().splitlines()]
     return [it for it in found if "setback" in it]
 
 
 def test_a_loss_that_is_not_finite_goes_back_and_on_with_half_the_rate(
-    new_run, dataset: Dataset, uninterrupted: Run
+    new_run, dataset: Dataset, uninterrupted: Run, with_infinity
 ) -> None:
     run, told = new_run(), []
-    train_supernet(run, with_fault(dataset, infinite_in({2})), tell=told.append)
+    train_supernet(run, with_infinity(dataset, {2}), tell=told.append)
     line = (
         "step 7, epoch 2: the loss is not finite; back to the end of epoch 1, on with 0.5 of the "
         "learning rate"
@@ -315,20 +274,18 @@ def test_a_loss_that_is_not_finite_goes_back_and_on_with_half_the_rate(
     assert all(it.isfinite().all() for it in weights)
 
 
-def test_a_lower_rate_survives_a_stop(new_run, dataset: Dataset) -> None:
+def test_a_lower_rate_survives_a_stop(new_run, dataset: Dataset, with_infinity) -> None:
     whole, stopped = new_run(), new_run()
-    train_supernet(whole, with_fault(dataset, infinite_in({1, 3})))
+    train_supernet(whole, with_infinity(dataset, {1, 3}))
     assert [it["epoch"] for it in setbacks(whole)] == [1, 2]
     with pytest.raises(UserError, match="stopped in epoch 1 of 3, no epoch was finished"):
-        train_supernet(
-            stopped, with_fault(dataset, infinite_in({1})), report=stop_after_setbacks(stopped, 1)
-        )
+        train_supernet(stopped, with_infinity(dataset, {1}), report=stop_after_setbacks(stopped, 1))
     with pytest.raises(UserError, match="no epoch is finished yet"):
         stopped.load_supernet()
     with pytest.raises(UserError, match="stopped in epoch 2 of 3, epoch 1 is saved"):
         train_supernet(
             stopped,
-            with_fault(dataset, infinite_in({2})),
+            with_infinity(dataset, {2}),
             resume=True,
             report=stop_after_setbacks(stopped, 2),
         )
@@ -360,8 +317,18 @@ def test_weights_that_are_not_finite_are_never_saved(new_run, dataset: Dataset) 
     ]
 
 
-def test_a_spike_of_the_loss_goes_back(new_run, dataset: Dataset) -> None:
-    run = new_run(QUICK.model_copy(update={"epochs": 8, "batch_size": 32}))  # 16 steps an epoch
+def test_a_spike_of_the_loss_goes_back(
+    tmp_path: Path, small_space: SearchSpace, with_fault
+) -> None:
+    data = DataSettings(spec="digits", limit=640, search_share=0.2)
+    dataset = data.load(16)
+    run = Run.create(
+        tmp_path / "run",
+        space=small_space,
+        data=data,
+        settings=QUICK.model_copy(update={"epochs": 8}),  # of 16 steps
+        dataset=dataset,
+    )
 
     def mislabel(call, step, images, labels):
         return images, (labels + 5) % 10 if call == 7 and step > 8 else labels
@@ -528,20 +495,21 @@ def test_more_steps_than_images_for_them(tiny_space: SearchSpace, tmp_path: Path
 
 
 def test_subnets_learn_digits(
-    tiny_space: SearchSpace, digits_settings: DataSettings, digits: Dataset, tmp_path: Path
+    small_space: SearchSpace, digits_settings: DataSettings, tmp_path: Path
 ) -> None:
+    digits = digits_settings.load(16)
     run = Run.create(
         tmp_path / "run",
-        space=tiny_space,
+        space=small_space,
         data=digits_settings,
-        settings=Settings(epochs=6, batch_size=32),
+        settings=Settings(epochs=3, batch_size=32, random_subnets=1),
         dataset=digits,
     )
     train_supernet(run, digits)
     assert not setbacks(run)
     learnt = lines(run)[-1]
-    # guessing: 0.1; five seeds had 0.85 to 0.89 and 0.73 to 0.81, and other processors round
-    # otherwise, which is as good as another seed
+    # guessing: 0.1; after two epochs five seeds had 0.71 to 0.83 and 0.66 to 0.72, and other
+    # processors round otherwise, which is as good as another seed
     assert learnt["accuracy/largest"] > 0.7
     assert learnt["accuracy/smallest"] > 0.55
 

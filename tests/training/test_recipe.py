@@ -52,6 +52,15 @@ def test_the_supernets_recipe_takes_over_all_that_a_single_network_knows() -> No
         ("efficientformer_v1_l1", 0.0),
         ("efficientformer_v1_l3", 0.0),
         ("efficientformer_v1_l7", 0.0),
+        ("pvt_v2_b0", 0.1),
+        ("pvt_v2_b1", 0.1),
+        ("pvt_v2_b2", 0.1),
+        ("pvt_v2_b2_linear", 0.1),
+        ("pvt_v2_b3", 0.1),
+        ("pvt_v2_b4", 0.3),
+        ("pvt_v2_b5", 0.3),
+        ("efficientvit_m5", 0.0),
+        ("mobilevit_v3_s", 0.0),
     ],
 )
 def test_published_networks_have_their_published_drop_path(name: str, rate: float) -> None:

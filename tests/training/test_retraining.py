@@ -61,8 +61,8 @@ def begin(path: Path, architecture: Architecture, **options) -> tuple[Retraining
 def lines(path: Path) -> list[dict[str, float]]:
     found = [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
     for line in found:
-        del line["images_per_second"]
-    return found
+        line.pop("images_per_second", None)
+    return [it for it in found if "setback" not in it]
 
 
 def assert_same(path: Path, other: Path) -> None:
@@ -123,6 +123,93 @@ def test_a_killed_process_goes_on_as_if_nothing_had_happened(
     assert 1 <= opened.finished_epochs < 3
     retrain(opened, opened.load_images())
     assert_same(path, uninterrupted)
+
+
+def entries(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_setback_goes_back_to_the_last_epoch_with_half_the_rate_and_survives_a_stop(
+    tmp_path: Path, small: Architecture, uninterrupted: Path, with_infinity
+) -> None:
+    path, whole = tmp_path / "run", tmp_path / "whole"
+    told: list[str] = []
+    opened, dataset = begin(whole, small)
+    retrain(opened, with_infinity(dataset, {2}), tell=told.append)
+    assert told == [
+        "step 6, epoch 2: the loss is not finite; back to the end of epoch 1, on with 0.5 of the "
+        "learning rate"
+    ]
+    assert [it.get("setback") for it in entries(whole)] == [None, 1, None, None]
+    rates = [[it["learning_rate"] for it in lines(it)] for it in (whole, uninterrupted)]
+    assert rates[0] == pytest.approx(
+        [rates[1][0], rates[1][1] / 2, rates[1][2] / 2], rel=1e-4, abs=1e-12
+    )
+    opened, dataset = begin(path, small)
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 6 and len(entries(path)) == 2:  # after the setback
+            raise KeyboardInterrupt
+
+    with pytest.raises(UserError, match="stopped, 1 of 3 epochs are saved"):
+        retrain(opened, with_infinity(dataset, {2}), report=stop)
+    retrain(opened, dataset)
+    assert_same(path, whole)
+
+
+def test_a_setback_in_the_first_epoch_goes_back_to_what_was_inherited(
+    tmp_path: Path, small: Architecture, supernet: Run, with_infinity
+) -> None:
+    still = {"name": "light", "epochs": 1, "learning_rate": 1e-12, "weight_decay": 0.0}
+    recipe = still | {"batch_size": 32}
+    opened, dataset = Retraining.begin(tmp_path / "run", small, supernet=supernet, recipe=recipe)
+    told: list[str] = []
+    retrain(opened, with_infinity(dataset, {1}), tell=told.append)
+    assert told[0].startswith("step 3, epoch 1: the loss is not finite; back to the start, on")
+    load_weights(end := build(small), tmp_path / "run" / "weights.safetensors")
+    for before, after in zip(opened.start().parameters(), end.parameters(), strict=True):
+        assert float((before - after).detach().abs().max()) < 1e-9
+
+
+def test_the_fourth_setback_ends_a_retraining(
+    tmp_path: Path, small: Architecture, with_infinity
+) -> None:
+    opened, dataset = begin(tmp_path / "run", small)
+    message = (
+        r"run: the loss is not finite in epoch 1, with the rate halved 3 times already; start anew "
+        r"\(--force\) with a learning rate below 0\.000125$"
+    )
+    with pytest.raises(UserError, match=message):
+        retrain(opened, with_infinity(dataset, set(range(1, 9))))
+    assert [it["setback"] for it in entries(tmp_path / "run")] == [1, 2, 3]
+    assert opened.finished_epochs == 0
+
+
+def test_a_network_is_retrained_by_one_process_at_a_time(
+    tmp_path: Path, small: Architecture
+) -> None:
+    opened, dataset = begin(tmp_path / "run", small)
+    held = re.escape(
+        f"{opened.path}: another process is training there; wait for it or name another --run"
+    )
+
+    def again(progress: Progress) -> None:
+        with pytest.raises(UserError, match=held):
+            retrain(opened, dataset)
+        with pytest.raises(UserError, match=held):
+            begin(opened.path, small, force=True)
+        raise KeyboardInterrupt
+
+    with pytest.raises(UserError, match="stopped, no epoch was finished"):
+        retrain(opened, dataset, report=again)
+    assert not (opened.path / ".lock").exists()
+
+
+def test_a_retraining_that_was_replaced_is_not_trained(tmp_path: Path, small: Architecture) -> None:
+    opened, dataset = begin(tmp_path / "run", small)
+    begin(tmp_path / "run", small, recipe=QUICK | {"epochs": 1}, force=True)
+    with pytest.raises(UserError, match="another process has begun another retraining there"):
+        retrain(opened, dataset)
 
 
 def test_the_result_holds_for_the_weights(uninterrupted: Path, small: Architecture) -> None:

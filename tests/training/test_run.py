@@ -243,3 +243,27 @@ def test_settings_that_need_path_choice_are_refused_without(
 
 def test_a_run_with_path_choice_may_be_asked_for_it(run: Run) -> None:
     run.require_path_choice()
+
+
+def test_force_removes_what_described_the_weights_before_and_says_so(
+    run: Run, digits: Dataset
+) -> None:
+    save_epoch(run, 3)
+    kept = ["check.jsonl", "notes.txt", "slim_mine/notes.txt"]
+    for name in (
+        *kept,
+        *("check.json", "check.csv", "check.png"),
+        *("slim_2/result.json", "slim_2/weights.safetensors", "slim_3/result.json"),
+    ):
+        (run.path / name).parent.mkdir(exist_ok=True)
+        (run.path / name).write_text("of old")
+    told: list[str] = []
+    options = {"space": run.space, "data": run.data, "settings": run.settings, "dataset": digits}
+    for _ in range(2):
+        Run.create(run.path, **options, force=True, tell=told.append)
+    assert told == [
+        f"{run.path}: what described the weights before is removed: check.json, check.csv, "
+        "check.png, slim_2, slim_3"
+    ]
+    left = sorted(str(it.relative_to(run.path)) for it in run.path.rglob("*") if it.is_file())
+    assert left == sorted([*kept, "run.json", "space.json"])

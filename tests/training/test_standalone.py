@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas.architecture import Architecture
+from nas.blocks.norm import Scale
 from nas.data import Dataset
 from nas.data.images import MemoryImages
 from nas.errors import UserError
 from nas.space import SearchSpace
 from nas.training.evaluate import accuracy
+from nas.training.loop import fresh_supernet
 from nas.training.progress import Progress
 from nas.training.recipe import RECIPES, Recipe
 from nas.training.settings import DataSettings
@@ -99,6 +101,19 @@ def test_every_field_of_a_recipe_has_a_say(
     assert float((plain - other).abs().max()) > 1e-4
 
 
+@pytest.mark.parametrize("space", ["demo_64px", "efficientformer_v1_64px"])
+def test_every_layer_scale_starts_where_the_recipe_says(space: str) -> None:
+    loaded = SearchSpace.load(space)
+    network = fresh_network(loaded.largest(), seed=0, layer_scale=0.5)
+    with_supernet = fresh_supernet(loaded, seed=0, layer_scale=0.5)
+    scales = [it for it in network.modules() if isinstance(it, Scale)]
+    scales += [
+        it for it in with_supernet.extract(loaded.largest()).modules() if isinstance(it, Scale)
+    ]
+    assert scales
+    assert all(bool((it.gamma == 0.5).all()) for it in scales)
+
+
 def test_a_seed_decides_everything(small: Architecture, few: Dataset) -> None:
     recipe = changed(distortions=2, erasing=0.25, mixup=0.8, cutmix=1.0, averaging=0.99)
     torch.manual_seed(1)  # the global generator has no say
@@ -174,7 +189,14 @@ def test_progress_counts_to_the_end(small: Architecture, few: Dataset) -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_training(small: Architecture, few: Dataset) -> None:
     with pytest.raises(UserError, match="not finite in epoch 1; take a learning rate below 1e"):
-        trained(small, few, changed(learning_rate=1e30, warmup=0.0))
+        train_alone(small, few, changed(learning_rate=1e30, warmup=0.0))
+
+
+def test_a_network_trained_alone_may_start_from_another(small: Architecture, few: Dataset) -> None:
+    start = fresh_network(small, seed=9, layer_scale=0.1)
+    before = weights(start)
+    found = train_alone(small, few, changed(learning_rate=1e-12, weight_decay=0.0), network=start)
+    torch.testing.assert_close(weights(found), before, rtol=0, atol=1e-9)
 
 
 @pytest.mark.slow
