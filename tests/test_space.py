@@ -330,5 +330,5 @@ def test_placed_layers_are_those_of_the_decoded_architecture(name):
 def test_placed_refuses_what_is_no_assignment():
     space = SearchSpace.load("demo_64px")
     for wrong in ((0,), (-1, *[0] * (len(space.sizes) - 1))):
-        with pytest.raises(ValueError, match="choices, got 1|options, got -1"):
+        with pytest.raises(ValueError, match=r"choices, got 1|options, got -1"):
             list(space.placed(wrong))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,6 +13,13 @@ from nas.latency.table import LatencyTable
 from nas.space import Assignment, SearchSpace
 
 LATENCY = "latency_ms"
+
+
+def latency_names(tables: Collection[str]) -> dict[str, str]:
+    """What the latency of each table is called among the costs; with one table plainly so."""
+    if len(tables) == 1:
+        return dict.fromkeys(tables, LATENCY)
+    return {name: f"{LATENCY}[{name}]" for name in tables}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +37,8 @@ class Prices:
     @cached_property
     def latencies(self) -> Mapping[str, LatencyTable]:
         """The table behind each latency among the costs."""
-        if len(self.tables) == 1:
-            return {LATENCY: next(iter(self.tables.values()))}
-        return {f"{LATENCY}[{name}]": table for name, table in self.tables.items()}
+        names = latency_names(self.tables)
+        return {names[name]: table for name, table in self.tables.items()}
 
     @property
     def names(self) -> tuple[str, ...]:
