@@ -58,14 +58,15 @@ def slim_run(
     prices = Prices(run.space, tables)
     if plan.strategy == "importance":
         run.require_path_choice()
+    measured = _usable_tables(run, prices, accept_tables=accept_tables)
     plan.require_possible(prices)
-    measured = _check_tables(run, prices, bar, accept_tables=accept_tables)
     _require_free(out, resume=resume, force=force)
     held = f"{out}: another process is searching there; wait for it or name another --out"
     with ExitStack() as stack:
         stack.enter_context(Lock(out / LOCK, held=held))
         journal = Journal(out / JOURNAL, _identity(run, plan), resume=resume)
         stack.enter_context(journal)
+        _tell_doubts(prices, measured, bar)
         try:
             return _search(run, prices, measured, plan, journal, out, bar)
         except KeyboardInterrupt:
@@ -140,30 +141,30 @@ def _search(
     return write_results(out, outcome, prices)
 
 
-def _check_tables(
-    run: Run, prices: Prices, bar: Bar, *, accept_tables: bool
-) -> dict[str, LatencyTable]:
+def _usable_tables(run: Run, prices: Prices, *, accept_tables: bool) -> dict[str, LatencyTable]:
     """The tables of this machine, by the names of their latencies.
 
     Raises:
         UserError: there is none, or a table misses layers or failed its validation.
     """
-    foreign = prices.foreign()
-    measured = {name: it for name, it in prices.latencies.items() if name not in foreign}
+    measured = prices.measurable()
     if not measured:
         table = next(iter(prices.tables.values()))
         table.require_target(detect_again(table.target))
-    for name, table in prices.latencies.items():
+    for table in prices.tables.values():
         table.require_layers(run.space, str(run.space_path))
         if not accept_tables:
             table.require_trust()
+    return measured
+
+
+def _tell_doubts(prices: Prices, measured: Mapping[str, LatencyTable], bar: Bar) -> None:
+    for name, table in prices.latencies.items():
         doubts = [doubt for kind in judge(table.validation) for doubt in kind]
         if doubts:
             bar.say(f"{table.path} is used although {'; '.join(doubts)}")
-        if name in foreign:
-            bar.say(f"{table.path}: {name} is predicted only, its target is not here: "
-                    f"{foreign[name]}")  # fmt: skip
-    return measured
+        if name not in measured:
+            bar.say(f"{name} is predicted only: {table.path} is of another machine or runtime")
 
 
 def _require_free(out: Path, *, resume: bool, force: bool) -> None:

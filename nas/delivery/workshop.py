@@ -20,6 +20,7 @@ from nas.deploy.export import to_checked_int8, to_checked_onnx
 from nas.latency.measure import PATIENT, Measurement, measure
 from nas.latency.precision import placement
 from nas.latency.prices import Prices
+from nas.latency.runtime import Target
 from nas.latency.table import LatencyTable
 from nas.report.progress import Bar
 from nas.space import Assignment, SearchSpace
@@ -132,8 +133,13 @@ class Workshop:
     def _measure(
         self, assignment: Assignment, model: onnx.ModelProto, table: LatencyTable
     ) -> Measurement:
-        target = hashlib.sha256(table.target.model_dump_json().encode()).hexdigest()
+        target = target_sha256(table.target)
         if (assignment, target) not in self.journal.latencies:
             (found,) = measure([model], table.target, rng=np.random.default_rng(0), plan=PATIENT)
             self.journal.add_latency(assignment, target, found)
         return self.journal.latencies[assignment, target]
+
+
+def target_sha256(target: Target) -> str:
+    """Stands for a target in the journal."""
+    return hashlib.sha256(target.model_dump_json().encode()).hexdigest()

@@ -66,14 +66,13 @@ class Prices:
                 f"there are {', '.join(self.names)}"
             )
 
-    def foreign(self) -> dict[str, str]:
-        """The latencies that cannot be measured here, and in what their targets differ."""
-        found = {}
-        for name, table in self.latencies.items():
-            try:
-                difference = table.target.difference(detect_again(table.target))
-            except UserError as error:  # no such device or runtime here
-                difference = [str(error)]
-            if difference:
-                found[name] = "; ".join(difference)
-        return found
+    def measurable(self) -> dict[str, LatencyTable]:
+        """The tables that were built on what this machine offers, by their latencies."""
+        return {name: table for name, table in self.latencies.items() if _is_here(table)}
+
+
+def _is_here(table: LatencyTable) -> bool:
+    try:
+        return not table.target.difference(detect_again(table.target))
+    except UserError:  # no such device or runtime here
+        return False

@@ -43,7 +43,9 @@ def test_each_bound_out_of_reach_is_named_with_what_is_in_reach(prices):
         Plan(targets=({"latency_ms": 2.0}, target)).require_possible(prices)
     assert error.value.least == pytest.approx(least)
     for name in ("latency_ms", "macs"):
-        assert f"{name} <= {target[name]:g} (least reachable: {least[name]:.4g})" in str(error.value)
+        assert f"{name} <= {target[name]:g} (least reachable: {least[name]:.4g})" in str(
+            error.value
+        )
     assert "params" not in str(error.value)
 
 

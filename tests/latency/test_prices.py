@@ -8,6 +8,7 @@ import pytest
 
 from nas.errors import UserError
 from nas.latency.prices import Prices
+from nas.latency.runtime import Target, detect_target
 from nas.latency.table import LatencyTable
 from nas.space import SearchSpace
 
@@ -48,17 +49,19 @@ def test_a_name_that_no_cost_has_is_one_line(space: SearchSpace, table: LatencyT
         Prices(space, {"a": table}).require_name("latency", "--mes")
 
 
-def test_tables_of_other_machines_are_foreign(space: SearchSpace, table: LatencyTable) -> None:
-    target = table.target.model_copy(update={"cpu_model": "Zilog Z80"})
-    provenance = table.provenance.model_copy(update={"target": target})
-    gpu = target.model_copy(update={"device": "cuda", "runtime": "none"})
+def test_only_tables_of_what_this_machine_offers_are_measurable(
+    space: SearchSpace, table: LatencyTable
+) -> None:
+    def on(target: Target) -> LatencyTable:
+        return replace(table, provenance=table.provenance.model_copy(update={"target": target}))
+
+    here = detect_target()
     prices = Prices(
         space,
         {
-            "old": replace(table, provenance=provenance),
-            "gpu": replace(table, provenance=provenance.model_copy(update={"target": gpu})),
+            "here": on(here),
+            "old": on(here.model_copy(update={"cpu_model": "Zilog Z80"})),
+            "gpu": on(here.model_copy(update={"runtime": "none"})),
         },
     )
-    foreign = prices.foreign()
-    assert "cpu_model: Zilog Z80 here" in foreign["latency_ms[old]"]
-    assert "runtime 'none' is not known" in foreign["latency_ms[gpu]"]
+    assert list(prices.measurable()) == ["latency_ms[here]"]
