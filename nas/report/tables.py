@@ -19,9 +19,10 @@ def print_table(
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False)
+    # without markup: the name latency_ms[cpu] is no style
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:  # a pipe or a file has no edge at which to wrap
-        console = Console(highlight=False, width=160)
+        console = Console(highlight=False, markup=False, width=160)
     console.print(table)
 
 
