@@ -455,7 +455,7 @@ def test_the_command_that_an_error_names_mends_it(capsys, folder):
         "1",
     )
     slim = ("slim", "--run", "p", "--table", "t.csv", "--target-ms", "1", "--evaluations", "2",
-            "--out", "pets/slim", "--accept-table")  # fmt: skip
+            "--out", "pets/slim", "--accept-table", "--no-baselines")  # fmt: skip
     line = complaint(capsys, *slim)
     assert "'classifier in_channels=16 classes=3'" in line
     command = line.partition("missing: ")[2]
@@ -496,7 +496,7 @@ def test_a_table_that_failed_its_validation_is_refused_unless_accepted(capsys, f
         assert line.startswith(f"nas: {name}: {message}; build it again")
         assert line.endswith("--force, or take it as it is with --accept-table")
         call("slim", "--run", "r", "--table", name, "--target-ms", "1", "--out", f"s_{name}",
-             "--evaluations", "1", "--accept-table", "--force")  # fmt: skip
+             "--evaluations", "1", "--accept-table", "--no-baselines", "--force")  # fmt: skip
         assert f"{name} is used although {message}" in capsys.readouterr().err
 
 
