@@ -59,6 +59,11 @@ class Workshop:
         """Networks evaluated so far, each once, whoever asked."""
         return len(self._accuracies)
 
+    @property
+    def _most_evaluations(self) -> int:
+        searches = 3 if self.plan.baselines else 1
+        return searches * len(self.plan.targets) * self.plan.evaluations
+
     @cached_property
     def evaluator(self) -> Evaluator:
         """What judges architectures."""
@@ -74,7 +79,7 @@ class Workshop:
             found = self.evaluator.accuracy(architecture)
             self._accuracies[architecture] = found
             self.journal.add_accuracy(assignment, found)
-            self.bar.update("networks evaluated", self.evaluations)
+            self.bar.update("networks evaluated", self.evaluations, self._most_evaluations)
         return self._accuracies[architecture]
 
     def deliver(
