@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -86,6 +86,7 @@ def demo(
         _print_json(result)
         return
     print_networks(result["networks"], title=f"digits, target {result['target_ms']:.2f} ms")
+    _print_verdicts(result["verdicts"])
     _print_paths(result["paths"])
 
 
@@ -432,55 +433,88 @@ def check_supernet(
 @app.command()
 def slim(
     target_ms: Annotated[
-        float | None, typer.Option("--target-ms", help="Largest latency, measured.")
+        str | None,
+        typer.Option("--target-ms", help="Largest latency, measured; cpu=2.0,gpu=0.8 with tables."),
+    ] = None,
+    targets: Annotated[
+        str | None, typer.Option("--targets", help="A family: a network for each, as 1.0,1.5,2.0.")
     ] = None,
     target_params: Annotated[
         float | None, typer.Option("--target-params", help="Most parameters, such as 3e6.")
     ] = None,
+    target_macs: Annotated[
+        float | None, typer.Option("--target-macs", help="Most multiply-accumulates.")
+    ] = None,
     run: Annotated[Path | None, typer.Option("--run", help="Folder of a trained run.")] = None,
-    table: Annotated[Path | None, typer.Option("--table", help="A latency table.")] = None,
+    tables: Annotated[
+        list[str] | None,
+        typer.Option("--table", help="A latency table, or NAME=PATH; several for several devices."),
+    ] = None,
     strategy: Annotated[
         Strategy, typer.Option("--strategy", help="By all choices, or by importance of slots.")
     ] = "frontier",
+    mes: Annotated[
+        list[str] | None,
+        typer.Option("--mes", help="A term of the score, COST=UNIT:EXPONENT; one --mes for each."),
+    ] = None,
     evaluations: Annotated[
-        int, typer.Option("--evaluations", min=1, help="Networks to evaluate, at most.")
+        int,
+        typer.Option("--evaluations", min=1, help="Networks for each method and target, at most."),
     ] = 200,
+    baselines: Annotated[
+        bool,
+        typer.Option("--baselines/--no-baselines", help="Random search and evolution beside it."),
+    ] = True,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the results.")] = None,
     accept_table: Annotated[
         bool, typer.Option("--accept-table", help="Use a table that failed its validation.")
     ] = False,
     seed: Seed = 0,
+    resume: Resume = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Slim a trained supernet until the exported network meets the target when measured."""
-    from nas.delivery import slim_run
+    """Slim a trained supernet until the exported networks meet their targets when measured."""
+    from nas.delivery import Plan, published_terms, slim_run
+    from nas.delivery.options import name_tables, read_targets, read_terms
+    from nas.latency.prices import latency_names
     from nas.latency.table import LatencyTable
     from nas.report.progress import Bar
     from nas.report.tables import print_networks
     from nas.training.run import SEARCH, Run
 
-    target = _target(target_ms, target_params)
+    paths = name_tables(tables or [])
+    wanted = read_targets(
+        paths, ms=target_ms, family=targets, params=target_params, macs=target_macs
+    )
+    terms = read_terms(mes or [])
     opened = Run.open(run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits"))
-    prices = LatencyTable.load(table or default_table(opened.space, "cpu"))
-    out = out or opened.path / f"{SEARCH}{'_'.join(f'{bound:g}' for bound in target.values())}"
+    paths = paths or {"cpu": default_table(opened.space, "cpu")}
+    plan = Plan(
+        targets=wanted,
+        terms=terms or published_terms(latency_names(paths).values()),
+        strategy=strategy,
+        evaluations=evaluations,
+        baselines=baselines,
+        seed=seed,
+    )
+    bounds = [bound for target in wanted for bound in target.values()]
     with Bar("slimming", quiet=as_json) as bar:
         result = slim_run(
             opened,
-            prices,
-            target,
-            evaluations=evaluations,
-            out=out,
-            seed=seed,
-            force=force,
+            {name: LatencyTable.load(path) for name, path in paths.items()},
+            plan,
+            out=out or opened.path / f"{SEARCH}{'_'.join(f'{bound:g}' for bound in bounds)}",
             bar=bar,
-            strategy=strategy,
-            accept_table=accept_table,
+            resume=resume,
+            force=force,
+            accept_tables=accept_table,
         )
     if as_json:
         _print_json(result)
         return
-    print_networks(result["networks"], title=_target_text(target))
+    print_networks(result["networks"], title=f"{opened.space.name}, {opened.data.spec}")
+    _print_verdicts(result["verdicts"])
     _print_paths(result["paths"])
 
 
@@ -803,6 +837,10 @@ def _print_json(data: object) -> None:
     print(json.dumps(data, indent=2))
 
 
+def _print_verdicts(verdicts: Sequence[str]) -> None:
+    print(*verdicts, sep="\n", end="\n\n")
+
+
 def _print_paths(paths: Mapping[str, str]) -> None:
     for name, path in paths.items():
         print(f"{name + ':':<14}{path}")
@@ -846,21 +884,6 @@ def _latency_term(
     if table is None or weight is None or not 0 < weight < math.inf:
         raise UserError("--latency-table and --latency-weight (above 0) need each other")
     return price_paths(space, LatencyTable.load(table), weight)
-
-
-def _target(target_ms: float | None, target_params: float | None) -> dict[str, float]:
-    bounds = {"latency_ms": target_ms, "params": target_params}
-    target = {name: bound for name, bound in bounds.items() if bound is not None}
-    if not target:
-        raise UserError("slim needs a bound: --target-ms, --target-params, or both")
-    for name, bound in target.items():
-        if not 0 < bound < math.inf:
-            raise UserError(f"target: {name} must be positive, got {bound:g}")
-    return target
-
-
-def _target_text(target: Mapping[str, float]) -> str:
-    return "target " + ", ".join(f"{name} <= {bound:g}" for name, bound in target.items())
 
 
 def _space_or_architecture(what: str) -> SearchSpace | Architecture:

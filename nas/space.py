@@ -27,6 +27,7 @@ from nas.grammar import AnySpec, LayerSpec, Option, Slot, Stage, Widths, as_tupl
 from nas.layers import LAYERS, NAME, Layer, MapMisfitError, Shape
 
 Assignment = tuple[int, ...]
+_Placed = dict[tuple[int, ...], tuple[Layer, Shape] | None]
 
 DEFAULT_SPACE = "mobile_64px"
 WIDTH_STEP = 4
@@ -141,24 +142,31 @@ class SearchSpace(Value):
         Raises:
             ValueError: the assignment has another length, or an index beyond its options.
         """
-        if len(assignment) != len(self.choices):
-            raise ValueError(f"{self.name}: {len(self.choices)} choices, got {len(assignment)}")
-        values: dict[str, Option] = {}
-        for (name, options), index in zip(self.choices.items(), assignment, strict=True):
-            if not 0 <= index < len(options):
-                raise ValueError(f"{self.name}: {name}: {len(options)} options, got {index}")
-            values[name] = options[index]
-        pixels = int(values.get("input_size", self.largest_size))
-        widths = [
-            int(values.get(f"stage{number + 1}.width", as_tuple(stage.width)[0]))
-            for number, stage in enumerate(self.stages)
-        ]
+        values, pixels, widths = self._values(assignment)
         layers = (self._chosen(slot, values, widths) for slot in self.slots)
         return Architecture(
             name=self.name,
             input_shape=(self.channels, pixels, pixels),
             layers=tuple(layer for layer in layers if layer is not None),
         )
+
+    def placed(self, assignment: Assignment) -> Iterator[tuple[Layer, Shape]]:
+        """What ``decode(assignment).placed()`` gives, some ten times as fast.
+
+        A layer is made and checked once for each combination of the choices that decide it.
+        """
+        if len(assignment) != len(self.choices):
+            raise self._wrong_length(assignment)
+        for slot, places, known in self._deciding:
+            key = tuple([assignment[place] for place in places])
+            if key not in known:
+                values, pixels, widths = self._values(assignment)
+                layer = self._chosen(slot, values, widths)
+                shape = (self._before(slot, widths), *self._maps(pixels)[slot.name])
+                known[key] = (layer, shape) if layer else None
+            found = known[key]
+            if found:
+                yield found
 
     def canonical(self, assignment: Assignment) -> Assignment:
         """The assignment with the first option wherever another choice makes it pointless.
@@ -263,6 +271,36 @@ class SearchSpace(Value):
                 if layer is not None:
                     found.setdefault((layer.signature, shape), layer)
         return MappingProxyType(found)
+
+    def _values(self, assignment: Sequence[int]) -> tuple[dict[str, Option], int, list[int]]:
+        """The option of each choice, the side of the images, the width of each stage."""
+        if len(assignment) != len(self.choices):
+            raise self._wrong_length(assignment)
+        values: dict[str, Option] = {}
+        for (name, options), index in zip(self.choices.items(), assignment, strict=True):
+            if not 0 <= index < len(options):
+                raise ValueError(f"{self.name}: {name}: {len(options)} options, got {index}")
+            values[name] = options[index]
+        widths = [
+            int(values.get(f"stage{number + 1}.width", as_tuple(stage.width)[0]))
+            for number, stage in enumerate(self.stages)
+        ]
+        return values, int(values.get("input_size", self.largest_size)), widths
+
+    def _wrong_length(self, assignment: Sequence[int]) -> ValueError:
+        return ValueError(f"{self.name}: {len(self.choices)} choices, got {len(assignment)}")
+
+    @cached_property
+    def _deciding(self) -> tuple[tuple[Slot, tuple[int, ...], _Placed], ...]:
+        """For each slot the places of the choices that decide its layer, and what is known."""
+        places = {name: place for place, name in enumerate(self.choices)}
+        found: list[tuple[Slot, tuple[int, ...], _Placed]] = []
+        for slot in self.slots:
+            stages = [slot.stage, slot.stage + 1] if _enters(slot) else [slot.stage + 1]
+            names = ["input_size", *(f"stage{number}.width" for number in stages)]
+            names += _slot_choices(slot)
+            found.append((slot, tuple(places[name] for name in names if name in places), {}))
+        return tuple(found)
 
     def _chosen(
         self, slot: Slot, values: Mapping[str, Option], widths: Sequence[int]

@@ -17,6 +17,7 @@ from nas.architecture import Architecture
 from nas.deploy.files import save_weights
 from nas.latency.table import LatencyTable
 from nas.network import build
+from nas.report.contents import SearchReport
 from nas.space import DEFAULT_SPACE, SearchSpace
 
 SPACE = """\
@@ -140,15 +141,27 @@ def test_show_a_space_with_prices(capsys, folder):
 def test_slim_writes_what_it_promises(capsys, folder):
     result = json.loads(Path("s/result.json").read_text())
     names = [row["name"] for row in result["networks"]]
-    assert names == ["largest", "uniform", "slimmed"]
-    slimmed = result["networks"][2]
+    assert names == ["largest", "uniform", "random", "evolution", "slimmed"]
+    slimmed = result["networks"][-1]
     assert slimmed["measured_ms"] <= 0.1
+    assert [method["name"] for method in result["methods"]] == names[1:]
+    assert all(method["hypervolume"] >= 0 for method in result["methods"])
+    report = SearchReport.model_validate_json(Path("s/report.json").read_text())
+    assert [network.name for network in report.networks] == names
+    assert report.networks[-1].costs["params"] == slimmed["params"]
+    layers = report.networks[-1].layers
+    for cost in ("latency_ms", "params", "macs"):
+        total = sum(layer.costs[cost] for layer in layers)
+        assert total == pytest.approx(report.networks[-1].costs[cost])
+    assert len(result["verdicts"]) == 1
     trace = [json.loads(line) for line in Path("s/trace.jsonl").read_text().splitlines()]
     wanted = {"step", "choice", "option", "accuracy", "latency_ms", "params", "mes", "taken"}
     assert wanted <= set(trace[0])
     assert slimmed["params"] <= MOST_PARAMS < result["networks"][0]["params"]
     frontier = Path("s/frontier.csv").read_text().splitlines()
-    assert frontier[0].startswith("latency_ms,params,macs,mes,accuracy,on_frontier")
+    assert frontier[0] == "latency_ms,params,macs,mes,accuracy,on_frontier,methods,assignment"
+    found = {name for line in frontier[1:] for name in line.split(",")[-2].split()}
+    assert found == set(names[1:])
     assert Path("s/frontier.png").read_bytes().startswith(b"\x89PNG")
     assert Architecture.load("s/architecture.json").classes == 10
 
@@ -174,9 +187,10 @@ def test_show_the_paths_of_a_run(capsys, folder):
 def test_slim_by_importance(capsys, folder):
     result = output(capsys, "slim", "--run", "r", "--table", "t.csv", "--target-params",
                     str(MOST_PARAMS), "--strategy", "importance", "--out", "i", "--force",
-                    "--evaluations", "12", "--accept-table", "--json")  # fmt: skip
+                    "--evaluations", "12", "--accept-table", "--no-baselines", "--json")  # fmt: skip
+    assert [row["name"] for row in result["networks"]] == ["largest", "uniform", "slimmed"]
     assert result["strategy"] == "importance"
-    assert result["networks"][2]["params"] <= MOST_PARAMS
+    assert result["networks"][-1]["params"] <= MOST_PARAMS
     trace = [json.loads(line) for line in Path("i/trace.jsonl").read_text().splitlines()]
     first = [line["choice"] for line in trace if line["step"] == 1]
     paths = output(capsys, "show", "--run", "r", "--json")["paths"]
@@ -204,13 +218,13 @@ def test_evaluate_finds_the_accuracy_of_the_final_table(capsys, folder):
     result = json.loads(Path("s/result.json").read_text())
     found = output(capsys, "evaluate", "--architecture", "s/architecture.json",
                    "--weights", "s/weights.safetensors", "--data", "digits", "--json")  # fmt: skip
-    assert found["test_accuracy"] == pytest.approx(result["networks"][2]["test_accuracy"])
+    assert found["test_accuracy"] == pytest.approx(result["networks"][-1]["test_accuracy"])
 
 
 def test_retrain_shows_inherited_and_retrained_side_by_side(capsys, folder):
     start = ("retrain", "--architecture", "s/architecture.json", "--run", "n", "--from", "r")
     found = output(capsys, *start, "--epochs", "1", "--json")
-    slimmed = json.loads(Path("s/result.json").read_text())["networks"][2]
+    slimmed = json.loads(Path("s/result.json").read_text())["networks"][-1]
     assert found["inherited_test_accuracy"] == pytest.approx(slimmed["test_accuracy"])
     assert (found["recipe"], found["data"]) == ("light", "digits")
     again = output(capsys, "evaluate", "--architecture", "n/architecture.json", "--weights",
@@ -404,8 +418,14 @@ def test_default_paths_find_each_other():
         (["show", "--run", "r"], "r: no such run; nas train-"),
         (["slim", "--target-ms", "2", "--strategy", "greedy"], "Invalid value for '--strategy'"),
         (["profile", "efficientformer_v3"], "architecture 'efficientformer_v3' is neither"),
-        (["slim"], "slim needs a bound: --target-ms, --target-params, or both"),
+        (["slim"], "slim needs a bound: --target-ms, --targets, --target-params or --target-macs"),
         (["slim", "--target-ms", "-1"], "target: latency_ms must be positive, got -1"),
+        (["slim", "--target-ms", "fast"], "--target-ms: must be a number of milliseconds, got 'fast'"),
+        (["slim", "--targets", "2,fast"], "--targets: must be numbers such as 1.0,1.5,2.0, got '2,fast'"),
+        (["slim", "--targets", "2", "--target-ms", "2"], "--targets and --target-ms exclude each other"),
+        (["slim", "--target-ms", "2", "--mes", "latency_ms=1"], "--mes: must be COST=UNIT:EXPONENT"),
+        (["slim", "--target-ms", "2", "--table", "a/t.csv", "--table", "b/t.csv"],
+         "--table: two tables are called 't': a/t.csv and b/t.csv; name them: --table NAME=PATH"),
         (["slim", "--target-ms", "2"], f"runs/{DEFAULT_SPACE}_digits: no such run; nas train-"),
         (["slim", "--target", "2"], "No such option: --target"),
         (["bench", "nothing.onnx"], "nothing.onnx: no such file"),
@@ -435,6 +455,8 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys, arguments, message):
          r"target out of reach: latency_ms <= 0\.0001 \(least reachable: 0\.0\d+\)"),
         (["slim", "--run", "r", "--table", "t.csv", "--target-ms", "0.1", "--out", "s", "--accept-table"],
          r"^nas: s: holds the results of a search; --force replaces them"),
+        (["slim", "--run", "r", "--table", "t.csv", "--target-ms", "1", "--mes", "energy=1:1"],
+         r"^nas: --mes: no cost is called 'energy'; there are latency_ms, params, macs"),
         (["slim", "--run", "r", "--table", "missing.csv", "--target-ms", "1"], r"missing\.(csv|json): "),
         (["slim", "--run", "s", "--table", "t.csv", "--target-ms", "1"], r"^nas: s: holds no run"),
         (["build-lut", "--space", "tiny.yaml", "--out", "t.csv"], r"t\.csv: .*--resume.*--force"),
@@ -489,7 +511,7 @@ def test_the_command_that_an_error_names_mends_it(capsys, folder):
         "1",
     )
     slim = ("slim", "--run", "p", "--table", "t.csv", "--target-ms", "1", "--evaluations", "2",
-            "--out", "pets/slim", "--accept-table")  # fmt: skip
+            "--out", "pets/slim", "--accept-table", "--no-baselines")  # fmt: skip
     line = complaint(capsys, *slim)
     assert "'classifier in_channels=16 classes=3'" in line
     command = line.partition("missing: ")[2]
@@ -530,7 +552,7 @@ def test_a_table_that_failed_its_validation_is_refused_unless_accepted(capsys, f
         assert line.startswith(f"nas: {name}: {message}; build it again")
         assert line.endswith("--force, or take it as it is with --accept-table")
         call("slim", "--run", "r", "--table", name, "--target-ms", "1", "--out", f"s_{name}",
-             "--evaluations", "1", "--accept-table", "--force")  # fmt: skip
+             "--evaluations", "1", "--accept-table", "--no-baselines", "--force")  # fmt: skip
         assert f"{name} is used although {message}" in capsys.readouterr().err
 
 

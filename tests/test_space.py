@@ -313,3 +313,22 @@ def test_kinds_of_a_slot_must_make_maps_of_one_size():
     message = r"kinds make maps of different sizes, \(7, 7\) and \(8, 8\)"
     with pytest.raises(ValueError, match=message):
         SearchSpace.model_validate({**data, "input_size": 224})
+
+
+@pytest.mark.parametrize("name", built_in_spaces())
+def test_placed_layers_are_those_of_the_decoded_architecture(name):
+    space, rng = SearchSpace.load(name), np.random.default_rng(0)
+    for _ in range(5):
+        assignment = space.sample_assignment(rng)
+        assert list(space.placed(assignment)) == list(space.decode(assignment).placed())
+    sizes = (space.input_size, 2 * space.input_size)
+    sized = SearchSpace.model_validate({**json.loads(space.to_json()), "input_size": sizes})
+    smaller, larger = ([*sized.placed((size, *assignment))] for size in (0, 1))
+    assert larger == list(sized.decode((1, *assignment)).placed()) != smaller
+
+
+def test_placed_refuses_what_is_no_assignment():
+    space = SearchSpace.load("demo_64px")
+    for wrong in ((0,), (-1, *[0] * (len(space.sizes) - 1))):
+        with pytest.raises(ValueError, match=r"choices, got 1|options, got -1"):
+            list(space.placed(wrong))

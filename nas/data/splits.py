@@ -85,7 +85,9 @@ def stratified_order(labels: Indices, rng: np.random.Generator) -> Indices:
     places = np.empty(len(labels))
     for label in np.unique(labels):
         positions = rng.permutation(np.flatnonzero(labels == label))
-        places[positions] = (np.arange(len(positions)) + rng.random(len(positions))) / len(positions)
+        places[positions] = (np.arange(len(positions)) + rng.random(len(positions))) / len(
+            positions
+        )
     return np.argsort(places, kind="stable")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -151,8 +151,12 @@ class LatencyTable:
 
     def cost(self, architecture: Architecture) -> dict[str, float]:
         """``latency_ms`` (calibrated), ``params`` and ``macs`` of a network."""
+        return self.cost_of(architecture.placed())
+
+    def cost_of(self, placed: Iterable[tuple[Layer, Shape]]) -> dict[str, float]:
+        """``cost`` of the network that consists of these layers, each with its input shape."""
         ms, params, macs = 0.0, 0, 0
-        for layer, shape in architecture.placed():
+        for layer, shape in placed:
             row = self.row(layer, shape)
             ms += row.ms
             params += row.params

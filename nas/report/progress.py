@@ -25,7 +25,7 @@ class Bar:
 
     def __init__(self, title: str, *, quiet: bool = False) -> None:
         self._title, self._quiet = title, quiet
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, markup=False)
         self._progress: Progress | None = None
         if self._console.is_terminal and not quiet:
             self._progress = Progress(

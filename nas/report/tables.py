@@ -19,9 +19,10 @@ def print_table(
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False)
+    # without markup: the name latency_ms[cpu] is no style
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:  # a pipe or a file has no edge at which to wrap
-        console = Console(highlight=False, width=160)
+        console = Console(highlight=False, markup=False, width=160)
     console.print(table)
 
 
@@ -38,24 +39,55 @@ def share(number: float | None) -> str:
     return "-" if number is None else f"{100 * number:.1f} %"
 
 
-def print_networks(rows: Iterable[Mapping[str, float]], *, title: str) -> None:
-    """The final table of a search: one network a line."""
+def print_networks(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
+    """The final table of a search: one network a line, with every latency among its costs."""
+    latencies = list(rows[0]["latencies"])
+    targets = {str(row["target"]) for row in rows if row["target"]}
+    several = len(targets) > 1
     print_table(
-        ("network", "test accuracy", "parameters", "MACs", "predicted ms", "measured ms", "MES"),
+        (
+            "network",
+            *(("target",) if several else ()),
+            *("test accuracy", "parameters", "MACs"),
+            *(
+                f"{kind} {_latency(name)}"
+                for name in latencies
+                for kind in ("predicted", "measured")
+            ),
+            "MES",
+        ),
         [
             (
                 str(row["name"]),
+                *((_bounds(row["target"]),) if several else ()),
                 share(row["test_accuracy"]),
                 count(row["params"]),
                 count(row["macs"]),
-                f"{row['predicted_ms']:.3f}",
-                f"{row['measured_ms']:.3f}",
+                *(
+                    milliseconds(row["latencies"][name][kind])
+                    for name in latencies
+                    for kind in ("predicted", "measured")
+                ),
                 f"{row['mes']:.1f}",
             )
             for row in rows
         ],
         title=title,
     )
+
+
+def milliseconds(number: float | None) -> str:
+    """``0.2345`` as ``0.234``."""
+    return "-" if number is None else f"{number:.3f}"
+
+
+def _latency(name: str) -> str:
+    """``latency_ms[cpu]`` as ``ms [cpu]``."""
+    return "ms" + name.removeprefix("latency_ms").replace("[", " [")
+
+
+def _bounds(target: Mapping[str, float] | None) -> str:
+    return ", ".join(f"{bound:g}" for bound in target.values()) if target else "-"
 
 
 def print_retrained(result: Mapping[str, Any]) -> None:

@@ -1,0 +1,159 @@
+"""The journal of a search: each evaluation and each measurement, written as it happens.
+
+A killed search goes on from it: the searches are deterministic, so they ask for the same networks
+again, and the journal knows the answers. Accuracies depend on no latency table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import TypeAdapter, ValidationError
+
+from nas.delivery.plan import Plan
+from nas.documents import Value
+from nas.errors import UserError
+from nas.latency.measure import Measurement
+from nas.space import Assignment
+
+
+class Identity(Value):
+    """What the first line says: the weights and images that were judged, and the plan.
+
+    ``weights_sha256`` identifies the training and where it stands, ``images_sha256`` the search
+    slice.
+    """
+
+    weights_sha256: str
+    images_sha256: str
+    plan: Plan
+
+
+class Judged(Value):
+    """A line: the accuracy of a network on the search slice."""
+
+    assignment: Assignment
+    accuracy: float
+
+
+class Measured(Value):
+    """A line: the latency of a network on the target of this hash."""
+
+    assignment: Assignment
+    target_sha256: str
+    latency: Measurement
+
+
+_LINE: TypeAdapter[Judged | Measured] = TypeAdapter(Judged | Measured)
+
+
+class Journal:
+    """Accuracies by assignment, latencies by assignment and target; a context that closes its file.
+
+    Raises:
+        UserError: the file belongs to another search or is damaged, or cannot be written.
+    """
+
+    def __init__(self, path: Path, identity: Identity, *, resume: bool) -> None:
+        """Begin a journal, or with ``resume`` go on with the one that is there."""
+        self.path = path
+        self.accuracies: dict[Assignment, float] = {}
+        self.latencies: dict[tuple[Assignment, str], Measurement] = {}
+        whole = self._read(identity) if resume and path.exists() else 0
+        try:
+            self._file = path.open("ab")
+            self._file.truncate(whole)  # what a kill left of a last line goes
+        except OSError as error:
+            raise self._unwritable(error) from None
+        if not whole:
+            self._append(identity.model_dump(mode="json"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def add_accuracy(self, assignment: Assignment, accuracy: float) -> None:
+        """Record an evaluation; it is on disk when this returns."""
+        self.accuracies[assignment] = accuracy
+        self._append({"assignment": assignment, "accuracy": accuracy})
+
+    def add_latency(self, assignment: Assignment, target_sha256: str, found: Measurement) -> None:
+        """Record a measurement; it is on disk when this returns."""
+        self.latencies[assignment, target_sha256] = found
+        self._append(
+            {"assignment": assignment, "target_sha256": target_sha256, "latency": asdict(found)}
+        )
+
+    def _read(self, identity: Identity) -> int:
+        """Take in what is there; the number of bytes up to its last whole line."""
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read: {error.strerror}") from None
+        whole = content[: content.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                if number == 1:
+                    self._require_same(Identity.model_validate_json(line), identity)
+                else:
+                    self._take(_LINE.validate_json(line))
+            except ValidationError:
+                raise UserError(
+                    f"{self.path}:{number}: is no line of a journal; --force starts anew"
+                ) from None
+        return len(whole)
+
+    def _take(self, line: Judged | Measured) -> None:
+        if isinstance(line, Judged):
+            self.accuracies[line.assignment] = line.accuracy
+        else:
+            self.latencies[line.assignment, line.target_sha256] = line.latency
+
+    def _require_same(self, was: Identity, now: Identity) -> None:
+        for name, what in (
+            ("weights_sha256", "the weights of another training"),
+            ("images_sha256", "other images"),
+        ):
+            if getattr(was, name) != getattr(now, name):
+                raise UserError(
+                    f"{self.path}: is of a search with {what}; name another --out, or start anew "
+                    "with --force"
+                )
+        for name in Plan.model_fields:
+            before, given = (getattr(it.plan, name) for it in (was, now))
+            if before != given:
+                raise UserError(
+                    f"{self.path}: was started with {name} {_text(before)}, got {_text(given)}; "
+                    "name another --out, or start anew with --force"
+                )
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(line).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f"{self.path}: cannot be written: {error.strerror}")
+
+
+def _text(value: object) -> str:
+    """One line: values within values as JSON."""
+    if isinstance(value, str | int | float):
+        return str(value)
+    return json.dumps(TypeAdapter(Any).dump_python(value, mode="json"))

@@ -1,0 +1,78 @@
+"""What the networks of a space cost, by one latency table or by those of several devices."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from nas.documents import did_you_mean
+from nas.errors import UserError
+from nas.latency.runtime import detect_again
+from nas.latency.table import LatencyTable
+from nas.space import Assignment, SearchSpace
+
+LATENCY = "latency_ms"
+
+
+def latency_names(tables: Collection[str]) -> dict[str, str]:
+    """What the latency of each table is called among the costs; with one table plainly so."""
+    if len(tables) == 1:
+        return dict.fromkeys(tables, LATENCY)
+    return {name: f"{LATENCY}[{name}]" for name in tables}
+
+
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """Costs of assignments, quickly: tens of thousands a second.
+
+    ``tables`` by their names. The costs are called ``latency_ms``, ``params`` and ``macs``; with
+    several tables there is a latency of each: ``latency_ms[cpu]``.
+    """
+
+    space: SearchSpace
+    tables: Mapping[str, LatencyTable]
+    _known: dict[Assignment, dict[str, float]] = field(default_factory=dict, repr=False, init=False)
+
+    @cached_property
+    def latencies(self) -> Mapping[str, LatencyTable]:
+        """The table behind each latency among the costs."""
+        names = latency_names(self.tables)
+        return {names[name]: table for name, table in self.tables.items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the costs are called."""
+        return (*self.latencies, "params", "macs")
+
+    def cost(self, assignment: Assignment) -> dict[str, float]:
+        """What ``LatencyTable.cost`` gives for the architecture, by every table."""
+        if assignment not in self._known:
+            placed = list(self.space.placed(assignment))
+            found = {name: table.cost_of(placed) for name, table in self.latencies.items()}
+            counts = next(iter(found.values()))
+            self._known[assignment] = {
+                **{name: costs[LATENCY] for name, costs in found.items()},
+                "params": counts["params"],
+                "macs": counts["macs"],
+            }
+        return self._known[assignment]
+
+    def require_name(self, name: str, where: str) -> None:
+        """Raise UserError unless ``name`` is one of the costs."""
+        if name not in self.names:
+            raise UserError(
+                f"{where}: no cost is called '{name}'{did_you_mean(name, self.names)}; "
+                f"there are {', '.join(self.names)}"
+            )
+
+    def measurable(self) -> dict[str, LatencyTable]:
+        """The tables that were built on what this machine offers, by their latencies."""
+        return {name: table for name, table in self.latencies.items() if _is_here(table)}
+
+
+def _is_here(table: LatencyTable) -> bool:
+    try:
+        return not table.target.difference(detect_again(table.target))
+    except UserError:  # no such device or runtime here
+        return False

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.errors import UserError
+from nas.latency.prices import Prices
+from nas.latency.runtime import Target, detect_target
+from nas.latency.table import LatencyTable
+from nas.space import SearchSpace
+
+EXAMPLE = Path(__file__).parents[2] / "latency_tables" / "example_cpu.csv"
+
+
+@pytest.fixture(scope="module")
+def space() -> SearchSpace:
+    return SearchSpace.load("mobile_64px")
+
+
+@pytest.fixture(scope="module")
+def table() -> LatencyTable:
+    return LatencyTable.load(EXAMPLE)
+
+
+def test_prices_are_exactly_those_of_the_table(space: SearchSpace, table: LatencyTable) -> None:
+    prices = Prices(space, {"cpu": table})
+    rng = np.random.default_rng(0)
+    for assignment in [space.sample_assignment(rng) for _ in range(100)]:
+        assert prices.cost(assignment) == table.cost(space.decode(assignment))
+
+
+def test_each_of_several_tables_has_a_latency_of_its_own(
+    space: SearchSpace, table: LatencyTable
+) -> None:
+    rows = {key: row._replace(ms=2 * row.ms) for key, row in table.rows.items()}
+    prices = Prices(space, {"a": table, "b": replace(table, rows=rows)})
+    assert prices.names == ("latency_ms[a]", "latency_ms[b]", "params", "macs")
+    smallest = (0,) * len(space.sizes)
+    costs, alone = prices.cost(smallest), table.cost(space.smallest())
+    assert costs["latency_ms[a]"] == alone["latency_ms"] < costs["latency_ms[b]"]
+    assert (costs["params"], costs["macs"]) == (alone["params"], alone["macs"])
+
+
+def test_a_name_that_no_cost_has_is_one_line(space: SearchSpace, table: LatencyTable) -> None:
+    with pytest.raises(UserError, match=r"^--mes: no cost is called 'latency'; did you mean"):
+        Prices(space, {"a": table}).require_name("latency", "--mes")
+
+
+def test_only_tables_of_what_this_machine_offers_are_measurable(
+    space: SearchSpace, table: LatencyTable
+) -> None:
+    def on(target: Target) -> LatencyTable:
+        return replace(table, provenance=table.provenance.model_copy(update={"target": target}))
+
+    here = detect_target()
+    prices = Prices(
+        space,
+        {
+            "here": on(here),
+            "old": on(here.model_copy(update={"cpu_model": "Zilog Z80"})),
+            "gpu": on(here.model_copy(update={"runtime": "none"})),
+        },
+    )
+    assert list(prices.measurable()) == ["latency_ms[here]"]
