@@ -178,7 +178,10 @@ def test_timm_weights_of_another_network_are_refused_by_name(timm):
     architecture = nas.Architecture.load("efficientformer_v2_s0")
     network = nas.build(architecture)
     state = timm.create_model("efficientformerv2_s1").state_dict()
-    message = r"do not fit efficientformer_v2_s0: 'stages\.2\.downsample\.conv\.conv\.weight' is "
+    message = (
+        r"do not fit efficientformer_v2_s0: 'stages\.2\.downsample\.conv\.conv\.weight' is "
+        r"\(120, 48, 3, 3\), must be \(96, 48, 3, 3\); they are those of efficientformer_v2_s1$"
+    )
     with pytest.raises(nas.UserError, match=message):
         nas.load_timm_state_dict(network, architecture, state)
     own = timm.create_model("efficientformerv2_s0").state_dict()
@@ -202,7 +205,7 @@ def test_timms_fused_qkv_with_other_heads_is_refused(timm):
     architecture = nas.Architecture.load("efficientformer_v1_l1")
     state = timm.create_model("efficientformer_l1").state_dict()
     state["stages.3.blocks.4.token_mixer.qkv.bias"] = torch.zeros(768)
-    message = r"'stages\.3\.blocks\.4\.token_mixer\.qkv\.bias' is \(768,\), ours takes \(256,\)"
+    message = r"'stages\.3\.blocks\.4\.token_mixer\.qkv\.bias' is \(768,\), must be \(1536,\)"
     with pytest.raises(nas.UserError, match=message):
         nas.load_timm_state_dict(nas.build(architecture), architecture, state)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from nas.architecture import Architecture
@@ -23,15 +24,18 @@ from nas.deploy.files import save_weights
 from nas.deploy.openvino import OpenVinoNetwork, to_openvino
 from nas.deploy.quantize import Placement
 from nas.deploy.standalone import source_file
+from nas.deploy.timm import load_timm_state_dict, to_timm_state_dict
 from nas.errors import UserError
+from nas.network import build
 
-ExportFormat = Literal["onnx", "onnx-int8", "openvino", "python"]
+ExportFormat = Literal["onnx", "onnx-int8", "openvino", "python", "timm"]
 
 SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "openvino": (".xml", ".bin"),
     "python": (".py", ".safetensors"),
+    "timm": (".safetensors",),
 }
-"""Formats of two files, of which ``--out`` names the first."""
+"""Formats of certain files, of which ``--out`` names the first."""
 
 
 class Rounding(NamedTuple):
@@ -63,7 +67,8 @@ def files_of(form: ExportFormat, out: Path) -> tuple[Path, ...]:
     if suffixes is None:
         return (out,)
     if out.suffix != suffixes[0]:
-        raise UserError(f"{out}: --format {form} writes a {suffixes[0]} file, with a {suffixes[1]}")
+        others = "".join(f", with a {suffix}" for suffix in suffixes[1:])
+        raise UserError(f"{out}: --format {form} writes a {suffixes[0]} file{others}")
     return tuple(out.with_suffix(suffix) for suffix in suffixes)
 
 
@@ -84,6 +89,12 @@ def export_network(
         contents, load = _python(architecture, network)
         difference = require_parity(largest_difference(load(), network, shape))
         return Exported(dict(zip(paths, contents, strict=True)), difference)
+    if form == "timm":
+        state = to_timm_state_dict(network, architecture)
+        again = build(architecture)
+        load_timm_state_dict(again, architecture, state)
+        difference = require_parity(largest_difference(again.eval(), network, shape))
+        return Exported({out: save(state)}, difference)
     model, difference = to_checked_onnx(network, shape)
     if form == "openvino":
         files = to_openvino(model)
