@@ -15,7 +15,6 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.deploy.export import (
     Examples,
-    largest_difference,
     require_parity,
     to_checked_int8,
     to_checked_onnx,
@@ -87,21 +86,19 @@ def export_network(
     paths, shape = files_of(form, out), architecture.input_shape
     if form == "python":
         contents, load = _python(architecture, network)
-        difference = require_parity(largest_difference(load(), network, shape))
+        difference = require_parity(load(), network, shape)
         return Exported(dict(zip(paths, contents, strict=True)), difference)
     if form == "timm":
         state = to_timm_state_dict(network, architecture)
         again = build(architecture)
         load_timm_state_dict(again, architecture, state)
-        difference = require_parity(largest_difference(again.eval(), network, shape))
+        difference = require_parity(again.eval(), network, shape)
         return Exported({out: save(state)}, difference)
     model, difference = to_checked_onnx(network, shape)
     if form == "openvino":
         files = to_openvino(model)
         run = OpenVinoNetwork(files)
-        difference = require_parity(
-            largest_difference(lambda x: torch.from_numpy(run(x.numpy())), network, shape)
-        )
+        difference = require_parity(lambda x: torch.from_numpy(run(x.numpy())), network, shape)
         return Exported(dict(zip(paths, files, strict=True)), difference)
     if form == "onnx-int8":
         assert rounding is not None
