@@ -155,7 +155,7 @@ def draw(path: Path, table: pd.DataFrame, target: Target) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(which="both", labelsize=8, color="#b9bfca")
+    axes.tick_params(which="both", labelsize=8, color="#b9bfca", length=3, pad=4)
     axes.set_xlabel("measured latency (ms, logarithmic)")
     axes.set_ylabel("published ImageNet top-1 accuracy (%)")
     axes.set_title("Published networks on one device", loc="left", fontweight="bold")
