@@ -1,6 +1,6 @@
 """Each family's small space through the whole pipeline, and its networks against timm's exports.
 
-    .venv/bin/python benchmarks/families.py             # about 40 minutes on two x86 cores
+    .venv/bin/python benchmarks/families.py
     .venv/bin/python benchmarks/families.py --parts slim --families EfficientViT
 
 Part `slim`: two epochs on digits, a quick latency table, and a slim to 60 % of what the largest

@@ -1,6 +1,6 @@
 """All published networks through one runtime on this machine, beside their published accuracy.
 
-    .venv/bin/python benchmarks/field.py                # about 25 minutes on two x86 cores
+    .venv/bin/python benchmarks/field.py
     .venv/bin/python benchmarks/field.py --networks efficientvit_m0 pvt_v2_b0 --passes 1
 
 Writes field.csv and field.png into --out: parameters, MACs, latency with its 95 % interval, Mobile
