@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture
-    from nas.deploy.timm import load_timm_state_dict
+    from nas.deploy.resizing import resize_attention_biases
+    from nas.deploy.timm import load_timm_state_dict, to_timm_state_dict
     from nas.errors import UserError
     from nas.latency.table import LatencyTable
     from nas.network import build
@@ -27,6 +28,8 @@ _HOMES = {
     "build": "nas.network",
     "load_timm_state_dict": "nas.deploy.timm",
     "mobile_efficiency_score": "nas.search.score",
+    "resize_attention_biases": "nas.deploy.resizing",
+    "to_timm_state_dict": "nas.deploy.timm",
 }
 
 __all__ = [
@@ -38,6 +41,8 @@ __all__ = [
     "build",
     "load_timm_state_dict",
     "mobile_efficiency_score",
+    "resize_attention_biases",
+    "to_timm_state_dict",
 ]
 
 

@@ -38,7 +38,7 @@ app = typer.Typer(
 INTERRUPTED = 130
 """What typer returns after Ctrl-C."""
 
-ExportFormat = Literal["onnx", "onnx-int8", "openvino", "python"]
+ExportFormat = Literal["onnx", "onnx-int8", "openvino", "python", "timm"]
 Recipe = Literal["light", "published"]
 Divergence = Literal["kl", "alpha"]
 TrainingDeviceName = Literal["cpu", "cuda"]
@@ -633,6 +633,34 @@ def evaluate(
 
 
 @app.command()
+def resize(
+    architecture: Annotated[str, typer.Option("--architecture", help="Name or JSON file.")],
+    weights: Annotated[Path, typer.Option("--weights", help="A safetensors file.")],
+    input_size: Annotated[int, typer.Option("--input-size", min=1, help="In pixels.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the two files.")],
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Carry a network over to another input size, interpolating its attention biases."""
+    from nas.deploy.files import read_weights, write_weights
+    from nas.deploy.resizing import resize_attention_biases
+
+    paths = {"architecture": out / "architecture.json", "weights": out / "weights.safetensors"}
+    for path in paths.values():
+        _require_new(path, force=force)
+    before = Architecture.load(architecture)
+    after = before.with_input_size(input_size)
+    state = resize_attention_biases(read_weights(weights), before, after)
+    after.save(paths["architecture"])
+    write_weights(state, paths["weights"])
+    written = {name: str(path) for name, path in paths.items()}
+    if as_json:
+        _print_json({"input_size": input_size, "paths": written})
+    else:
+        _print_paths(written)
+
+
+@app.command()
 def export(
     architecture: Annotated[str, typer.Option("--architecture", help="Name or JSON file.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
@@ -649,7 +677,7 @@ def export(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a network as ONNX, for OpenVINO or as Python, after proof that it computes the same."""
+    """Write a network as ONNX, for OpenVINO, Python or timm, proven to compute what torch does."""
     from nas.deploy.files import load_weights
     from nas.deploy.formats import Rounding, export_network, files_of
     from nas.documents import write_atomically

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, overload, runtime_checkable
 
 import torch
 from torch import nn
@@ -40,11 +40,86 @@ class Network(nn.Module):
         return x
 
 
-def build(architecture: Architecture) -> Network:
-    """An ordinary network with fresh weights; in evaluation it gives logits (N, classes)."""
-    return Network(
-        [(layer.slot, make_module(layer, shape)) for layer, shape in architecture.placed()]
-    )
+class Backbone(Network):
+    """A network without its head, which gives feature maps for detection or segmentation.
+
+    ``strides`` and ``channels`` tell of each map by how much it is smaller than the images, and its
+    channels. Tensors have the names that they have in the classifier, and the classifier's state
+    dict loads, with ``strict`` too: of what stands in it the head alone has no place here.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[tuple[str, nn.Module]],
+        *,
+        maps: Sequence[FeatureMap],
+        head: str,
+    ) -> None:
+        super().__init__(modules)
+        self.taken = frozenset(it.slot for it in maps)
+        self.strides = tuple(it.stride for it in maps)
+        self.channels = tuple(it.channels for it in maps)
+        self.head_slot = head
+        self.register_load_state_dict_pre_hook(_drop_head)  # type: ignore[no-untyped-call]
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:  # type: ignore[override]
+        """Images (N, channels, H, W) to maps (N, channels, H / stride, W / stride), rounded up."""
+        maps = []
+        x = images
+        for slot in self.slots:
+            x = self.get_submodule(slot)(x)
+            if slot in self.taken:
+                maps.append(x)
+        return maps
+
+
+class FeatureMap(NamedTuple):
+    """A map that a backbone gives: the slot whose output it is, its stride and its channels."""
+
+    slot: str
+    stride: int
+    channels: int
+
+
+@overload
+def build(architecture: Architecture, *, features: Literal[False] = False) -> Network: ...
+@overload
+def build(architecture: Architecture, *, features: Literal[True]) -> Backbone: ...
+def build(architecture: Architecture, *, features: bool = False) -> Network:
+    """An ordinary network with fresh weights; in evaluation it gives logits (N, classes).
+
+    With ``features`` the ``Backbone`` of that network, which gives ``feature_maps``.
+    """
+    modules = [(layer.slot, make_module(layer, shape)) for layer, shape in architecture.placed()]
+    if not features:
+        return Network(modules)
+    *body, (head, _) = modules
+    return Backbone(body, maps=feature_maps(architecture), head=head)
+
+
+FIRST_STRIDE = 4
+"""Of the first map that a backbone gives; detection and segmentation take no larger one."""
+
+
+def feature_maps(architecture: Architecture) -> tuple[FeatureMap, ...]:
+    """The last map of each resolution before the head, the largest first, from stride 4 on.
+
+    They are as the next layer takes them: norms at the start of a head or a downsampling are not
+    applied, as in PVT v2.
+    """
+    stride, maps = 1, {}
+    for layer, (channels, _, _) in list(architecture.placed())[:-1]:
+        # on a side that all strides divide; sides that are rounded up would hide them
+        given, side, _ = layer.output_shape((channels, 256, 256))
+        stride *= 256 // side
+        maps[stride] = FeatureMap(layer.slot, stride, given)
+    return tuple(found for found in maps.values() if found.stride >= FIRST_STRIDE)
+
+
+def _drop_head(module: Backbone, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+    """Take the head of a classifier out of what is being loaded."""
+    for key in [key for key in state_dict if key.startswith(f"{prefix}{module.head_slot}.")]:
+        del state_dict[key]
 
 
 @runtime_checkable

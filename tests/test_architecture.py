@@ -129,7 +129,8 @@ def test_importing_nas_loads_no_torch():
 def test_public_names():
     assert nas.__all__ == [
         "Architecture", "LatencyTable", "SearchSpace", "Supernet", "UserError", "build",
-        "load_timm_state_dict", "mobile_efficiency_score",
+        "load_timm_state_dict", "mobile_efficiency_score", "resize_attention_biases",
+        "to_timm_state_dict",
     ]  # fmt: skip
     assert all(getattr(nas, name) is not None for name in nas.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'surprise'"):

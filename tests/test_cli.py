@@ -330,7 +330,7 @@ def test_export_and_bench(capsys, folder):
 
 @pytest.mark.parametrize(
     ("form", "files"),
-    [("onnx-int8", ["i.onnx"]), ("python", ["n.py", "n.safetensors"])],
+    [("onnx-int8", ["i.onnx"]), ("python", ["n.py", "n.safetensors"]), ("timm", ["t.safetensors"])],
 )
 def test_export_in_other_formats(capsys, folder, form, files):
     data = ["--data", "digits"] if form == "onnx-int8" else []
@@ -347,6 +347,16 @@ def test_export_in_other_formats(capsys, folder, form, files):
     assert f"{files[-1]}: exists; --force replaces it" in complaint(capsys, *command).replace(
         files[0], files[-1]
     )
+
+
+def test_resize_writes_a_network_of_another_input_size(capsys, folder):
+    command = ["resize", "--architecture", "s/architecture.json", "--weights",
+               "s/weights.safetensors", "--input-size", "96", "--out", "larger"]  # fmt: skip
+    paths = output(capsys, *command, "--json")["paths"]
+    found = output(capsys, "evaluate", "--architecture", paths["architecture"], "--weights",
+                   paths["weights"], "--data", "digits", "--json")  # fmt: skip
+    assert 0 <= found["test_accuracy"] <= 1
+    assert "larger/architecture.json: exists; --force replaces it" in complaint(capsys, *command)
 
 
 @pytest.mark.slow

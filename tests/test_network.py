@@ -178,7 +178,10 @@ def test_timm_weights_of_another_network_are_refused_by_name(timm):
     architecture = nas.Architecture.load("efficientformer_v2_s0")
     network = nas.build(architecture)
     state = timm.create_model("efficientformerv2_s1").state_dict()
-    message = r"do not fit efficientformer_v2_s0: 'stages\.2\.downsample\.conv\.conv\.weight' is "
+    message = (
+        r"do not fit efficientformer_v2_s0: 'stages\.2\.downsample\.conv\.conv\.weight' is "
+        r"\(120, 48, 3, 3\), must be \(96, 48, 3, 3\); they are those of efficientformer_v2_s1$"
+    )
     with pytest.raises(nas.UserError, match=message):
         nas.load_timm_state_dict(network, architecture, state)
     own = timm.create_model("efficientformerv2_s0").state_dict()
@@ -202,7 +205,7 @@ def test_timms_fused_qkv_with_other_heads_is_refused(timm):
     architecture = nas.Architecture.load("efficientformer_v1_l1")
     state = timm.create_model("efficientformer_l1").state_dict()
     state["stages.3.blocks.4.token_mixer.qkv.bias"] = torch.zeros(768)
-    message = r"'stages\.3\.blocks\.4\.token_mixer\.qkv\.bias' is \(768,\), ours takes \(256,\)"
+    message = r"'stages\.3\.blocks\.4\.token_mixer\.qkv\.bias' is \(768,\), must be \(1536,\)"
     with pytest.raises(nas.UserError, match=message):
         nas.load_timm_state_dict(nas.build(architecture), architecture, state)
 
@@ -260,3 +263,104 @@ def test_state_dict_keys_follow_the_slots():
     keys = build(nas.SearchSpace.load("mobile_64px").largest()).state_dict()
     assert "stage3.block2.ffn.fc1.conv.weight" in keys
     assert "stage4.block3.attention.bias.biases" in keys
+
+
+SMALL = (
+    "efficientformer_v1_l1",
+    "efficientformer_v2_s0",
+    "efficientvit_m0",
+    "pvt_v2_b0",
+    "mobilevit_v1_xxs",
+    "mobilevit_v2_050",
+    "mobilevit_v3_xxs",
+    "mobilevit_v3_050",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(it, marks=[pytest.mark.slow] * (it in HEAVY)) for it in PUBLISHED]
+)
+def test_a_backbone_gives_a_map_of_each_resolution(name):
+    architecture = nas.Architecture.load(name)
+    with torch.device("meta"):
+        backbone = nas.build(architecture, features=True).eval()
+        maps = backbone(torch.empty(2, *architecture.input_shape))
+    assert backbone.strides == ((16, 32, 64) if "efficientvit" in name else (4, 8, 16, 32))
+    sides = [-(-architecture.input_size // stride) for stride in backbone.strides]
+    expected = zip(backbone.channels, sides, strict=True)
+    assert [it.shape for it in maps] == [(2, channels, side, side) for channels, side in expected]
+    assert backbone.channels[-1] == architecture.layers[-1].in_channels
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_backbones_last_map_is_what_the_head_sees(name):
+    architecture = nas.Architecture.load(name).with_input_size(64)
+    classifier = randomized(build(architecture))
+    seen = []
+    classifier.head.register_forward_pre_hook(lambda head, inputs: seen.append(inputs[0]))
+    backbone = build(architecture, features=True).eval()
+    backbone.load_state_dict(classifier.state_dict())
+    images = torch.randn(1, 3, 64, 64, generator=torch.manual_seed(0))
+    with torch.inference_mode():
+        maps, _ = backbone(images), classifier(images)
+        folded = fold(backbone)(images)
+    assert torch.equal(maps[-1], seen[0])
+    for one, other in zip(maps, folded, strict=True):
+        assert (one - other).abs().max() <= 1e-4 * one.abs().max()
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name in IN_TIMM])
+def test_a_backbones_maps_equal_timms(name, timm):
+    reference = randomized(timm.create_model(timm_name(name)))
+    architecture = nas.Architecture.load(name)
+    network = build(architecture).eval()
+    nas.load_timm_state_dict(network, architecture, reference.state_dict())
+    backbone = build(architecture, features=True).eval()
+    backbone.load_state_dict(network.state_dict())
+    images = torch.randn(1, *architecture.input_shape, generator=torch.manual_seed(1))
+    with torch.inference_mode():
+        maps = backbone(images)
+        expected = reference.forward_intermediates(images, intermediates_only=True)
+        # timm's maps of PVT v2 end with a norm, and MobileViT v1's last with the head's convolution
+        if name.startswith("pvt"):
+            norms = [getattr(network, f"stage{n}").downsample.norm_before for n in (2, 3, 4)]
+            norms.append(network.head.norm)
+            maps = [
+                norm(one.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+                for one, norm in zip(maps, norms, strict=True)
+            ]
+        if name.startswith("mobilevit_v1"):
+            maps[-1] = torch.nn.functional.silu(network.head.conv(maps[-1]))
+        if name == "efficientvit_m0":
+            # the channels of one of its four heads are neighbours there, and what stands between
+            # the last block of a stage and the stride belongs to the next stage
+            maps = [it.unflatten(1, (-1, 4)).transpose(1, 2).flatten(1, 2) for it in maps]
+            for stage in (0, 1):
+                expected[stage] = reference.stages[stage + 1].downsample.res1(expected[stage])
+    for one, other in zip(maps, expected[-len(maps) :], strict=True):
+        assert one.shape == other.shape
+        assert (one - other).abs().max() <= 1e-4 * other.abs().max()
+
+
+def test_a_backbone_inside_another_module_takes_a_classifiers_weights_strictly():
+    architecture = nas.Architecture.load("efficientformer_v2_s0").with_input_size(64)
+    state = build(architecture).state_dict()
+    backbone = build(architecture, features=True)
+    assert set(backbone.state_dict()) == {key for key in state if not key.startswith("head.")}
+    detector = torch.nn.ModuleDict({"backbone": backbone, "head": torch.nn.Linear(2, 2)})
+    own = {f"head.{key}": tensor for key, tensor in detector.head.state_dict().items()}
+    detector.load_state_dict({**own, **{f"backbone.{key}": it for key, it in state.items()}})
+    assert torch.equal(
+        backbone.state_dict()["stem.conv1.conv.weight"], state["stem.conv1.conv.weight"]
+    )
+    del state["stem.conv1.conv.weight"]
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"stem.conv1.conv"):
+        backbone.load_state_dict(state)
+
+
+def test_maps_of_sides_that_are_rounded_up_keep_their_strides():
+    architecture = nas.Architecture.load("efficientvit_m0").with_input_size(16)
+    backbone = build(architecture, features=True).eval()
+    maps = backbone(torch.zeros(1, 3, 16, 16))
+    assert backbone.strides == (16, 32, 64)
+    assert [tuple(it.shape[2:]) for it in maps] == [(1, 1)] * 3

@@ -40,6 +40,7 @@ def tree():
             ("search_spaces/schema/*.json", "JSON Schema of both file formats, for editors"),
             ("latency_tables/", "An example table, and where yours go"),
             ("runs/", "Where trainings and searches write"),
+            ("examples/", "What to do with a network once it is found, one command each"),
             ("benchmarks/", "Long proofs, one command each"),
             ("tests/", "Mirrors nas/"),
         )

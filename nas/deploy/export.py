@@ -29,6 +29,16 @@ INPUT, OUTPUT = "images", "logits"
 PARITY_BOUND = 1e-4
 """Largest difference from torch, relative to the largest output, that counts as rounding."""
 
+ROUNDING_MARGIN = 4
+"""Times torch's own error in float32 that an export may have where that is above the bound.
+
+0.5 to 2.6 were measured for folding alone, in torch, on 44 networks of EfficientViT at 64 px whose
+rounding was below 1e-6; no network above the bound was at hand.
+"""
+
+MOST_ROUNDING = 1e-2
+"""An error above which float32 does not tell what a network computes, whoever makes it."""
+
 LEAST_AGREEMENT = 0.8
 """Share of images for which an int8 network must give the class of the float32 network.
 
@@ -107,10 +117,10 @@ def to_checked_onnx(module: nn.Module, input_shape: Shape) -> tuple[onnx.ModelPr
     """``to_onnx`` and its ``parity``.
 
     Raises:
-        UserError: the parity is above ``PARITY_BOUND``.
+        UserError: the model computes something else, as ``require_parity`` says.
     """
     model = to_onnx(module, input_shape)
-    return model, require_parity(parity(model, module, input_shape))
+    return model, require_parity(OnnxNetwork(model), module, input_shape)
 
 
 def to_checked_int8(
@@ -142,16 +152,28 @@ def agreement(network: nn.Module, module: nn.Module, images: torch.Tensor) -> fl
     return float(torch.cat(same).float().mean())
 
 
-def require_parity(difference: float) -> float:
-    """The same number.
+def require_parity(
+    run: Callable[[torch.Tensor], torch.Tensor], module: nn.Module, input_shape: Shape
+) -> float:
+    """``largest_difference``, once that is rounding.
+
+    Above ``PARITY_BOUND`` float64 decides: where a network magnifies the rounding of float32,
+    torch's own result is as far from the exact one as that of the export.
 
     Raises:
-        UserError: it is above ``PARITY_BOUND``.
+        UserError: the export is farther from the exact result than rounding explains.
     """
-    if not difference <= PARITY_BOUND:
+    difference = largest_difference(run, module, input_shape)
+    if difference <= PARITY_BOUND:
+        return difference
+    torchs = copy.deepcopy(module).float().cpu().eval()
+    rounding = largest_difference(torchs, module, input_shape, dtype=torch.float64)
+    error = largest_difference(run, module, input_shape, dtype=torch.float64)
+    if not error <= min(ROUNDING_MARGIN * rounding, MOST_ROUNDING):
         raise UserError(
             f"exported network differs from torch's by {difference:.1e} of the largest logit, "
-            f"more than {PARITY_BOUND:.0e}"
+            f"more than {PARITY_BOUND:.0e}, and by {error:.1e} from the result in float64, of "
+            f"which torch misses {rounding:.1e}"
         )
     return difference
 
@@ -170,18 +192,19 @@ def largest_difference(
     *,
     seed: int = 0,
     images: int = 3,
+    dtype: torch.dtype = torch.float32,
 ) -> float:
     """Largest difference between ``run`` and the unfolded ``module``, over the largest output.
 
-    Both run in float32 on ``images`` random inputs; 1e-4 and less is rounding.
+    They run on ``images`` random inputs, ``run`` in float32 and ``module`` in ``dtype``.
     """
-    module = copy.deepcopy(module).float().cpu().eval()
+    module = copy.deepcopy(module).to(dtype).cpu().eval()
     generator = torch.Generator().manual_seed(seed)
     difference = scale = 0.0
     for _ in range(images):
         x = torch.randn(1, *input_shape, generator=generator)
         with torch.no_grad():
-            expected, result = module(x), run(x)
+            expected, result = module(x.to(dtype)), run(x)
         if result.shape != expected.shape:
             raise ValueError(
                 f"output of shape {tuple(result.shape)}, expected {tuple(expected.shape)}"

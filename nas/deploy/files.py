@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -17,9 +18,13 @@ from nas.errors import UserError
 
 def save_weights(network: nn.Module, path: Path) -> None:
     """Write the network's state dict, atomically."""
+    write_weights(network.state_dict(), path)
+
+
+def write_weights(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors, atomically."""
     # safetensors refuses views of shared memory
-    state = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
-    write_atomically(path, save(state))
+    write_atomically(path, save({name: it.contiguous().clone() for name, it in state.items()}))
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

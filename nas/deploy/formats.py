@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from nas.architecture import Architecture
 from nas.deploy.export import (
     Examples,
-    largest_difference,
     require_parity,
     to_checked_int8,
     to_checked_onnx,
@@ -23,15 +23,18 @@ from nas.deploy.files import save_weights
 from nas.deploy.openvino import OpenVinoNetwork, to_openvino
 from nas.deploy.quantize import Placement
 from nas.deploy.standalone import source_file
+from nas.deploy.timm import load_timm_state_dict, to_timm_state_dict
 from nas.errors import UserError
+from nas.network import build
 
-ExportFormat = Literal["onnx", "onnx-int8", "openvino", "python"]
+ExportFormat = Literal["onnx", "onnx-int8", "openvino", "python", "timm"]
 
 SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "openvino": (".xml", ".bin"),
     "python": (".py", ".safetensors"),
+    "timm": (".safetensors",),
 }
-"""Formats of two files, of which ``--out`` names the first."""
+"""Formats of certain files, of which ``--out`` names the first."""
 
 
 class Rounding(NamedTuple):
@@ -63,7 +66,8 @@ def files_of(form: ExportFormat, out: Path) -> tuple[Path, ...]:
     if suffixes is None:
         return (out,)
     if out.suffix != suffixes[0]:
-        raise UserError(f"{out}: --format {form} writes a {suffixes[0]} file, with a {suffixes[1]}")
+        others = "".join(f", with a {suffix}" for suffix in suffixes[1:])
+        raise UserError(f"{out}: --format {form} writes a {suffixes[0]} file{others}")
     return tuple(out.with_suffix(suffix) for suffix in suffixes)
 
 
@@ -82,15 +86,19 @@ def export_network(
     paths, shape = files_of(form, out), architecture.input_shape
     if form == "python":
         contents, load = _python(architecture, network)
-        difference = require_parity(largest_difference(load(), network, shape))
+        difference = require_parity(load(), network, shape)
         return Exported(dict(zip(paths, contents, strict=True)), difference)
+    if form == "timm":
+        state = to_timm_state_dict(network, architecture)
+        again = build(architecture)
+        load_timm_state_dict(again, architecture, state)
+        difference = require_parity(again.eval(), network, shape)
+        return Exported({out: save(state)}, difference)
     model, difference = to_checked_onnx(network, shape)
     if form == "openvino":
         files = to_openvino(model)
         run = OpenVinoNetwork(files)
-        difference = require_parity(
-            largest_difference(lambda x: torch.from_numpy(run(x.numpy())), network, shape)
-        )
+        difference = require_parity(lambda x: torch.from_numpy(run(x.numpy())), network, shape)
         return Exported(dict(zip(paths, files, strict=True)), difference)
     if form == "onnx-int8":
         assert rounding is not None

@@ -6,7 +6,16 @@ import torch
 from torch import nn
 
 import nas
-from nas.deploy.export import INPUT, OPSET, OUTPUT, parity, to_checked_onnx, to_onnx
+from nas.deploy.export import (
+    INPUT,
+    OPSET,
+    OUTPUT,
+    largest_difference,
+    parity,
+    require_parity,
+    to_checked_onnx,
+    to_onnx,
+)
 from nas.errors import UserError
 from nas.layers import LAYERS
 from nas.network import fold
@@ -103,3 +112,43 @@ class OtherWhenExported(torch.nn.Module):
 def test_an_export_that_computes_something_else_is_refused():
     with pytest.raises(UserError, match=r"differs from torch's by 5\.0e-01 .* more than 1e-04"):
         to_checked_onnx(OtherWhenExported(), (3, 8, 8))
+
+
+class Cancelling(nn.Module):
+    """Logits that are small differences of large numbers: rounding of float32 is 1e-3 of them."""
+
+    def __init__(self, shift=0.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.offset = nn.Parameter(torch.full((8, 1, 1), 3e4))
+        self.head = nn.Linear(8, 5, bias=False)
+        self.shift = shift
+
+    def forward(self, x):
+        y = self.conv(x) + self.offset
+        return self.head((y - self.offset).mean((2, 3))) + self.shift
+
+
+def test_rounding_that_torch_has_too_is_no_reason_to_refuse():
+    module = Cancelling().eval()
+
+    def exact(x):
+        return Cancelling().eval().double()(x.double()).float()
+
+    difference = largest_difference(exact, module, (3, 8, 8))
+    assert difference > 1e-4, "float32 is exact enough, so the test shows nothing"
+    assert require_parity(exact, module, (3, 8, 8)) == difference
+    wrong = Cancelling(shift=0.05).eval()
+    message = r"differs from torch's by .* of the largest logit, more than 1e-04, and by .*float64"
+    with pytest.raises(UserError, match=message):
+        require_parity(wrong, module, (3, 8, 8))
+
+
+def test_what_float32_cannot_tell_is_refused_even_if_torch_is_as_far_off():
+    module = Cancelling().eval()
+    module.offset.data.fill_(3e6)
+    other = Cancelling().eval()
+    other.offset.data.fill_(6e6)  # rounded more coarsely
+    with pytest.raises(UserError, match=r"of which torch misses [1-9]"):
+        require_parity(other, module, (3, 8, 8))

@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import safetensors.torch
 import torch
 
 import nas
 from nas.deploy.export import Examples, OnnxNetwork, agreement, to_checked_int8, to_onnx
 from nas.deploy.formats import Rounding, export_network, files_of
 from nas.deploy.quantize import FUSED_OPERATORS, INTEGER_OPERATORS, precision_of
+from nas.deploy.timm import to_timm_state_dict
 from nas.errors import UserError
 from nas.space import SearchSpace
 
@@ -40,6 +42,15 @@ def test_python_is_a_source_and_its_weights(architecture, network):
     assert list(found.files) == [Path("a/n.py"), Path("a/n.safetensors")]
     assert found.relative_difference == 0.0
     assert found.agreement is None
+
+
+def test_timm_is_one_file_of_weights_by_its_names(architecture, network):
+    found = export_network(architecture, network, "timm", Path("t.safetensors"))
+    assert found.relative_difference == 0.0
+    state = safetensors.torch.load(found.files[Path("t.safetensors")])
+    assert state.keys() == to_timm_state_dict(network, architecture).keys()
+    with pytest.raises(UserError, match=r"^t\.onnx: --format timm writes a \.safetensors file$"):
+        export_network(architecture, network, "timm", Path("t.onnx"))
 
 
 @pytest.mark.parametrize("placement", [INTEGER_OPERATORS, FUSED_OPERATORS])

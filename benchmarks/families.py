@@ -1,0 +1,158 @@
+"""Each family's small space through the whole pipeline, and its networks against timm's exports.
+
+    .venv/bin/python benchmarks/families.py
+    .venv/bin/python benchmarks/families.py --parts slim --families EfficientViT
+
+Part `slim`: two epochs on digits, a quick latency table, and a slim to 60 % of what the largest
+network is predicted to take; the delivered network is measured, and must meet it. Part `timm`: one
+published network of each family and timm's export of the same weights, through the same runtime.
+Runs and tables that are in --out are used again. Latencies need an idle machine.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; see nas/cli.py
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from latency import import_timm, noise
+
+from nas.architecture import Architecture
+from nas.deploy.export import export_folded, to_onnx
+from nas.deploy.timm import load_timm_state_dict
+from nas.latency.measure import PATIENT, measure
+from nas.latency.runtime import detect_target
+from nas.latency.table import LatencyTable
+from nas.network import build
+from nas.report.tables import count, print_table
+from nas.space import SearchSpace
+
+
+class Family(NamedTuple):
+    """A family's small space, and a network that timm has, too, with its name there."""
+
+    space: str
+    published: str
+    in_timm: str
+
+
+FAMILIES = {
+    "EfficientFormer V1": Family(
+        "efficientformer_v1_64px", "efficientformer_v1_l1", "efficientformer_l1"
+    ),
+    "EfficientFormer V2": Family("mobile_64px", "efficientformer_v2_s0", "efficientformerv2_s0"),
+    "EfficientViT": Family("efficientvit_64px", "efficientvit_m0", "efficientvit_m0"),
+    "PVT v2": Family("pvt_v2_64px", "pvt_v2_b0", "pvt_v2_b0"),
+    "MobileViT": Family("mobilevit_64px", "mobilevit_v2_050", "mobilevitv2_050"),
+}
+
+SHARE = 0.6
+"""Of the largest network's predicted latency: what the slimmed one may take."""
+
+
+def main() -> None:
+    """Run the parts that were asked for, and print their tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--parts", nargs="+", choices=("slim", "timm"), default=["slim", "timm"])
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--evaluations", type=int, default=30)
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark_families"))
+    arguments = parser.parse_args()
+    if "slim" in arguments.parts:
+        results = {
+            name: slimmed(
+                FAMILIES[name].space, arguments.out, arguments.epochs, arguments.evaluations
+            )
+            for name in arguments.families
+        }
+        show_slimmed(results)
+    if "timm" in arguments.parts:
+        show_against_timm(arguments.families)
+
+
+def slimmed(space: str, out: Path, epochs: int, evaluations: int) -> dict[str, Any]:
+    """What ``nas slim`` says of the space, and its target in ms."""
+    run, table = out / space, out / f"{space}.csv"
+    if not run.is_dir():
+        nas(["train-supernet", "--space", space, "--data", "digits", "--run", run]
+            + ["--epochs", epochs])  # fmt: skip
+    if not table.exists():
+        nas(["build-lut", "--space", space, "--device", "cpu", "--quick", "--out", table])
+    largest = SearchSpace.load(space).largest()
+    target_ms = round(SHARE * LatencyTable.load(table).predict(largest), 3)
+    found = nas(
+        ["slim", "--run", run, "--table", table, "--target-ms", target_ms, "--accept-table"]
+        + ["--evaluations", evaluations, "--out", run / "slim", "--force"]
+    )
+    return {"target_ms": target_ms, **found}
+
+
+def nas(command: Sequence[object]) -> dict[str, Any]:
+    """What a command of nas says with --json; its progress is shown."""
+    words = [sys.executable, "-m", "nas", *map(str, command), "--json"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"nas {command[0]}: ended with {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def show_slimmed(results: dict[str, dict[str, Any]]) -> None:
+    """Three networks a family: the largest, the uniformly scaled, the slimmed."""
+    lines = []
+    for family, result in results.items():
+        target_ms = result["target_ms"]
+        for row in result["networks"]:
+            met = "met" if row["measured_ms"] <= target_ms else "MISSED"
+            lines.append(
+                (
+                    *(family, row["name"], f"{100 * row['test_accuracy']:.1f} %"),
+                    *(count(row["params"]), f"{row['predicted_ms']:.3f}"),
+                    *(f"{row['measured_ms']:.3f}", f"{target_ms:.3f}"),
+                    met if row["name"] == "slimmed" else "",
+                )
+            )
+    columns = ("family", "network", "test accuracy", "parameters", "predicted ms", "measured ms")
+    print_table((*columns, "target ms", ""), lines, title=f"slimmed to {SHARE:.0%} of the largest")
+
+
+def show_against_timm(families: Sequence[str]) -> None:
+    """Ours and timm's export of the same random weights, and the median of their ratios."""
+    timm, target = import_timm(), detect_target()
+    models = []
+    for family in families:
+        architecture = Architecture.load(FAMILIES[family].published)
+        theirs = timm.create_model(FAMILIES[family].in_timm, pretrained=False).eval()
+        ours = build(architecture).eval()
+        load_timm_state_dict(ours, architecture, theirs.state_dict())
+        models.append(to_onnx(ours, architecture.input_shape))
+        models.append(export_folded(theirs, architecture.input_shape))
+    found = measure(models, target, rng=np.random.default_rng(0), plan=PATIENT)
+    pairs = list(zip(found[::2], found[1::2], strict=True))
+    ratios = [ours.ms / theirs.ms for ours, theirs in pairs]
+    lines = [
+        (
+            *(FAMILIES[family].published, f"{ours.ms:.2f}", f"{theirs.ms:.2f}"),
+            *(f"{ratio:.3f}", f"{100 * noise(ours, theirs):.1f} %"),
+        )
+        for family, (ours, theirs), ratio in zip(families, pairs, ratios, strict=True)
+    ]
+    lines.append(("median", "", "", f"{np.median(ratios):.3f}", ""))
+    print_table(
+        ("network", "ours ms", "timm's ms", "ratio", "noise"),
+        lines,
+        title=f"{target.hardware}, {target.runtime} {target.runtime_version}",
+    )
+
+
+if __name__ == "__main__":
+    main()
