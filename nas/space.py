@@ -17,14 +17,15 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
 from pydantic_core import PydanticCustomError
 
 from nas.architecture import BUILT_IN, Architecture, find
+from nas.block_files import files_of, placed, with_own_kinds
 from nas.documents import Document, Location, Value, location_text, read_document
 from nas.errors import UserError
 from nas.grammar import AnySpec, LayerSpec, Option, Slot, Stage, Widths, as_tuple, slots
-from nas.layers import LAYERS, NAME, Layer, MapMisfitError, Shape
+from nas.layers import NAME, BlockFile, Layer, MapMisfitError, Shape
 
 Assignment = tuple[int, ...]
 
@@ -49,6 +50,7 @@ class SearchSpace(Value):
     channels: Annotated[int, Field(gt=0)] = 3
     classes: Annotated[int, Field(gt=1)]
     norms: Literal["private", "shared"] = "private"
+    blocks: tuple[BlockFile, ...] = ()
     stem: AnySpec
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     head: AnySpec
@@ -68,7 +70,7 @@ class SearchSpace(Value):
         if not isinstance(document.data, dict) or "layers" in document.data:
             raise document.error((), "a search space is a mapping with 'stages'")
         try:
-            return cls.model_validate(document.data)
+            return cls.model_validate(placed(document))
         except ValidationError as error:
             raise document.validation_error(error) from None
 
@@ -153,11 +155,13 @@ class SearchSpace(Value):
             int(values.get(f"stage{number + 1}.width", as_tuple(stage.width)[0]))
             for number, stage in enumerate(self.stages)
         ]
-        layers = (self._chosen(slot, values, widths) for slot in self.slots)
+        chosen = (self._chosen(slot, values, widths) for slot in self.slots)
+        layers = tuple(layer for layer in chosen if layer is not None)
         return Architecture(
             name=self.name,
             input_shape=(self.channels, pixels, pixels),
-            layers=tuple(layer for layer in layers if layer is not None),
+            blocks=files_of(layers),
+            layers=layers,
         )
 
     def canonical(self, assignment: Assignment) -> Assignment:
@@ -342,6 +346,11 @@ class SearchSpace(Value):
     def _map_cache(self) -> dict[int, dict[str, tuple[int, int]]]:
         return {}
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_own_kinds(cls, data: Any, handler: ValidatorFunctionWrapHandler) -> SearchSpace:
+        return with_own_kinds(cls, data, handler)
+
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
         for location, message in self._complaints():
@@ -436,9 +445,9 @@ def _dearest(spec: LayerSpec) -> dict[str, Option]:
 def _layer(
     slot: Slot, spec: LayerSpec, fields: Mapping[str, Option], before: int, after: int, classes: int
 ) -> Layer | None:
-    if spec.kind == "identity":
+    made = spec.layer
+    if made is None:
         return None
-    made = LAYERS[spec.kind]
     context = {
         "channels": after,
         "in_channels": before,
@@ -463,7 +472,7 @@ def _slot_complaints(slot: Slot) -> Iterator[tuple[Location, str]]:
     for index, spec in enumerate(slot.candidates):
         place = (*slot.location, index) if len(slot.candidates) > 1 else slot.location
         for field, value in _own_fields(spec):
-            descending = spec.kind in LAYERS and field in LAYERS[spec.kind].descending
+            descending = spec.layer is not None and field in spec.layer.descending
             yield from _disorder((*place, field), value, descending=descending)
             if isinstance(value, tuple) and shared.setdefault(field, value) != value:
                 yield (*place, field), "kinds of one slot must offer the same options"

@@ -18,6 +18,7 @@ from nas.blocks import (
     mobilevit_v3,
     pvt_v2,
 )
+from nas.blocks.own import BringsModule, own_constructor
 from nas.layers import Layer, Shape
 
 Arguments = ParamSpec("Arguments")
@@ -30,6 +31,8 @@ def make_module(layer: Layer, input_shape: Shape) -> nn.Module:
 
 def constructor(layer: Layer, input_shape: Shape) -> partial[nn.Module]:
     """The class of a layer's module with its arguments, which are plain values."""
+    if isinstance(layer, BringsModule):
+        return own_constructor(layer, input_shape)
     for family in (_efficientformer, _efficientvit, _pvt_v2, _mobilevit):
         found = family(layer, input_shape[1:])
         if found is not None:

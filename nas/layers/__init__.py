@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
-from pydantic import Field
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
-from nas.layers.base import CONTEXT_FIELDS, NAME, Activation, Layer, MapMisfitError, Shape
+from nas.layers.base import (
+    CONTEXT_FIELDS,
+    NAME,
+    Activation,
+    BlockFile,
+    Layer,
+    MapMisfitError,
+    ResidualLayer,
+    Shape,
+)
 from nas.layers.efficientformer_v1 import MetaBlock3D, MetaBlock4D, TokenClassifier
 from nas.layers.efficientformer_v2 import (
     Attention4D,
@@ -34,6 +49,7 @@ from nas.layers.mobilevit import (
     MobileViTV3SeparableBlock,
     ShortStem,
 )
+from nas.layers.own import Kinds, pick
 from nas.layers.pvt_v2 import PatchDownsample, PatchStem, ReducedAttention, TokenFFN
 
 LAYERS: dict[str, type[Layer]] = {
@@ -69,10 +85,23 @@ LAYERS: dict[str, type[Layer]] = {
     )
 }
 
+
+def _layer(data: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    if isinstance(data, Layer):
+        return data
+    return pick(data, handler, info, lambda layer: layer, LAYERS)
+
+
 if TYPE_CHECKING:
     AnyLayer = Layer
 else:  # pydantic picks the class by its kind, and reports errors at the right key
-    AnyLayer = Annotated[Union[tuple(LAYERS.values())], Field(discriminator="kind")]  # noqa: UP007
+    AnyLayer = SerializeAsAny[
+        Annotated[
+            Union[tuple(LAYERS.values())],  # noqa: UP007 - made from a tuple
+            Field(discriminator="kind"),
+            WrapValidator(_layer),
+        ]
+    ]
 
 __all__ = [
     "CONTEXT_FIELDS",
@@ -82,6 +111,7 @@ __all__ = [
     "AnyLayer",
     "Attention4D",
     "AttentionDownsample",
+    "BlockFile",
     "CascadedAttention",
     "Classifier",
     "ConvClassifier",
@@ -92,6 +122,7 @@ __all__ = [
     "DepthwiseFFN",
     "InvertedDownsample",
     "InvertedResidual",
+    "Kinds",
     "Layer",
     "MapMisfitError",
     "MeanClassifier",
@@ -106,8 +137,10 @@ __all__ = [
     "PatchStem",
     "PooledClassifier",
     "ReducedAttention",
+    "ResidualLayer",
     "Shape",
     "ShortStem",
     "TokenClassifier",
     "TokenFFN",
+    "pick",
 ]
