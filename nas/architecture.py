@@ -51,7 +51,7 @@ class Architecture(Value):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _with_own_kinds(cls, data: Any, handler: ValidatorFunctionWrapHandler) -> Architecture:
+    def _with_own_kinds(cls, data: object, handler: ValidatorFunctionWrapHandler) -> Architecture:
         return with_own_kinds(cls, data, handler)
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidatorFunctionWrapHandler
 from pydantic_core import PydanticCustomError
@@ -20,7 +20,7 @@ from nas.layers import LAYERS, NAME, BlockFile, Kinds, Layer
 T = TypeVar("T", bound=BaseModel)
 
 
-def placed(document: Document) -> Any:
+def placed(document: Document) -> object:
     """The document's data, with the paths of its ``blocks`` as seen from its own folder.
 
     A file that is no longer where it was may lie beside the document, under its name.
@@ -45,7 +45,7 @@ class _Named(BaseModel):
     blocks: tuple[BlockFile, ...] = ()
 
 
-def with_own_kinds(model: type[T], data: Any, handler: ValidatorFunctionWrapHandler) -> T:
+def with_own_kinds(model: type[T], data: object, handler: ValidatorFunctionWrapHandler) -> T:
     """Validate ``data`` with the kinds of the files that it names under ``blocks``.
 
     Raises:
@@ -63,7 +63,9 @@ def with_own_kinds(model: type[T], data: Any, handler: ValidatorFunctionWrapHand
             recorded, module = _execute(file)
             for kind, layer in _layers(module, recorded).items():
                 if kind in LAYERS or kind in kinds or kind == "identity":
-                    raise ValueError(f"{recorded.path}: kind '{kind}' exists already; choose another")
+                    raise ValueError(
+                        f"{recorded.path}: kind '{kind}' exists already; choose another"
+                    )
                 kinds[kind] = layer
         except ValueError as error:
             raise PydanticCustomError(
@@ -103,9 +105,9 @@ def _execute(file: BlockFile) -> tuple[BlockFile, ModuleType]:
         sys.modules[name] = module  # where pydantic and pickle look for the names in it
         try:
             exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 - named by the user
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever the user's code raises
             del sys.modules[name]
-            raise ValueError(f"{_place(path, error)}: {type(error).__name__}: {error}") from None
+            raise ValueError(_story(path, error)) from None
     return BlockFile(path=str(sys.modules[name].__file__), sha256=sha256), sys.modules[name]
 
 
@@ -113,19 +115,26 @@ def _module_name(path: Path, sha256: str) -> str:
     return f"nas_block_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{sha256[:16]}"
 
 
-def _place(path: Path, error: Exception) -> str:
-    """The file with the line of it where the error arose."""
+def _story(path: Path, error: Exception) -> str:
+    """What failed, with the line of the file where it did."""
     if isinstance(error, SyntaxError):
-        return f"{path}:{error.lineno}"
-    lines = [it.lineno for it in traceback.extract_tb(error.__traceback__) if it.filename == str(path)]
-    return f"{path}:{lines[-1]}" if lines else str(path)
+        return f"{path}:{error.lineno}: SyntaxError: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    place = f"{path}:{lines[-1]}" if lines else str(path)
+    message = (str(error).splitlines() or [""])[0]
+    return f"{place}: {type(error).__name__}: {message}"
 
 
 def _layers(module: ModuleType, file: BlockFile) -> Kinds:
     """The layer classes of a file by their kinds."""
     found: dict[str, type[Layer]] = {}
     for thing in vars(module).values():
-        if isinstance(thing, type) and issubclass(thing, Layer) and thing.__module__ == module.__name__:
+        if (
+            isinstance(thing, type)
+            and issubclass(thing, Layer)
+            and thing.__module__ == module.__name__
+        ):
             kind = thing.model_fields["kind"].default
             if not isinstance(kind, str):
                 continue  # a base class of others
@@ -149,7 +158,7 @@ def _require_usable(layer: type[Layer], kind: str, file: BlockFile) -> None:
     if layer.output_shape is Layer.output_shape:
         raise ValueError(f"{where}: must define output_shape(self, input_shape)")
     if not callable(getattr(layer, "module", None)):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004 - validation reports these
             f"{where}: must define module(self, input_shape), which returns "
             "functools.partial(MODULE_CLASS, ARGUMENTS...)"
         )

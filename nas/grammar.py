@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union
 
 from pydantic import (
@@ -49,7 +49,7 @@ class IdentitySpec(LayerSpec):
         return {"anyOf": [{"const": "identity"}, handler.resolve_ref_schema(handler(schema))]}
 
 
-@lru_cache(maxsize=None)  # equal specs have one class
+@cache  # equal specs have one class
 def spec_of(layer: type[Layer]) -> type[LayerSpec]:
     """The spec of a layer class: its own fields, most of one value or of a list of them."""
     fields: dict[str, Any] = {}
@@ -81,7 +81,7 @@ def _spell_out(data: object) -> object:
     return {"kind": data} if isinstance(data, str) else data
 
 
-def _spec(data: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+def _spec(data: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
     return pick(data, handler, info, spec_of, SPECS)
 
 

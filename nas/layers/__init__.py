@@ -86,7 +86,7 @@ LAYERS: dict[str, type[Layer]] = {
 }
 
 
-def _layer(data: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+def _layer(data: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
     if isinstance(data, Layer):
         return data
     return pick(data, handler, info, lambda layer: layer, LAYERS)

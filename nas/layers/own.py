@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 from pydantic import BaseModel, ValidationInfo, ValidatorFunctionWrapHandler
 from pydantic_core import PydanticKnownError
@@ -15,12 +14,12 @@ Kinds = Mapping[str, type[Layer]]
 
 
 def pick(
-    data: Any,
+    data: object,
     handler: ValidatorFunctionWrapHandler,
     info: ValidationInfo,
     class_of: Callable[[type[Layer]], type[BaseModel]],
     built_in: Collection[str],
-) -> Any:
+) -> object:
     """``data`` as a value of the class that ``class_of`` has for its kind; else by ``handler``."""
     own: Kinds = info.context or {}
     kind = data.get("kind") if isinstance(data, Mapping) else None
