@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import (
     Field,
@@ -22,7 +22,13 @@ from nas.layers.base import (
     ResidualLayer,
     Shape,
 )
-from nas.layers.efficientformer_v1 import MetaBlock3D, MetaBlock4D, TokenClassifier
+from nas.layers.efficientformer_v1 import (
+    MetaBlock3D,
+    MetaBlock4D,
+    PointwiseFFN,
+    Pooling,
+    TokenClassifier,
+)
 from nas.layers.efficientformer_v2 import (
     Attention4D,
     AttentionDownsample,
@@ -47,6 +53,7 @@ from nas.layers.mobilevit import (
     MobileViTV2Block,
     MobileViTV3Block,
     MobileViTV3SeparableBlock,
+    SeparableAttention,
     ShortStem,
 )
 from nas.layers.own import Kinds, pick
@@ -61,6 +68,8 @@ LAYERS: dict[str, type[Layer]] = {
         ConvDownsample,
         AttentionDownsample,
         Classifier,
+        Pooling,
+        PointwiseFFN,
         MetaBlock4D,
         MetaBlock3D,
         TokenClassifier,
@@ -76,6 +85,7 @@ LAYERS: dict[str, type[Layer]] = {
         ShortStem,
         InvertedResidual,
         InvertedDownsample,
+        SeparableAttention,
         MobileViTV1Block,
         MobileViTV2Block,
         MobileViTV3Block,
@@ -135,9 +145,12 @@ __all__ = [
     "PatchDownsample",
     "PatchMerging",
     "PatchStem",
+    "PointwiseFFN",
     "PooledClassifier",
+    "Pooling",
     "ReducedAttention",
     "ResidualLayer",
+    "SeparableAttention",
     "Shape",
     "ShortStem",
     "TokenClassifier",

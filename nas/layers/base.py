@@ -15,6 +15,8 @@ Shape = tuple[int, int, int]
 
 Activation = Literal["gelu", "relu", "hardswish", "silu"]
 Positive = Annotated[int, Field(gt=0)]
+DepthwiseKernel = Literal[3, 5]
+"""Side of a depthwise convolution; in shared weights 3x3 is the middle of 5x5."""
 
 NAME = "[a-z][a-z0-9_]*"
 """A part of a slot's name, as a regular expression."""
