@@ -148,6 +148,19 @@ def test_a_table_has_rows_of_own_layers_that_name_the_version(space):
     assert (graphs.exported, graphs.substituted) == (1, 1)
 
 
+def test_a_batch_norm_that_is_not_folded_is_one_line(tmp_path):
+    text = CODE.replace(
+        "self.out = ConvNorm(hidden, channels)",
+        "self.out = nn.Sequential(nn.BatchNorm2d(hidden), nn.Conv2d(hidden, channels, 1))",
+    )
+    (tmp_path / "gated_ffn.py").write_text(text)
+    (tmp_path / "own.yaml").write_text(YAML)
+    layers = SearchSpace.load(tmp_path / "own.yaml").layers()
+    key = next(key for key in layers if key[0].startswith("gated_ffn@"))
+    with pytest.raises(UserError, match="'gated_ffn': a BatchNormalization is left after folding"):
+        LayerGraphs().graph(layers[key], key[1])
+
+
 @pytest.mark.parametrize("form", ["onnx", "python"])
 def test_own_layers_are_exported(space, form, tmp_path):
     architecture = space.smallest()

@@ -39,7 +39,7 @@ def own_constructor(layer: Layer, input_shape: Shape) -> partial[nn.Module]:
 def _problem(layer: Layer, input_shape: Shape) -> str | None:
     assert isinstance(layer, BringsModule)
     try:
-        call = layer.module(input_shape)
+        call: object = layer.module(input_shape)
         if not isinstance(call, partial):
             return (
                 "module must return functools.partial(MODULE_CLASS, ARGUMENTS...), "

@@ -22,10 +22,10 @@ def pick(
 ) -> object:
     """``data`` as a value of the class that ``class_of`` has for its kind; else by ``handler``."""
     own: Kinds = info.context or {}
-    kind = data.get("kind") if isinstance(data, Mapping) else None
+    kind = str(data.get("kind", "")) if isinstance(data, Mapping) else ""
     if kind in own:
         return class_of(own[kind]).model_validate(data, context=own)
-    if own and isinstance(kind, str) and kind not in built_in:
+    if own and kind and kind not in built_in:
         expected = ", ".join(f"'{it}'" for it in (*own, *built_in))
         raise PydanticKnownError(
             "union_tag_invalid",
