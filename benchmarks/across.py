@@ -1,6 +1,6 @@
 """Mixers of five families in one space against those of each family alone, on CIFAR-10.
 
-    .venv/bin/python benchmarks/across.py                    # about 90 minutes on two x86 cores
+    .venv/bin/python benchmarks/across.py                    # more than an hour on two x86 cores
     .venv/bin/python benchmarks/across.py --spaces across pvt_v2 --epochs 4
 
 Each space has the same stem, stages, widths and FFNs; only the list of mixers differs. Each is

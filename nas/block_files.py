@@ -6,7 +6,7 @@ import hashlib
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -60,26 +60,28 @@ def with_own_kinds(model: type[T], data: object, handler: ValidatorFunctionWrapH
     kinds: dict[str, type[Layer]] = {}
     for index, file in enumerate(_Named.model_validate({"blocks": given}).blocks):
         try:
-            recorded, module = _execute(file)
-            for kind, layer in _layers(module, recorded).items():
-                if kind in LAYERS or kind in kinds or kind == "identity":
-                    raise ValueError(
-                        f"{recorded.path}: kind '{kind}' exists already; choose another"
-                    )
-                kinds[kind] = layer
+            recorded, own = _read(file, taken=kinds)
         except ValueError as error:
-            raise PydanticCustomError(
-                "misfit",
-                "{message}",
-                {"location": ("blocks", index), "message": str(error)},
-            ) from None
+            context = {"location": ("blocks", index), "message": str(error)}
+            raise PydanticCustomError("misfit", "{message}", context) from None
         files.append(recorded)
+        kinds.update(own)
     return model.model_validate({**data, "blocks": tuple(files)}, context=kinds)
 
 
 def files_of(layers: Sequence[Layer]) -> tuple[BlockFile, ...]:
     """The files that define some of the layers."""
     return tuple(dict.fromkeys(it.origin for it in layers if it.origin is not None))
+
+
+def _read(file: BlockFile, taken: Collection[str]) -> tuple[BlockFile, Kinds]:
+    """The file with its hash, and its layers by their kinds, none of which may be ``taken``."""
+    recorded, module = _execute(file)
+    kinds = _layers(module, recorded)
+    for kind in kinds:
+        if kind in LAYERS or kind in taken or kind == "identity":
+            raise ValueError(f"{recorded.path}: kind '{kind}' exists already; choose another")
+    return recorded, kinds
 
 
 def _execute(file: BlockFile) -> tuple[BlockFile, ModuleType]:
