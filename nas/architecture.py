@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
 
+from nas.block_files import files_of, placed, with_own_kinds
 from nas.documents import (
     Document,
     Value,
@@ -19,7 +20,7 @@ from nas.documents import (
     write_atomically,
 )
 from nas.errors import UserError
-from nas.layers import AnyLayer, Layer, Shape
+from nas.layers import AnyLayer, BlockFile, Layer, Shape
 
 BUILT_IN = next(
     folder
@@ -35,6 +36,8 @@ BUILT_IN = next(
 class Architecture(Value):
     """An image classification network: layers that are applied one after the other.
 
+    ``blocks`` are the files of those layers whose kinds are a user's own.
+
     Raises:
         ValueError: a layer does not fit the output of the one before it, or a slot stands twice.
     """
@@ -43,7 +46,13 @@ class Architecture(Value):
     input_shape: tuple[
         Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]
     ]
+    blocks: tuple[BlockFile, ...] = ()
     layers: Annotated[tuple[AnyLayer, ...], Field(min_length=1)]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_own_kinds(cls, data: object, handler: ValidatorFunctionWrapHandler) -> Architecture:
+        return with_own_kinds(cls, data, handler)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -99,7 +108,9 @@ class Architecture(Value):
         """
         shape = (self.input_shape[0], pixels, pixels)
         try:
-            return Architecture(name=self.name, input_shape=shape, layers=self.layers)
+            return Architecture(
+                name=self.name, input_shape=shape, blocks=self.blocks, layers=self.layers
+            )
         except ValidationError as error:
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise UserError(f"{self.name or 'architecture'} at {pixels} px: {message}") from None
@@ -108,7 +119,9 @@ class Architecture(Value):
         """The same layers with a head that tells another number of classes apart."""
         *body, head = self.layers
         layers = (*body, head.model_copy(update={"classes": classes}))
-        return Architecture(name=self.name, input_shape=self.input_shape, layers=layers)
+        return Architecture(
+            name=self.name, input_shape=self.input_shape, blocks=self.blocks, layers=layers
+        )
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Architecture:
@@ -132,7 +145,7 @@ class Architecture(Value):
         if "stages" in document.data:
             raise document.error((), "is a search space, not an architecture")
         try:
-            return cls.model_validate(document.data)
+            return cls.model_validate(placed(document))
         except ValidationError as error:
             raise document.validation_error(error) from None
 
@@ -143,8 +156,10 @@ class Architecture(Value):
             for layer in self.layers
         )
         shape = ", ".join(map(str, self.input_shape))
+        blocks = [file.model_dump() for file in files_of(self.layers)]
+        named = f'  "blocks": {json.dumps(blocks)},\n' if blocks else ""
         return (
-            f'{{\n  "name": {json.dumps(self.name)},\n  "input_shape": [{shape}],\n'
+            f'{{\n  "name": {json.dumps(self.name)},\n  "input_shape": [{shape}],\n{named}'
             f'  "layers": [\n    {layers}\n  ]\n}}\n'
         )
 

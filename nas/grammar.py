@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, Union
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union
 
-from pydantic import BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, create_model
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializeAsAny,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    create_model,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from nas.documents import Location, Value
-from nas.layers import CONTEXT_FIELDS, LAYERS, Layer
+from nas.layers import CONTEXT_FIELDS, LAYERS, Layer, pick
 
 T = TypeVar("T")
 Option = int | float | str | bool
@@ -19,6 +30,9 @@ Widths = Width | Annotated[tuple[Width, ...], Field(min_length=1)]
 
 class LayerSpec(Value):
     """A layer of which any field may be a list, which makes it a choice."""
+
+    layer: ClassVar[type[Layer] | None] = None
+    """The class of the layers that it stands for; None for leaving the slot out."""
 
     kind: str
 
@@ -35,7 +49,8 @@ class IdentitySpec(LayerSpec):
         return {"anyOf": [{"const": "identity"}, handler.resolve_ref_schema(handler(schema))]}
 
 
-def _elastic(layer: type[Layer]) -> type[LayerSpec]:
+@cache  # equal specs have one class
+def spec_of(layer: type[Layer]) -> type[LayerSpec]:
     """The spec of a layer class: its own fields, most of one value or of a list of them."""
     fields: dict[str, Any] = {}
     for name, info in layer.model_fields.items():
@@ -48,14 +63,16 @@ def _elastic(layer: type[Layer]) -> type[LayerSpec]:
             many: Any = Annotated[tuple[one, ...], Field(min_length=1)]
             given = one if name in layer.fixed else one | many
             fields[name] = (given, ... if info.is_required() else info.default)
-    return create_model(
+    spec = create_model(
         f"{layer.__name__}Spec", __base__=LayerSpec, __doc__=layer.__doc__, **fields
     )
+    spec.layer = layer
+    return spec
 
 
 SPECS: dict[str, type[LayerSpec]] = {
     "identity": IdentitySpec,
-    **{kind: _elastic(layer) for kind, layer in LAYERS.items()},
+    **{kind: spec_of(layer) for kind, layer in LAYERS.items()},
 }
 
 
@@ -64,13 +81,20 @@ def _spell_out(data: object) -> object:
     return {"kind": data} if isinstance(data, str) else data
 
 
+def _spec(data: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
+    return pick(data, handler, info, spec_of, SPECS)
+
+
 if TYPE_CHECKING:
     AnySpec = LayerSpec
 else:
-    AnySpec = Annotated[
-        Union[tuple(SPECS.values())],  # noqa: UP007 - made from a tuple
-        Field(discriminator="kind"),
-        BeforeValidator(_spell_out),
+    AnySpec = SerializeAsAny[
+        Annotated[
+            Union[tuple(SPECS.values())],  # noqa: UP007 - made from a tuple
+            Field(discriminator="kind"),
+            WrapValidator(_spec),
+            BeforeValidator(_spell_out),
+        ]
     ]
 
 Candidates = AnySpec | Annotated[tuple[AnySpec, ...], Field(min_length=1)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +16,25 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
 from pydantic_core import PydanticCustomError
 
 from nas.architecture import BUILT_IN, Architecture, find
+from nas.block_files import files_of, placed, with_own_kinds
+from nas.candidates import (
+    choice_names,
+    dearest,
+    disorder,
+    enters,
+    fillings,
+    make_layer,
+    slot_choices,
+    slot_complaints,
+)
 from nas.documents import Document, Location, Value, location_text, read_document
 from nas.errors import UserError
-from nas.grammar import AnySpec, LayerSpec, Option, Slot, Stage, Widths, as_tuple, slots
-from nas.layers import LAYERS, NAME, Layer, MapMisfitError, Shape
+from nas.grammar import AnySpec, Option, Slot, Stage, Widths, as_tuple, slots
+from nas.layers import BlockFile, Layer, MapMisfitError, Shape
 
 Assignment = tuple[int, ...]
 _Placed = dict[tuple[int, ...], tuple[Layer, Shape] | None]
@@ -50,6 +60,7 @@ class SearchSpace(Value):
     channels: Annotated[int, Field(gt=0)] = 3
     classes: Annotated[int, Field(gt=1)]
     norms: Literal["private", "shared"] = "private"
+    blocks: tuple[BlockFile, ...] = ()
     stem: AnySpec
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     head: AnySpec
@@ -69,7 +80,7 @@ class SearchSpace(Value):
         if not isinstance(document.data, dict) or "layers" in document.data:
             raise document.error((), "a search space is a mapping with 'stages'")
         try:
-            return cls.model_validate(document.data)
+            return cls.model_validate(placed(document))
         except ValidationError as error:
             raise document.validation_error(error) from None
 
@@ -123,7 +134,7 @@ class SearchSpace(Value):
                 found[f"stage{number + 1}.width"] = stage.width
             for slot in self.slots:
                 if slot.stage == number:
-                    found.update(_slot_choices(slot))
+                    found.update(slot_choices(slot))
         return MappingProxyType(found)
 
     @property
@@ -143,11 +154,13 @@ class SearchSpace(Value):
             ValueError: the assignment has another length, or an index beyond its options.
         """
         values, pixels, widths = self._values(assignment)
-        layers = (self._chosen(slot, values, widths) for slot in self.slots)
+        chosen = (self._chosen(slot, values, widths) for slot in self.slots)
+        layers = tuple(layer for layer in chosen if layer is not None)
         return Architecture(
             name=self.name,
             input_shape=(self.channels, pixels, pixels),
-            layers=tuple(layer for layer in layers if layer is not None),
+            blocks=files_of(layers),
+            layers=layers,
         )
 
     def placed(self, assignment: Assignment) -> Iterator[tuple[Layer, Shape]]:
@@ -191,27 +204,35 @@ class SearchSpace(Value):
         """A random architecture; sizes spread evenly between the smallest and the largest.
 
         Independent uniform choices would almost all be of middling size. So a share is drawn
-        first, and each option index is binomial around it.
+        first, and each option index is binomial around it. A kind is no size: with that share as
+        its probability a slot is not left out, and all kinds are then as likely.
         """
         return self.decode(self.sample_assignment(rng))
 
     def sample_assignment(self, rng: np.random.Generator) -> Assignment:
         """The assignment of ``sample``."""
         share = rng.uniform()
-        return tuple(int(rng.binomial(size - 1, share)) for size in self.sizes)
+        return tuple(
+            _sample_kind(options, share, rng)
+            if name.endswith(".kind")
+            else int(rng.binomial(len(options) - 1, share))
+            for name, options in self.choices.items()
+        )
 
     def uniform(self, share: float) -> Assignment:
         """Uniform scaling: the same share, in [0, 1], of each width, expansion, depth and size.
 
-        Of the slots of one name in a stage that may be left out, that share is kept, evenly
-        spread; so each stage keeps its part of the depth.
+        A kind is no size: of the slots of one name in a stage that share, evenly spread, has the
+        dearest kind as in the largest network, and the others the cheapest, which often is to be
+        left out. So each stage keeps its part of the depth, and the design stays the largest's.
         """
         indices = []
         groups: dict[str, int] = {}
         for name, options in self.choices.items():
-            if name.endswith(".kind") and options[0] == "identity":
-                stage, _, slot, _ = name.split(".")
-                count = groups[f"{stage}.{slot}"] = groups.get(f"{stage}.{slot}", 0) + 1
+            if name.endswith(".kind"):
+                stage, _, slot = name.removesuffix(".kind").partition(".")
+                group = f"{stage}.{slot.rpartition('.')[2]}"
+                count = groups[group] = groups.get(group, 0) + 1
                 kept = math.floor(count * share + 1e-9) > math.floor((count - 1) * share + 1e-9)
                 indices.append((len(options) - 1) if kept else 0)
             else:
@@ -228,15 +249,15 @@ class SearchSpace(Value):
         here = as_tuple(self.stages[slot.stage].width)
         if slot.name == "stem":
             widths = [(self.channels, width) for width in here]
-        elif _enters(slot):
+        elif enters(slot):
             widths = list(itertools.product(as_tuple(self.stages[slot.stage - 1].width), here))
         else:
             widths = [(width, width) for width in here]
         for pixels in input_sizes or self.input_sizes:
             map_size = self._maps(pixels)[slot.name]
-            for spec, fields in _fillings(slot):
+            for spec, fields in fillings(slot):
                 for before, after in widths:
-                    layer = _layer(slot, spec, fields, before, after, self.classes)
+                    layer = make_layer(slot, spec, fields, before, after, self.classes)
                     yield layer, (before, *map_size)
 
     @cached_property
@@ -257,7 +278,7 @@ class SearchSpace(Value):
                 before, after = self._before(slot, widths), widths[slot.stage]
                 shape = (before, *self._maps(pixels)[slot.name])
                 layers = [
-                    _layer(slot, spec, _dearest(spec), before, after, self.classes)
+                    make_layer(slot, spec, dearest(spec), before, after, self.classes)
                     for spec in slot.candidates
                 ]
                 found[slot.name] = tuple((layer, shape) if layer else None for layer in layers)
@@ -307,15 +328,12 @@ class SearchSpace(Value):
     ) -> Layer | None:
         kind = values.get(f"{slot.name}.kind", slot.candidates[0].kind)
         spec = next(spec for spec in slot.candidates if spec.kind == kind)
-        fields = {
-            field: values[f"{slot.name}.{field}"]
-            for field, value in _own_fields(spec)
-            if isinstance(value, tuple)
-        }
+        names = choice_names(slot)[spec.kind]
+        fields = {field: values[name] for field, name in names.items()}
         before, after = self._before(slot, widths), widths[slot.stage]
         key = (slot.name, kind, tuple(fields.items()), before, after)
         if key not in self._made:
-            self._made[key] = _layer(slot, spec, fields, before, after, self.classes)
+            self._made[key] = make_layer(slot, spec, fields, before, after, self.classes)
         return self._made[key]
 
     @cached_property
@@ -324,17 +342,10 @@ class SearchSpace(Value):
         places = {name: place for place, name in enumerate(self.choices)}
         found = []
         for slot in self.slots:
-            if f"{slot.name}.kind" in places:
-                names = [name for name in _slot_choices(slot) if not name.endswith(".kind")]
-                used = [
-                    {
-                        f"{slot.name}.{it}"
-                        for it, value in _own_fields(spec)
-                        if isinstance(value, tuple)
-                    }
-                    for spec in slot.candidates
-                ]
-                idle = tuple(tuple(places[it] for it in names if it not in own) for own in used)
+            if len(slot.candidates) > 1:
+                used = [set(names.values()) for names in choice_names(slot).values()]
+                every = set().union(*used)
+                idle = tuple(tuple(sorted(places[it] for it in every - own)) for own in used)
                 found.append((places[f"{slot.name}.kind"], idle))
         return tuple(found)
 
@@ -346,7 +357,7 @@ class SearchSpace(Value):
         """The channels that enter a slot, given the width of each stage."""
         if slot.name == "stem":
             return self.channels
-        return widths[slot.stage - 1] if _enters(slot) else widths[slot.stage]
+        return widths[slot.stage - 1] if enters(slot) else widths[slot.stage]
 
     def _maps(self, pixels: int) -> dict[str, tuple[int, int]]:
         """Height and width of the map that each slot sees, for square images of that size."""
@@ -356,9 +367,9 @@ class SearchSpace(Value):
             maps = {}
             for slot in self.slots:
                 maps[slot.name] = shape[1:]
-                spec, fields = list(_fillings(slot))[-1]
+                spec, fields = list(fillings(slot))[-1]
                 before = self._before(slot, widths)
-                layer = _layer(slot, spec, fields, before, widths[slot.stage], self.classes)
+                layer = make_layer(slot, spec, fields, before, widths[slot.stage], self.classes)
                 if layer is not None and slot.name != "head":
                     try:
                         shape = (widths[slot.stage], *layer.output_shape(shape)[1:])
@@ -380,6 +391,11 @@ class SearchSpace(Value):
     def _map_cache(self) -> dict[int, dict[str, tuple[int, int]]]:
         return {}
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_own_kinds(cls, data: object, handler: ValidatorFunctionWrapHandler) -> SearchSpace:
+        return with_own_kinds(cls, data, handler)
+
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
         for location, message in self._complaints():
@@ -391,16 +407,16 @@ class SearchSpace(Value):
         return self
 
     def _complaints(self) -> Iterator[tuple[Location, str]]:
-        yield from _disorder(("input_size",), self.input_size)
+        yield from disorder(("input_size",), self.input_size)
         for number, stage in enumerate(self.stages):
             place: Location = ("stages", number, "width")
             for index, width in enumerate(as_tuple(stage.width)):
                 if width % WIDTH_STEP:
                     at = (*place, index) if isinstance(stage.width, tuple) else place
                     yield at, f"must be a multiple of {WIDTH_STEP}, got {width}"
-            yield from _disorder(place, stage.width)
+            yield from disorder(place, stage.width)
         for slot in self.slots:
-            yield from _slot_complaints(slot)
+            yield from slot_complaints(slot)
         for pixels in self.input_sizes:
             try:
                 self._maps(pixels)
@@ -436,90 +452,11 @@ def built_in_architectures() -> list[str]:
     return sorted(file.stem for file in (BUILT_IN / "published").glob("*.json"))
 
 
-def _enters(slot: Slot) -> bool:
-    """Whether the slot leads from the width of the stage before into its own."""
-    return slot.name.endswith(".downsample") and slot.stage > 0
-
-
-def _own_fields(spec: LayerSpec) -> Iterator[tuple[str, Any]]:
-    for name in type(spec).model_fields:
-        if name != "kind":
-            yield name, getattr(spec, name)
-
-
-def _slot_choices(slot: Slot) -> dict[str, tuple[Option, ...]]:
-    found: dict[str, tuple[Option, ...]] = {}
-    if len(slot.candidates) > 1:
-        found[f"{slot.name}.kind"] = tuple(spec.kind for spec in slot.candidates)
-    for spec in slot.candidates:
-        for field, value in _own_fields(spec):
-            if isinstance(value, tuple):
-                found[f"{slot.name}.{field}"] = value
-    return found
-
-
-def _fillings(slot: Slot) -> Iterator[tuple[LayerSpec, dict[str, Option]]]:
-    """Each candidate with each combination of its own choices."""
-    for spec in slot.candidates:
-        elastic = {name: value for name, value in _own_fields(spec) if isinstance(value, tuple)}
-        for options in itertools.product(*elastic.values()):
-            yield spec, dict(zip(elastic, options, strict=True))
-
-
-def _dearest(spec: LayerSpec) -> dict[str, Option]:
-    """The last option of each choice that a candidate has of its own."""
-    return {name: value[-1] for name, value in _own_fields(spec) if isinstance(value, tuple)}
-
-
-def _layer(
-    slot: Slot, spec: LayerSpec, fields: Mapping[str, Option], before: int, after: int, classes: int
-) -> Layer | None:
-    if spec.kind == "identity":
-        return None
-    made = LAYERS[spec.kind]
-    context = {
-        "channels": after,
-        "in_channels": before,
-        "out_channels": after,
-        "classes": classes,
-    }
-    fixed = {name: value for name, value in _own_fields(spec) if not isinstance(value, tuple)}
-    filled = {name: value for name, value in context.items() if name in made.model_fields}
-    return made.model_validate({"slot": slot.name, **filled, **fixed, **fields})
-
-
-def _slot_complaints(slot: Slot) -> Iterator[tuple[Location, str]]:
-    last = slot.name.rpartition(".")[2]
-    if not re.fullmatch(NAME, last):
-        yield slot.location, f"a slot's name must be in lower case ({NAME}), got {last}"
-    kinds = [spec.kind for spec in slot.candidates]
-    if len(set(kinds)) < len(kinds):
-        yield slot.location, f"each kind may stand once, got {', '.join(kinds)}"
-    if "identity" in kinds[1:]:
-        yield slot.location, "must list identity first: options go from cheapest to dearest"
-    shared: dict[str, Any] = {}
-    for index, spec in enumerate(slot.candidates):
-        place = (*slot.location, index) if len(slot.candidates) > 1 else slot.location
-        for field, value in _own_fields(spec):
-            descending = spec.kind in LAYERS and field in LAYERS[spec.kind].descending
-            yield from _disorder((*place, field), value, descending=descending)
-            if isinstance(value, tuple) and shared.setdefault(field, value) != value:
-                yield (*place, field), "kinds of one slot must offer the same options"
-
-
-def _disorder(
-    location: Location, value: object, *, descending: bool = False
-) -> Iterator[tuple[Location, str]]:
-    if not isinstance(value, tuple):
-        return
-    listed = ", ".join(map(str, value))
-    if len(set(value)) < len(value):
-        yield location, f"lists an option twice, got {listed}"
-    elif all(isinstance(option, int | float) for option in value) and list(value) != sorted(
-        value, reverse=descending
-    ):
-        order = "descending" if descending else "ascending"
-        yield location, f"must go from cheapest to dearest ({order}), got {listed}"
+def _sample_kind(kinds: Sequence[Option], share: float, rng: np.random.Generator) -> int:
+    optional = int(kinds[0] == "identity")
+    if optional and not rng.binomial(1, share):
+        return 0
+    return int(rng.integers(optional, len(kinds))) if len(kinds) > optional + 1 else optional
 
 
 def _first_line(error: ValueError) -> str:

@@ -21,12 +21,14 @@ from torch.func import functional_call
 from nas.architecture import Architecture
 from nas.blocks import make_module
 from nas.blocks.metapath import MetaPath
+from nas.errors import UserError
 from nas.grammar import Slot
 from nas.layers import Layer, Shape
 from nas.network import Network, build
 from nas.space import SearchSpace
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PATH_LOGITS = "path_logits"
 """What the name of each vector of path logits ends with."""
 
@@ -43,7 +45,8 @@ class Crop(NamedTuple):
     """Where one tensor of a layer lies in the supernet: a leading corner of the tensor ``key``.
 
     The corner is taken of the tensor's logical shape, in which each elastic dimension has its own
-    axis, and is then laid out as ``shape``.
+    axis, and is then laid out as ``shape``. A smaller kernel is the middle of a larger one, since
+    both see the same pixel there; so along a kernel's axes the corner lies in the middle.
     """
 
     name: str
@@ -76,7 +79,8 @@ class Supernet(nn.Module):
     not have; all else is the same.
 
     Raises:
-        ValueError: some tensor of a slot has no variant that is widest along all its axes.
+        UserError: some tensor of a slot has no variant that is widest along all its axes, or a
+            module's weights lie so that a leading corner of them is no narrower module.
     """
 
     def __init__(self, space: SearchSpace, resolutions: Sequence[int] = ()) -> None:
@@ -258,6 +262,7 @@ class Supernet(nn.Module):
     def _crops(self, layer: Layer, module: nn.Module) -> Iterator[Crop]:
         norms = self._private_norms(module)
         shapes = _logical_shapes(module)
+        kernels = _kernels(module)
         for name, tensor in module.state_dict(keep_vars=True).items():
             key = _key(layer.slot, layer.kind, name)
             path = name.rpartition(".")[0]
@@ -271,7 +276,8 @@ class Supernet(nn.Module):
                     f"{layer.slot}.{name}: a corner of {part} does not fit into the supernet's "
                     f"{whole}"
                 )
-            yield Crop(name, key, whole, tuple(slice(0, side) for side in part), tensor.shape)
+            corner = _corner(part, whole, len(kernels.get(name, ())))
+            yield Crop(name, key, whole, corner, tensor.shape)
 
 
 def _key(slot: str, kind: str, name: str) -> str:
@@ -280,6 +286,22 @@ def _key(slot: str, kind: str, name: str) -> str:
 
 def _path_key(slot: str) -> str:
     return f"{slot}:{PATH_LOGITS}".replace(".", "/")
+
+
+def _corner(part: Sequence[int], whole: Sequence[int], kernel_axes: int) -> tuple[slice, ...]:
+    """The leading corner, but the middle along the last axes, which are a kernel's."""
+    firsts = [0] * (len(part) - kernel_axes)
+    firsts += [(w - p) // 2 for p, w in zip(part, whole, strict=True)][len(firsts) :]
+    return tuple(slice(first, first + side) for first, side in zip(firsts, part, strict=True))
+
+
+def _kernels(module: nn.Module) -> Mapping[str, tuple[int, ...]]:
+    """The kernel of each convolution's weight, which is the end of its logical shape, by name."""
+    return {
+        f"{path}.weight" if path else "weight": child.kernel_size
+        for path, child in module.named_modules()
+        if isinstance(child, CONVOLUTIONS)
+    }
 
 
 def _norms(module: nn.Module) -> Iterator[tuple[str, int]]:
@@ -301,9 +323,17 @@ def _survey(slot: Slot, kind: str, variants: list[tuple[Layer, Shape]]) -> _Surv
     largest: dict[str, tuple[int, ...]] = {}
     widest: dict[str, tuple[int, ...]] = {}
     norm_widths: dict[str, set[int]] = {}
+    groups: dict[str, tuple[int, ...]] = {}
     for variant in variants:
         with torch.device("meta"):
             module = make_module(*variant)
+        for path, group in _groups(module):
+            if groups.setdefault(path, group) != group:
+                raise UserError(
+                    f"{slot.name}: '{kind}': channels per group of {path or 'its module'} must be "
+                    f"the same at all widths, got {groups[path]} and {group}: with a fixed number "
+                    "of groups a narrower one is no corner of a wider one"
+                )
         for path, width in _norms(module):
             norm_widths.setdefault(path, set()).add(width)
         for name, shape in _logical_shapes(module).items():
@@ -313,11 +343,22 @@ def _survey(slot: Slot, kind: str, variants: list[tuple[Layer, Shape]]) -> _Surv
                 owners[name], largest[name] = variant, shape
     for name, shape in widest.items():
         if largest[name] != shape:
-            raise ValueError(
+            raise UserError(
                 f"{slot.name}: no variant of '{kind}' is widest in all axes of {name}: the "
                 f"largest is {largest[name]}, others reach {shape}"
             )
     return _Survey(owners, norm_widths)
+
+
+def _groups(module: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The channels in each group, of whatever divides its channels into several."""
+    for path, child in module.named_modules():
+        if isinstance(child, CONVOLUTIONS) and child.groups > 1:
+            yield path, (child.in_channels // child.groups, child.out_channels // child.groups)
+        elif isinstance(child, nn.GroupNorm) and child.num_groups > 1:
+            yield path, (child.num_channels // child.num_groups,)
+        elif isinstance(child, nn.MultiheadAttention):  # queries, keys, values along one axis
+            yield path, (child.embed_dim,)
 
 
 def _logical_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

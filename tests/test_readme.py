@@ -38,6 +38,7 @@ def tree():
             ("search_spaces/*.yaml", "The built-in search spaces"),
             ("search_spaces/published/*.json", "Published networks, layer by layer"),
             ("search_spaces/schema/*.json", "JSON Schema of both file formats, for editors"),
+            ("docs/", "How to bring a block of your own"),
             ("latency_tables/", "An example table, and where yours go"),
             ("runs/", "Where trainings and searches write"),
             ("examples/", "What to do with a network once it is found, one command each"),

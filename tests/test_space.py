@@ -7,7 +7,7 @@ import pytest
 from nas.architecture import BUILT_IN
 from nas.documents import parse_document
 from nas.errors import UserError
-from nas.network import measure_size
+from nas.network import layer_size, measure_size
 from nas.space import Architecture, SearchSpace, built_in_architectures, built_in_spaces
 
 TEXT = """\
@@ -156,14 +156,54 @@ def test_each_kind_of_a_slot_brings_its_own_fields_and_those_of_one_name_are_one
     ]
 
 
-def test_kinds_of_one_slot_with_other_options_for_one_field_are_refused():
+def test_kinds_of_one_slot_with_other_options_for_one_field_have_a_choice_each():
     text = MIXED.replace(
         "{kind: conv_ffn, expansion: [1, 2]}", "{kind: conv_ffn, expansion: [1, 3]}"
     )
-    with pytest.raises(
-        UserError, match=r"any\[3\]\.expansion: kinds of one slot must offer the same"
-    ):
-        load(text)
+    space = load(text)
+    names = [name for name in space.choices if ".block1.any" in name]
+    assert {name: space.choices[name] for name in names} == {
+        "stage1.block1.any.kind": ("identity", "metablock4d", "metablock3d", "conv_ffn"),
+        "stage1.block1.any.metablock4d.expansion": (1.0, 2.0),
+        "stage1.block1.any.heads": (2, 4),
+        "stage1.block1.any.conv_ffn.expansion": (1.0, 3.0),
+    }
+    slot = next(it for it in space.slots if it.name == "stage1.block1.any")
+    expected = {layer.signature for layer, _ in space.variants(slot) if layer is not None}
+    rest = [size - 1 for size in space.sizes]
+    places = [list(space.choices).index(name) for name in names]
+    made, canonical = set(), set()
+    for options in itertools.product(*(range(space.sizes[place]) for place in places)):
+        for place, option in zip(places, options, strict=True):
+            rest[place] = option
+        found = [it for it in space.decode(rest).layers if it.slot == slot.name]
+        made |= {layer.signature for layer in found}
+        canonical.add(space.canonical(tuple(rest)))
+    assert made == {it for it in expected if "channels=16" in it}
+    assert len(canonical) == 1 + len(made)  # and the slot left out
+
+
+@pytest.mark.parametrize("name", built_in_spaces())
+def test_kinds_of_built_in_spaces_stand_in_the_order_of_their_macs(name):
+    for slot, candidates in SearchSpace.load(name).paths.items():
+        costs = [layer_size(*placed).macs if placed else -1 for placed in candidates]
+        assert costs == sorted(costs), slot
+
+
+def test_samples_take_all_kinds_as_often_whatever_their_size():
+    space = load(MIXED)
+    rng = np.random.default_rng(0)
+    place = list(space.choices).index("stage1.block1.any.kind")
+    drawn = np.bincount([space.sample_assignment(rng)[place] for _ in range(1200)], minlength=4)
+    assert abs(drawn[0] / 1200 - 1 / 2) < 0.05
+    assert np.abs(drawn[1:] / 1200 - 1 / 6).max() < 0.04
+
+
+def test_uniform_scaling_keeps_the_kinds_of_the_largest_network():
+    space = load(MIXED)
+    kinds = [place for place, name in enumerate(space.choices) if name.endswith("any.kind")]
+    found = [tuple(space.uniform(share)[place] for place in kinds) for share in (0, 0.5, 1)]
+    assert found == [(0, 0), (0, 3), (3, 3)]
 
 
 def test_pooling_and_attention_blocks_may_stand_in_any_order():

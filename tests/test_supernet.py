@@ -10,6 +10,7 @@ import torch
 
 from nas.blocks import make_module
 from nas.blocks.relative_bias import RelativeBias
+from nas.candidates import choice_names
 from nas.grammar import SPECS
 from nas.layers import LAYERS
 from nas.network import build
@@ -133,9 +134,52 @@ SEPARABLE = {
     "head": {"kind": "mean_classifier"},
 }  # fmt: skip
 
+MIXERS = {
+    "name": "mixers_of_all_families",
+    "input_size": 32,
+    "classes": 5,
+    "stem": {"kind": "conv_stem"},
+    "stages": [
+        {"width": [8, 12], "blocks": [{
+            "mixer": [
+                "identity", {"kind": "pooling"}, {"kind": "separable_attention"},
+                {"kind": "reduced_attention", "heads": [1, 2], "head_dim": [2, 4], "reduction": 2},
+                {"kind": "cascaded_attention", "heads": 2, "key_dim": 4, "window": 8},
+                {"kind": "attention4d", "heads": [1, 2, 3], "key_dim": 2, "value_dim": 3}],
+            "ffn": [
+                "identity", {"kind": "pointwise_ffn", "expansion": [1, 2]},
+                {"kind": "token_ffn", "expansion": [1, 1.5]},
+                {"kind": "conv_ffn", "expansion": [1, 2]}]}]},
+    ],
+    "head": {"kind": "mean_classifier"},
+}  # fmt: skip
+
+_KERNELS = {"expansion": 1, "kernel": [3, 5]}
+FINER = {
+    **MIXERS,
+    "name": "finer_choices",
+    "stages": [
+        {"width": [8, 12], "blocks": [
+            {"ffn": ["identity", {"kind": "conv_ffn", "activation": ["relu", "gelu"], **_KERNELS}]},
+            {"ffn": ["identity", {"kind": "depthwise_ffn", **_KERNELS}]},
+            {"attention": ["identity", {
+                "kind": "attention4d", "stride": [2, 1], "heads": 2, "key_dim": 2,
+                "value_dim": 2, "talking_heads": [False, True], "activation": "silu"}]}]},
+        {"width": [8, 12],
+         "downsample": [{"kind": "conv_downsample"},
+                        {"kind": "inverted_downsample", **_KERNELS},
+                        {"kind": "attention_downsample", "heads": 2, "key_dim": 2, "value_dim": 4}],
+         "blocks": [
+             {"ffn": ["identity", {"kind": "token_ffn", **_KERNELS}]},
+             {"ffn": ["identity", {"kind": "inverted_residual", **_KERNELS}]}]},
+    ],
+}  # fmt: skip
+NO_SIZES = ("activation", "stride", "talking_heads")
+"""What an option may change without making a tensor smaller."""
+
 SPACES = {
     each["name"]: SearchSpace.model_validate(each)
-    for each in (SPACE, TOKENS, CASCADE, WINDOWS, REDUCED, MOBILEVIT, SEPARABLE)
+    for each in (SPACE, TOKENS, CASCADE, WINDOWS, REDUCED, MOBILEVIT, SEPARABLE, MIXERS, FINER)
 }
 
 
@@ -202,7 +246,12 @@ def kept_axes(layer, widest, shape, name):  # noqa: C901 - one case for each kin
     if layer.kind == "conv_stem":
         half = torch.arange(layer.out_channels // 2)
         return {"conv1": [half, here], "conv2": [there, half]}[leaf]
-    if layer.kind == "metablock4d":
+    if layer.kind == "pooling":
+        return [here]
+    if layer.kind == "separable_attention":
+        query = torch.arange(1) if name.startswith("attention.query") else here
+        return [query, here]
+    if layer.kind in ("metablock4d", "pointwise_ffn"):
         hidden = torch.arange(layer.hidden)
         return {"fc1": [hidden, here], "fc2": [there, hidden], "scale": [here], "mixer": [here]}[
             leaf
@@ -329,6 +378,8 @@ def masked_module(supernet, layer, widest, shape):
         else:
             mask = torch.zeros_like(tensor)
             mask[torch.meshgrid(*axes[: tensor.dim()], indexing="ij")] = 1
+            if tensor.shape[2:] == (5, 5) and getattr(layer, "kernel", 5) == 3:
+                mask *= torch.tensor([0, 1, 1, 1, 0]) * torch.tensor([[0], [1], [1], [1], [0]])
             whole = stored(supernet, layer, name)  # of the largest map
             state[name] = whole[tuple(slice(side) for side in tensor.shape)] * mask
     for name, ratio in query_scales(layer, widest, state):
@@ -340,7 +391,8 @@ def masked_module(supernet, layer, widest, shape):
             width = width or len(kept_axes(layer, widest, shape, f"{name}.weight")[0])
             norm.forward = partial(masked_layer_norm, norm, width)
         if isinstance(norm, torch.nn.GroupNorm):
-            norm.forward = partial(masked_image_norm, norm, layer.dim)
+            width = getattr(layer, "dim", None) or layer.channels
+            norm.forward = partial(masked_image_norm, norm, width)
     return module
 
 
@@ -392,6 +444,8 @@ def test_subnet_equals_masked_supernet(space, supernet, images):
         x = fitting(images, architecture)
         for layer, shape in architecture.placed():
             wide_layer, width = widest[layer.slot, layer.kind]
+            same = {name: getattr(layer, name) for name in NO_SIZES if hasattr(layer, name)}
+            wide_layer = wide_layer.model_copy(update=same)
             wide_shape = (width, *shape[1:])
             padded = torch.zeros(2, *wide_shape, dtype=torch.float64)
             padded[:, : x.shape[1]] = x
@@ -417,7 +471,7 @@ def test_crops_of_a_cheaper_option_lie_within_those_of_a_dearer_one(name, choice
     position = list(space.choices).index(choice)
     chain = []
     for option in range(space.sizes[position]):
-        assignment = [size - 1 for size in space.sizes]
+        assignment = with_a_kind_of(space, choice)
         assignment[position] = option
         network = supernet.extract(space.decode(assignment))
         chain.append(
@@ -428,12 +482,29 @@ def test_crops_of_a_cheaper_option_lie_within_those_of_a_dearer_one(name, choice
             }
         )
     # each kind has its own tensors, so each is compared with leaving the slot out
-    switches = choice.endswith(".kind")
-    pairs = [(chain[0], other) for other in chain[1:]] if switches else pairwise(chain)
+    pairs = list(pairwise(chain))
+    if choice.endswith(".kind"):
+        is_optional = space.choices[choice][0] == "identity"
+        pairs = [(chain[0], other) for other in chain[1:]] if is_optional else []
+    if choice.endswith(".stride"):  # a strided attention has a convolution of its own
+        for one in chain:
+            one.pop(f"{choice.removesuffix('.stride')}.stride_conv.conv.weight", None)
+            one.pop(f"{choice.removesuffix('.stride')}.stride_conv.conv.bias", None)
     for smaller, larger in pairs:
         assert smaller.keys() <= larger.keys()
         assert all(smaller[name] <= larger[name] for name in smaller)
-        assert smaller != larger or choice == "input_size"  # only relative biases depend on it
+        # only relative biases depend on the input size, nothing on the activation
+        assert smaller != larger or choice.endswith(("input_size", ".activation"))
+
+
+def with_a_kind_of(space, choice):
+    """The dearest assignment in which the slot of a choice is of a kind that the choice is for."""
+    assignment = [size - 1 for size in space.sizes]
+    for slot in space.slots:
+        for index, spec in enumerate(slot.candidates):
+            if choice in choice_names(slot)[spec.kind].values() and len(slot.candidates) > 1:
+                assignment[list(space.choices).index(f"{slot.name}.kind")] = index
+    return assignment
 
 
 def test_a_smaller_size_has_the_attention_biases_of_the_same_pixels():

@@ -18,6 +18,7 @@ from nas.blocks import (
     mobilevit_v3,
     pvt_v2,
 )
+from nas.blocks.own import BringsModule, own_constructor
 from nas.layers import Layer, Shape
 
 Arguments = ParamSpec("Arguments")
@@ -30,6 +31,8 @@ def make_module(layer: Layer, input_shape: Shape) -> nn.Module:
 
 def constructor(layer: Layer, input_shape: Shape) -> partial[nn.Module]:
     """The class of a layer's module with its arguments, which are plain values."""
+    if isinstance(layer, BringsModule):
+        return own_constructor(layer, input_shape)
     for family in (_efficientformer, _efficientvit, _pvt_v2, _mobilevit):
         found = family(layer, input_shape[1:])
         if found is not None:
@@ -48,7 +51,11 @@ def _efficientformer(layer: Layer, map_size: tuple[int, int]) -> Found:
                 efficientformer_v2.ConvStem, layer.in_channels, layer.out_channels, layer.activation
             )
         case layers.ConvFFN():
-            return _call(efficientformer_v2.ConvFFN, layer.channels, layer.hidden, layer.activation)
+            return _call(
+                efficientformer_v2.ConvFFN,
+                *(layer.channels, layer.hidden, layer.activation),
+                kernel=layer.kernel,
+            )
         case layers.Attention4D():
             return _call(
                 efficientformer_v2.Attention4D,
@@ -80,6 +87,12 @@ def _efficientformer(layer: Layer, map_size: tuple[int, int]) -> Found:
                 layer.in_channels,
                 layer.classes,
                 distillation=layer.distillation,
+            )
+        case layers.Pooling():
+            return _call(efficientformer_v1.PoolingMixer, layer.channels)
+        case layers.PointwiseFFN():
+            return _call(
+                efficientformer_v1.PointwiseFFN, layer.channels, layer.hidden, layer.activation
             )
         case layers.MetaBlock4D():
             return _call(
@@ -115,7 +128,11 @@ def _efficientvit(layer: Layer, map_size: tuple[int, int]) -> Found:
                 efficientvit.DeepConvStem, layer.in_channels, layer.out_channels, layer.activation
             )
         case layers.DepthwiseFFN():
-            return _call(efficientvit.DepthwiseFFN, layer.channels, layer.hidden, layer.activation)
+            return _call(
+                efficientvit.DepthwiseFFN,
+                *(layer.channels, layer.hidden, layer.activation),
+                kernel=layer.kernel,
+            )
         case layers.CascadedAttention():
             return _call(
                 efficientvit.CascadedAttention,
@@ -157,6 +174,7 @@ def _pvt_v2(layer: Layer, map_size: tuple[int, int]) -> Found:  # noqa: ARG001
                 pvt_v2.TokenFFN,
                 *(layer.channels, layer.hidden, layer.activation),
                 rectified=layer.rectified,
+                kernel=layer.kernel,
             )
         case _:
             return None
@@ -170,7 +188,9 @@ def _mobilevit(layer: Layer, map_size: tuple[int, int]) -> Found:  # noqa: ARG00
             )
         case layers.InvertedResidual():
             return _call(
-                mobilevit_v1.InvertedResidual, layer.channels, layer.hidden, layer.activation
+                mobilevit_v1.InvertedResidual,
+                *(layer.channels, layer.hidden, layer.activation),
+                kernel=layer.kernel,
             )
         case layers.InvertedDownsample():
             return _call(
@@ -180,7 +200,10 @@ def _mobilevit(layer: Layer, map_size: tuple[int, int]) -> Found:  # noqa: ARG00
                 layer.out_channels,
                 stride=layer.stride,
                 act=layer.activation,
+                kernel=layer.kernel,
             )
+        case layers.SeparableAttention():
+            return _call(mobilevit_v2.SeparableMixer, layer.channels)
         case layers.MobileViTV1Block():
             return _call(
                 mobilevit_v1.MobileViTV1Block,

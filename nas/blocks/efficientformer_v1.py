@@ -15,25 +15,34 @@ from nas.blocks.relative_bias import RelativeBias
 from nas.blocks.tokens import TokenLinear, TokenScale, fold_token_scale
 
 
-class MetaBlock4D(nn.Module):
-    """Pooling as token mixer, then y + scale * MLP(y), the MLP of 1x1 convolutions."""
+class PointwiseFFN(nn.Module):
+    """x + scale * MLP(x), the MLP of 1x1 convolutions."""
 
     def __init__(self, channels: int, hidden: int, act: str) -> None:
         super().__init__()
-        self.mixer = PoolingMixer(channels)
         self.fc1 = ConvNorm(channels, hidden)
         self.act = activation(act)
         self.fc2: nn.Module = ConvNorm(hidden, channels)
         self.scale: nn.Module = Scale(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.mixer(x)
         y = self.act(self.fc1(x))  # (N, hidden, H, W)
         return x + self.scale(self.fc2(y))  # type: ignore[no-any-return]
 
     def fold(self) -> nn.Module:
         self.fc2, self.scale = fold_scale(self.fc2, self.scale), nn.Identity()
         return self
+
+
+class MetaBlock4D(PointwiseFFN):
+    """Pooling as token mixer, then the MLP."""
+
+    def __init__(self, channels: int, hidden: int, act: str) -> None:
+        super().__init__(channels, hidden, act)
+        self.mixer = PoolingMixer(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.mixer(x))
 
 
 class PoolingMixer(nn.Module):

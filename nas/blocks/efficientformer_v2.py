@@ -30,10 +30,10 @@ class ConvStem(nn.Module):
 class ConvFFN(nn.Module):
     """x + scale * FFN(x), the FFN with a depthwise convolution between its 1x1 ones."""
 
-    def __init__(self, channels: int, hidden: int, act: str) -> None:
+    def __init__(self, channels: int, hidden: int, act: str, *, kernel: int = 3) -> None:
         super().__init__()
         self.fc1 = ConvNorm(channels, hidden)
-        self.mid = ConvNorm(hidden, hidden, kernel=3, groups=hidden)
+        self.mid = ConvNorm(hidden, hidden, kernel=kernel, groups=hidden)
         self.fc2: nn.Module = ConvNorm(hidden, channels)
         self.act1, self.act2 = activation(act), activation(act)
         self.scale: nn.Module = Scale(channels)

@@ -40,9 +40,9 @@ class DepthwiseFFN(nn.Module):
 
     branch_ends = ("fc2",)
 
-    def __init__(self, channels: int, hidden: int, act: str) -> None:
+    def __init__(self, channels: int, hidden: int, act: str, *, kernel: int = 3) -> None:
         super().__init__()
-        self.depthwise = ResidualDepthwise(channels)
+        self.depthwise = ResidualDepthwise(channels, kernel)
         self.fc1 = ConvNorm(channels, hidden, bias=False)
         self.act = activation(act)
         self.fc2 = ConvNorm(hidden, channels, bias=False)
@@ -54,12 +54,12 @@ class DepthwiseFFN(nn.Module):
 
 
 class ResidualDepthwise(ConvNorm):
-    """x + depthwise(x), of 3x3 pixels."""
+    """x + depthwise(x)."""
 
     branch_ends = ("norm",)
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, kernel=3, groups=channels, bias=False)
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__(channels, channels, kernel=kernel, groups=channels, bias=False)
         nn.init.zeros_(self.norm.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -70,7 +70,7 @@ class ResidualDepthwise(ConvNorm):
         conv = super().fold()
         assert isinstance(conv, nn.Conv2d)
         with torch.no_grad():
-            conv.weight[:, :, 1, 1] += 1
+            conv.weight[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] += 1
         return conv
 
 

@@ -31,11 +31,18 @@ class InvertedDownsample(nn.Module):
     """(N, C, H, W) to (N, C', H/stride, W/stride), wider at the depthwise convolution."""
 
     def __init__(
-        self, in_channels: int, hidden: int, out_channels: int, *, stride: int, act: str
+        self,
+        in_channels: int,
+        hidden: int,
+        out_channels: int,
+        *,
+        stride: int,
+        act: str,
+        kernel: int = 3,
     ) -> None:
         super().__init__()
         self.fc1 = ConvNorm(in_channels, hidden, bias=False)
-        self.mid = ConvNorm(hidden, hidden, kernel=3, stride=stride, groups=hidden, bias=False)
+        self.mid = ConvNorm(hidden, hidden, kernel=kernel, stride=stride, groups=hidden, bias=False)
         self.fc2 = ConvNorm(hidden, out_channels, bias=False)
         self.act1, self.act2 = activation(act), activation(act)
 
@@ -50,8 +57,8 @@ class InvertedResidual(InvertedDownsample):
 
     branch_ends = ("fc2",)
 
-    def __init__(self, channels: int, hidden: int, act: str) -> None:
-        super().__init__(channels, hidden, channels, stride=1, act=act)
+    def __init__(self, channels: int, hidden: int, act: str, *, kernel: int = 3) -> None:
+        super().__init__(channels, hidden, channels, stride=1, act=act, kernel=kernel)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + super().forward(x)

@@ -95,10 +95,32 @@ class SeparableTransformerLayer(nn.Module):
         return self
 
 
+class SeparableMixer(nn.Module):
+    """x + attention(norm(x)), with one context for all pixels of the map (N, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm: nn.Module = TokenGroupNorm(channels)
+        self.attention: nn.Module = SeparableAttention(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, _, height, width = x.shape
+        # views, as in to_tokens
+        tokens = x.permute(0, 2, 3, 1).contiguous().view(n, 1, height * width, -1)
+        y = self.attention(self.norm(tokens)).view(n, height, width, -1)
+        return x + y.permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+
+    def fold(self) -> nn.Module:
+        attention = self.attention
+        assert isinstance(attention, FoldedSeparableAttention)
+        self.norm = fold_norm(self.norm, attention.query, attention.key, attention.value)
+        return self
+
+
 class SeparableAttention(nn.Module):
     """Each token's value times one context, a mean of the keys weighted by scores of the tokens.
 
-    For tokens (N, 4, T, C), with one context for each of the 4 places.
+    For tokens (N, 4, T, C), with one context for each of the 4 places; or (N, 1, T, C).
     """
 
     def __init__(self, dim: int) -> None:

@@ -125,12 +125,14 @@ class TokenFFN(nn.Module):
 
     branch_ends = ("fc2",)
 
-    def __init__(self, channels: int, hidden: int, act: str, *, rectified: bool) -> None:
+    def __init__(
+        self, channels: int, hidden: int, act: str, *, rectified: bool, kernel: int = 3
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels, eps=EPSILON)
         self.fc1 = TokenLinear(channels, hidden)
         self.rectify = nn.ReLU() if rectified else nn.Identity()
-        self.mid = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.mid = nn.Conv2d(hidden, hidden, kernel, padding=kernel // 2, groups=hidden)
         self.act = activation(act)
         self.fc2 = TokenLinear(hidden, channels)
 

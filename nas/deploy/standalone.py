@@ -21,6 +21,7 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.blocks import constructor
 from nas.deploy.reader import read_tensors
+from nas.errors import UserError
 from nas.network import Network
 
 UNUSED_METHODS = frozenset({"fold", "logical_shapes"})
@@ -72,7 +73,7 @@ def source_file(architecture: Architecture) -> str:
     """The text of a Python file with ``build()`` and ``load()``.
 
     Raises:
-        ValueError: a class refers to something outside of torch, Python and this package.
+        UserError: a class refers to something outside of torch, Python and this package.
     """
     calls = [(layer.slot, constructor(layer, shape)) for layer, shape in architecture.placed()]
     parts = _Parts()
@@ -137,7 +138,7 @@ class _Parts:
             start = f"import {module}" if thing is None else f"from {module} import {thing}"
             self.imports.add(start + alias)
         else:
-            raise ValueError(f"{module}: is neither torch nor a part of Python")
+            raise UserError(f"--format python: {module}: is neither torch nor a part of Python")
 
 
 @lru_cache

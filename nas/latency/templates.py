@@ -19,6 +19,7 @@ from torch import nn
 
 from nas.blocks import make_module
 from nas.deploy.export import PARITY_BOUND, export_folded
+from nas.errors import UserError
 from nas.latency.graphs import input_shape as input_shape_of
 from nas.latency.graphs import operators, with_weights
 from nas.layers import CONTEXT_FIELDS, Layer, Shape
@@ -68,7 +69,10 @@ class LayerGraphs:
         weights = _weights(folded)
         model = export_folded(folded, input_shape)
         if operators(model)["BatchNormalization"]:
-            raise ValueError(f"{layer.slot}: a BatchNormalization is left after folding")
+            raise UserError(
+                f"{layer.slot}: '{layer.kind}': a BatchNormalization is left after folding; use "
+                "nas.blocks.norm.ConvNorm, or give the module a method fold()"
+            )
         self.exported += 1
         if _is_template(model, weights):
             templates.append(model)

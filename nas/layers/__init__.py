@@ -4,10 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Union
 
-from pydantic import Field
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
-from nas.layers.base import CONTEXT_FIELDS, NAME, Activation, Layer, MapMisfitError, Shape
-from nas.layers.efficientformer_v1 import MetaBlock3D, MetaBlock4D, TokenClassifier
+from nas.layers.base import (
+    CONTEXT_FIELDS,
+    NAME,
+    Activation,
+    BlockFile,
+    Layer,
+    MapMisfitError,
+    ResidualLayer,
+    Shape,
+)
+from nas.layers.efficientformer_v1 import (
+    MetaBlock3D,
+    MetaBlock4D,
+    PointwiseFFN,
+    Pooling,
+    TokenClassifier,
+)
 from nas.layers.efficientformer_v2 import (
     Attention4D,
     AttentionDownsample,
@@ -32,8 +53,10 @@ from nas.layers.mobilevit import (
     MobileViTV2Block,
     MobileViTV3Block,
     MobileViTV3SeparableBlock,
+    SeparableAttention,
     ShortStem,
 )
+from nas.layers.own import Kinds, pick
 from nas.layers.pvt_v2 import PatchDownsample, PatchStem, ReducedAttention, TokenFFN
 
 LAYERS: dict[str, type[Layer]] = {
@@ -45,6 +68,8 @@ LAYERS: dict[str, type[Layer]] = {
         ConvDownsample,
         AttentionDownsample,
         Classifier,
+        Pooling,
+        PointwiseFFN,
         MetaBlock4D,
         MetaBlock3D,
         TokenClassifier,
@@ -60,6 +85,7 @@ LAYERS: dict[str, type[Layer]] = {
         ShortStem,
         InvertedResidual,
         InvertedDownsample,
+        SeparableAttention,
         MobileViTV1Block,
         MobileViTV2Block,
         MobileViTV3Block,
@@ -69,10 +95,23 @@ LAYERS: dict[str, type[Layer]] = {
     )
 }
 
+
+def _layer(data: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
+    if isinstance(data, Layer):
+        return data
+    return pick(data, handler, info, lambda layer: layer, LAYERS)
+
+
 if TYPE_CHECKING:
     AnyLayer = Layer
 else:  # pydantic picks the class by its kind, and reports errors at the right key
-    AnyLayer = Annotated[Union[tuple(LAYERS.values())], Field(discriminator="kind")]  # noqa: UP007
+    AnyLayer = SerializeAsAny[
+        Annotated[
+            Union[tuple(LAYERS.values())],  # noqa: UP007 - made from a tuple
+            Field(discriminator="kind"),
+            WrapValidator(_layer),
+        ]
+    ]
 
 __all__ = [
     "CONTEXT_FIELDS",
@@ -82,6 +121,7 @@ __all__ = [
     "AnyLayer",
     "Attention4D",
     "AttentionDownsample",
+    "BlockFile",
     "CascadedAttention",
     "Classifier",
     "ConvClassifier",
@@ -92,6 +132,7 @@ __all__ = [
     "DepthwiseFFN",
     "InvertedDownsample",
     "InvertedResidual",
+    "Kinds",
     "Layer",
     "MapMisfitError",
     "MeanClassifier",
@@ -104,10 +145,15 @@ __all__ = [
     "PatchDownsample",
     "PatchMerging",
     "PatchStem",
+    "PointwiseFFN",
     "PooledClassifier",
+    "Pooling",
     "ReducedAttention",
+    "ResidualLayer",
+    "SeparableAttention",
     "Shape",
     "ShortStem",
     "TokenClassifier",
     "TokenFFN",
+    "pick",
 ]

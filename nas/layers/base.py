@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from nas.documents import Value
 
@@ -13,6 +15,8 @@ Shape = tuple[int, int, int]
 
 Activation = Literal["gelu", "relu", "hardswish", "silu"]
 Positive = Annotated[int, Field(gt=0)]
+DepthwiseKernel = Literal[3, 5]
+"""Side of a depthwise convolution; in shared weights 3x3 is the middle of 5x5."""
 
 NAME = "[a-z][a-z0-9_]*"
 """A part of a slot's name, as a regular expression."""
@@ -23,6 +27,27 @@ CONTEXT_FIELDS = frozenset({"slot", "channels", "in_channels", "out_channels", "
 
 class MapMisfitError(ValueError):
     """A feature map whose sides a layer's stride does not divide."""
+
+
+class BlockFile(Value):
+    """A Python file of a user's own layers; in a space's YAML its path alone.
+
+    What is written down has the SHA-256 of the content, without which it is not executed again.
+    """
+
+    path: str
+    sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, data: object) -> object:
+        return {"path": data} if isinstance(data, str) else data
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string"}, handler.resolve_ref_schema(handler(schema))]}
 
 
 class Layer(Value):
@@ -37,6 +62,9 @@ class Layer(Value):
     fixed: ClassVar[frozenset[str]] = frozenset()
     """Fields that cannot be a choice: no corner of one option's weights is another option."""
 
+    origin: ClassVar[BlockFile | None] = None
+    """The file of a user's own layers that defines this one."""
+
     slot: Annotated[str, Field(pattern=rf"^{NAME}(\.{NAME})*$")]
     kind: str
 
@@ -50,9 +78,12 @@ class Layer(Value):
 
     @property
     def signature(self) -> str:
-        """The config without its slot, defaults left out: ``conv_ffn channels=32 expansion=4``."""
+        """The config without its slot, defaults left out: ``conv_ffn channels=32 expansion=4``.
+
+        A layer of a user's own file names the file's version: another may cost something else.
+        """
         fields = type(self).model_fields
-        words = [self.kind]
+        words = [f"{self.kind}@{self.origin.sha256[:8]}" if self.origin else self.kind]
         for name in fields:
             value = getattr(self, name)
             if name not in ("slot", "kind") and value != fields[name].default:

@@ -12,8 +12,14 @@ from pydantic import Field
 from nas.layers.base import Activation, Layer, Positive, ResidualLayer, Shape
 
 
-class MetaBlock(ResidualLayer):
-    """A token mixer and an MLP, each residual, which keep the shape of a feature map."""
+class Pooling(ResidualLayer):
+    """The paper's cheapest token mixer: the mean of the 3x3 pixels around, minus the pixel."""
+
+    kind: Literal["pooling"] = "pooling"
+
+
+class Expanding(ResidualLayer):
+    """A layer with an MLP, which keeps the shape of a feature map."""
 
     expansion: Annotated[float, Field(gt=0)]
     activation: Activation = "gelu"
@@ -24,13 +30,19 @@ class MetaBlock(ResidualLayer):
         return round(self.channels * self.expansion)
 
 
-class MetaBlock4D(MetaBlock):
-    """Pooling and an MLP of 1x1 convolutions, on a feature map (the paper's MB4D)."""
+class PointwiseFFN(Expanding):
+    """Residual MLP of 1x1 convolutions, with no look at other pixels."""
+
+    kind: Literal["pointwise_ffn"] = "pointwise_ffn"
+
+
+class MetaBlock4D(Expanding):
+    """``pooling`` and ``pointwise_ffn`` (the paper's MB4D)."""
 
     kind: Literal["metablock4d"] = "metablock4d"
 
 
-class MetaBlock3D(MetaBlock):
+class MetaBlock3D(Expanding):
     """Attention and an MLP on the pixels of a feature map as tokens (the paper's MB3D).
 
     It may stand anywhere, before a ``metablock4d`` too; the published networks have it at the end

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nas.layers.base import Activation, Layer, Positive, ResidualLayer, Shape
+from nas.layers.base import Activation, DepthwiseKernel, Layer, Positive, ResidualLayer, Shape
 
 
 class ConvStem(Layer):
@@ -22,10 +22,11 @@ class ConvStem(Layer):
 
 
 class ConvFFN(ResidualLayer):
-    """Residual FFN of 1x1, depthwise 3x3 and 1x1 convolutions."""
+    """Residual FFN of 1x1, depthwise and 1x1 convolutions."""
 
     kind: Literal["conv_ffn"] = "conv_ffn"
     expansion: Annotated[float, Field(gt=0)]
+    kernel: DepthwiseKernel = 3
     activation: Activation = "gelu"
 
     @property

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nas.layers.base import Activation, Layer, Positive, ResidualLayer, Shape
+from nas.layers.base import Activation, DepthwiseKernel, Layer, Positive, ResidualLayer, Shape
 
 
 class DeepConvStem(Layer):
@@ -32,10 +32,11 @@ class DeepConvStem(Layer):
 
 
 class DepthwiseFFN(ResidualLayer):
-    """A residual depthwise 3x3 convolution, then a residual FFN of 1x1 convolutions."""
+    """A residual depthwise convolution, then a residual FFN of 1x1 convolutions."""
 
     kind: Literal["depthwise_ffn"] = "depthwise_ffn"
     expansion: Annotated[float, Field(gt=0)]
+    kernel: DepthwiseKernel = 3
     activation: Activation = "relu"
 
     @property

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nas.layers.base import Activation, Layer, Positive, ResidualLayer, Shape
+from nas.layers.base import Activation, DepthwiseKernel, Layer, Positive, ResidualLayer, Shape
 
 PATCH = 2
 """Side of a patch in pixels; published networks have no other."""
@@ -28,10 +28,11 @@ class ShortStem(Layer):
 
 
 class InvertedResidual(ResidualLayer):
-    """MobileNetV2's block (Sandler et al., CVPR 2018): 1x1, depthwise 3x3, 1x1, and the sum."""
+    """MobileNetV2's block (Sandler et al., CVPR 2018): 1x1, depthwise, 1x1, and the sum."""
 
     kind: Literal["inverted_residual"] = "inverted_residual"
     expansion: Annotated[float, Field(gt=0)]
+    kernel: DepthwiseKernel = 3
     activation: Activation = "silu"
 
     @property
@@ -48,6 +49,7 @@ class InvertedDownsample(Layer):
     out_channels: Positive
     expansion: Annotated[float, Field(gt=0)]
     stride: Literal[1, 2] = 2
+    kernel: DepthwiseKernel = 3
     activation: Activation = "silu"
 
     @property
@@ -96,6 +98,12 @@ class SeparablePatchTransformer(PatchTransformer):
     def output_shape(self, input_shape: Shape) -> Shape:
         channels, height, width = super().output_shape(input_shape)
         return channels, height + height % PATCH, width + width % PATCH
+
+
+class SeparableAttention(ResidualLayer):
+    """The attention of ``mobilevit_v2_block`` alone: residual, of all pixels at a linear cost."""
+
+    kind: Literal["separable_attention"] = "separable_attention"
 
 
 class MobileViTV1Block(SoftmaxPatchTransformer):

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nas.layers.base import Activation, Layer, Positive, ResidualLayer, Shape
+from nas.layers.base import Activation, DepthwiseKernel, Layer, Positive, ResidualLayer, Shape
 
 
 class PatchStem(Layer):
@@ -59,7 +59,7 @@ class ReducedAttention(Layer):
 
 
 class TokenFFN(ResidualLayer):
-    """Residual MLP of each pixel, with a depthwise 3x3 convolution before its activation.
+    """Residual MLP of each pixel, with a depthwise convolution before its activation.
 
     With ``rectified`` a ReLU stands before the convolution, as in the networks with linear
     attention.
@@ -68,6 +68,7 @@ class TokenFFN(ResidualLayer):
     kind: Literal["token_ffn"] = "token_ffn"
     expansion: Annotated[float, Field(gt=0)]
     rectified: bool = False
+    kernel: DepthwiseKernel = 3
     activation: Activation = "gelu"
 
     @property

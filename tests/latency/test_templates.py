@@ -30,6 +30,12 @@ PAIRS = {  # two layers of one structure and other widths, with their input shap
         ({"in_channels": 8, "out_channels": 12, **HEADS}, (8, 4, 4)),
         ({"in_channels": 16, "out_channels": 8, **HEADS}, (16, 4, 4)),
     ),
+    "pooling": (({"channels": 8}, (8, 6, 6)), ({"channels": 12}, (12, 4, 5))),
+    "pointwise_ffn": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 3.5}, (12, 4, 5)),
+    ),
+    "separable_attention": (({"channels": 8}, (8, 3, 4)), ({"channels": 12}, (12, 3, 4))),
     "metablock4d": (
         ({"channels": 8, "expansion": 2}, (8, 6, 6)),
         ({"channels": 12, "expansion": 3.5}, (12, 4, 5)),
@@ -112,8 +118,20 @@ PAIRS = {  # two layers of one structure and other widths, with their input shap
 }
 
 
+FINER = {  # options that change the nodes, each for the pair of its kind
+    "conv_ffn": {"kernel": 5, "activation": "hardswish"},
+    "depthwise_ffn": {"kernel": 5},
+    "token_ffn": {"kernel": 5},
+    "inverted_residual": {"kernel": 5},
+    "inverted_downsample": {"kernel": 5},
+    "attention4d": {"talking_heads": False, "stride": 1},
+}
+
+
 def made(kind, index):
+    kind, _, finer = kind.partition(" ")
     fields, shape = PAIRS[kind][index]
+    fields = {**fields, **(FINER[kind] if finer else {})}
     return LAYERS[kind](slot="stage1.block1.layer", **fields), shape
 
 
@@ -126,7 +144,10 @@ def test_every_layer_kind_is_tested():
     assert set(PAIRS) == set(LAYERS)
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+EVERY = [*PAIRS, *(f"{kind} finer" for kind in FINER)]
+
+
+@pytest.mark.parametrize("kind", EVERY)
 def test_substituted_graph_equals_the_module(kind, graphs):
     graphs.graph(*made(kind, 0))
     exported = graphs.exported
@@ -141,7 +162,7 @@ def test_substituted_graph_equals_the_module(kind, graphs):
     assert operators(model)["BatchNormalization"] == 0
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_folding_changes_nothing(kind):
     layer, shape = made(kind, 0)
     module = random_module(layer, shape).double()
