@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from nas.search import (
     slim_by_importance,
 )
 from nas.search.problem import Costs, InfeasibleTarget, meets
+from nas.search.racing import Rank
 from nas.search.slimming import Step
 from nas.space import Assignment, SearchSpace
 from nas.supernet import Supernet
@@ -115,6 +116,7 @@ class Workshop:
     evaluations: int
     accuracies: dict[Architecture, float] = field(default_factory=dict)
     prices: dict[Assignment, Costs] = field(default_factory=dict)
+    raced: set[Architecture] = field(default_factory=set)
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -132,8 +134,23 @@ class Workshop:
         architecture = self.space.decode(assignment)
         if architecture not in self.accuracies:
             self.accuracies[architecture] = self.evaluator.accuracy(architecture)
-            self.bar.update("networks evaluated", len(self.accuracies), self.evaluations)
+            self.bar.update("networks evaluated", self.spent, self.evaluations)
         return self.accuracies[architecture]
+
+    def race(
+        self, current: Assignment, candidates: Sequence[Assignment], rank: Rank
+    ) -> list[float]:
+        """Accuracies of a step's candidates, of those that lost early estimates."""
+        architectures = [self.space.decode(one) for one in candidates]
+        found = self.evaluator.race(self.space.decode(current), architectures, rank)
+        self.raced.update(architectures)
+        self.bar.update("networks evaluated", self.spent, self.evaluations)
+        return found
+
+    @property
+    def spent(self) -> int:
+        """Networks judged so far, one by one or in a race."""
+        return len(self.raced | self.accuracies.keys())
 
     def deliver(self, name: str, assignment: Assignment) -> Delivered:
         """Extract, calibrate, export and measure one network.
@@ -203,7 +220,7 @@ def slim_to_target(
 
     def choose(bounds: Mapping[str, float]) -> Assignment:
         nonlocal reached
-        left = evaluations - len(workshop.accuracies)
+        left = evaluations - workshop.spent
         result = walk(
             workshop.space.sizes,
             workshop.cost,
@@ -238,7 +255,7 @@ def slim_to_target(
 def _walk(workshop: Workshop, strategy: Strategy) -> Callable[..., SlimmingResult]:
     """The search of a strategy, with what it needs to know of the space and the supernet."""
     if strategy == "frontier":
-        return partial(slim, rng=workshop.rng)
+        return partial(slim, rng=workshop.rng, race=workshop.race)
     space = workshop.space
     positions = {name: index for index, name in enumerate(space.choices)}
     stages = {slot.name: slot.stage for slot in space.slots}
@@ -256,7 +273,7 @@ def _walk(workshop: Workshop, strategy: Strategy) -> Callable[..., SlimmingResul
         for stage in range(len(space.stages))
         if (name := f"stage{stage + 1}.width") in positions
     }
-    return partial(slim_by_importance, paths=paths, widths=widths)
+    return partial(slim_by_importance, paths=paths, widths=widths, race=workshop.race)
 
 
 def _meet(
