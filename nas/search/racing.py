@@ -187,10 +187,10 @@ class _Table:
             drops, _ = self.drops()
             best = int(np.argmin(rank(drops)))
             if self._seen[best].all():
-                current = float(self._hits.sum())
-                return [
-                    (current - round(drop, 6)) / len(self._hits) for drop in drops * len(self._hits)
-                ]
+                images = len(self._hits)
+                # whole images: who saw all has the very number of a full evaluation
+                lost = np.round(drops * images, 6)
+                return [float(self._hits.sum() - one) / images for one in lost]
             self.finish(best)  # the winner disappointed after others had been dropped
 
     def _rates(self) -> Floats:

@@ -21,7 +21,7 @@ def scrambled(space: SearchSpace) -> Supernet:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in supernet.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return supernet
 
 
