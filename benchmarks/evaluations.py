@@ -8,7 +8,10 @@ choose, and lets a race choose at every step as well. Equal is the same action; 
 the drop per gain in Mobile Efficiency Score of the raced choice is printed beside the best. Prices
 are parameters and, in place of milliseconds, MACs. Full evaluations are counted as each network
 alone: 256 images to calibrate its norms, and the whole search slice; their time is that of one
-candidate of each step, in proportion to MACs. 12 steps take about 10 minutes on one x86 core.
+candidate of each step, in proportion to MACs.
+
+The default 12 steps take about 10 minutes on two busy x86 cores. Supernet of 12 epochs, 2,500
+images: all 12 choices equal, 16.6 % of the MACs, 18.3 % of the time, cache at most 512 MB.
 """
 
 from __future__ import annotations
