@@ -317,9 +317,9 @@ class SearchSpace(Value):
         places = {name: place for place, name in enumerate(self.choices)}
         found: list[tuple[Slot, tuple[int, ...], _Placed]] = []
         for slot in self.slots:
-            stages = [slot.stage, slot.stage + 1] if _enters(slot) else [slot.stage + 1]
+            stages = [slot.stage, slot.stage + 1] if enters(slot) else [slot.stage + 1]
             names = ["input_size", *(f"stage{number}.width" for number in stages)]
-            names += _slot_choices(slot)
+            names += slot_choices(slot)
             found.append((slot, tuple(places[name] for name in names if name in places), {}))
         return tuple(found)
 

@@ -156,9 +156,9 @@ class Supernet(nn.Module):
         return network.train(self.training)
 
     def module_of(self, layer: Layer, shape: Shape) -> nn.Module:
-        """An ordinary module on the layer's own weights, which are views, and a copy of its buffers.
+        """An ordinary module on views of a layer's weights and copies of its buffers.
 
-        It is in evaluation, and to be used without gradients; ``shape`` is the layer's input.
+        It is in evaluation and without gradients; ``shape`` is that of the layer's input.
 
         Raises:
             ValueError: the layer is not in the space.

@@ -565,6 +565,24 @@ def test_extracted_network_equals_supernet(space, supernet, images):
         assert not shared & {tensor.data_ptr() for tensor in network.parameters()}
 
 
+def test_modules_of_its_layers_compute_what_the_supernet_does_on_its_own_weights(
+    space, supernet, images
+):
+    weights = {it.untyped_storage().data_ptr() for it in supernet.parameters()}
+    buffers = {it.untyped_storage().data_ptr() for it in supernet.buffers()}
+    for architecture in architectures(space):
+        x = inputs = fitting(images, architecture)
+        for layer, shape in architecture.placed():
+            module = supernet.module_of(layer, shape)
+            assert not module.training
+            assert not any(it.requires_grad for it in module.parameters())
+            assert not {it.untyped_storage().data_ptr() for it in module.buffers()} & buffers
+            x = module(x)
+        assert torch.equal(x, supernet(inputs, architecture))
+        convolution = supernet.module_of(*next(iter(architecture.placed())))
+        assert {it.untyped_storage().data_ptr() for it in convolution.parameters()} <= weights
+
+
 def test_shared_norms_are_leading_channels_of_one(images):
     space = SearchSpace.model_validate(SPACE | {"norms": "shared"})
     supernet = Supernet(space).double().train()

@@ -80,17 +80,6 @@ def choose_stratified(
     return np.sort(np.concatenate(chosen))
 
 
-def stratified_order(labels: Indices, rng: np.random.Generator) -> Indices:
-    """A random order of all positions, of which every leading part has each class in proportion."""
-    places = np.empty(len(labels))
-    for label in np.unique(labels):
-        positions = rng.permutation(np.flatnonzero(labels == label))
-        places[positions] = (np.arange(len(positions)) + rng.random(len(positions))) / len(
-            positions
-        )
-    return np.argsort(places, kind="stable")
-
-
 def _apportion(sizes: Indices, total: int, *, least: int, spare: int) -> Indices:
     """Whole numbers that add up to ``total``, as near to proportional as their bounds allow."""
     most = sizes - spare

@@ -50,11 +50,21 @@ class Measured(Value):
     latency: Measurement
 
 
-_LINE: TypeAdapter[Judged | Measured] = TypeAdapter(Judged | Measured)
+class Raced(Value):
+    """A line: what a race from ``current`` said of its candidates' accuracies."""
+
+    current: Assignment
+    candidates: tuple[Assignment, ...]
+    accuracies: tuple[float, ...]
+
+
+_LINE: TypeAdapter[Judged | Measured | Raced] = TypeAdapter(Judged | Measured | Raced)
 
 
 class Journal:
-    """Accuracies by assignment, latencies by assignment and target; a context that closes its file.
+    """Accuracies by assignment, latencies by assignment and target, races by who took part.
+
+    A context that closes its file.
 
     Raises:
         UserError: the file belongs to another search or is damaged, or cannot be written.
@@ -65,6 +75,7 @@ class Journal:
         self.path = path
         self.accuracies: dict[Assignment, float] = {}
         self.latencies: dict[tuple[Assignment, str], Measurement] = {}
+        self.races: dict[tuple[Assignment, ...], tuple[float, ...]] = {}
         whole = self._read(identity) if resume and path.exists() else 0
         try:
             self._file = path.open("ab")
@@ -97,6 +108,11 @@ class Journal:
             {"assignment": assignment, "target_sha256": target_sha256, "latency": asdict(found)}
         )
 
+    def add_race(self, race: Raced) -> None:
+        """Record a race; it is on disk when this returns."""
+        self._take(race)
+        self._append(race.model_dump(mode="json"))
+
     def _read(self, identity: Identity) -> int:
         """Take in what is there; the number of bytes up to its last whole line."""
         try:
@@ -116,9 +132,11 @@ class Journal:
                 ) from None
         return len(whole)
 
-    def _take(self, line: Judged | Measured) -> None:
+    def _take(self, line: Judged | Measured | Raced) -> None:
         if isinstance(line, Judged):
             self.accuracies[line.assignment] = line.accuracy
+        elif isinstance(line, Raced):
+            self.races[line.current, *line.candidates] = line.accuracies
         else:
             self.latencies[line.assignment, line.target_sha256] = line.latency
 

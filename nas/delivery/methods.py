@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from nas.delivery.plan import Strategy
 from nas.delivery.workshop import Workshop
 from nas.search import (
+    FamilyResult,
     PathChoice,
     SlimmingResult,
-    evolve,
+    evolve_family,
     scale_uniformly,
-    search_randomly,
-    slim,
+    search_family_randomly,
     slim_by_importance,
+    slim_family,
 )
 from nas.search.problem import meets
 from nas.search.slimming import Step
 from nas.space import Assignment
 from nas.training.paths import path_probabilities
+
+Result = TypeVar("Result", SlimmingResult, FamilyResult)
 
 CORRECTION_SHARE = 0.1
 """Of the evaluations; kept for what is asked again after a measurement above the target."""
@@ -42,18 +44,46 @@ class Method(ABC):
     def __init__(self, workshop: Workshop) -> None:
         self.workshop = workshop
         self.evaluated: dict[Assignment, float] = {}
-        self._left = 0
+        plan = workshop.plan
+        self._left = plan.evaluations * len(plan.targets)
+        self._kept = int(CORRECTION_SHARE * self._left)
+        self._chosen: dict[frozenset[tuple[str, float]], Assignment] = {}
 
-    def begin_target(self) -> None:
-        """Grant the evaluations for one more target."""
-        self._left += self.workshop.plan.evaluations
+    def choose(self, bounds: Mapping[str, float]) -> Assignment:
+        """The best network found that meets all bounds.
+
+        The first time it is asked, all targets of the plan are searched at once.
+        """
+        if not self._chosen:
+            targets = self.workshop.plan.targets
+            bests = self._search(targets, max(1, self._left - self._kept))
+            self._chosen = {_key(it): best for it, best in zip(targets, bests, strict=True)}
+        if _key(bounds) not in self._chosen:
+            share = self._kept // (2 * len(self.workshop.plan.targets))
+            granted = max(1, min(self._left, share))
+            (self._chosen[_key(bounds)],) = self._search((bounds,), granted)
+        return self._chosen[_key(bounds)]
 
     @abstractmethod
-    def choose(self, bounds: Mapping[str, float]) -> Assignment:
-        """The best network found that meets all bounds."""
+    def _search(
+        self, targets: Sequence[Mapping[str, float]], evaluations: int
+    ) -> Sequence[Assignment]:
+        """The best network for each target; what it evaluates joins ``evaluated``."""
 
-    def _granted(self) -> int:
-        return max(1, self._left - int(CORRECTION_SHARE * self._left))
+    def _spend(self, evaluated: Mapping[Assignment, float]) -> None:
+        self._left -= len(evaluated.keys() - self.evaluated.keys())
+        self.evaluated |= evaluated
+
+    def _bests(self, targets: Sequence[Mapping[str, float]]) -> list[Assignment]:
+        """Of all that was evaluated the most accurate network within each target."""
+        cost = self.workshop.prices.cost
+        return [
+            max(
+                (one for one in self.evaluated if meets(cost(one), target)),
+                key=lambda one: self.evaluated[one],
+            )
+            for target in targets
+        ]
 
 
 class Uniform(Method):
@@ -61,96 +91,122 @@ class Uniform(Method):
 
     name = "uniform"
 
-    def choose(self, bounds: Mapping[str, float]) -> Assignment:
-        space, cost = self.workshop.space, self.workshop.prices.cost
-        best = space.canonical(scale_uniformly(space.uniform, cost, bounds))
-        scale = (space.canonical(space.uniform(share)) for share in np.linspace(0, 1, 100))
-        smaller = [one for one in dict.fromkeys(scale) if one != best and meets(cost(one), bounds)]
+    def _search(
+        self,
+        targets: Sequence[Mapping[str, float]],
+        evaluations: int,  # noqa: ARG002
+    ) -> list[Assignment]:
+        found = [self._scale(target) for target in targets]
         if self.workshop.plan.baselines:
-            few = np.linspace(0, len(smaller) - 1, min(len(smaller), UNIFORM_NETWORKS - 1))
-            for index in few.round().astype(int):
-                self.evaluated[smaller[index]] = self.workshop.accuracy(smaller[index])
-        self.evaluated[best] = self.workshop.accuracy(best)
-        return best
+            for one in self._along_the_scale(found):
+                self.evaluated[one] = self.workshop.accuracy(one)
+        self.evaluated |= {one: self.workshop.accuracy(one) for one in found}
+        return found
+
+    def _scale(self, target: Mapping[str, float]) -> Assignment:
+        space = self.workshop.space
+        return space.canonical(scale_uniformly(space.uniform, self.workshop.prices.cost, target))
+
+    def _along_the_scale(self, found: Sequence[Assignment]) -> list[Assignment]:
+        """A few networks from the smallest to the largest of those found."""
+        space = self.workshop.space
+        scale = dict.fromkeys(
+            space.canonical(space.uniform(share)) for share in np.linspace(0, 1, 100)
+        )
+        sizes = [sum(one) for one in found]
+        smaller = [one for one in scale if one not in found and sum(one) < max(sizes)]
+        few = np.linspace(0, len(smaller) - 1, min(len(smaller), UNIFORM_NETWORKS - 1))
+        return [smaller[index] for index in few.round().astype(int)]
 
 
 class Baseline(Method):
     """A search that knows nothing of the order of choices; the best of all that it evaluated."""
 
-    search: ClassVar[Callable[..., SlimmingResult]]
+    search: ClassVar[Callable[..., FamilyResult]]
 
     def __init__(self, workshop: Workshop, rng: np.random.Generator) -> None:
         super().__init__(workshop)
         self.rng = rng
 
-    def choose(self, bounds: Mapping[str, float]) -> Assignment:
-        space, cost = self.workshop.space, self.workshop.prices.cost
+    def _search(self, targets: Sequence[Mapping[str, float]], evaluations: int) -> list[Assignment]:
+        space = self.workshop.space
         found = type(self).search(
             space.sizes,
-            cost,
+            self.workshop.prices.cost,
             self.workshop.accuracy,
-            bounds,
-            evaluations=self._granted(),
+            targets,
+            evaluations=evaluations,
             rng=self.rng,
             canonical=space.canonical,
         )
-        self._left -= len(found.evaluated)
-        self.evaluated |= found.evaluated
-        fitting = [one for one in self.evaluated if meets(cost(one), bounds)]
-        return max(fitting, key=lambda one: self.evaluated[one])
+        self._spend(found.evaluated)
+        missing = [one for one in found.bests if one not in self.evaluated]
+        self._spend({one: self.workshop.accuracy(one) for one in missing})
+        return self._bests(targets)
 
 
 class Random(Baseline):
     """Random networks near the bounds."""
 
     name = "random"
-    search = staticmethod(search_randomly)
+    search = staticmethod(search_family_randomly)
 
 
 class Evolution(Baseline):
     """Optuna's NSGA-II."""
 
     name = "evolution"
-    search = staticmethod(evolve)
+    search = staticmethod(evolve_family)
 
 
 class Slimming(Method):
-    """From the largest network down, each time on from where the last bounds were reached."""
+    """From the largest network down; a correction goes on from where the walk ended."""
 
     name = "slimmed"
 
     def __init__(self, workshop: Workshop, rng: np.random.Generator) -> None:
         super().__init__(workshop)
         self.trace: list[Step] = []
-        self._walk = _walk(workshop, workshop.plan.strategy, rng)
+        self._rng = rng
         self._reached: Assignment | None = None
 
-    def choose(self, bounds: Mapping[str, float]) -> Assignment:
+    def _search(
+        self, targets: Sequence[Mapping[str, float]], evaluations: int
+    ) -> Sequence[Assignment]:
+        if self.workshop.plan.strategy == "frontier":
+            search = partial(slim_family, rng=self._rng)
+            return self._slim(search, targets, evaluations).bests
+        # the published strategy goes on from one target to the next
+        importance = _by_importance(self.workshop)
+        share = max(1, evaluations // len(targets))
+        return [self._slim(importance, target, share).best for target in targets]
+
+    def _slim(self, search: Callable[..., Result], bounds: object, evaluations: int) -> Result:
         space = self.workshop.space
-        found = self._walk(
+        found = search(
             space.sizes,
             self.workshop.prices.cost,
             self.workshop.accuracy,
             bounds,
-            evaluations=self._granted(),
+            evaluations=evaluations,
             score=self.workshop.plan.score,
             start=self._reached,
             known=self.evaluated,
             canonical=space.canonical,
+            race=self.workshop.race,
         )
-        self._left -= len(found.evaluated) - len(self.evaluated)
-        self.evaluated = dict(found.evaluated)
+        self._spend(found.evaluated)
         self.trace += found.trace
         self._reached = found.trace[-1].taken.assignment if found.trace else self._reached
-        return found.best
+        return found
 
 
-def _walk(
-    workshop: Workshop, strategy: Strategy, rng: np.random.Generator
-) -> Callable[..., SlimmingResult]:
-    """The search of a strategy, with what it needs to know of the space and the supernet."""
-    if strategy == "frontier":
-        return partial(slim, rng=rng)
+def _key(bounds: Mapping[str, float]) -> frozenset[tuple[str, float]]:
+    return frozenset(bounds.items())
+
+
+def _by_importance(workshop: Workshop) -> Callable[..., SlimmingResult]:
+    """The search by importance, with what it needs to know of the space and the supernet."""
     space = workshop.space
     positions = {name: index for index, name in enumerate(space.choices)}
     stages = {slot.name: slot.stage for slot in space.slots}

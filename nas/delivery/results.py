@@ -26,6 +26,7 @@ from nas.report.contents import (
     WalkStep,
 )
 from nas.report.frontier import Final, Point, draw_frontier, write_frontier
+from nas.report.page import write_page
 from nas.report.trace import write_trace
 from nas.search import Step, hypervolume
 from nas.search.problem import meets
@@ -59,6 +60,7 @@ def write_results(folder: Path, outcome: Outcome, prices: Prices) -> dict[str, A
         "trace": folder / "trace.jsonl",
         "frontier": folder / "frontier.csv",
         "picture": folder / "frontier.png",
+        "page": folder / "report.html",
         "report": folder / REPORT,
         "result": folder / SEARCH_RESULT,
     }

@@ -81,9 +81,7 @@ def find_networks(workshop: Workshop, methods: list[Method]) -> list[Delivered]:
     largest = tuple(size - 1 for size in workshop.space.sizes)
     found = [workshop.deliver("largest", None, largest)]
     for target in workshop.plan.targets:
-        for method in methods:
-            method.begin_target()
-            found.append(deliver_within(workshop, method.name, target, method.choose))
+        found += [deliver_within(workshop, it.name, target, it.choose) for it in methods]
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.delivery.journal import Journal
+from nas.delivery.journal import Journal, Raced
 from nas.delivery.network import Delivered, take_examples
 from nas.delivery.plan import Plan
 from nas.deploy.export import to_checked_int8, to_checked_onnx
@@ -23,6 +23,7 @@ from nas.latency.prices import Prices
 from nas.latency.runtime import Target
 from nas.latency.table import LatencyTable
 from nas.report.progress import Bar
+from nas.search.racing import Rank
 from nas.space import Assignment, SearchSpace
 from nas.supernet import Supernet
 from nas.training.evaluate import inherited_network
@@ -56,8 +57,9 @@ class Workshop:
 
     @property
     def evaluations(self) -> int:
-        """Networks evaluated so far, each once, whoever asked."""
-        return len(self._accuracies)
+        """Networks judged so far, each once, whoever asked; in a race or one by one."""
+        raced = {one for race in self.journal.races for one in race[1:]}
+        return len(raced | self.journal.accuracies.keys())
 
     @property
     def _most_evaluations(self) -> int:
@@ -81,6 +83,20 @@ class Workshop:
             self.journal.add_accuracy(assignment, found)
             self.bar.update("networks evaluated", self.evaluations, self._most_evaluations)
         return self._accuracies[architecture]
+
+    def race(
+        self, current: Assignment, candidates: Sequence[Assignment], rank: Rank
+    ) -> Sequence[float]:
+        """Accuracies of a step's candidates, estimates of those that lost early."""
+        race = current, *candidates
+        if race not in self.journal.races:
+            architectures = [self.space.decode(one) for one in candidates]
+            found = self.evaluator.race(self.space.decode(current), architectures, rank)
+            self.journal.add_race(
+                Raced(current=current, candidates=tuple(candidates), accuracies=tuple(found))
+            )
+            self.bar.update("networks evaluated", self.evaluations, self._most_evaluations)
+        return self.journal.races[race]
 
     def deliver(
         self, name: str, target: Mapping[str, float] | None, assignment: Assignment

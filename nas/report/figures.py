@@ -192,7 +192,8 @@ def _method_traces(
 ) -> list[Figure]:
     """Every network that a method evaluated, and the line of those that none of them beats."""
     best = frontier(
-        [Point(it.assignment, {LATENCY: it.costs[cost]}, it.accuracy) for it in evaluated]
+        [Point(it.assignment, {LATENCY: it.costs[cost]}, it.accuracy, (name,)) for it in evaluated],
+        LATENCY,
     )
     group = {"type": "scatter", "legendgroup": _safe(name)}
     return [

@@ -34,6 +34,7 @@ class Evaluator:
     ) -> None:
         self.prefixes = Prefixes(supernet, dataset, cache_mb * 10**6)
         self.confidence = confidence
+        self._everything = np.arange(len(dataset.search))
 
     @property
     def macs(self) -> int:
@@ -47,20 +48,21 @@ class Evaluator:
 
     def accuracy(self, architecture: Architecture) -> float:
         """The share of the search slice that the architecture gets right, in [0, 1]."""
-        subnet = self.prefixes.subnet(architecture)
-        parts = self.prefixes.parts
-        hits = sum(int(self.prefixes.hits(subnet, index).sum()) for index in range(len(parts)))
-        return hits / sum(map(len, parts))
+        hits, _ = self.prefixes.judge(self.prefixes.subnet(architecture), self._everything)
+        return int(hits.sum()) / len(hits)
 
     def race(
         self, current: Architecture, candidates: Sequence[Architecture], rank: Rank
     ) -> list[float]:
         """The candidates' accuracies, estimated for those that lost early: see ``run_race``."""
-        subnets = [self.prefixes.subnet(one) for one in (current, *candidates)]
+        # all before any runs, so that it is known where they part
+        first, *subnets = [self.prefixes.subnet(one) for one in (current, *candidates)]
+        judged = self.prefixes.judge(first, self._everything)
         return run_race(
-            lambda runner, part: self.prefixes.hits(subnets[runner], part),
+            lambda candidate, part: self.prefixes.judge(subnets[candidate], part).hits,
             len(candidates),
-            [len(part) for part in self.prefixes.parts],
+            judged.hits,
+            np.abs(judged.margins),
             rank,
             rng=np.random.default_rng(0),
             confidence=self.confidence,

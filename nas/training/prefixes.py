@@ -8,10 +8,10 @@ layers wherever they are shared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.data.splits import stratified_order
 from nas.layers import Layer, Shape
 from nas.network import layer_size
 from nas.supernet import Supernet
@@ -29,17 +28,19 @@ from nas.training.memory import BoundedMemory
 
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64
 """For each evaluation of a search; the networks that it delivers are calibrated on more."""
-PART = 128
+BATCH = 256
 """Images of the search slice that run at once, at most."""
+READ_AT_ONCE = 32
+"""Images; several such batches are decoded side by side where images are not in memory."""
 MODULE_BYTES = 50_000
 """What an ordinary module takes besides its tensors, about; its weights are the supernet's."""
 
 
 class Part(NamedTuple):
-    """Images that run at once: a batch to calibrate on, or a part of the search slice."""
+    """Images that run at once: a batch to calibrate on, or these positions of the search slice."""
 
-    split: Literal["train", "search"]
-    index: int
+    batch: int = 0
+    positions: bytes = b""
 
 
 @dataclass(eq=False)
@@ -60,6 +61,13 @@ class Prefix:
         return len(self.children) > 1
 
 
+class Judged(NamedTuple):
+    """Which images were right, (B,), and by how much the label's logit leads all others, (B,)."""
+
+    hits: NDArray[np.bool_]
+    margins: NDArray[np.float64]
+
+
 @dataclass(eq=False)
 class Subnet:
     """An architecture as its prefixes, from the images on, and its calibrated layers."""
@@ -69,7 +77,7 @@ class Subnet:
 
 
 class Prefixes:
-    """Which images subnets get right, with norms that are calibrated on training images.
+    """What subnets make of images, with norms that are calibrated on training images.
 
     ``macs`` counts what was forwarded so far, calibration included. The supernet's weights are
     read where they lie: they must not change.
@@ -79,17 +87,13 @@ class Prefixes:
         self.supernet, self.dataset = supernet, dataset
         self.memory: BoundedMemory[Tensor | nn.Module] = BoundedMemory(capacity)
         self.macs = 0
-        labels = dataset.search.labels.numpy()
-        order = stratified_order(labels, np.random.default_rng(0))
-        self.parts = np.array_split(order, -(-len(order) // PART))
         self._batch = min(CALIBRATION_BATCH, len(dataset.train))
+        self._labels = dataset.search.labels
         self._device = next(supernet.parameters()).device
         self._roots: dict[Shape, Prefix] = {}
-        self._next: tuple[Shape, int] | None = None
-        self._reader: Iterator[tuple[Tensor, Tensor]] = iter(())
 
     def subnet(self, architecture: Architecture) -> Subnet:
-        """What ``hits`` takes. Of those that are to share layers make all before any runs."""
+        """What ``judge`` takes. Of those that are to share layers make all before any runs."""
         shape = architecture.input_shape
         prefixes = [self._roots.setdefault(shape, Prefix(None, shape))]
         for layer, input_shape in architecture.placed():
@@ -101,19 +105,28 @@ class Prefixes:
         return Subnet(prefixes)
 
     @torch.no_grad()
-    def hits(self, subnet: Subnet, index: int) -> NDArray[np.bool_]:
-        """Which images of a part of the search slice a subnet gets right, (B,)."""
-        part = Part("search", index)
-        key = (subnet.prefixes[-1], "hits", index)
-        found = self.memory.get(key)
-        if not isinstance(found, Tensor):
-            if not subnet.modules:
-                subnet.modules = self._calibrated(subnet.prefixes)
-            logits = self._logits(subnet, part)
-            labels = self.dataset.search.labels[torch.from_numpy(self.parts[index])]
-            found = logits.argmax(1).cpu() == labels
-            self.memory.put(key, found, _size(found))
-        return np.asarray(found.numpy())
+    def judge(self, subnet: Subnet, positions: NDArray[np.int64]) -> Judged:
+        """What a subnet makes of the images at these positions of the search slice."""
+        key = (subnet.prefixes[-1], "judged")
+        kept = self.memory.get(key)
+        known = kept if isinstance(kept, Tensor) else torch.full((2, len(self._labels)), torch.nan)
+        missing = positions[known[0, torch.from_numpy(positions)].isnan().numpy()]
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
+            known[:, torch.from_numpy(batch)] = self._judged(subnet, batch)
+        self.memory.put(key, known, _size(known))
+        hits, margins = known[:, torch.from_numpy(positions)].numpy()
+        return Judged(hits > 0, margins.astype(np.float64))
+
+    def _judged(self, subnet: Subnet, positions: NDArray[np.int64]) -> Tensor:
+        """Hits as 0 and 1, and margins, (2, B)."""
+        if not subnet.modules:
+            subnet.modules = self._calibrated(subnet.prefixes)
+        logits = self._logits(subnet, Part(positions=positions.tobytes())).float().cpu()
+        labels = self._labels[torch.from_numpy(positions)][:, None]
+        others = logits.scatter(1, labels, -torch.inf).amax(1)
+        hits = logits.argmax(1) == labels[:, 0]
+        return torch.stack([hits.float(), logits.gather(1, labels)[:, 0] - others])
 
     def _calibrated(self, prefixes: Sequence[Prefix]) -> list[nn.Module]:
         """The layers of a subnet, calibrated as ``calibrate`` does, those that are kept as kept."""
@@ -126,7 +139,7 @@ class Prefixes:
         if len(modules) == len(prefixes) - 1:
             return modules
         count = min(CALIBRATION_IMAGES // CALIBRATION_BATCH, len(self.dataset.train) // self._batch)
-        parts = [Part("train", index) for index in range(count)]
+        parts = [Part(batch=index) for index in range(count)]
         depth, maps = self._resume(prefixes[: len(modules) + 1], parts)
         for prefix in prefixes[depth + 1 :]:
             module = self._module(prefix)
@@ -176,24 +189,17 @@ class Prefixes:
         return self.supernet.module_of(prefix.layer, prefix.input_shape)
 
     def _images(self, shape: Shape, parts: Sequence[Part]) -> list[Tensor]:
-        """The images (B, channels, H, W) of all calibration batches, or of one part of the slice."""
-        if parts[0].split == "train":
-            images = self.dataset.train.at(max(shape[1:]))
-            rng = np.random.default_rng(0)  # the same images for all
-            batches = images.batches(self._batch, rng=rng, drop_last=True)
-            found = [inputs for inputs, _ in islice(batches, len(parts))]
+        """The images (B, channels, H, W) of all calibration batches, or of a part of the slice."""
+        side = max(shape[1:])
+        if parts[0].positions:
+            positions = np.frombuffer(parts[0].positions, np.int64).copy()
+            images = self.dataset.search.subset(positions).at(side)
+            found = [torch.cat([inputs for inputs, _ in images.batches(READ_AT_ONCE)])]
         else:
-            ((_, index),) = parts
-            if self._next != (shape, index):
-                self._reader = self._search_images(shape, index)
-            found = [next(self._reader)[0]]
-            self._next = (shape, index + 1)  # reading goes on where it stopped
+            rng = np.random.default_rng(0)  # the same images for all
+            batches = self.dataset.train.at(side).batches(self._batch, rng=rng, drop_last=True)
+            found = [inputs for inputs, _ in islice(batches, len(parts))]
         return [it.to(self._device, memory_format=torch.channels_last) for it in found]
-
-    def _search_images(self, shape: Shape, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        parts = self.parts[first:]
-        images = self.dataset.search.subset(np.concatenate(parts)).at(max(shape[1:]))
-        return images.batches([len(part) for part in parts])
 
 
 def _size(tensor: Tensor) -> int:

@@ -201,3 +201,19 @@ def test_random_problems_find_what_the_rules_find_by_hand():
                 ),
             )
         assert result.trace[-1].taken.assignment == at
+
+
+@pytest.mark.parametrize("evaluations", [4, 1000])
+def test_an_exact_race_leads_where_single_evaluations_lead(evaluations):
+    raced = []
+
+    def race(current, candidates, rank):
+        raced.extend(candidates)
+        found = [accuracy(one) for one in candidates]
+        assert len(rank(accuracy(current) - np.array(found))) == len(candidates) > 1
+        return found
+
+    result = slimmed(0.8, evaluations, race=race)
+    assert result == slimmed(0.8, evaluations)
+    assert len(raced) == len(set(raced)) < len(result.evaluated) <= evaluations
+    assert bool(raced) == (evaluations > 4)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.search import InfeasibleTarget, scale_uniformly, slim
+from nas.search import InfeasibleTarget, scale_uniformly, slim, slim_greedily
 
 
 def additive(weights):
@@ -101,6 +101,54 @@ def test_every_bound_holds(problem):
     result = slim(sizes, cost, accuracy, target, evaluations=60, rng=np.random.default_rng(0))
     assert cost(result.best)["params"] <= 0.9e6
     assert cost(result.best)["latency_ms"] <= 1.5
+
+
+@pytest.mark.parametrize("method", [slim, slim_greedily])
+def test_an_exact_race_leads_where_single_evaluations_lead(method):
+    rng = np.random.default_rng(0)
+    weights = [[(0.0, 0.0), tuple(rng.uniform(0.1, 1, 2))] for _ in range(5)]
+    cost, accuracy = additive(weights)
+    asked, raced = [], []
+
+    def race(current, candidates, rank):
+        found = [accuracy(one) for one in candidates]
+        ranks = rank(accuracy(current) - np.array(found))
+        raced.append((current, candidates, candidates[ranks.argmin()]))
+        return found
+
+    def run(count, **options):
+        return method(
+            [2] * 5, cost, lambda it: count.append(it) or accuracy(it), {"latency_ms": 1.2},
+            evaluations=200, rng=np.random.default_rng(0), **options,
+        )  # fmt: skip
+
+    result = run(asked, race=race)
+    assert result == run([])
+    judged = [one for _, candidates, _ in raced for one in candidates]
+    assert sorted([*asked, *judged]) == sorted(result.evaluated)
+    steps = {step.assignment: step.taken.assignment for step in result.trace}
+    assert len(raced) > 1
+    assert all(steps[current] == best for current, _, best in raced)
+
+
+def test_each_that_races_counts_as_an_evaluation(problem):
+    sizes, cost, accuracy = problem
+    counts = {"race": 0, "alone": 0}
+
+    def race(current, candidates, rank):
+        counts["race"] += len(candidates)
+        return [accuracy(one) for one in candidates]
+
+    def alone(assignment):
+        counts["alone"] += 1
+        return accuracy(assignment)
+
+    result = slim_greedily(
+        sizes, cost, alone, {"latency_ms": 0.6}, evaluations=37, rng=np.random.default_rng(0),
+        race=race,
+    )  # fmt: skip
+    assert counts["race"] > counts["alone"] > 0
+    assert sum(counts.values()) == len(result.evaluated) <= 37
 
 
 def test_options_that_save_nothing_are_stepped_over():
