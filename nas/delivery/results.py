@@ -25,6 +25,7 @@ from nas.report.contents import (
     SearchReport,
     WalkStep,
 )
+from nas.report.folder import PAGE_FILE, REPORT_FILE
 from nas.report.frontier import Final, Point, draw_frontier, write_frontier
 from nas.report.page import write_page
 from nas.report.trace import write_trace
@@ -32,8 +33,6 @@ from nas.search import Step, hypervolume
 from nas.search.problem import meets
 from nas.space import Assignment
 from nas.training.run import SEARCH_RESULT
-
-REPORT = "report.json"
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ def write_results(folder: Path, outcome: Outcome, prices: Prices) -> dict[str, A
         "trace": folder / "trace.jsonl",
         "frontier": folder / "frontier.csv",
         "picture": folder / "frontier.png",
-        "page": folder / "report.html",
-        "report": folder / REPORT,
+        "page": folder / PAGE_FILE,
+        "report": folder / REPORT_FILE,
         "result": folder / SEARCH_RESULT,
     }
     points = _points(outcome, prices)
@@ -80,6 +79,7 @@ def write_results(folder: Path, outcome: Outcome, prices: Prices) -> dict[str, A
         title=f"{space.name}: accuracy on the search slice",
     )
     write_json(shared["report"], report.model_dump(mode="json"))
+    write_page(shared["page"], report)
     result = {
         "space": space.name,
         "data": outcome.data,

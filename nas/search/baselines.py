@@ -6,6 +6,7 @@ Both take ``slim``'s arguments, evaluate only what meets every bound, and start 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -109,7 +110,9 @@ def evolve_family(
         InfeasibleTarget: nothing meets every bound of a target.
     """
     problems = [solvable(sizes, cost, target, canonical, evaluations) for target in targets]
-    loosest = {name: max(target[name] for target in targets) for name in targets[0]}
+    loosest = {
+        name: max(target.get(name, math.inf) for target in targets) for name in targets[0]
+    }
     turns = itertools.cycle(problems)
     study = open_study(None, "evolution", subject="evolution")
     work(
