@@ -44,6 +44,7 @@ Divergence = Literal["kl", "alpha"]
 TrainingDeviceName = Literal["cpu", "cuda"]
 TrainingPrecision = Literal["float32", "bfloat16"]
 Strategy = Literal["frontier", "importance"]
+Sampler = Literal["nsga2", "tpe", "random"]
 Space = Annotated[str, typer.Option("--space", help="Name of a built-in space, or a YAML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.")]
@@ -481,7 +482,7 @@ def slim(
     from nas.latency.table import LatencyTable
     from nas.report.progress import Bar
     from nas.report.tables import print_networks
-    from nas.training.run import SEARCH, Run
+    from nas.training.run import SLIMMING, Run
 
     paths = name_tables(tables or [])
     wanted = read_targets(
@@ -504,7 +505,7 @@ def slim(
             opened,
             {name: LatencyTable.load(path) for name, path in paths.items()},
             plan,
-            out=out or opened.path / f"{SEARCH}{'_'.join(f'{bound:g}' for bound in bounds)}",
+            out=out or opened.path / f"{SLIMMING}{'_'.join(f'{bound:g}' for bound in bounds)}",
             bar=bar,
             resume=resume,
             force=force,
@@ -516,6 +517,82 @@ def slim(
     print_networks(result["networks"], title=f"{opened.space.name}, {opened.data.spec}")
     _print_verdicts(result["verdicts"])
     _print_paths(result["paths"])
+
+
+@app.command()
+def search(
+    target_ms: Annotated[
+        str | None,
+        typer.Option("--target-ms", help="Largest latency, measured; cpu=2.0,gpu=0.8 with tables."),
+    ] = None,
+    target_params: Annotated[
+        float | None, typer.Option("--target-params", help="Most parameters, such as 3e6.")
+    ] = None,
+    target_macs: Annotated[
+        float | None, typer.Option("--target-macs", help="Most multiply-accumulates.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Folder of a trained run.")] = None,
+    tables: Annotated[
+        list[str] | None,
+        typer.Option("--table", help="A latency table, or NAME=PATH; several for several devices."),
+    ] = None,
+    sampler: Annotated[Sampler, typer.Option("--sampler", help="Optuna's.")] = "nsga2",
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Networks that all workers evaluate together.")
+    ] = 200,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", help="What workers share: a file, or a database's URL."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the results.")] = None,
+    accept_table: Annotated[
+        bool, typer.Option("--accept-table", help="Use a table that failed its validation.")
+    ] = False,
+    seed: Seed = 0,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Search a trained supernet by Optuna; start it again for one more worker."""
+    from nas.delivery import Plan, published_terms, search_run
+    from nas.delivery.options import name_tables, read_targets
+    from nas.latency.prices import latency_names
+    from nas.latency.table import LatencyTable
+    from nas.report.progress import Bar
+    from nas.report.tables import print_networks
+    from nas.training.run import SEARCH, Run
+
+    paths = name_tables(tables or [])
+    wanted = read_targets(paths, ms=target_ms, family=None, params=target_params, macs=target_macs)
+    opened = Run.open(run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits"))
+    paths = paths or {"cpu": default_table(opened.space, "cpu")}
+    plan = Plan(
+        targets=wanted,
+        terms=published_terms(latency_names(paths).values()),
+        evaluations=trials,
+        seed=seed,
+    )
+    bounds = "_".join(f"{bound:g}" for bound in wanted[0].values())
+    try:
+        with Bar("searching", quiet=as_json) as bar:
+            result = search_run(
+                opened,
+                {name: LatencyTable.load(path) for name, path in paths.items()},
+                plan,
+                sampler=sampler,
+                storage=storage,
+                out=out or opened.path / f"{SEARCH}{sampler}_{bounds}",
+                bar=bar,
+                force=force,
+                accept_tables=accept_table,
+            )
+    except KeyboardInterrupt:
+        raise UserError("stopped; the study is kept, the same command goes on") from None
+    if as_json:
+        _print_json(result)
+    elif result:
+        print_networks(result["networks"], title=f"{opened.space.name}, {opened.data.spec}")
+        _print_verdicts(result["verdicts"])
+        _print_paths(result["paths"])
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nas.delivery.network import take_examples
 from nas.delivery.plan import Plan, Term, published_terms
+from nas.delivery.searching import search_run
 from nas.delivery.slimming import slim_run
 
-__all__ = ["Plan", "Term", "published_terms", "slim_run", "take_examples"]
+__all__ = ["Plan", "Term", "published_terms", "search_run", "slim_run", "take_examples"]

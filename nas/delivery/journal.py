@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -61,10 +59,26 @@ class Raced(Value):
 _LINE: TypeAdapter[Judged | Measured | Raced] = TypeAdapter(Judged | Measured | Raced)
 
 
-class Journal:
-    """Accuracies by assignment, latencies by assignment and target, races by who took part.
+class Memory:
+    """Accuracies by assignment, latencies by assignment and target, races by who took part."""
 
-    A context that closes its file.
+    def __init__(self) -> None:
+        self.accuracies: dict[Assignment, float] = {}
+        self.latencies: dict[tuple[Assignment, str], Measurement] = {}
+        self.races: dict[tuple[Assignment, ...], tuple[float, ...]] = {}
+
+    def add(self, line: Judged | Measured | Raced) -> None:
+        """Remember an evaluation, a measurement or a race."""
+        if isinstance(line, Judged):
+            self.accuracies[line.assignment] = line.accuracy
+        elif isinstance(line, Raced):
+            self.races[line.current, *line.candidates] = line.accuracies
+        else:
+            self.latencies[line.assignment, line.target_sha256] = line.latency
+
+
+class Journal(Memory):
+    """A memory in a file; a context that closes it.
 
     Raises:
         UserError: the file belongs to another search or is damaged, or cannot be written.
@@ -72,10 +86,8 @@ class Journal:
 
     def __init__(self, path: Path, identity: Identity, *, resume: bool) -> None:
         """Begin a journal, or with ``resume`` go on with the one that is there."""
+        super().__init__()
         self.path = path
-        self.accuracies: dict[Assignment, float] = {}
-        self.latencies: dict[tuple[Assignment, str], Measurement] = {}
-        self.races: dict[tuple[Assignment, ...], tuple[float, ...]] = {}
         whole = self._read(identity) if resume and path.exists() else 0
         try:
             self._file = path.open("ab")
@@ -83,7 +95,7 @@ class Journal:
         except OSError as error:
             raise self._unwritable(error) from None
         if not whole:
-            self._append(identity.model_dump(mode="json"))
+            self._append(identity)
 
     def __enter__(self) -> Self:
         return self
@@ -96,22 +108,10 @@ class Journal:
     ) -> None:
         self._file.close()
 
-    def add_accuracy(self, assignment: Assignment, accuracy: float) -> None:
-        """Record an evaluation; it is on disk when this returns."""
-        self.accuracies[assignment] = accuracy
-        self._append({"assignment": assignment, "accuracy": accuracy})
-
-    def add_latency(self, assignment: Assignment, target_sha256: str, found: Measurement) -> None:
-        """Record a measurement; it is on disk when this returns."""
-        self.latencies[assignment, target_sha256] = found
-        self._append(
-            {"assignment": assignment, "target_sha256": target_sha256, "latency": asdict(found)}
-        )
-
-    def add_race(self, race: Raced) -> None:
-        """Record a race; it is on disk when this returns."""
-        self._take(race)
-        self._append(race.model_dump(mode="json"))
+    def add(self, line: Judged | Measured | Raced) -> None:
+        """Remember; it is on disk when this returns."""
+        super().add(line)
+        self._append(line)
 
     def _read(self, identity: Identity) -> int:
         """Take in what is there; the number of bytes up to its last whole line."""
@@ -125,20 +125,12 @@ class Journal:
                 if number == 1:
                     self._require_same(Identity.model_validate_json(line), identity)
                 else:
-                    self._take(_LINE.validate_json(line))
+                    super().add(_LINE.validate_json(line))
             except ValidationError:
                 raise UserError(
                     f"{self.path}:{number}: is no line of a journal; --force starts anew"
                 ) from None
         return len(whole)
-
-    def _take(self, line: Judged | Measured | Raced) -> None:
-        if isinstance(line, Judged):
-            self.accuracies[line.assignment] = line.accuracy
-        elif isinstance(line, Raced):
-            self.races[line.current, *line.candidates] = line.accuracies
-        else:
-            self.latencies[line.assignment, line.target_sha256] = line.latency
 
     def _require_same(self, was: Identity, now: Identity) -> None:
         for name, what in (
@@ -158,9 +150,9 @@ class Journal:
                     "name another --out, or start anew with --force"
                 )
 
-    def _append(self, line: Mapping[str, Any]) -> None:
+    def _append(self, line: Value) -> None:
         try:
-            self._file.write(json.dumps(line).encode() + b"\n")
+            self._file.write(json.dumps(line.model_dump(mode="json")).encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:

@@ -40,7 +40,8 @@ class Outcome:
     """All that a search found.
 
     ``networks`` are those of the final table, the largest first; ``evaluated`` holds what each
-    method evaluated, by its name and in its order.
+    method evaluated, by its name and in its order; ``wanted`` names the one whose networks are
+    written.
     """
 
     plan: Plan
@@ -49,6 +50,7 @@ class Outcome:
     evaluated: Mapping[str, Mapping[Assignment, float]]
     trace: tuple[Step, ...]
     verdicts: tuple[str, ...]
+    wanted: str = "slimmed"
 
 
 def write_results(folder: Path, outcome: Outcome, prices: Prices) -> dict[str, Any]:
@@ -116,6 +118,7 @@ def make_report(outcome: Outcome, prices: Prices) -> SearchReport:
         strategy=plan.strategy,
         seed=plan.seed,
         targets=plan.targets,
+        wanted=outcome.wanted,
         choices=tuple(names),
         options=options,
         methods=tuple(
@@ -127,11 +130,11 @@ def make_report(outcome: Outcome, prices: Prices) -> SearchReport:
 
 
 def _write_networks(folder: Path, outcome: Outcome) -> dict[str, str]:
-    """The slimmed network of each target: architecture, weights, ONNX."""
+    """The wanted network of each target: architecture, weights, ONNX."""
     targets = outcome.plan.targets
     paths: dict[str, str] = {}
     for network in outcome.networks:
-        if network.name != "slimmed" or network.target is None:
+        if network.name != outcome.wanted or network.target is None:
             continue
         place = folder if len(targets) == 1 else target_folder(folder, network.target)
         files = {

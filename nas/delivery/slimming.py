@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,24 +13,28 @@ from torch import Tensor
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.delivery.journal import Identity, Journal
+from nas.delivery.journal import Journal
 from nas.delivery.loop import deliver_within
 from nas.delivery.methods import Evolution, Method, Random, Slimming, Uniform
 from nas.delivery.network import Delivered
 from nas.delivery.plan import Plan, target_text
+from nas.delivery.preparation import (
+    JOURNAL,
+    LOCK,
+    identify,
+    require_free,
+    tell_doubts,
+    usable_tables,
+)
 from nas.delivery.results import Outcome, write_results
 from nas.delivery.verdict import judge_methods, right_answers
 from nas.delivery.workshop import Workshop
 from nas.errors import UserError
 from nas.latency.prices import Prices
-from nas.latency.runtime import detect_again
 from nas.latency.table import LatencyTable
-from nas.latency.validation import judge
 from nas.lock import Lock
 from nas.report.progress import Bar
-from nas.training.run import SEARCH_RESULT, Run
-
-JOURNAL, LOCK = "journal.jsonl", ".lock"
+from nas.training.run import Run
 
 
 def slim_run(
@@ -58,15 +61,15 @@ def slim_run(
     prices = Prices(run.space, tables)
     if plan.strategy == "importance":
         run.require_path_choice()
-    measured = _usable_tables(run, prices, accept_tables=accept_tables)
+    measured = usable_tables(run, prices, accept_tables=accept_tables)
     plan.require_possible(prices)
-    _require_free(out, resume=resume, force=force)
+    require_free(out, resume=resume, force=force)
     held = f"{out}: another process is searching there; wait for it or name another --out"
     with ExitStack() as stack:
         stack.enter_context(Lock(out / LOCK, held=held))
-        journal = Journal(out / JOURNAL, _identity(run, plan), resume=resume)
+        journal = Journal(out / JOURNAL, identify(run, plan), resume=resume)
         stack.enter_context(journal)
-        _tell_doubts(prices, measured, bar)
+        tell_doubts(prices, measured, bar)
         try:
             return _search(run, prices, measured, plan, journal, out, bar)
         except KeyboardInterrupt:
@@ -86,7 +89,7 @@ def find_networks(workshop: Workshop, methods: list[Method]) -> list[Delivered]:
 
 
 def judge_networks(
-    networks: list[Delivered], dataset: Dataset
+    networks: list[Delivered], dataset: Dataset, wanted: str = "slimmed"
 ) -> tuple[tuple[Delivered, ...], tuple[str, ...]]:
     """The networks with their test accuracies, and for each target a line that says who won."""
     answers: dict[Architecture, Tensor] = {}
@@ -102,7 +105,7 @@ def judge_networks(
     verdicts = tuple(
         f"{text}: "
         + judge_methods(
-            [(it.name, answers[it.architecture]) for it in networks if it.target == target]
+            [(it.name, answers[it.architecture]) for it in networks if it.target == target], wanted
         )
         for text, target in targets.items()
     )
@@ -137,50 +140,3 @@ def _search(
         verdicts=verdicts,
     )
     return write_results(out, outcome, prices)
-
-
-def _usable_tables(run: Run, prices: Prices, *, accept_tables: bool) -> dict[str, LatencyTable]:
-    """The tables of this machine, by the names of their latencies.
-
-    Raises:
-        UserError: there is none, or a table misses layers or failed its validation.
-    """
-    measured = prices.measurable()
-    if not measured:
-        table = next(iter(prices.tables.values()))
-        table.require_target(detect_again(table.target))
-    for table in prices.tables.values():
-        table.require_layers(run.space, str(run.space_path))
-        if not accept_tables:
-            table.require_trust()
-    return measured
-
-
-def _tell_doubts(prices: Prices, measured: Mapping[str, LatencyTable], bar: Bar) -> None:
-    for name, table in prices.latencies.items():
-        doubts = [doubt for kind in judge(table.validation) for doubt in kind]
-        if doubts:
-            bar.say(f"{table.path} is used although {'; '.join(doubts)}")
-        if name not in measured:
-            bar.say(f"{name} is predicted only: {table.path} is of another machine or runtime")
-
-
-def _require_free(out: Path, *, resume: bool, force: bool) -> None:
-    if resume or force:
-        return
-    if (out / SEARCH_RESULT).exists():
-        raise UserError(f"{out}: holds the results of a search; --force replaces them, or --out")
-    if (out / JOURNAL).exists():
-        raise UserError(
-            f"{out}: holds a search that was stopped; --resume goes on, --force starts anew"
-        )
-
-
-def _identity(run: Run, plan: Plan) -> Identity:
-    state = run.state()
-    text = run.recipe_sha256 + (state.model_dump_json() if state else "")
-    return Identity(
-        weights_sha256=hashlib.sha256(text.encode()).hexdigest(),
-        images_sha256=run.split_sha256,
-        plan=plan,
-    )

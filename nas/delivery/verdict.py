@@ -34,16 +34,17 @@ def chance(one: Tensor, other: Tensor) -> float:
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
-def judge_methods(answers: Sequence[tuple[str, Tensor]]) -> str:
+def judge_methods(answers: Sequence[tuple[str, Tensor]], wanted: str = "slimmed") -> str:
     """One line: which network won, or that none did; ``answers`` by the methods' names.
 
-    The slimmed network, or the best where that is another, is compared with the best of the rest.
+    The ``wanted`` network, or the best where that is another, is compared with the best of the
+    rest.
     """
     ranked = sorted(answers, key=lambda it: -int(it[1].sum()))
     (best, first), (next_best, second) = ranked[:2]
-    slimmed = dict(answers).get("slimmed")
-    if slimmed is not None and best != "slimmed":
-        next_best, second = "slimmed", slimmed
+    own = dict(answers).get(wanted)
+    if own is not None and best != wanted:
+        next_best, second = wanted, own
     p = chance(first, second)
     shares = [f"{100 * float(it.double().mean()):.1f} %" for it in (first, second)]
     evidence = f"on {len(first):,} test images, p = {p:.2g}"

@@ -13,7 +13,7 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.delivery.journal import Journal, Raced
+from nas.delivery.journal import Judged, Measured, Memory, Raced
 from nas.delivery.network import Delivered, take_examples
 from nas.delivery.plan import Plan
 from nas.deploy.export import to_checked_int8, to_checked_onnx
@@ -42,7 +42,7 @@ class Workshop:
     measured: Mapping[str, LatencyTable]
     supernet: Supernet
     dataset: Dataset
-    journal: Journal
+    journal: Memory
     bar: Bar
     _accuracies: dict[Architecture, float] = field(default_factory=dict)
     _delivered: dict[Architecture, Delivered] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Workshop:
         if architecture not in self._accuracies:
             found = self.evaluator.accuracy(architecture)
             self._accuracies[architecture] = found
-            self.journal.add_accuracy(assignment, found)
+            self.journal.add(Judged(assignment=assignment, accuracy=found))
             self.bar.update("networks evaluated", self.evaluations, self._most_evaluations)
         return self._accuracies[architecture]
 
@@ -92,7 +92,7 @@ class Workshop:
         if race not in self.journal.races:
             architectures = [self.space.decode(one) for one in candidates]
             found = self.evaluator.race(self.space.decode(current), architectures, rank)
-            self.journal.add_race(
+            self.journal.add(
                 Raced(current=current, candidates=tuple(candidates), accuracies=tuple(found))
             )
             self.bar.update("networks evaluated", self.evaluations, self._most_evaluations)
@@ -157,7 +157,7 @@ class Workshop:
         target = target_sha256(table.target)
         if (assignment, target) not in self.journal.latencies:
             (found,) = measure([model], table.target, rng=np.random.default_rng(0), plan=PATIENT)
-            self.journal.add_latency(assignment, target, found)
+            self.journal.add(Measured(assignment=assignment, target_sha256=target, latency=found))
         return self.journal.latencies[assignment, target]
 
 

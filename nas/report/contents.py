@@ -72,8 +72,8 @@ class MeasuredLatency(Value):
 class FinalNetwork(Value):
     """A network of the final table. ``target`` is the one it was found for, None for the largest.
 
-    ``name`` is largest, uniform, slimmed, random or evolution. Latencies of tables that are not of
-    this machine are predicted only, and are missing from ``latencies``.
+    ``name`` is largest, uniform, slimmed, random, evolution or searched. Latencies of tables that
+    are not of this machine are predicted only, and are missing from ``latencies``.
     """
 
     name: str
@@ -88,13 +88,17 @@ class FinalNetwork(Value):
 
 
 class SearchReport(Value):
-    """All of it. ``choices`` and ``options`` name what the numbers of an assignment stand for."""
+    """All of it. ``choices`` and ``options`` name what the numbers of an assignment stand for.
+
+    ``wanted`` is the name of the method that the search was for; the others stand beside it.
+    """
 
     space: str
     data: str
     strategy: str
     seed: int
     targets: tuple[dict[str, float], ...]
+    wanted: str = "slimmed"
     choices: tuple[str, ...]
     options: tuple[tuple[str, ...], ...]
     methods: tuple[Method, ...]

@@ -29,6 +29,7 @@ Figure = dict[str, Any]
 
 SYMBOLS = {
     "slimmed": "star",
+    "searched": "star",
     "uniform": "diamond",
     "evolution": "circle",
     "random": "triangle-up",
@@ -44,7 +45,8 @@ VISIBLE = {"star": 1.45, "triangle-up": 1.25, "diamond": 1.1}
 
 def color_of(method: str) -> str:
     """The colour of a method, the same everywhere on the page."""
-    return f"--{method}" if method in SYMBOLS else "--other"
+    known = "slimmed" if method == "searched" else method  # never on one page
+    return f"--{known}" if known in SYMBOLS else "--other"
 
 
 def frontier_figure(report: SearchReport) -> Figure:

@@ -15,8 +15,22 @@ from matplotlib.figure import Figure
 from nas.documents import write_atomically
 
 INK, GREY, BLUE, ORANGE, GREEN = "#1f2430", "#b9bfca", "#2f6fde", "#e8762c", "#2a9d6f"
-COLORS = {"largest": INK, "uniform": ORANGE, "random": GREY, "evolution": BLUE, "slimmed": GREEN}
-MARKERS = {"largest": "s", "uniform": "D", "random": "o", "evolution": "^", "slimmed": "*"}
+COLORS = {
+    "largest": INK,
+    "uniform": ORANGE,
+    "random": GREY,
+    "evolution": BLUE,
+    "slimmed": GREEN,
+    "searched": GREEN,
+}
+MARKERS = {
+    "largest": "s",
+    "uniform": "D",
+    "random": "o",
+    "evolution": "^",
+    "slimmed": "*",
+    "searched": "*",
+}
 LABELS = {"params": "parameters", "macs": "multiply-accumulates"}
 
 

@@ -119,7 +119,9 @@ def _search_view(report: SearchReport) -> dict[str, Any]:
     return {
         "report": report,
         "verdicts": list(verdicts(report)),
-        "cards": [_card(it, latency, largest) for it in report.networks if it.name == "slimmed"],
+        "cards": [
+            _card(it, latency, largest) for it in report.networks if it.name == report.wanted
+        ],
         "networks": [_row(it) for it in report.networks],
         "areas": [(it.name, it.hypervolume / best if best else 0.0) for it in report.methods],
         "figures": drawn,
@@ -127,7 +129,7 @@ def _search_view(report: SearchReport) -> dict[str, Any]:
         "per": "ms" if report.strategy == "importance" else "MES",
         "drawings": [
             (it.name, target_text(it.target), _stages(it.layers, latency))
-            for it in sorted(report.networks, key=lambda it: it.name != "slimmed")
+            for it in sorted(report.networks, key=lambda it: it.name != report.wanted)
             if it.layers
         ],
     }

@@ -110,9 +110,7 @@ def evolve_family(
         InfeasibleTarget: nothing meets every bound of a target.
     """
     problems = [solvable(sizes, cost, target, canonical, evaluations) for target in targets]
-    loosest = {
-        name: max(target.get(name, math.inf) for target in targets) for name in targets[0]
-    }
+    loosest = {name: max(target.get(name, math.inf) for target in targets) for name in targets[0]}
     turns = itertools.cycle(problems)
     study = open_study(None, "evolution", subject="evolution")
     work(

@@ -44,7 +44,7 @@ from nas.training.teacher import Teacher, load_teacher
 RUN_FILE, SPACE_FILE, LOCK_FILE = "run.json", "space.json", ".lock"
 CHECKS = ("check.json", "check.csv", "check.png")
 """What ``nas check-supernet`` writes beside its journal."""
-SEARCH, SEARCH_RESULT = "slim_", "result.json"
+SLIMMING, SEARCH, SEARCH_RESULT = "slim_", "search_", "result.json"
 """How the folders of searches in a run begin, and what each holds when it is done."""
 
 
@@ -316,7 +316,9 @@ class Run:
         checkpoints = (self.checkpoint_path.name, PREVIOUS)
         checks = [name for name in CHECKS if (self.path / name).exists()]
         searches = sorted(
-            it.name for it in self.path.glob(f"{SEARCH}*") if (it / SEARCH_RESULT).is_file()
+            it.parent.name
+            for beginning in (SLIMMING, SEARCH)
+            for it in self.path.glob(f"{beginning}*/{SEARCH_RESULT}")
         )
         try:
             for name in (RUN_FILE, SPACE_FILE, *checkpoints, self.log_path.name, *checks):

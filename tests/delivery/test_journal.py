@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from nas.delivery.journal import Identity, Journal
+from nas.delivery.journal import Identity, Journal, Judged, Measured
 from nas.delivery.plan import Plan
 from nas.errors import UserError
 from nas.latency.measure import Measurement
@@ -16,9 +16,9 @@ LATENCY = Measurement(0.1 + 0.2, 0.1, 0.4, 7, "ok", (0.1, 0.3))
 def path(tmp_path):
     """A journal of two evaluations and a measurement."""
     with Journal(tmp_path / "j.jsonl", IDENTITY, resume=False) as journal:
-        journal.add_accuracy((0, 1), 1 / 3)
-        journal.add_latency((0, 1), "t", LATENCY)
-        journal.add_accuracy((1, 1), 0.5)
+        journal.add(Judged(assignment=(0, 1), accuracy=1 / 3))
+        journal.add(Measured(assignment=(0, 1), target_sha256="t", latency=LATENCY))
+        journal.add(Judged(assignment=(1, 1), accuracy=0.5))
     return tmp_path / "j.jsonl"
 
 
@@ -38,7 +38,7 @@ def test_a_torn_last_line_is_ignored_and_written_over(path):
     path.write_bytes(whole[:-7])
     with Journal(path, IDENTITY, resume=True) as journal:
         assert journal.accuracies == {(0, 1): 1 / 3}
-        journal.add_accuracy((1, 1), 0.5)
+        journal.add(Judged(assignment=(1, 1), accuracy=0.5))
     assert path.read_bytes() == whole
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nas.delivery.journal import Identity, Journal
+from nas.delivery.journal import Identity, Journal, Measured
 from nas.delivery.loop import CORRECTIONS, deliver_within
 from nas.delivery.plan import Plan
 from nas.delivery.workshop import Workshop, target_sha256
@@ -25,7 +25,11 @@ def workshop(run, table, tmp_path):
     ):
         slow = 3 * prices.cost(largest(run))["latency_ms"]
         found = Measurement(slow, slow, slow, 1, "ok")
-        journal.add_latency(largest(run), target_sha256(table.target), found)
+        journal.add(
+            Measured(
+                assignment=largest(run), target_sha256=target_sha256(table.target), latency=found
+            )
+        )
         dataset = run.data.load(32)
         measured = prices.measurable()
         yield Workshop(plan, prices, measured, run.load_supernet(), dataset, journal, bar)
