@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.delivery import RESULT, slim_run
+from nas.delivery import Plan, slim_run
 from nas.errors import UserError
 from nas.latency.build import build_table
 from nas.latency.runtime import detect_target
@@ -32,7 +32,7 @@ from nas.report.tables import print_networks
 from nas.report.training import TrainingBar
 from nas.space import SearchSpace
 from nas.training.loop import train_supernet
-from nas.training.run import Run
+from nas.training.run import SEARCH_RESULT, Run
 from nas.training.settings import DataSettings, Settings
 
 ACROSS = "across"
@@ -129,20 +129,23 @@ def slimmed(
 ) -> list[dict[str, Any]]:
     """The networks that slimming a run to the target gives, from its results if they are there."""
     out = run.path / f"slim_{target_ms:g}_{arguments.evaluations}"
-    if (out / RESULT).exists():
-        networks: list[dict[str, Any]] = json.loads((out / RESULT).read_text())["networks"]
+    if (out / SEARCH_RESULT).exists():
+        networks: list[dict[str, Any]] = json.loads((out / SEARCH_RESULT).read_text())["networks"]
         return networks
     with Bar(f"slimming {run.space.name} to {target_ms} ms") as bar:
         result = slim_run(
             run,
-            table,
-            {"latency_ms": target_ms},
-            evaluations=arguments.evaluations,
+            {"cpu": table},
+            Plan(
+                targets=({"latency_ms": target_ms},),
+                evaluations=arguments.evaluations,
+                baselines=False,
+                seed=arguments.seed,
+            ),
             out=out,
-            seed=arguments.seed,
-            force=True,
-            accept_table=True,
             bar=bar,
+            force=True,
+            accept_tables=True,
         )
     found: list[dict[str, Any]] = result["networks"]
     return found

@@ -1,0 +1,186 @@
+"""Frontiers on trained supernets: slimming, uniform scaling, random search and NSGA-II.
+
+    .venv/bin/python benchmarks/frontiers.py --run runs/R --table T.csv   # about 15 minutes
+
+Prints the area between each method's frontier, the largest network's latency and the accuracy of
+chance, as a part of NSGA-II's at 100 evaluations, by the accuracy that the search saw and, for what
+each method would deliver, by that on the test images. Slimming, random search and NSGA-II are given
+eight bounds from the smallest network's latency to the largest's; uniform scaling needs no search.
+Accuracies are kept in --out, so a second run is quick.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; see nas/cli.py
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nas.latency.prices import Prices
+from nas.latency.table import LatencyTable
+from nas.report.progress import Bar
+from nas.report.tables import print_table
+from nas.search import (
+    FamilyResult,
+    evolve_family,
+    hypervolume,
+    scale_uniformly,
+    search_family_randomly,
+    slim_family,
+)
+from nas.space import Assignment
+from nas.training.evaluate import inherited_accuracy
+from nas.training.evaluator import Evaluator
+from nas.training.run import Run
+
+BOUNDS = 8
+METHODS = {
+    "slimmed": slim_family,
+    "random": search_family_randomly,
+    "NSGA-II": evolve_family,
+}
+
+
+class Judge:
+    """Accuracies of a run's networks, on the search slice and on the test images, each once."""
+
+    def __init__(self, run: Run, out: Path, bar: Bar) -> None:
+        self.run, self.bar = run, bar
+        self.path = out / f"{run.path.name}.jsonl"
+        self.known: dict[tuple[str, Assignment], float] = {}
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                part, assignment, found = json.loads(line)
+                self.known[part, tuple(assignment)] = found
+        self.dataset = run.data.load(run.image_size)
+        self.supernet = run.load_supernet()
+        self.evaluator = Evaluator(self.supernet, self.dataset)
+
+    def seen(self, one: Assignment) -> float:
+        """What a search sees."""
+        return self._find("search", one)
+
+    def tested(self, one: Assignment) -> float:
+        """What a user gets, but for training on."""
+        return self._find("test", one)
+
+    def _find(self, part: str, one: Assignment) -> float:
+        if (part, one) not in self.known:
+            architecture = self.run.space.decode(one)
+            found = (
+                self.evaluator.accuracy(architecture)
+                if part == "search"
+                else inherited_accuracy(
+                    self.supernet, architecture, self.dataset, self.dataset.test
+                )
+            )
+            self.known[part, one] = found
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps([part, one, found]) + "\n")
+            self.bar.update("networks judged", len(self.known), 0)
+        return self.known[part, one]
+
+
+def main() -> None:
+    """Search, and print a line for each method and number of evaluations."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark_frontiers"))
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    run = Run.open(arguments.run)
+    prices = Prices(run.space, {"cpu": LatencyTable.load(arguments.table)})
+    with Bar("judging") as bar:
+        judge = Judge(run, arguments.out, bar)
+        areas = {
+            (name, evaluations): [
+                areas_of(search(name, run, prices, judge, evaluations, seed), run, prices, judge)
+                for seed in range(arguments.seeds)
+            ]
+            for name in METHODS
+            for evaluations in (50, 100)
+        }
+        uniform = areas_of(scaled(run, prices), run, prices, judge)
+    base = np.array(areas["NSGA-II", 100])
+    rows = [
+        (
+            *(name, str(evaluations)),
+            *(spread(share) for share in (np.array(found) / base).T),
+        )
+        for (name, evaluations), found in areas.items()
+    ]
+    rows.append(("uniform", str(BOUNDS), *(spread(share) for share in (uniform / base).T)))
+    print_table(
+        ("method", "evaluations", "area, as searched", "area, on test images"),
+        rows,
+        title=f"{run.space.name}, {run.data.spec}: areas as parts of NSGA-II's at 100, mean of "
+        f"{arguments.seeds} seeds (least to most)",
+    )
+
+
+def search(
+    name: str, run: Run, prices: Prices, judge: Judge, evaluations: int, seed: int
+) -> FamilyResult:
+    """What a method finds for all bounds."""
+    return METHODS[name](
+        run.space.sizes,
+        prices.cost,
+        judge.seen,
+        targets(run, prices),
+        evaluations=evaluations,
+        rng=np.random.default_rng(seed),
+        canonical=run.space.canonical,
+    )
+
+
+def scaled(run: Run, prices: Prices) -> FamilyResult:
+    """Uniform scaling to all bounds."""
+    bests = tuple(
+        run.space.canonical(scale_uniformly(run.space.uniform, prices.cost, target))
+        for target in targets(run, prices)
+    )
+    return FamilyResult(bests, (), dict.fromkeys(bests, 0.0))
+
+
+def targets(run: Run, prices: Prices) -> Sequence[Mapping[str, float]]:
+    """Bounds at equal ratios."""
+    least, most = ends(run, prices)
+    return [{"latency_ms": most * (least / most) ** (it / BOUNDS)} for it in range(BOUNDS)]
+
+
+def ends(run: Run, prices: Prices) -> tuple[float, float]:
+    """Latencies of the smallest and of the largest network."""
+    smallest, largest = (0,) * len(run.space.sizes), tuple(n - 1 for n in run.space.sizes)
+    return prices.cost(smallest)["latency_ms"], prices.cost(largest)["latency_ms"]
+
+
+def areas_of(found: FamilyResult, run: Run, prices: Prices, judge: Judge) -> tuple[float, float]:
+    """What was evaluated as the search saw it, and what is delivered on the test images."""
+    reference = ends(run, prices)[1], 1 / run.space.classes
+
+    def area(points: Mapping[Assignment, float]) -> float:
+        return hypervolume(
+            [(prices.cost(one)["latency_ms"], hits) for one, hits in points.items()], reference
+        )
+
+    return (
+        area({one: judge.seen(one) for one in found.evaluated}),
+        area({one: judge.tested(one) for one in found.bests}),
+    )
+
+
+def spread(values: np.ndarray) -> str:
+    """Mean, least and most."""
+    return f"{np.mean(values):.3f} ({np.min(values):.3f} to {np.max(values):.3f})"
+
+
+if __name__ == "__main__":
+    main()
