@@ -17,7 +17,8 @@ import argparse
 import json
 from pathlib import Path
 
-from nas.delivery import Plan, slim_run
+from nas.delivery.plan import Plan
+from nas.delivery.slimming import slim_run
 from nas.errors import UserError
 from nas.latency.build import build_table
 from nas.latency.runtime import detect_target

@@ -46,7 +46,7 @@ def main() -> None:
         return
     space = SearchSpace.load(arguments.space)
     data = DataSettings(spec=arguments.data, limit=7_500, search_share=1 / 3)
-    dataset = data.load(space.one_size)
+    dataset = data.load(space.largest_size)
     found: dict[bool, list[np.ndarray]] = {True: [], False: []}
     learnt: list[Probabilities] = []
     for seed, path_choice in [(seed, it) for seed in SEEDS for it in (True, False)] + [(0, True)]:

@@ -23,6 +23,8 @@ from nas.errors import UserError
 from nas.space import DEFAULT_SPACE, SearchSpace, built_in_architectures, built_in_spaces
 
 if TYPE_CHECKING:
+    from nas.delivery.plan import Plan
+    from nas.latency.prices import Prices
     from nas.latency.runtime import Target
     from nas.latency.table import LatencyTable
     from nas.training.latency_term import LatencyTerm
@@ -476,21 +478,17 @@ def slim(
     as_json: Json = False,
 ) -> None:
     """Slim a trained supernet until the exported networks meet their targets when measured."""
-    from nas.delivery import Plan, published_terms, slim_run
     from nas.delivery.options import name_tables, read_targets, read_terms
+    from nas.delivery.plan import Plan, published_terms
     from nas.latency.prices import latency_names
-    from nas.latency.table import LatencyTable
-    from nas.report.progress import Bar
-    from nas.report.tables import print_networks
-    from nas.training.run import SLIMMING, Run
 
     paths = name_tables(tables or [])
     wanted = read_targets(
         paths, ms=target_ms, family=targets, params=target_params, macs=target_macs
     )
     terms = read_terms(mes or [])
-    opened = Run.open(run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits"))
-    paths = paths or {"cpu": default_table(opened.space, "cpu")}
+    folder = run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits")
+    paths = paths or {"cpu": default_table(_space_of(folder), "cpu")}
     plan = Plan(
         targets=wanted,
         terms=terms or published_terms(latency_names(paths).values()),
@@ -499,13 +497,20 @@ def slim(
         baselines=baselines,
         seed=seed,
     )
+    prices = _possible_prices(folder, paths, plan)
+
+    from nas.delivery.slimming import slim_run
+    from nas.report.progress import Bar
+    from nas.report.tables import print_networks
+    from nas.training.run import SLIMMING, Run
+
     bounds = [bound for target in wanted for bound in target.values()]
     with Bar("slimming", quiet=as_json) as bar:
         result = slim_run(
-            opened,
-            {name: LatencyTable.load(path) for name, path in paths.items()},
+            Run.open(folder),
+            prices.tables,
             plan,
-            out=out or opened.path / f"{SLIMMING}{'_'.join(f'{bound:g}' for bound in bounds)}",
+            out=out or folder / f"{SLIMMING}{'_'.join(f'{bound:g}' for bound in bounds)}",
             bar=bar,
             resume=resume,
             force=force,
@@ -514,7 +519,7 @@ def slim(
     if as_json:
         _print_json(result)
         return
-    print_networks(result["networks"], title=f"{opened.space.name}, {opened.data.spec}")
+    print_networks(result["networks"], title=f"{result['space']}, {result['data']}")
     _print_verdicts(result["verdicts"])
     _print_paths(result["paths"])
 
@@ -553,34 +558,37 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search a trained supernet by Optuna; start it again for one more worker."""
-    from nas.delivery import Plan, published_terms, search_run
     from nas.delivery.options import name_tables, read_targets
+    from nas.delivery.plan import Plan, published_terms
     from nas.latency.prices import latency_names
-    from nas.latency.table import LatencyTable
-    from nas.report.progress import Bar
-    from nas.report.tables import print_networks
-    from nas.training.run import SEARCH, Run
 
     paths = name_tables(tables or [])
     wanted = read_targets(paths, ms=target_ms, family=None, params=target_params, macs=target_macs)
-    opened = Run.open(run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits"))
-    paths = paths or {"cpu": default_table(opened.space, "cpu")}
+    folder = run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits")
+    paths = paths or {"cpu": default_table(_space_of(folder), "cpu")}
     plan = Plan(
         targets=wanted,
         terms=published_terms(latency_names(paths).values()),
         evaluations=trials,
         seed=seed,
     )
+    prices = _possible_prices(folder, paths, plan)
+
+    from nas.delivery.searching import search_run
+    from nas.report.progress import Bar
+    from nas.report.tables import print_networks
+    from nas.training.run import SEARCH, Run
+
     bounds = "_".join(f"{bound:g}" for bound in wanted[0].values())
     try:
         with Bar("searching", quiet=as_json) as bar:
             result = search_run(
-                opened,
-                {name: LatencyTable.load(path) for name, path in paths.items()},
+                Run.open(folder),
+                prices.tables,
                 plan,
                 sampler=sampler,
                 storage=storage,
-                out=out or opened.path / f"{SEARCH}{sampler}_{bounds}",
+                out=out or folder / f"{SEARCH}{sampler}_{bounds}",
                 bar=bar,
                 force=force,
                 accept_tables=accept_table,
@@ -590,7 +598,7 @@ def search(
     if as_json:
         _print_json(result)
     elif result:
-        print_networks(result["networks"], title=f"{opened.space.name}, {opened.data.spec}")
+        print_networks(result["networks"], title=f"{result['space']}, {result['data']}")
         _print_verdicts(result["verdicts"])
         _print_paths(result["paths"])
 
@@ -771,7 +779,7 @@ def export(
     rounding = None
     if data is not None:
         from nas.data import load_dataset
-        from nas.delivery import take_examples
+        from nas.delivery.network import take_examples
         from nas.latency.precision import placement
         from nas.latency.runtime import detect_target
 
@@ -989,6 +997,27 @@ def _latency_term(
     if table is None or weight is None or not 0 < weight < math.inf:
         raise UserError("--latency-table and --latency-weight (above 0) need each other")
     return price_paths(space, LatencyTable.load(table), weight)
+
+
+def _space_of(run: Path) -> SearchSpace:
+    """The space of a run; torch, which takes seconds to load, is not needed for it."""
+    if not (run / "space.json").is_file():
+        from nas.training.run import Run
+
+        Run.open(run)  # tells what is missing
+    return SearchSpace.load(run / "space.json")
+
+
+def _possible_prices(run: Path, tables: Mapping[str, Path], plan: Plan) -> Prices:
+    """What networks cost by the tables; a target out of reach is told before torch is loaded."""
+    from nas.latency.prices import Prices
+    from nas.latency.table import LatencyTable
+
+    prices = Prices(
+        _space_of(run), {name: LatencyTable.load(path) for name, path in tables.items()}
+    )
+    plan.require_possible(prices)
+    return prices
 
 
 def _space_or_architecture(what: str) -> SearchSpace | Architecture:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nas.delivery import Plan, slim_run
+from nas.delivery.plan import Plan
+from nas.delivery.slimming import slim_run
 from nas.latency.build import build_table
 from nas.latency.runtime import detect_target
 from nas.report.progress import Bar

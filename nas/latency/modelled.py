@@ -22,7 +22,7 @@ from scipy.optimize import nnls
 
 from nas.documents import Value
 from nas.latency.rows import Key, Row
-from nas.latency.templates import structure
+from nas.latency.structure import structure
 from nas.layers import Layer
 
 LEAST_MEASURED, LEAST_SPARE = 6, 2

@@ -22,11 +22,9 @@ from nas.deploy.export import PARITY_BOUND, export_folded
 from nas.errors import UserError
 from nas.latency.graphs import input_shape as input_shape_of
 from nas.latency.graphs import operators, with_weights
-from nas.layers import CONTEXT_FIELDS, Layer, Shape
+from nas.latency.structure import structure
+from nas.layers import Layer, Shape
 from nas.network import fold
-
-WIDTHS = CONTEXT_FIELDS | {"expansion", "dim", "features"}
-"""Fields that change the sizes of weights but, if all goes well, not the nodes."""
 
 KEPT_BYTES = 150_000_000
 """Of graphs that are kept; one made from a template again takes about 5 ms."""
@@ -77,11 +75,6 @@ class LayerGraphs:
         if _is_template(model, weights):
             templates.append(model)
         return model
-
-
-def structure(layer: Layer) -> str:
-    """What layers have in common whose graphs may differ in weights only."""
-    return str(layer.model_dump(exclude=set(WIDTHS)))
 
 
 def random_module(layer: Layer, input_shape: Shape) -> nn.Module:

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from nas.architecture import Architecture
-from nas.delivery import Plan, search_run
+from nas.delivery.plan import Plan
+from nas.delivery.searching import search_run
 from nas.errors import UserError
 from nas.lock import Lock
 from nas.report.contents import SearchReport
