@@ -463,7 +463,7 @@ def slim(
     evaluations: Annotated[
         int,
         typer.Option("--evaluations", min=1, help="Networks for each method and target, at most."),
-    ] = 200,
+    ] = 100,
     baselines: Annotated[
         bool,
         typer.Option("--baselines/--no-baselines", help="Random search and evolution beside it."),
@@ -544,7 +544,7 @@ def search(
     sampler: Annotated[Sampler, typer.Option("--sampler", help="Optuna's.")] = "nsga2",
     trials: Annotated[
         int, typer.Option("--trials", min=1, help="Networks that all workers evaluate together.")
-    ] = 200,
+    ] = 100,
     storage: Annotated[
         str | None,
         typer.Option("--storage", help="What workers share: a file, or a database's URL."),

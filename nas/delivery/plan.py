@@ -45,7 +45,7 @@ class Plan(Value):
     targets: Annotated[tuple[dict[str, float], ...], Field(min_length=1)]
     terms: dict[str, Term] = published_terms(["latency_ms"])
     strategy: Strategy = "frontier"
-    evaluations: Annotated[int, Field(gt=0)] = 200
+    evaluations: Annotated[int, Field(gt=0)] = 100
     baselines: bool = True
     seed: Annotated[int, Field(ge=0)] = 0
 
