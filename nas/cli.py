@@ -1013,9 +1013,10 @@ def _possible_prices(run: Path, tables: Mapping[str, Path], plan: Plan) -> Price
     from nas.latency.prices import Prices
     from nas.latency.table import LatencyTable
 
-    prices = Prices(
-        _space_of(run), {name: LatencyTable.load(path) for name, path in tables.items()}
-    )
+    space = _space_of(run)
+    prices = Prices(space, {name: LatencyTable.load(path) for name, path in tables.items()})
+    for table in prices.tables.values():
+        table.require_layers(space, str(run / "space.json"))
     plan.require_possible(prices)
     return prices
 

@@ -186,11 +186,11 @@ def test_show_the_paths_of_a_run(capsys, folder):
 
 def test_search_delivers_what_a_study_finds(capsys, folder):
     options = ("search", "--run", "r", "--table", "t.csv", "--target-params", str(MOST_PARAMS),
-               "--trials", "3", "--sampler", "random", "--accept-table")  # fmt: skip
+               "--trials", "3", "--sampler", "random", "--out", "q", "--accept-table")  # fmt: skip
     result = output(capsys, *options, "--json")
     assert [row["name"] for row in result["networks"]] == ["largest", "uniform", "searched"]
     assert result["networks"][-1]["params"] <= MOST_PARAMS
-    assert Path(f"r/search_random_{MOST_PARAMS}/architecture.json").exists()
+    assert Path("q/architecture.json").exists()
     line = complaint(capsys, *options)
     assert re.search("holds the results of a search; --force replaces them", line)
 

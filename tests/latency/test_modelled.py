@@ -13,7 +13,7 @@ from nas.latency.modelled import (
     model_rows,
 )
 from nas.latency.rows import Row, format_rows, parse_rows
-from nas.latency.templates import WIDTHS
+from nas.latency.structure import WIDTHS
 from nas.layers import ConvFFN
 from nas.space import SearchSpace
 
