@@ -131,6 +131,7 @@ class _Training(Training):
         )
         settings = run.settings
         self.mixes = settings.path_choice and bool(run.space.paths)
+        self._mixture = torch.zeros((), device=self.device)
         self.supernet: Supernet = fresh_supernet(
             run.space,
             seed=settings.seed,
@@ -215,7 +216,8 @@ class _Training(Training):
         chances: Probabilities,
     ) -> Tensor:
         settings, space = self.settings, self.space
-        random_subnets = max(0, settings.random_subnets - self.mixes)  # the mixture stands for one
+        mixes = self._mixes_in(step)
+        random_subnets = max(0, settings.random_subnets - mixes)  # the mixture stands for one
         networks = [space.largest(), *draw_subnets(space, draws, random_subnets, chances)]
         if settings.resolutions:
             networks = [it.with_input_size(batch.resolution) for it in networks]
@@ -226,6 +228,7 @@ class _Training(Training):
                 networks=networks,
                 batch=batch,
                 step=step,
+                mixes=mixes,
                 drops=np.random.default_rng((settings.seed, self.epoch, step, 1 + rank)),
             ),
             images,
@@ -234,6 +237,9 @@ class _Training(Training):
             batch_size=batch.images,
         )
         losses = self.processes.add_up_gradients(self.supernet, torch.stack(part))
+        place = Losses._fields.index("mixture")
+        self._mixture = losses[place].clone() if mixes else self._mixture
+        losses[place] = self._mixture  # until the next mixture the loss of the last one stands
         set_learning_rate(self.optimizer, self.rate(step - 1))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # what a step did not use stays as it is
@@ -248,6 +254,7 @@ class _Training(Training):
         networks: list[Architecture],
         batch: Batch,
         step: int,
+        mixes: bool,
         drops: np.random.Generator,
     ) -> Losses:
         """Add the gradients of one step, or of a part of its images."""
@@ -267,7 +274,7 @@ class _Training(Training):
             drop_rate=settings.drop_path,
             rng=drops,
         )
-        if not self.mixes:
+        if not mixes:
             return losses
         mixture = add_path_gradients(
             self.supernet,
@@ -280,6 +287,11 @@ class _Training(Training):
             precision=settings.precision,
         )
         return losses._replace(mixture=mixture)
+
+    def _mixes_in(self, step: int) -> bool:
+        """Whether a mixture runs in this step; always in the first one of an epoch."""
+        number = step - self.plan.first_steps[self.epoch] - 1
+        return self.mixes and number % self.settings.path_interval == 0
 
     def _temperature(self, step: int) -> float:
         settings = self.settings

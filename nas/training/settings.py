@@ -37,11 +37,12 @@ class Settings(Value):
     images of its own input size, all resized from the largest.
 
     With ``path_choice``, in spaces where slots may vary in kind or be left out, a mixture of all
-    candidates takes the place of one of the random subnets. Its path logits learn at a rate of
-    their own, which rises and falls as the others do; the temperature of the noise falls from
-    ``first_temperature`` to ``last_temperature``, by the same factor in each step. ``latency`` adds
-    what the mixture costs to its loss. With ``path_sampling``, the random subnets of the second
-    half of the epochs take their kinds by the path probabilities.
+    candidates takes the place of one of the random subnets in every ``path_interval``-th step, from
+    an epoch's first on. Its path logits learn at a rate of their own, which rises and falls as the
+    others do; the temperature of the noise falls from ``first_temperature`` to
+    ``last_temperature``, by the same factor in each step. ``latency`` adds what the mixture costs
+    to its loss. With ``path_sampling``, the random subnets of the second half of the epochs take
+    their kinds by the path probabilities.
 
     Mean inherited accuracy of eight subnets, CIFAR-10, 10,000 images, batch 100, 8 epochs, one
     seed, on an early `cifar10_32px` of four stages: 54.4 % like this, but with labels only; 53.3
@@ -65,7 +66,8 @@ class Settings(Value):
     precision: TrainingPrecision | None = None
     drop_path: DropRate = 0.0
     path_choice: bool = True
-    path_learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    path_interval: Count = 4
+    path_learning_rate: Annotated[float, Field(gt=0)] = 0.05
     first_temperature: Annotated[float, Field(gt=0)] = 5.0
     last_temperature: Annotated[float, Field(gt=0)] = 0.5
     latency: LatencyTerm | None = None

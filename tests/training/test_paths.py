@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch.nn import functional
 from nas.data import Dataset
 from nas.space import SearchSpace
 from nas.supernet import Supernet
+from nas.training import loop
 from nas.training.latency_term import LatencyTerm
 from nas.training.loop import fresh_supernet, train_supernet
 from nas.training.paths import (
@@ -197,7 +199,9 @@ def test_a_price_has_its_say_in_training(
 ) -> None:
     ms = {FFN: (0.0, 0.5), ATTENTION: (0.0, 0.5)}
     term = LatencyTerm(weight=100.0, table="t.csv", largest_ms=1.0, ms=ms)
-    run = trained(tmp_path, tiny_space, dataset, data, latency=term, path_learning_rate=0.1)
+    run = trained(
+        tmp_path, tiny_space, dataset, data, latency=term, path_learning_rate=0.2, path_interval=2
+    )
     assert all(it["identity"] > 0.6 for it in path_probabilities(run.load_supernet()).values())
 
 
@@ -217,10 +221,36 @@ def test_the_mixture_takes_the_place_of_a_random_subnet_and_touches_no_weight(
     runs = [
         trained(tmp_path / name, tiny_space, dataset, data, epochs=1, **settings)
         for name, settings in (
-            ("with", {"random_subnets": 2}),
+            ("with", {"random_subnets": 2, "path_interval": 1}),
             ("without", {"random_subnets": 1, "path_choice": False}),
         )
     ]
     found, expected = (run.load_supernet().state_dict() for run in runs)
     for name, tensor in found.items():
         assert tensor.equal(expected[name]) != name.endswith("path_logits"), name
+
+
+def test_a_mixture_runs_in_the_first_step_of_an_epoch_and_then_at_each_interval(
+    tmp_path: Path,
+    tiny_space: SearchSpace,
+    data: DataSettings,
+    dataset: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[str] = []
+    mix, draw = loop.add_path_gradients, loop.draw_subnets
+
+    def mixing(*arguments: Any, **options: Any) -> Any:
+        steps[-1] += " mixed"
+        return mix(*arguments, **options)
+
+    def drawing(space: SearchSpace, rng: Any, random_subnets: int, chances: Any) -> Any:
+        steps.append(f"{random_subnets}")
+        return draw(space, rng, random_subnets, chances)
+
+    monkeypatch.setattr(loop, "add_path_gradients", mixing)
+    monkeypatch.setattr(loop, "draw_subnets", drawing)
+    trained(tmp_path, tiny_space, dataset, data, epochs=2, random_subnets=1, path_interval=3)
+    assert len(steps) % 2 == 0
+    for epoch in (steps[: len(steps) // 2], steps[len(steps) // 2 :]):
+        assert epoch == ["1" if it % 3 else "0 mixed" for it in range(len(epoch))]
