@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+PARALLEL := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all check
@@ -15,10 +16,10 @@ demo: $(INSTALLED)  ## the whole pipeline on embedded data
 	@$(BIN)/nas demo
 
 test: check  ## check, and the quick tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(PARALLEL)
 
 test-all: check  ## check, and all tests
-	@$(BIN)/pytest -m ""
+	@$(BIN)/pytest $(PARALLEL) -m ""
 
 check: $(INSTALLED)  ## format, lint, types and layers
 	@$(BIN)/ruff format --check --quiet .
