@@ -73,6 +73,25 @@ Precision = Annotated[
     Literal["float32", "int8"], typer.Option("--precision", help="Numbers to compute with.")
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images of one inference.")]
+TargetMs = Annotated[
+    str | None,
+    typer.Option("--target-ms", help="Largest latency, measured; cpu=2.0,gpu=0.8 with tables."),
+]
+TargetParams = Annotated[
+    float | None, typer.Option("--target-params", help="Most parameters, such as 3e6.")
+]
+TargetMacs = Annotated[
+    float | None, typer.Option("--target-macs", help="Most multiply-accumulates.")
+]
+TrainedRun = Annotated[Path | None, typer.Option("--run", help="Folder of a trained run.")]
+Tables = Annotated[
+    list[str] | None,
+    typer.Option("--table", help="A latency table, or NAME=PATH; several for several devices."),
+]
+Results = Annotated[Path | None, typer.Option("--out", help="Folder of the results.")]
+AcceptTable = Annotated[
+    bool, typer.Option("--accept-table", help="Use a table that failed its validation.")
+]
 
 
 @app.command()
@@ -435,24 +454,14 @@ def check_supernet(
 
 @app.command()
 def slim(
-    target_ms: Annotated[
-        str | None,
-        typer.Option("--target-ms", help="Largest latency, measured; cpu=2.0,gpu=0.8 with tables."),
-    ] = None,
+    target_ms: TargetMs = None,
     targets: Annotated[
         str | None, typer.Option("--targets", help="A family: a network for each, as 1.0,1.5,2.0.")
     ] = None,
-    target_params: Annotated[
-        float | None, typer.Option("--target-params", help="Most parameters, such as 3e6.")
-    ] = None,
-    target_macs: Annotated[
-        float | None, typer.Option("--target-macs", help="Most multiply-accumulates.")
-    ] = None,
-    run: Annotated[Path | None, typer.Option("--run", help="Folder of a trained run.")] = None,
-    tables: Annotated[
-        list[str] | None,
-        typer.Option("--table", help="A latency table, or NAME=PATH; several for several devices."),
-    ] = None,
+    target_params: TargetParams = None,
+    target_macs: TargetMacs = None,
+    run: TrainedRun = None,
+    tables: Tables = None,
     strategy: Annotated[
         Strategy, typer.Option("--strategy", help="By all choices, or by importance of slots.")
     ] = "frontier",
@@ -468,10 +477,8 @@ def slim(
         bool,
         typer.Option("--baselines/--no-baselines", help="Random search and evolution beside it."),
     ] = True,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the results.")] = None,
-    accept_table: Annotated[
-        bool, typer.Option("--accept-table", help="Use a table that failed its validation.")
-    ] = False,
+    out: Results = None,
+    accept_table: AcceptTable = False,
     seed: Seed = 0,
     resume: Resume = False,
     force: Force = False,
@@ -526,21 +533,11 @@ def slim(
 
 @app.command()
 def search(
-    target_ms: Annotated[
-        str | None,
-        typer.Option("--target-ms", help="Largest latency, measured; cpu=2.0,gpu=0.8 with tables."),
-    ] = None,
-    target_params: Annotated[
-        float | None, typer.Option("--target-params", help="Most parameters, such as 3e6.")
-    ] = None,
-    target_macs: Annotated[
-        float | None, typer.Option("--target-macs", help="Most multiply-accumulates.")
-    ] = None,
-    run: Annotated[Path | None, typer.Option("--run", help="Folder of a trained run.")] = None,
-    tables: Annotated[
-        list[str] | None,
-        typer.Option("--table", help="A latency table, or NAME=PATH; several for several devices."),
-    ] = None,
+    target_ms: TargetMs = None,
+    target_params: TargetParams = None,
+    target_macs: TargetMacs = None,
+    run: TrainedRun = None,
+    tables: Tables = None,
     sampler: Annotated[Sampler, typer.Option("--sampler", help="Optuna's.")] = "nsga2",
     trials: Annotated[
         int, typer.Option("--trials", min=1, help="Networks that all workers evaluate together.")
@@ -549,10 +546,8 @@ def search(
         str | None,
         typer.Option("--storage", help="What workers share: a file, or a database's URL."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the results.")] = None,
-    accept_table: Annotated[
-        bool, typer.Option("--accept-table", help="Use a table that failed its validation.")
-    ] = False,
+    out: Results = None,
+    accept_table: AcceptTable = False,
     seed: Seed = 0,
     force: Force = False,
     as_json: Json = False,
