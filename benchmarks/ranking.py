@@ -44,11 +44,15 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "shared norms": ({"norms": "shared"}, {}),
     "labels only": ({}, {"distillation": 0.0}),
     "no path choice": ({}, {"path_choice": False}),
+    "a mixture every step": ({}, {"path_interval": 1}),
+    "three random subnets": ({}, {"random_subnets": 3}),
     "weights of a lower rate": ({}, {"learning_rate": 2e-3}),
 }
 """What differs from the space's file, and from the default settings."""
 
-BATCH = 100
+BATCH, ALONE_BATCH = 50, 100
+"""Of supernets, whose gradients are means over several networks, and of networks alone, which learn
+as well from smaller batches, in more time."""
 
 
 def main() -> None:
@@ -120,7 +124,7 @@ def checked(run: Run, dataset: Dataset, arguments: argparse.Namespace) -> Check:
 
 def recipe_of(run: Run, rate: float) -> Recipe:
     """The recipe of the networks alone: one for all variants."""
-    settings = Settings(epochs=run.settings.epochs, batch_size=run.settings.batch_size)
+    settings = Settings(epochs=run.settings.epochs, batch_size=ALONE_BATCH)
     return like_the_supernet(settings).model_copy(update={"learning_rate": rate})
 
 
