@@ -7,6 +7,7 @@ loader follows YAML 1.2 for numbers and booleans and refuses duplicates.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import re
@@ -163,6 +164,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def fingerprint(*paths: Path) -> str:
+    """The SHA-256 of what JSON files say, but for the circumstances under which they were ``made``.
+
+    Of what they say, not of what this version makes of it: a later one, whose values have a field
+    more, finds the same.
+    """
+    said = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    text = json.dumps([{**it, "made": None} for it in said], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_json(path: Path, data: object) -> None:

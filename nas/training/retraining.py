@@ -17,7 +17,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +32,7 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.deploy.files import load_weights, save_weights
-from nas.documents import Value, read_document, write_json
+from nas.documents import Value, fingerprint, read_document, write_json
 from nas.errors import UserError
 from nas.network import build, measure_size
 from nas.training.checkpoint import PREVIOUS, State, mend_checkpoint, read_state
@@ -183,9 +182,7 @@ class Retraining:
     @property
     def sha256(self) -> str:
         """Identifies architecture, images, recipe and origin; a checkpoint carries it."""
-        record = self.record.model_copy(update={"made": {}})
-        text = self.architecture.to_json() + record.model_dump_json()
-        return hashlib.sha256(text.encode()).hexdigest()
+        return fingerprint(self.path / ARCHITECTURE, self.path / RECORD)
 
     def state(self) -> State | None:
         """Where the training stands; None before the first epoch is finished.

@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
@@ -31,7 +30,7 @@ import torch
 from pydantic import ValidationError
 
 from nas.data import Dataset
-from nas.documents import Value, read_document, write_atomically, write_json
+from nas.documents import Value, fingerprint, read_document, write_atomically, write_json
 from nas.errors import UserError
 from nas.lock import Lock
 from nas.space import SearchSpace
@@ -206,9 +205,7 @@ class Run:
     @cached_property
     def recipe_sha256(self) -> str:
         """Identifies space, images and settings; a checkpoint carries it."""
-        record = self._record.model_copy(update={"made": {}})
-        text = self.space.to_json() + record.model_dump_json()
-        return hashlib.sha256(text.encode()).hexdigest()
+        return fingerprint(self.path / SPACE_FILE, self.path / RUN_FILE)
 
     def state(self) -> State | None:
         """Where the training stands; None before the first epoch is finished.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -49,6 +50,19 @@ def test_a_run_reads_back_as_it_was_made(run: Run, digits: Dataset) -> None:
     assert opened.split_sha256 == digits.split_sha256
     assert opened.recipe_sha256 == run.recipe_sha256
     assert not opened.is_finished
+
+
+def test_a_run_of_a_version_with_fewer_settings_reads_back_with_its_weights(run: Run) -> None:
+    record = json.loads((run.path / "run.json").read_text())
+    del record["settings"]["path_interval"]
+    (run.path / "run.json").write_text(json.dumps(record))
+    opened = Run.open(run.path)
+    save_epoch(opened, 3)
+    assert Run.open(run.path).load_supernet()
+    record["settings"]["learning_rate"] = 0.5
+    (run.path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="holds the weights of another run"):
+        Run.open(run.path).load_supernet()
 
 
 def test_weights_come_in_evaluation_mode(run: Run) -> None:
