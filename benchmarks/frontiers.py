@@ -151,9 +151,10 @@ def scaled(run: Run, prices: Prices) -> FamilyResult:
 
 
 def targets(run: Run, prices: Prices) -> Sequence[Mapping[str, float]]:
-    """Bounds at equal ratios."""
+    """Bounds at equal ratios, from the largest network's latency to the smallest's."""
     least, most = ends(run, prices)
-    return [{"latency_ms": most * (least / most) ** (it / BOUNDS)} for it in range(BOUNDS)]
+    ratio = (least / most) ** (1 / (BOUNDS - 1))
+    return [{"latency_ms": max(least, most * ratio**it)} for it in range(BOUNDS)]
 
 
 def ends(run: Run, prices: Prices) -> tuple[float, float]:

@@ -143,7 +143,8 @@ def area(name: str, table: Table, evaluations: int, seed: int) -> float:
     smallest = table.canonical((0,) * len(table.sizes))
     largest = table.canonical(tuple(size - 1 for size in table.sizes))
     least, most = (table.cost(one)["latency_ms"] for one in (smallest, largest))
-    targets = [{"latency_ms": most * (least / most) ** (it / bounds)} for it in range(bounds)]
+    ratio = (least / most) ** (1 / max(1, bounds - 1))
+    targets = [{"latency_ms": max(least, most * ratio**it)} for it in range(bounds)]
     found = method(
         table.sizes,
         table.cost,

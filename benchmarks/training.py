@@ -46,7 +46,7 @@ from nas.training.sandwich import add_gradients, draw_subnets
 PARTS = ("step", "memory", "growth", "flat")
 BATCH, PIXELS = 64, 64
 DRAWS, ROUNDS = 4, 5
-DEPTHS, BATCHES = (2, 4, 6, 8, 10), (16, 32, 64, 96, 128)
+DEPTHS, BATCHES = (2, 8, 14, 20, 26), (16, 32, 64, 96, 128)
 FLAT_STEPS = (100, 2000)
 
 Batch = tuple[Tensor, Tensor]
