@@ -108,7 +108,7 @@ def of_step() -> Iterator[Line]:
         [seconds(lambda: mixture_pass(supernet, data, rng)) for _ in range(ROUNDS + 1)][1:]
     )
     share = f"{1000 * mixture:.0f} ms, {mixture / joint:.2f} of the sandwich step"
-    yield Line("mixture pass of path choice, in place of one random subnet every fourth step", share)
+    yield Line("mixture pass, in place of one random subnet every fourth step", share)
 
 
 def of_memory() -> Iterator[Line]:
