@@ -39,6 +39,8 @@ from nas.training.run import Run
 from nas.training.settings import DataSettings, Settings
 from nas.training.standalone import train_alone
 
+BATCHES_OF_100 = {"batch_size": 100, "path_interval": 1, "path_learning_rate": 0.02}
+"""With a mixture every step: what was the default before."""
 VARIANTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "default": ({}, {}),
     "shared norms": ({"norms": "shared"}, {}),
@@ -46,6 +48,9 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no path choice": ({}, {"path_choice": False}),
     "a mixture every step": ({}, {"path_interval": 1}),
     "three random subnets": ({}, {"random_subnets": 3}),
+    "batches of 100": ({}, BATCHES_OF_100),
+    "batches of 100, labels only": ({}, BATCHES_OF_100 | {"distillation": 0.0}),
+    "batches of 100, shared norms": ({"norms": "shared"}, BATCHES_OF_100),
     "weights of a lower rate": ({}, {"learning_rate": 2e-3}),
 }
 """What differs from the space's file, and from the default settings."""
@@ -91,11 +96,13 @@ def trained(name: str, arguments: argparse.Namespace) -> tuple[Run, Dataset]:
     space = SearchSpace.model_validate({**space.model_dump(exclude_defaults=True), **in_space})
     data = DataSettings(spec=arguments.data, limit=12_500, search_share=0.2)
     dataset = data.load(space.largest_size)
-    path = arguments.out / name.replace(" ", "_")
+    path = arguments.out / name.replace(", ", "_").replace(" ", "_")
     try:
         run = Run.open(path)
     except UserError:
-        settings = Settings(epochs=arguments.epochs, batch_size=BATCH, **in_settings)
+        settings = Settings.model_validate(
+            {"epochs": arguments.epochs, "batch_size": BATCH, **in_settings}
+        )
         run = Run.create(path, space=space, data=data, settings=settings, dataset=dataset)
     with TrainingBar() as bar:
         train_supernet(run, dataset, resume=True, report=bar.report, tell=bar.say)

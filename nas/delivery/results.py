@@ -126,6 +126,7 @@ def make_report(outcome: Outcome, prices: Prices) -> SearchReport:
         ),
         trace=tuple(_walk_step(step, names, options) for step in outcome.trace),
         networks=tuple(_final_network(network, prices) for network in outcome.networks),
+        verdicts=outcome.verdicts,
     )
 
 

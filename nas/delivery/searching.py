@@ -61,16 +61,15 @@ def search_run(
     require_free(out, resume=False, force=force)
     (target,) = plan.targets
     problem = Problem(run.space.sizes, prices.cost, target, run.space.canonical)
-    out.mkdir(parents=True, exist_ok=True)
-    study = open_study(
-        storage or str(out / STORAGE), run.space.name, subject=_subject(run, plan, sampler)
-    )
-    tell_doubts(prices, measured, bar)
-    torch.set_num_threads(1)
-    dataset = run.data.load(run.image_size)
-    run.require_images(dataset)
-    workshop = Workshop(plan, prices, measured, run.load_supernet(), dataset, Memory(), bar)
-    with _seed_of_its_own(out, plan.seed) as seed:
+    with _seed_of_its_own(out, plan.seed) as seed:  # makes the folder, or says that it cannot
+        study = open_study(
+            storage or str(out / STORAGE), run.space.name, subject=_subject(run, plan, sampler)
+        )
+        tell_doubts(prices, measured, bar)
+        torch.set_num_threads(1)
+        dataset = run.data.load(run.image_size)
+        run.require_images(dataset)
+        workshop = Workshop(plan, prices, measured, run.load_supernet(), dataset, Memory(), bar)
         work(
             study,
             problem,

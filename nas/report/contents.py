@@ -91,6 +91,7 @@ class SearchReport(Value):
     """All of it. ``choices`` and ``options`` name what the numbers of an assignment stand for.
 
     ``wanted`` is the name of the method that the search was for; the others stand beside it.
+    ``verdicts`` say for each target which network won, or that chance may have decided.
     """
 
     space: str
@@ -104,3 +105,4 @@ class SearchReport(Value):
     methods: tuple[Method, ...]
     trace: tuple[WalkStep, ...]
     networks: tuple[FinalNetwork, ...]
+    verdicts: tuple[str, ...] = ()

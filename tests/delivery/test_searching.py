@@ -1,5 +1,6 @@
 """Searches by Optuna's samplers on the space of seconds that slimming is tested on."""
 
+import html
 import json
 
 import pytest
@@ -44,7 +45,15 @@ def test_a_search_delivers_the_best_of_its_study_within_the_target(run, table, t
     assert network.search_accuracy == max(it.accuracy for it in studied)
     architecture = Architecture.load(tmp_path / "architecture.json")
     assert run.space.decode(network.assignment) == architecture
-    assert "searched network" in (tmp_path / "report.html").read_text()
+    page = html.unescape((tmp_path / "report.html").read_text())
+    assert "searched network" in page
+    assert all(line in page for line in result["verdicts"])
+
+
+def test_a_folder_that_is_a_file_is_one_line(run, table, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UserError, match=r"out.*: cannot be written: "):
+        search(run, {"cpu": table}, tmp_path / "out")
 
 
 def test_the_same_seed_gives_the_same_study(run, table, tmp_path):
