@@ -6,8 +6,8 @@
 Each space has the same stem, stages, widths and FFNs; only the list of mixers differs. Each is
 trained alike on 10,000 images, and slimmed to the same latency with as many evaluations, by one
 quick table, which holds the layers of all. Prints test accuracy with inherited weights, predicted
-and measured latency of the slimmed and the uniformly scaled network of each. What is finished in
---out is used again.
+and measured latency of the slimmed and the uniformly scaled network of each, and what the slimmed
+ones reach when they are trained alone. What is finished in --out is used again.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from prepared import run_at, table_at
+
+from nas.architecture import Architecture
+from nas.data import Dataset
 from nas.delivery.plan import Plan
 from nas.delivery.slimming import slim_run
-from nas.errors import UserError
-from nas.latency.build import build_table
-from nas.latency.runtime import detect_target
 from nas.latency.table import LatencyTable
 from nas.report.progress import Bar
-from nas.report.tables import print_networks
-from nas.report.training import TrainingBar
+from nas.report.tables import print_networks, print_table
 from nas.space import SearchSpace
-from nas.training.loop import train_supernet
+from nas.training.evaluate import accuracy
+from nas.training.recipe import like_the_supernet
 from nas.training.run import SEARCH_RESULT, Run
 from nas.training.settings import DataSettings, Settings
+from nas.training.standalone import train_alone
 
 ACROSS = "across"
 FAMILIES: Mapping[str, tuple[str, ...]] = {
@@ -45,6 +48,8 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "mobilevit": ("separable_attention", "mobilevit_v3_separable_block"),
 }
 """The mixers of each family."""
+BATCH, ALONE_BATCH = 50, 100
+"""As in ranking.py."""
 
 
 def main() -> None:
@@ -59,24 +64,39 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=150)
     parser.add_argument("--share", type=float, default=0.5, help="of the largest network's latency")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=2, help="of the networks trained alone")
     arguments = parser.parse_args()
     if not Path(arguments.data.partition(":")[2]).exists():
         print(f"skipped: {arguments.data} is not here")
         return
 
     space = SearchSpace.load(arguments.space)
-    table = table_of(space, arguments.out / "table.csv")
+    table = table_at(arguments.out / "table.csv", space, quick=True)
     target_ms = round(arguments.share * table.predict(space.largest()), 3)
+    names = arguments.spaces or (ACROSS, *FAMILIES)
+    runs = {name: trained(space, name, arguments) for name in names}  # before anything is measured
     rows: list[dict[str, Any]] = []
-    for name in arguments.spaces or (ACROSS, *FAMILIES):
-        run = trained(space if name == ACROSS else with_mixers(space, name), name, arguments)
-        found = slimmed(run, table, target_ms, arguments)
+    found = {}
+    for name, (run, dataset) in runs.items():
+        out = slimmed(run, table, target_ms, arguments)
+        networks = json.loads((out / SEARCH_RESULT).read_text())["networks"]
         rows += [
-            {**row, "name": f"{name}, {row['name']}"} for row in found if row["name"] != "largest"
+            {**row, "name": f"{name}, {row['name']}"}
+            for row in networks
+            if row["name"] != "largest"
         ]
-        (arguments.out / "figures.json").write_text(json.dumps(rows, indent=2))
+        found[name] = trained_alone(out, run, dataset, arguments.seeds)
+        (arguments.out / "figures.json").write_text(json.dumps([rows, found], indent=2))
     title = f"{space.name} to {target_ms} ms, {arguments.limit} images, {arguments.epochs} epochs"
     print_networks(rows, title=title)
+    print_table(
+        ("slimmed in", *(f"seed {seed}" for seed in range(arguments.seeds)), "mean"),
+        [
+            (name, *(f"{100 * one:.1f} %" for one in (*alone, np.mean(alone))))
+            for name, alone in found.items()
+        ],
+        title="test accuracy of the slimmed networks, each trained alone for as many epochs",
+    )
 
 
 def with_mixers(space: SearchSpace, family: str) -> SearchSpace:
@@ -93,48 +113,35 @@ def _of_kinds(candidates: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> 
     return tuple(candidate for candidate in candidates if candidate["kind"] in kinds)
 
 
-def table_of(space: SearchSpace, path: Path) -> LatencyTable:
-    """The quick table at ``path``, built if it is not there."""
-    if path.exists():
-        return LatencyTable.load(path)
-    with Bar("measuring") as bar:
-        return build_table(
-            space,
-            detect_target(),
-            path,
-            space_argument=space.name,
-            resume=True,
-            force=False,
-            progress=bar.update,
-            quick=True,
-        )
+def trained(space: SearchSpace, name: str, arguments: argparse.Namespace) -> tuple[Run, Dataset]:
+    """The run of the whole space or of a family's part of it, and its images."""
+    return run_at(
+        arguments.out / name,
+        space if name == ACROSS else with_mixers(space, name),
+        DataSettings(spec=arguments.data, limit=arguments.limit, seed=arguments.seed),
+        Settings(epochs=arguments.epochs, batch_size=BATCH, seed=arguments.seed),
+    )
 
 
-def trained(space: SearchSpace, name: str, arguments: argparse.Namespace) -> Run:
-    """The run of a space, trained if it is not yet."""
-    data = DataSettings(spec=arguments.data, limit=arguments.limit, seed=arguments.seed)
-    dataset = data.load(space.largest_size)
-    path = arguments.out / name
-    try:
-        run = Run.open(path)
-    except UserError:
-        settings = Settings(epochs=arguments.epochs, batch_size=100, seed=arguments.seed)
-        run = Run.create(path, space=space, data=data, settings=settings, dataset=dataset)
-    with TrainingBar() as bar:
-        train_supernet(run, dataset, resume=True, report=bar.report, tell=bar.say)
-    return run
+def trained_alone(out: Path, run: Run, dataset: Dataset, seeds: int) -> list[float]:
+    """Test accuracies of the network in ``out`` after as many epochs as its supernet had."""
+    path, architecture = out / "alone.json", Architecture.load(out / "architecture.json")
+    found: list[float] = json.loads(path.read_text()) if path.exists() else []
+    for seed in range(len(found), seeds):
+        settings = Settings(epochs=run.settings.epochs, batch_size=ALONE_BATCH, seed=seed)
+        network = train_alone(architecture, dataset, like_the_supernet(settings))
+        found.append(accuracy(network, dataset.test.at(architecture.input_size)))
+        path.write_text(json.dumps(found))
+    return found[:seeds]
 
 
-def slimmed(
-    run: Run, table: LatencyTable, target_ms: float, arguments: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """The networks that slimming a run to the target gives, from its results if they are there."""
+def slimmed(run: Run, table: LatencyTable, target_ms: float, arguments: argparse.Namespace) -> Path:
+    """The folder of what slimming a run to the target gives, which may be there already."""
     out = run.path / f"slim_{target_ms:g}_{arguments.evaluations}"
     if (out / SEARCH_RESULT).exists():
-        networks: list[dict[str, Any]] = json.loads((out / SEARCH_RESULT).read_text())["networks"]
-        return networks
+        return out
     with Bar(f"slimming {run.space.name} to {target_ms} ms") as bar:
-        result = slim_run(
+        slim_run(
             run,
             {"cpu": table},
             Plan(
@@ -148,8 +155,7 @@ def slimmed(
             force=True,
             accept_tables=True,
         )
-    found: list[dict[str, Any]] = result["networks"]
-    return found
+    return out
 
 
 if __name__ == "__main__":

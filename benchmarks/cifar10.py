@@ -17,18 +17,13 @@ import argparse
 import json
 from pathlib import Path
 
+from prepared import run_at, table_at
+
 from nas.delivery.plan import Plan
 from nas.delivery.slimming import slim_run
-from nas.errors import UserError
-from nas.latency.build import build_table
-from nas.latency.runtime import detect_target
-from nas.latency.table import LatencyTable
 from nas.report.progress import Bar
 from nas.report.tables import print_networks
-from nas.report.training import TrainingBar
 from nas.space import SearchSpace
-from nas.training.loop import train_supernet
-from nas.training.run import Run
 from nas.training.settings import DataSettings, Settings
 
 
@@ -47,8 +42,10 @@ def main() -> None:
         return
 
     space = SearchSpace.load(arguments.space)
-    table = table_of(space, arguments.out / "table.csv")
-    run = trained(space, arguments)
+    table = table_at(arguments.out / "table.csv", space)
+    data = DataSettings(spec=arguments.data, limit=10_000)
+    settings = Settings(epochs=arguments.epochs, batch_size=50)
+    run, _ = run_at(arguments.out / "run", space, data, settings)
     largest_ms = table.predict(run.space.largest())
     targets = tuple(
         {"latency_ms": round(share * largest_ms, 3)}
@@ -68,37 +65,6 @@ def main() -> None:
     print_networks(rows, title=f"{space.name}, {run.data.spec}, {run.data.limit} images")
     print(*result["verdicts"], sep="\n")
     (arguments.out / "figures.json").write_text(json.dumps(rows, indent=2))
-
-
-def table_of(space: SearchSpace, path: Path) -> LatencyTable:
-    """The table at ``path``, built if it is not there."""
-    if path.exists():
-        return LatencyTable.load(path)
-    with Bar("measuring") as bar:
-        return build_table(
-            space,
-            detect_target(),
-            path,
-            space_argument=space.name,
-            resume=True,
-            force=False,
-            progress=bar.update,
-        )
-
-
-def trained(space: SearchSpace, arguments: argparse.Namespace) -> Run:
-    """The run, trained on 10,000 images if it is not yet."""
-    data = DataSettings(spec=arguments.data, limit=10_000)
-    dataset = data.load(space.largest_size)
-    path = arguments.out / "run"
-    try:
-        run = Run.open(path)
-    except UserError:
-        settings = Settings(epochs=arguments.epochs, batch_size=100)
-        run = Run.create(path, space=space, data=data, settings=settings, dataset=dataset)
-    with TrainingBar() as bar:
-        train_supernet(run, dataset, resume=True, report=bar.report)
-    return run
 
 
 if __name__ == "__main__":

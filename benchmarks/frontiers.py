@@ -1,12 +1,15 @@
 """Frontiers on trained supernets: slimming, uniform scaling, random search and NSGA-II.
 
-    .venv/bin/python benchmarks/frontiers.py --run runs/R --table T.csv   # about 15 minutes
+    .venv/bin/python benchmarks/frontiers.py                       # digits, about 4 minutes
+    .venv/bin/python benchmarks/frontiers.py --on cifar10          # more than an hour
 
-Prints the area between each method's frontier, the largest network's latency and the accuracy of
-chance, as a part of NSGA-II's at 100 evaluations, by the accuracy that the search saw and, for what
-each method would deliver, by that on the test images. Slimming, random search and NSGA-II are given
-eight bounds from the smallest network's latency to the largest's; uniform scaling needs no search.
-Accuracies are kept in --out, so a second run is quick.
+The supernets are one of tiny networks on digits, where the smallest are too small, and one on
+10,000 images of CIFAR-10. Prints the area between each method's frontier, the largest network's
+latency and the accuracy of chance, as a part of NSGA-II's at 100 evaluations, by the accuracy that
+the search saw and, for what each method would deliver, by that on the test images. Slimming, random
+search and NSGA-II are given eight bounds from the smallest network's latency to the largest's;
+uniform scaling needs no search. Runs, tables and accuracies are kept in --out, so a second run is
+quick.
 """
 
 from __future__ import annotations
@@ -19,11 +22,14 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from prepared import run_at, table_at
 
+from nas.data import Dataset
 from nas.latency.prices import Prices
-from nas.latency.table import LatencyTable
 from nas.report.progress import Bar
 from nas.report.tables import print_table
 from nas.search import (
@@ -34,11 +40,26 @@ from nas.search import (
     search_family_randomly,
     slim_family,
 )
-from nas.space import Assignment
+from nas.space import Assignment, SearchSpace
 from nas.training.evaluate import inherited_accuracy
 from nas.training.evaluator import Evaluator
 from nas.training.run import Run
+from nas.training.settings import DataSettings, Settings
 
+
+class Subject(NamedTuple):
+    """What is searched: a supernet, and how it is trained."""
+
+    space: str
+    settings: Settings
+    limit: int | None = None
+
+
+SUBJECTS = {
+    "digits": Subject(str(Path(__file__).with_name("digits_32px.yaml")), Settings(epochs=15)),
+    "cifar10": Subject("cifar10_32px", Settings(epochs=12, batch_size=50), limit=12_500),
+}
+SEARCH_SHARE = 0.2
 BOUNDS = 8
 METHODS = {
     "slimmed": slim_family,
@@ -50,15 +71,14 @@ METHODS = {
 class Judge:
     """Accuracies of a run's networks, on the search slice and on the test images, each once."""
 
-    def __init__(self, run: Run, out: Path, bar: Bar) -> None:
-        self.run, self.bar = run, bar
-        self.path = out / f"{run.path.name}.jsonl"
+    def __init__(self, run: Run, dataset: Dataset, bar: Bar) -> None:
+        self.run, self.dataset, self.bar = run, dataset, bar
+        self.path = run.path / "judged.jsonl"
         self.known: dict[tuple[str, Assignment], float] = {}
         if self.path.exists():
             for line in self.path.read_text().splitlines():
                 part, assignment, found = json.loads(line)
                 self.known[part, tuple(assignment)] = found
-        self.dataset = run.data.load(run.image_size)
         self.supernet = run.load_supernet()
         self.evaluator = Evaluator(self.supernet, self.dataset)
 
@@ -81,7 +101,6 @@ class Judge:
                 )
             )
             self.known[part, one] = found
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
                 file.write(json.dumps([part, one, found]) + "\n")
             self.bar.update("networks judged", len(self.known), 0)
@@ -91,15 +110,24 @@ class Judge:
 def main() -> None:
     """Search, and print a line for each method and number of evaluations."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--on", choices=SUBJECTS, default="digits")
+    parser.add_argument("--data", help="where CIFAR-10 is", default="parquet:../shared/data")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark_frontiers"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5, help="of the searches")
     arguments = parser.parse_args()
-    run = Run.open(arguments.run)
-    prices = Prices(run.space, {"cpu": LatencyTable.load(arguments.table)})
+    subject = SUBJECTS[arguments.on]
+    spec = "digits" if arguments.on == "digits" else arguments.data
+    if spec != "digits" and not Path(spec.partition(":")[2]).exists():
+        print(f"skipped: {spec} is not here")
+        return
+    torch.set_num_threads(1)
+    space = SearchSpace.load(subject.space)
+    data = DataSettings(spec=spec, limit=subject.limit, search_share=SEARCH_SHARE)
+    run, dataset = run_at(arguments.out / arguments.on, space, data, subject.settings)
+    table = table_at(arguments.out / f"{arguments.on}.csv", space)
+    prices = Prices(space, {"cpu": table})
     with Bar("judging") as bar:
-        judge = Judge(run, arguments.out, bar)
+        judge = Judge(run, dataset, bar)
         areas = {
             (name, evaluations): [
                 areas_of(search(name, run, prices, judge, evaluations, seed), run, prices, judge)

@@ -23,17 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from prepared import run_at
 
 from nas.data import Dataset
-from nas.errors import UserError
 from nas.report.check import draw_check, print_check
 from nas.report.progress import Bar
 from nas.report.tables import print_table
-from nas.report.training import TrainingBar
 from nas.space import SearchSpace
 from nas.training.check import JOURNAL, Check, check_supernet
 from nas.training.evaluate import accuracy, inherited_network
-from nas.training.loop import train_supernet
 from nas.training.recipe import Recipe, like_the_supernet
 from nas.training.run import Run
 from nas.training.settings import DataSettings, Settings
@@ -95,18 +93,11 @@ def trained(name: str, arguments: argparse.Namespace) -> tuple[Run, Dataset]:
     space = SearchSpace.load(arguments.space)
     space = SearchSpace.model_validate({**space.model_dump(exclude_defaults=True), **in_space})
     data = DataSettings(spec=arguments.data, limit=12_500, search_share=0.2)
-    dataset = data.load(space.largest_size)
+    settings = Settings.model_validate(
+        {"epochs": arguments.epochs, "batch_size": BATCH, **in_settings}
+    )
     path = arguments.out / name.replace(", ", "_").replace(" ", "_")
-    try:
-        run = Run.open(path)
-    except UserError:
-        settings = Settings.model_validate(
-            {"epochs": arguments.epochs, "batch_size": BATCH, **in_settings}
-        )
-        run = Run.create(path, space=space, data=data, settings=settings, dataset=dataset)
-    with TrainingBar() as bar:
-        train_supernet(run, dataset, resume=True, report=bar.report, tell=bar.say)
-    return run, dataset
+    return run_at(path, space, data, settings)
 
 
 def checked(run: Run, dataset: Dataset, arguments: argparse.Namespace) -> Check:

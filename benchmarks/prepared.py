@@ -1,0 +1,48 @@
+"""What several benchmarks start from: latency tables and trained runs, made where they are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nas.data import Dataset
+from nas.errors import UserError
+from nas.latency.build import build_table
+from nas.latency.runtime import detect_target
+from nas.latency.table import LatencyTable
+from nas.report.progress import Bar
+from nas.report.training import TrainingBar
+from nas.space import SearchSpace
+from nas.training.loop import train_supernet
+from nas.training.run import Run
+from nas.training.settings import DataSettings, Settings
+
+
+def table_at(path: Path, space: SearchSpace, *, quick: bool = False) -> LatencyTable:
+    """The space's table of this machine at ``path``; latencies need an idle machine."""
+    if path.exists():
+        return LatencyTable.load(path)
+    with Bar("measuring") as bar:
+        return build_table(
+            space,
+            detect_target(),
+            path,
+            space_argument=space.name,
+            resume=True,
+            force=False,
+            progress=bar.update,
+            quick=quick,
+        )
+
+
+def run_at(
+    path: Path, space: SearchSpace, data: DataSettings, settings: Settings
+) -> tuple[Run, Dataset]:
+    """The run at ``path``, trained to its end, and its images."""
+    dataset = data.load(space.largest_size)
+    try:
+        run = Run.open(path)
+    except UserError:
+        run = Run.create(path, space=space, data=data, settings=settings, dataset=dataset)
+    with TrainingBar() as bar:
+        train_supernet(run, dataset, resume=True, report=bar.report, tell=bar.say)
+    return run, dataset
