@@ -15,6 +15,8 @@ from nas.training.paths import path_probabilities
 from nas.training.run import Run
 
 Description = dict[str, Any]
+MANY = 1e6
+"""Assignments, of which more are told by their order of magnitude."""
 
 
 def describe_architecture(architecture: Architecture, table: LatencyTable | None) -> Description:
@@ -142,10 +144,9 @@ def _print_space(described: Description) -> None:
         end = described[name]
         text = f"{name}: {end['params']:,} parameters, {count(end['macs'])} MACs"
         print(text + (f", {end['latency_ms']:.3f} ms" if "latency_ms" in end else ""))
-    print(
-        f"{described['assignments']:.1e} assignments of {described['distinct_layers']} distinct "
-        "layers"
-    )
+    assignments = described["assignments"]
+    number = f"{assignments:,.0f}" if assignments < MANY else f"{assignments:.1e}"
+    print(f"{number} assignments of {described['distinct_layers']} distinct layers")
     if described.get("channel_step"):
         print(_step_text(described["channel_step"]))
     for plateau in described.get("plateaus", ()):
