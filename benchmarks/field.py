@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from nas.architecture import Architecture
 from nas.latency.measure import PATIENT, Measurement
@@ -47,6 +48,9 @@ FAMILIES = {
     "mobilevit_v3": ("MobileViT v3", "#c8384f"),
 }
 """Each family's title and colour, by how the names of its networks begin."""
+
+APART = 1.12
+"""Times as slow must a family's next network be for a label to fit between the two."""
 
 COLUMNS = (
     *("network", "family", "input_size", "params", "macs", "ms", "ms_low", "ms_high"),
@@ -146,15 +150,18 @@ def draw(path: Path, table: pd.DataFrame, target: Target) -> None:
             fmt="o", color=color, markersize=7, markeredgecolor="white", elinewidth=1,
             label=title, zorder=3,
         )  # fmt: skip
-        for row in rows.itertuples():
+        slower = [*rows.ms[1:], np.inf]
+        for row, next_ms in zip(rows.itertuples(), slower, strict=True):
+            apart = next_ms > APART * row.ms
             axes.annotate(
-                row.network.removeprefix(f"{family}_").replace("_", " ").upper(),
-                (row.ms, row.top1), xytext=(5, -9), textcoords="offset points",
-                color=color, fontsize=7.5, zorder=4,
+                label_of(row.network.removeprefix(f"{family}_")),
+                (row.ms, row.top1), textcoords="offset points", color=color, fontsize=7.5, zorder=4,
+                xytext=(5, -9) if apart else (-5, 4), ha="left" if apart else "right",
             )  # fmt: skip
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
     axes.tick_params(which="both", labelsize=8, color="#b9bfca", length=3, pad=4)
     axes.set_xlabel("measured latency (ms, logarithmic)")
     axes.set_ylabel("published ImageNet top-1 accuracy (%)")
@@ -164,6 +171,13 @@ def draw(path: Path, table: pd.DataFrame, target: Target) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=140)
+
+
+def label_of(size: str) -> str:
+    """``B2 LI`` for ``b2_linear``, as others call it; ``0.75`` for a width of ``075``."""
+    if size.isdigit():
+        return f"{int(size) / 100:g}"
+    return size.replace("_linear", "_li").replace("_", " ").upper()
 
 
 if __name__ == "__main__":
