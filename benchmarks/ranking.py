@@ -37,7 +37,12 @@ from nas.training.run import Run
 from nas.training.settings import DataSettings, Settings
 from nas.training.standalone import train_alone
 
-BATCHES_OF_100 = {"batch_size": 100, "path_interval": 1, "path_learning_rate": 0.02}
+BATCHES_OF_100 = {
+    "batch_size": 100,
+    "learning_rate": 4e-3,
+    "path_interval": 1,
+    "path_learning_rate": 0.02,
+}
 """With a mixture every step: what was the default before."""
 VARIANTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "default": ({}, {}),
@@ -49,7 +54,8 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "batches of 100": ({}, BATCHES_OF_100),
     "batches of 100, labels only": ({}, BATCHES_OF_100 | {"distillation": 0.0}),
     "batches of 100, shared norms": ({"norms": "shared"}, BATCHES_OF_100),
-    "weights of a lower rate": ({}, {"learning_rate": 2e-3}),
+    "a rate of 4e-3": ({}, {"learning_rate": 4e-3}),
+    "a rate of 8e-3": ({}, {"learning_rate": 8e-3}),
 }
 """What differs from the space's file, and from the default settings."""
 
