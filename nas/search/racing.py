@@ -29,7 +29,7 @@ Race = Callable[[Assignment, Sequence[Assignment], Rank], Sequence[float]]
 """Accuracies of the candidates of a step from the current assignment, in their order, in [0, 1]:
 exact for those that could win to the end, estimated for the others."""
 
-CONFIDENCE = 0.98
+CONFIDENCE = 0.99
 """That the winner is the one whom all images would have chosen: benchmarks/evaluations.py."""
 PART = 128
 """Images between two looks, at most."""
