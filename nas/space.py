@@ -48,7 +48,8 @@ class SearchSpace(Value):
     """All architectures that a YAML file describes.
 
     ``norms``: in a supernet each norm has a private copy for each of its widths, or all widths
-    share the leading channels of one. Statistics are calibrated before accuracies count in both.
+    share the leading channels of one. Statistics are calibrated before accuracies count in both,
+    and then both are as good, see benchmarks/README.md.
 
     Raises:
         ValueError: an option does not fit; choices must be listed from cheapest to dearest.
