@@ -1,13 +1,17 @@
 """The spaces that the benchmark compares differ in their mixers alone."""
 
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
 
 from nas.space import SearchSpace
 
-BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "across.py"))
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sys, "path", [str(FOLDER), *sys.path])  # as for a script of that folder
+    BENCHMARK = runpy.run_path(str(FOLDER / "across.py"))
 SPACE = SearchSpace.load("across_32px")
 
 
