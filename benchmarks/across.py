@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--spaces", nargs="+", choices=[ACROSS, *FAMILIES])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--limit", type=int, default=10_000)
-    parser.add_argument("--evaluations", type=int, default=150)
+    parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--share", type=float, default=0.5, help="of the largest network's latency")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=2, help="of the networks trained alone")

@@ -1,7 +1,7 @@
 """Whether races choose what evaluating every candidate in full would, and what they spend on it.
 
-    .venv/bin/python benchmarks/ranking.py                # trains runs/benchmark_ranking/default
-    .venv/bin/python benchmarks/evaluations.py --run runs/benchmark_ranking/default
+    .venv/bin/python benchmarks/ranking.py    # trains runs/benchmark_ranking/default_seed0
+    .venv/bin/python benchmarks/evaluations.py --run runs/benchmark_ranking/default_seed0
 
 Walks down from the largest network, or from random ones, always by the action that all images
 choose, and lets a race choose at every step as well. Equal is the same action; where they differ,
@@ -125,7 +125,7 @@ class Walk:
 def main() -> None:
     """Walk from every start and print the sums."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, default=Path("runs/benchmark_ranking/default"))
+    parser.add_argument("--run", type=Path, default=Path("runs/benchmark_ranking/default_seed0"))
     parser.add_argument("--starts", type=int, nargs="+", default=[0], help="0: largest")
     parser.add_argument("--steps", type=int, default=1000, help="of each walk, at most")
     parser.add_argument("--cache-mb", type=int, default=CACHE_MB)

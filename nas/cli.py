@@ -411,7 +411,7 @@ def check_supernet(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each network.")] = 1,
     learning_rate: Annotated[
         float | None,
-        typer.Option("--learning-rate", min=1e-9, max=10.0, help="Else 2/3 of the run's."),
+        typer.Option("--learning-rate", min=1e-9, max=10.0, help="Else the run's."),
     ] = None,
     device: TrainingDevice = "cpu",
     force: Force = False,

@@ -28,6 +28,8 @@ from nas.training.standalone import train_alone
 JOURNAL = "check.jsonl"
 CANDIDATES = 20
 """Random architectures for each one that is picked: enough to have one near every size."""
+PICKING_SEED = 0
+"""One for all runs, so that runs of a space that differ in their seeds meet the same networks."""
 
 Tell = Callable[[str, int, int], None]
 """What is being done, and how many of how many steps are."""
@@ -93,7 +95,7 @@ def check_supernet(
     """
     run.require_images(dataset)
     supernet = run.load_supernet().to(device)
-    picked = spanning_architectures(run.space, architectures, seed=run.settings.seed)
+    picked = spanning_architectures(run.space, architectures, seed=PICKING_SEED)
     journal = Journal(run.path / JOURNAL)
     trainings = [
         (architecture, recipe.model_copy(update={"seed": recipe.seed + seed}))

@@ -89,10 +89,6 @@ RECIPES: Mapping[str, Recipe] = {
     ),
 }
 
-ALONE_RATE = 2 / 3
-"""Of a supernet's rate, which moves by the gradients of several networks: benchmarks/ranking.py, at
-the whole rate networks alone end 0.3 points lower."""
-
 
 def suitable_recipe(training_images: int) -> str:
     """The name of the default recipe for so many training images."""
@@ -114,13 +110,13 @@ def published_drop_path(architecture: Architecture) -> float:
 
 
 def like_the_supernet(settings: Settings) -> Recipe:
-    """What a supernet was trained by, for one network: labels only, at the rate that suits it."""
+    """What a supernet was trained by, for one network: the labels alone, all else the same."""
     return Recipe(
         name="supernet",
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         resolutions=settings.resolutions,
-        learning_rate=ALONE_RATE * settings.learning_rate,
+        learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup=settings.warmup,
         layer_scale=settings.layer_scale,

@@ -62,7 +62,7 @@ class Settings(Value):
     batch_size: Annotated[int, Field(gt=1)] = 64
     accumulate: Count = 1
     resolutions: Resolutions = ()
-    learning_rate: Annotated[float, Field(gt=0)] = 6e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.025
     warmup: Share = 0.1
     random_subnets: Annotated[int, Field(ge=0)] = 2
