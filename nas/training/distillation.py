@@ -6,10 +6,11 @@ epoch the share is what it got right of the training images in the epoch before,
 
 In a training of 12 epochs that was a point better than labels alone (what twelve subnets inherit,
 less what they reach alone: -2.7 against -3.7 points, benchmarks/ranking.py; one seed, and seeds
-differ by as much), in a shorter one no better and no worse; long ones were not compared so far. Mean inherited accuracy of
-eight subnets, CIFAR-10, 10,000 images, 8 epochs, one seed: 56.5 % against 56.3 on `cifar10_32px`;
-54.5 against 54.4 on an early four-stage version of it, where a share that rises with the epochs had
-54.1. Pupils end nearer to their teacher: a divergence of 0.118 against 0.135.
+differ by as much), in a shorter one no better and no worse; long ones were not compared so far.
+Mean inherited accuracy of eight subnets, CIFAR-10, 10,000 images, 8 epochs, one seed: 56.5 %
+against 56.3 on `cifar10_32px`; 54.5 against 54.4 on an early four-stage version of it, where a
+share that rises with the epochs had 54.1. Pupils end nearer to their teacher: a divergence of 0.118
+against 0.135.
 """
 
 from __future__ import annotations
