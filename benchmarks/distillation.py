@@ -86,7 +86,7 @@ def inherited(
     path = arguments.out / f"{name}_{share:g}_seed{seed}"
     run, dataset = run_at(path, space, data, settings)
     supernet = run.load_supernet()
-    picked = spanning_architectures(space, ARCHITECTURES, seed=0)
+    picked = spanning_architectures(space, ARCHITECTURES)
     found = [inherited_accuracy(supernet, it, dataset, dataset.test) for it in picked]
     return float(np.mean(found)), found[0], found[-1]
 

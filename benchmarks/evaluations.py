@@ -11,10 +11,9 @@ alone: 256 images to calibrate its norms, and the whole search slice; their time
 candidate of each step, in proportion to MACs.
 
 The whole walk from the largest network, 43 steps, takes about 6 minutes on two x86 cores. Supernet
-of 12 epochs, 2,500 images: 97.7 % of the choices equal, 19.1 % of the MACs, 17.3 % of the time,
-cache at most 512 MB. At a confidence of 0.98: 95.3, 18.4 and 16.9 %. Early steps, with 10 to 24
-candidates, save the most: 17 % of the MACs; nine steps from random networks, with 7 to 9 candidates
-(--starts 7 8 9 --steps 3), took 23 % at 0.98.
+of 12 epochs at a rate of 6e-3 (ranking.py --variants "a rate of 6e-3"), 2,500 images: 97.7 % of the
+choices equal, 19.1 % of the MACs, 17.3 % of the time, cache at most 512 MB. With --confidence 0.98:
+95.3, 18.4 and 16.9 %. Early steps, with 10 to 24 candidates, save the most: 17 % of the MACs.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.network import measure_size
 from nas.search import Rank, slim_greedily
+from nas.search.racing import CONFIDENCE
 from nas.space import Assignment, SearchSpace
 from nas.supernet import Supernet
 from nas.training.evaluate import accuracy, calibrate
@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--starts", type=int, nargs="+", default=[0], help="0: largest")
     parser.add_argument("--steps", type=int, default=1000, help="of each walk, at most")
     parser.add_argument("--cache-mb", type=int, default=CACHE_MB)
+    parser.add_argument("--confidence", type=float, default=CONFIDENCE)
     arguments = parser.parse_args()
     if not (arguments.run / "run.json").exists():
         print(f"skipped: {arguments.run} is not here")
@@ -138,7 +139,15 @@ def main() -> None:
     supernet, dataset, space = run.load_supernet(), run.data.load(run.image_size), run.space
     figures = Figures()
     for seed in arguments.starts:
-        evaluators = [Evaluator(supernet, dataset, cache_mb=arguments.cache_mb) for _ in range(2)]
+        evaluators = [
+            Evaluator(
+                supernet,
+                dataset,
+                cache_mb=arguments.cache_mb,
+                confidence=arguments.confidence,
+            )
+            for _ in range(2)
+        ]
         descend(Walk(supernet, dataset, space, figures, arguments.steps, *evaluators), seed)
     print(f"{figures.steps} steps, {len(dataset.search)} images: {summary(figures)}")
 

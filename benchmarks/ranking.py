@@ -1,14 +1,13 @@
 """Whether a supernet ranks networks as they turn out when each is trained alone, on CIFAR-10.
 
-    .venv/bin/python benchmarks/ranking.py     # about 35 minutes on two x86 cores
+    .venv/bin/python benchmarks/ranking.py     # about an hour on two x86 cores
     .venv/bin/python benchmarks/ranking.py --variants default "shared norms" "labels only"
 
-10,000 training images; the test images judge, since two networks that are as good differ by 1.1
-points on 2,500 images, and all that a supernet holds lean to the same side. Twelve networks that
-span the space are trained alone, twice each, by a recipe with its own rate; then the inherited
-accuracies of each supernet, trained from several seeds, are compared with theirs, and trained on
-from inherited weights for a quarter of the epochs. Everything is resumable: what is finished in
---out is used again.
+10,000 training images; the test images judge or, with --judges search, 2,500 held out of the
+training set. Twelve networks that span the space are trained alone, twice each, by a recipe with
+its own rate; then the inherited accuracies of each supernet, trained from several seeds, are
+compared with theirs, and trained on from inherited weights for a quarter of the epochs. Everything
+is resumable: what is finished in --out is used again.
 """
 
 from __future__ import annotations
@@ -82,6 +81,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="of each network alone")
     parser.add_argument("--supernet-seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--alone-rate", type=float, default=4e-3)
+    parser.add_argument("--judges", choices=("test", "search"), default="test")
     arguments = parser.parse_args()
     if not Path(arguments.data.partition(":")[2]).exists():
         print(f"skipped: {arguments.data} is not here")
@@ -91,14 +91,25 @@ def main() -> None:
         of_seeds = []
         for seed in arguments.supernet_seeds:
             run, dataset = trained(name, seed, arguments)
-            dataset = replace(dataset, search=dataset.test)  # who judges
+            if arguments.judges == "test":
+                dataset = replace(dataset, search=dataset.test)
             check = checked(run, dataset, arguments)
-            of_seeds.append(Figures.of(check, trained_on(run, dataset, check)))
+            on = trained_on(run, dataset, check, arguments.judges)
+            of_seeds.append(Figures.of(check, on))
             rows.append((f"{name}, seed {seed}", *of_seeds[-1].columns()))
         rows.append((f"{name}, mean", *mean(of_seeds).columns()))
         (arguments.out / "figures.json").write_text(json.dumps(rows, indent=2))
     print_table(
-        ("supernet", "tau", "interval", "between seeds", "gap", "trained on", "largest"),
+        (
+            "supernet",
+            "tau",
+            "interval",
+            "between seeds",
+            "gap",
+            "trained on",
+            "inherited",
+            "largest",
+        ),
         rows,
         title=f"{arguments.space}, {arguments.epochs} epochs, {check.images} images judge",
     )
@@ -119,7 +130,8 @@ def trained(name: str, seed: int, arguments: argparse.Namespace) -> tuple[Run, D
 
 def checked(run: Run, dataset: Dataset, arguments: argparse.Namespace) -> Check:
     """The comparison with networks trained alone, which all variants share."""
-    shared = arguments.out / JOURNAL
+    shared = arguments.out / f"{arguments.judges}_{JOURNAL}"
+    (run.path / JOURNAL).unlink(missing_ok=True)  # it may be of other judges
     if shared.exists():
         shutil.copy(shared, run.path / JOURNAL)
     with Bar("checking") as bar:
@@ -143,9 +155,9 @@ def recipe_of(run: Run, rate: float) -> Recipe:
     return like_the_supernet(settings).model_copy(update={"learning_rate": rate})
 
 
-def trained_on(run: Run, dataset: Dataset, check: Check) -> float:
+def trained_on(run: Run, dataset: Dataset, check: Check, judges: str) -> float:
     """Mean accuracy after a quarter of the epochs from inherited weights, minus that of alone."""
-    path = run.path / "trained_on.json"
+    path = run.path / f"trained_on_{judges}.json"
     found: list[float] = json.loads(path.read_text()) if path.exists() else []
     supernet = run.load_supernet()
     for compared in check.compared[len(found) :]:
@@ -158,8 +170,7 @@ def trained_on(run: Run, dataset: Dataset, check: Check) -> float:
         architecture = compared.architecture
         network = inherited_network(supernet, architecture, dataset.train)
         trained = train_alone(architecture, dataset, recipe, network=network)
-        judges = dataset.search.at(architecture.input_size)
-        found.append(accuracy(trained, judges))
+        found.append(accuracy(trained, dataset.search.at(architecture.input_size)))
         path.write_text(json.dumps(found))
     return float(np.mean(found) - np.mean([one.mean_alone for one in check.compared]))
 
@@ -173,6 +184,7 @@ class Figures:
     between_seeds: float | None
     gap: float
     trained_on: float
+    inherited: float
     largest: float
 
     @classmethod
@@ -184,6 +196,7 @@ class Figures:
             check.tau_between_seeds,
             check.gap,
             trained_on,
+            float(np.mean([it.inherited for it in check.compared])),
             check.compared[-1].inherited,
         )
 
@@ -196,16 +209,17 @@ class Figures:
             "" if between is None else f"{between:.2f}",
             f"{100 * self.gap:+.1f}",
             f"{100 * self.trained_on:+.1f}",
+            f"{100 * self.inherited:.1f} %",
             f"{100 * self.largest:.1f} %",
         )
 
 
 def mean(figures: Sequence[Figures]) -> Figures:
     """Over supernets; a mean of intervals would be none."""
-    tau, gap, trained_on, largest = np.mean(
-        [(it.tau, it.gap, it.trained_on, it.largest) for it in figures], axis=0
+    tau, gap, trained_on, inherited, largest = np.mean(
+        [(it.tau, it.gap, it.trained_on, it.inherited, it.largest) for it in figures], axis=0
     )
-    return Figures(tau, None, figures[0].between_seeds, gap, trained_on, largest)
+    return Figures(tau, None, figures[0].between_seeds, gap, trained_on, inherited, largest)
 
 
 if __name__ == "__main__":

@@ -130,6 +130,14 @@ def test_build_lut_draws_what_was_predicted_and_measured(capsys, folder):
     assert found["validation"]["calibrated"]["spearman_interval"][1] <= 1
 
 
+def test_show_counts_few_assignments_exactly(capsys, folder):
+    exact = SearchSpace.load("tiny.yaml").cardinality
+    call("show", "tiny.yaml")
+    assert f"\n{exact:,} assignments of " in capsys.readouterr().out
+    call("show", "cifar10_32px")
+    assert re.search(r"\n\d\.\de\+\d\d assignments of ", capsys.readouterr().out)
+
+
 def test_show_a_space_with_prices(capsys, folder):
     found = output(capsys, "show", "tiny.yaml", "--table", "t.csv", "--json")
     assert found["choices"]["stage1.width"] == [8, 16]

@@ -29,7 +29,7 @@ JOURNAL = "check.jsonl"
 CANDIDATES = 20
 """Random architectures for each one that is picked: enough to have one near every size."""
 PICKING_SEED = 0
-"""One for all runs, so that runs of a space that differ in their seeds meet the same networks."""
+"""One for all runs, so that those of a space that differ in their seeds meet the same networks."""
 
 Tell = Callable[[str, int, int], None]
 """What is being done, and how many of how many steps are."""
@@ -95,7 +95,7 @@ def check_supernet(
     """
     run.require_images(dataset)
     supernet = run.load_supernet().to(device)
-    picked = spanning_architectures(run.space, architectures, seed=PICKING_SEED)
+    picked = spanning_architectures(run.space, architectures)
     journal = Journal(run.path / JOURNAL)
     trainings = [
         (architecture, recipe.model_copy(update={"seed": recipe.seed + seed}))
@@ -153,13 +153,13 @@ def judge_ranks(compared: Sequence[Compared], recipe: Recipe, *, images: int) ->
     )
 
 
-def spanning_architectures(space: SearchSpace, count: int, *, seed: int) -> list[Architecture]:
+def spanning_architectures(space: SearchSpace, count: int) -> list[Architecture]:
     """Architectures from the smallest to the largest, evenly spread by the logarithm of MACs.
 
     Raises:
         UserError: the space has fewer.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(PICKING_SEED)
     wanted = CANDIDATES * count
     if space.cardinality <= wanted:
         drawn = [space.decode(it) for it in itertools.product(*map(range, space.sizes))]
