@@ -42,14 +42,20 @@ class Encoder:
     """From indicators of (choice >= option), (N, D), and logarithms of costs, (N, K), to inputs."""
 
     def __init__(self, sizes: Sequence[int], indicators: Floats, costs: Floats) -> None:
-        """Centre and scale by these assignments, which should be near the bounds."""
+        """Centre and scale by these assignments, which should be near the bounds.
+
+        Where they do not differ, as where one network alone meets the bounds, nothing is scaled:
+        divided by next to nothing, all others would be too far away for the arithmetic.
+        """
         self._steps = np.array([1 / (size - 1) for size in sizes for _ in range(1, size)], float)
         self._mean_options = indicators.mean(axis=0)
         options = self._weighted(indicators)
-        self._unit = max(float(np.sqrt(np.mean(np.sum(options**2, axis=1)))), JITTER)
+        unit = float(np.sqrt(np.mean(np.sum(options**2, axis=1))))
+        self._unit = unit if unit > JITTER else 1.0
         measures = self._measures(indicators, costs)
         self._mean_measures = measures.mean(axis=0)
-        self._spread_measures = measures.std(axis=0) + JITTER
+        spread = measures.std(axis=0)
+        self._spread_measures = np.where(spread > JITTER, spread + JITTER, 1.0)
 
     def __call__(self, indicators: Floats, costs: Floats) -> Inputs:
         measures = self._measures(indicators, costs) - self._mean_measures

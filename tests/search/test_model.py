@@ -16,14 +16,13 @@ def indicators(assignments):
     )  # fmt: skip
 
 
-def inputs(assignments):
-    encode = Encoder(SIZES, *everything())
-    return encode(indicators(assignments), np.log1p(np.sum(assignments, axis=1))[:, None])
-
-
-def everything():
-    assignments = list(itertools.product(*map(range, SIZES)))
+def features(assignments):
     return indicators(assignments), np.log1p(np.sum(assignments, axis=1))[:, None]
+
+
+def inputs(assignments):
+    everything = list(itertools.product(*map(range, SIZES)))
+    return Encoder(SIZES, *features(everything))(*features(assignments))
 
 
 @pytest.fixture
@@ -90,6 +89,14 @@ def test_additive_effects_are_learnt_from_few_evaluations(some):
     errors = posterior.mean(inputs(assignments[25:])) - accuracies[25:]
     assert np.sqrt(np.mean(errors**2)) < 0.25  # noise is 0.1, the spread of accuracies above 1
     assert accuracies.std() > 1
+
+
+def test_effects_are_learnt_where_one_network_alone_meets_the_bounds(some):
+    assignments, accuracies = some
+    encode = Encoder(SIZES, *features([(0,) * len(SIZES)]))  # it has no spread to scale by
+    seen, asked = (encode(*features(it)) for it in (assignments[:25], assignments[25:]))
+    errors = Posterior(seen, accuracies[:25]).mean(asked) - accuracies[25:]
+    assert np.sqrt(np.mean(errors**2)) < 0.25
 
 
 def test_noise_is_told_from_effects(some):
