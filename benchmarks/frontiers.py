@@ -1,7 +1,7 @@
 """Frontiers on trained supernets: slimming, uniform scaling, random search and NSGA-II.
 
-    .venv/bin/python benchmarks/frontiers.py                       # digits, about 4 minutes
-    .venv/bin/python benchmarks/frontiers.py --on cifar10          # more than an hour
+    .venv/bin/python benchmarks/frontiers.py                          # digits, about 4 minutes
+    .venv/bin/python benchmarks/frontiers.py --on cifar10 --seeds 2   # one to two hours
 
 The supernets are one of tiny networks on digits, where the smallest are too small, and one on
 10,000 images of CIFAR-10. Prints the area between each method's frontier, the largest network's
