@@ -93,7 +93,7 @@ class Examples(NamedTuple):
 
 
 EXACT_INTEGERS = ("session.x64quantprecision", "1")
-"""Without VNNI its fastest sums of int8 products saturate at 16 bits on x86: 61.8 % of 144
+"""Without VNNI onnxruntime's fastest int8 sums saturate at 16 bits on x86: 61.8 % of 144
 digits kept their class, and outputs were 13 % off. So it is told to add up in full."""
 
 
