@@ -587,7 +587,8 @@ def test_a_table_that_failed_its_validation_is_refused_unless_accepted(capsys, f
 
 def test_check_lut_says_rebuild_of_a_table_that_is_far_off(capsys, folder):
     table = LatencyTable.load("t.csv")
-    rows = {key: row._replace(ms=2 * row.ms) for key, row in table.rows.items()}
+    # by more than a busy machine can slow down from one minute to the next
+    rows = {key: row._replace(ms=50 * row.ms) for key, row in table.rows.items()}
     LatencyTable(rows, table.provenance, Path("far.csv")).save()
     capsys.readouterr()
     before = Path("far.json").read_bytes()

@@ -129,7 +129,7 @@ def work(
         if len(evaluated) + len(running) - len(dead) >= evaluations:
             time.sleep(WAIT_SECONDS)
             continue
-        fixed = _buried(study, dead[0]) if dead else None
+        fixed = _buried(study, dead[0], problem) if dead else None
         if fixed is None and len(trials) < POPULATION:
             fixed = _parameters(first() if first else problem.sample(rng))
         elif fixed is None and misses >= MISSES:
@@ -226,15 +226,15 @@ def _fixed(sampler: BaseSampler, values: Mapping[str, int]) -> BaseSampler:
     return Fixed()
 
 
-def _buried(study: Study, dead: FrozenTrial) -> Mapping[str, int] | None:
-    """What a dead worker was about to evaluate; None if it had not begun, or another was faster."""
+def _buried(study: Study, dead: FrozenTrial, problem: Problem) -> Mapping[str, int] | None:
+    """What a dead worker was about to evaluate; None if it had not said, or another was faster."""
     from optuna.trial import TrialState
 
     try:
         study.tell(dead.number, state=TrialState.FAIL)
     except (ValueError, RuntimeError):  # it is finished: another worker buried it, or it lives
         return None
-    return dead.params or None
+    return dead.params if _is_proposed(dead, problem) else None
 
 
 class _Pulses:
@@ -296,5 +296,10 @@ def _assignment(parameters: Mapping[str, int], problem: Problem) -> Assignment:
     return problem.canonical(tuple(parameters[str(choice)] for choice in range(len(problem.sizes))))
 
 
+def _is_proposed(trial: FrozenTrial, problem: Problem) -> bool:
+    """Whether its worker has made all choices; one at a time they reach the storage."""
+    return len(trial.params) == len(problem.sizes)
+
+
 def _is_about(trial: FrozenTrial, one: Assignment, problem: Problem) -> bool:
-    return len(trial.params) == len(problem.sizes) and _assignment(trial.params, problem) == one
+    return _is_proposed(trial, problem) and _assignment(trial.params, problem) == one

@@ -8,6 +8,7 @@ layers wherever they are shared.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -79,18 +80,26 @@ class Subnet:
 class Prefixes:
     """What subnets make of images, with norms that are calibrated on training images.
 
-    ``macs`` counts what was forwarded so far, calibration included. The supernet's weights are
-    read where they lie: they must not change.
+    The supernet's weights are read where they lie: they must not change.
     """
 
     def __init__(self, supernet: Supernet, dataset: Dataset, capacity: int) -> None:
         self.supernet, self.dataset = supernet, dataset
         self.memory: BoundedMemory[Tensor | nn.Module] = BoundedMemory(capacity)
-        self.macs = 0
+        self._forwarded: Counter[Prefix] = Counter()  # images
         self._batch = min(CALIBRATION_BATCH, len(dataset.train))
         self._labels = dataset.search.labels
         self._device = next(supernet.parameters()).device
         self._roots: dict[Shape, Prefix] = {}
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all that was forwarded so far, calibration included."""
+        return sum(
+            images * layer_size(prefix.layer, prefix.input_shape).macs
+            for prefix, images in self._forwarded.items()
+            if prefix.layer is not None
+        )
 
     def subnet(self, architecture: Architecture) -> Subnet:
         """What ``judge`` takes. Of those that are to share layers make all before any runs."""
@@ -179,8 +188,7 @@ class Prefixes:
                 self.memory.put((prefix, part), x, _size(x))
 
     def _run(self, module: nn.Module, prefix: Prefix, x: Tensor) -> Tensor:
-        assert prefix.layer is not None
-        self.macs += layer_size(prefix.layer, prefix.input_shape).macs * len(x)
+        self._forwarded[prefix] += len(x)
         found: Tensor = module(x)
         return found
 

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from optuna.trial import TrialState
 
 from nas.errors import UserError
 from nas.search.problem import Problem
@@ -105,6 +106,19 @@ def test_what_a_killed_process_was_at_is_evaluated_by_another(tmp_path):
     found = worked(study, pulse_seconds=0.1, patience_seconds=0.5)
     assert len(found) == 24
     assert eval(log.read_text()) in found
+
+
+@pytest.mark.parametrize("chosen", range(len(SIZES)))
+def test_a_process_killed_while_it_chooses_leaves_nothing_to_evaluate(tmp_path, chosen):
+    storage = str(tmp_path / "journal")
+    study = open_study(storage, "study", subject="sums")
+    trial = study.ask()  # never told: its process is gone
+    for choice in range(chosen):
+        trial.suggest_int(str(choice), 0, SIZES[choice] - 1)
+    survivor = open_study(storage, "study", subject="sums")
+    found = worked(survivor, evaluations=6, pulse_seconds=0.1, patience_seconds=0.1)
+    assert len(found) == 6
+    assert not [it for it in survivor.get_trials() if it.state is TrialState.RUNNING]
 
 
 def test_a_slow_worker_is_not_taken_for_a_dead_one(tmp_path):
