@@ -41,6 +41,7 @@ from nas.training.settings import DataSettings, Settings
 from nas.training.standalone import train_alone
 
 BATCHES_OF_100 = {
+    "staggered": False,
     "batch_size": 100,
     "path_interval": 1,
     "path_learning_rate": 0.02,
@@ -49,6 +50,7 @@ BATCHES_OF_100 = {
 VARIANTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "default": ({}, {}),
     "shared norms": ({"norms": "shared"}, {}),
+    "same images for all": ({}, {"staggered": False}),
     "labels only": ({}, {"distillation": 0.0}),
     "no path choice": ({}, {"path_choice": False}),
     "a mixture every step": ({}, {"path_interval": 1}),

@@ -20,6 +20,7 @@ from nas.training.checkpoint import mend_checkpoint
 from nas.training.distillation import above_chance
 from nas.training.epochs import Files, Learn, Training, train_epochs
 from nas.training.evaluate import judge, judged_images
+from nas.training.lessons import Lessons
 from nas.training.optimizer import make_optimizer, set_learning_rate
 from nas.training.parts import add_in_parts
 from nas.training.paths import (
@@ -190,7 +191,13 @@ class _Training(Training):
         sampled = settings.path_sampling and 2 * self.epoch >= settings.epochs
         chances = self.path_probabilities() if sampled else {}
         self.supernet.train()
-        return partial(self._learn, draws=draws, chances=chances)
+        lessons = Lessons(1 + settings.random_subnets, parts=settings.accumulate)
+        return partial(
+            self._learn,
+            draws=draws,
+            chances=chances,
+            lessons=lessons if settings.staggered else None,
+        )
 
     def named(self, means: Sequence[float]) -> dict[str, float]:
         """All but the hits, and but the mixture where there is none."""
@@ -214,6 +221,7 @@ class _Training(Training):
         *,
         draws: np.random.Generator,
         chances: Probabilities,
+        lessons: Lessons | None,
     ) -> Tensor:
         settings, space = self.settings, self.space
         mixes = self._mixes_in(step)
@@ -229,6 +237,7 @@ class _Training(Training):
                 batch=batch,
                 step=step,
                 mixes=mixes,
+                lessons=lessons,
                 drops=np.random.default_rng((settings.seed, self.epoch, step, 1 + rank)),
             ),
             images,
@@ -255,6 +264,7 @@ class _Training(Training):
         batch: Batch,
         step: int,
         mixes: bool,
+        lessons: Lessons | None,
         drops: np.random.Generator,
     ) -> Losses:
         """Add the gradients of one step, or of a part of its images."""
@@ -269,6 +279,7 @@ class _Training(Training):
             distillation=self._share,
             divergence=settings.divergence,
             teacher=self.external,
+            lessons=lessons,
             weight=weight,
             precision=settings.precision,
             drop_rate=settings.drop_path,

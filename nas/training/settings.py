@@ -23,7 +23,8 @@ class Settings(Value):
 
     ``warmup`` is the share of all steps in which the rate rises to ``learning_rate``; from there it
     falls to 0 along a cosine. ``random_subnets`` train in each step beside the largest and the
-    smallest. ``distillation`` is how much the largest network's outputs may replace the labels of
+    smallest; if ``staggered``, each of them from another batch, see ``nas/training/lessons.py``.
+    ``distillation`` is how much the largest network's outputs may replace the labels of
     the others; 0 means labels only. ``divergence`` is how far outputs are from outputs, see
     ``nas/training/distillation.py``. A ``teacher``, see ``load_teacher``, takes the place of the
     largest network, which then learns from it too. ``layer_scale`` is where the residuals' scales
@@ -66,6 +67,7 @@ class Settings(Value):
     weight_decay: Annotated[float, Field(ge=0)] = 0.025
     warmup: Share = 0.1
     random_subnets: Annotated[int, Field(ge=0)] = 2
+    staggered: bool = True
     distillation: Share = 1.0
     divergence: Divergence = "kl"
     teacher: str | None = None
