@@ -219,7 +219,7 @@ def test_the_mixture_takes_the_place_of_a_random_subnet_and_touches_no_weight(
     tmp_path: Path, tiny_space: SearchSpace, data: DataSettings, dataset: Dataset
 ) -> None:
     runs = [
-        trained(tmp_path / name, tiny_space, dataset, data, epochs=1, **settings)
+        trained(tmp_path / name, tiny_space, dataset, data, epochs=1, staggered=False, **settings)
         for name, settings in (
             ("with", {"random_subnets": 2, "path_interval": 1}),
             ("without", {"random_subnets": 1, "path_choice": False}),
