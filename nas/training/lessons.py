@@ -2,10 +2,11 @@
 
 On the same images the gradients of several networks are nearly parallel, those of one network on
 different images are not: in a supernet trained on CIFAR-10 their cosines were 0.4 to 0.8, and 0.0
-(means of six batches of 50). So a step whose networks all learn from other images tells the shared
-weights more, for the same work: after 12 epochs on 10,000 images twelve subnets inherit 65.1 % of
-the test images, not 61.7 (benchmarks/README.md; one seed). The teacher has seen the batches of
-earlier steps: what it made of them then is kept with them, so that it need not see them again.
+(means of six batches of 50, benchmarks/gradients.py). So a step whose networks all learn from other
+images tells the shared weights more, for the same work: after 12 epochs on 10,000 images twelve
+subnets inherit 65.1 % of the test images, not 61.7 (benchmarks/README.md; one seed). The teacher
+has seen the batches of earlier steps: what it made of them then is kept with them, so that it need
+not see them again.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 SPACING = 20
-"""Steps. What others learnt from a moment ago tells little: in the first of those 12 epochs the
-largest network's loss was 1.90 with the same images for all, 1.89 with a spacing of 1, 1.82 with
-this; others were not tried."""
+"""Steps. What others learnt from a moment ago tells a network little; that 20 are best was not
+tested."""
 MOST_BYTES = 256 * 10**6
 """Of images of one size. The lessons of a step more than there are pupils are kept anyway."""
 
