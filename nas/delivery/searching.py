@@ -26,6 +26,7 @@ from nas.report.progress import Bar
 from nas.search.problem import Problem, meets
 from nas.search.study import SamplerName, evaluated_in, make_sampler, open_study, work
 from nas.space import Assignment
+from nas.training.memory import keep_freed_memory
 from nas.training.run import SEARCH_RESULT, Run
 
 NAME, STORAGE = "searched", "study.log"
@@ -67,6 +68,7 @@ def search_run(
         )
         tell_doubts(prices, measured, bar)
         torch.set_num_threads(1)
+        keep_freed_memory()
         dataset = run.data.load(run.image_size)
         run.require_images(dataset)
         workshop = Workshop(plan, prices, measured, run.load_supernet(), dataset, Memory(), bar)

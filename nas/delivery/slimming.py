@@ -34,6 +34,7 @@ from nas.latency.prices import Prices
 from nas.latency.table import LatencyTable
 from nas.lock import Lock
 from nas.report.progress import Bar
+from nas.training.memory import keep_freed_memory
 from nas.training.run import Run
 
 
@@ -123,6 +124,7 @@ def _search(
 ) -> dict[str, Any]:
     if journal.accuracies:
         bar.say(f"going on after {len(journal.accuracies)} evaluations")
+    keep_freed_memory()
     dataset = run.data.load(run.image_size)
     run.require_images(dataset)
     workshop = Workshop(plan, prices, measured, run.load_supernet(), dataset, journal, bar)
