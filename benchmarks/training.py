@@ -3,9 +3,10 @@
     .venv/bin/python benchmarks/training.py                # about 8 minutes on two x86 cores
     .venv/bin/python benchmarks/training.py --parts step   # about 2 minutes
 
-`step`: a step of the supernet against one step each of the same four architectures as stand-alone
-networks, in turn, same batch; the mixture pass of path choice apart. `memory`: peaks of the whole
-process, each in a process of its own. `growth`: time against depth and against batch, with a
+`step`: a step of the supernet, as in the middle of an epoch with all batches kept that it learns
+from, against one step each of the same four architectures as stand-alone networks, in turn, same
+batch; the mixture pass of path choice apart. `memory`: peaks of the whole process, each in a
+process of its own. `growth`: time against depth and against batch, with a
 straight line through each. `flat`: memory from step 100 to step 2,000 of a small supernet.
 Times need an idle machine.
 """
@@ -38,13 +39,15 @@ from nas.network import build
 from nas.report.tables import print_table
 from nas.space import DEFAULT_SPACE, SearchSpace
 from nas.supernet import Supernet
+from nas.training.lessons import SPACING, Lesson, Lessons
 from nas.training.loop import fresh_supernet
 from nas.training.optimizer import make_optimizer
 from nas.training.paths import add_path_gradients
 from nas.training.sandwich import add_gradients, draw_subnets
 
 PARTS = ("step", "memory", "growth", "flat")
-BATCH, PIXELS = 64, 64
+BATCH, PIXELS, CLASSES = 64, 64, 10
+PUPILS = 3
 DRAWS, ROUNDS = 4, 5
 DEPTHS, BATCHES = (2, 8, 14, 20, 26), (16, 32, 64, 96, 128)
 FLAT_STEPS = (100, 2000)
@@ -85,13 +88,13 @@ def of_step() -> Iterator[Line]:
     """A sandwich step against plain steps of the same networks, taking turns."""
     space = SearchSpace.load(DEFAULT_SPACE)
     data, rng, supernet = batch(BATCH), np.random.default_rng(0), trained(space)
-    optimizer = optimizer_of(supernet)
+    optimizer, lessons = optimizer_of(supernet), full_lessons(BATCH)
     times: list[tuple[float, float]] = []
     for _ in range(DRAWS):
         subnets = draw_subnets(space, rng, 2)
         others = [alone(architecture) for architecture in (space.largest(), *subnets)]
         works = (
-            lambda subnets=subnets: sandwich_step(supernet, optimizer, data, subnets),
+            lambda subnets=subnets: sandwich_step(supernet, optimizer, data, subnets, lessons),
             lambda others=others: [plain_step(*other, data) for other in others],
         )
         for index in range(ROUNDS + 1):
@@ -134,10 +137,10 @@ def of_flat() -> Iterator[Line]:
     """Memory of the process between two steps of a long training."""
     space = SearchSpace.load("demo_64px")
     supernet, rng, data = trained(space), np.random.default_rng(0), batch(8)
-    optimizer = optimizer_of(supernet)
+    optimizer, lessons = optimizer_of(supernet), full_lessons(8)
     found = []
     for number in range(1, FLAT_STEPS[1] + 1):
-        sandwich_step(supernet, optimizer, data, draw_subnets(space, rng, 2))
+        sandwich_step(supernet, optimizer, data, draw_subnets(space, rng, 2), lessons)
         if number in FLAT_STEPS:
             found.append(resident_megabytes())
     text = f"{found[0]:.0f} MB, {found[1]:.0f} MB"
@@ -151,9 +154,9 @@ def peak_megabytes(what: str) -> float:
     before = resident_megabytes()
     if what == "supernet":
         supernet, rng = trained(space), np.random.default_rng(0)
-        optimizer = optimizer_of(supernet)
+        optimizer, lessons = optimizer_of(supernet), full_lessons(BATCH)
         for _ in range(3):
-            sandwich_step(supernet, optimizer, data, draw_subnets(space, rng, 2))
+            sandwich_step(supernet, optimizer, data, draw_subnets(space, rng, 2), lessons)
     else:
         network, optimizer = alone(space.largest())
         for _ in range(3):
@@ -172,12 +175,26 @@ def optimizer_of(network: nn.Module) -> torch.optim.Optimizer:
     return make_optimizer(network, learning_rate=1e-3, weight_decay=0.02)
 
 
+def full_lessons(images: int) -> Lessons:
+    """As many as an epoch keeps, each of other images, for the three subnets of a step."""
+    lessons = Lessons(PUPILS)
+    for step in range((PUPILS + 1) * SPACING + 1):
+        lessons.add(Lesson(*batch(images, seed=step), target=torch.zeros(images, CLASSES)))
+    return lessons
+
+
 def sandwich_step(
-    supernet: Supernet, optimizer: torch.optim.Optimizer, data: Batch, subnets: list[Architecture]
+    supernet: Supernet,
+    optimizer: torch.optim.Optimizer,
+    data: Batch,
+    subnets: list[Architecture],
+    lessons: Lessons,
 ) -> None:
     """One optimiser step on the gradients of the largest and of all subnets."""
     largest = supernet.space.largest()
-    add_gradients(supernet, *data, largest=largest, subnets=subnets, distillation=0.5)
+    add_gradients(
+        supernet, *data, largest=largest, subnets=subnets, distillation=0.5, lessons=lessons
+    )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
@@ -202,11 +219,11 @@ def alone(architecture: Architecture) -> tuple[nn.Module, torch.optim.Optimizer]
     return network, optimizer_of(network)
 
 
-def batch(images: int) -> Batch:
+def batch(images: int, seed: int = 0) -> Batch:
     """Random images (N, 3, PIXELS, PIXELS) and labels (N,)."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(images, 3, PIXELS, PIXELS, generator=generator)
-    labels = torch.randint(10, (images,), generator=generator)
+    labels = torch.randint(CLASSES, (images,), generator=generator)
     return pixels.to(memory_format=torch.channels_last), labels
 
 
@@ -216,11 +233,13 @@ def step_seconds(space: SearchSpace, images: int) -> float:
     Random subnets would differ from depth to depth.
     """
     supernet, data = trained(space), batch(images)
-    optimizer = optimizer_of(supernet)
-    subnets = [space.largest()] * 3
-    return statistics.median(
-        [seconds(lambda: sandwich_step(supernet, optimizer, data, subnets)) for _ in range(6)][1:]
-    )
+    optimizer, lessons = optimizer_of(supernet), full_lessons(images)
+    subnets = [space.largest()] * PUPILS
+    times = [
+        seconds(lambda: sandwich_step(supernet, optimizer, data, subnets, lessons))
+        for _ in range(6)
+    ]
+    return statistics.median(times[1:])
 
 
 def deepened(blocks: int) -> SearchSpace:
