@@ -1,6 +1,6 @@
 """Whether two processes on one study do the work of one in half the time, and survive a kill.
 
-    .venv/bin/python benchmarks/workers.py --run runs/R --table T.csv    # 5 to 15 minutes
+    .venv/bin/python benchmarks/workers.py --run runs/R --table T.csv    # 10 to 20 minutes
 
 ``nas search`` on a trained run: once by one process, once by two, once by two of which one is
 killed with a kill -9 in the middle; each to the same number of trials, and each repeat from another
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--target-ms", default="2.0")
-    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--trials", type=int, default=100, help="by default the command's own")
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     rows = []
