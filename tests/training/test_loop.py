@@ -141,6 +141,7 @@ sys.addaudithook(lambda found, them: stop_at(found, them[found == "os.rename"] i
 train_supernet(run, dataset, report=lambda progress: stop_at("step", progress.step))
 """
 
+STEPS_OF_AN_EPOCH = 4
 MOMENTS = {  # of the second epoch: what happens, to what, and how many times by then
     "after its last step": ("step", "8", "1"),
     "before the log is in place": ("os.rename", "/log.jsonl", "2"),
@@ -175,7 +176,14 @@ def test_a_killed_process_goes_on_as_if_nothing_had_happened(
     assert run.checkpoint_path.exists() == (moment != "between the renames")
     if partial.exists():  # as if the kill had come while it was written
         partial.write_bytes(partial.read_bytes()[:1000])
-    train_supernet(Run.open(run.path), dataset, resume=True)
+    steps: list[int] = []
+    train_supernet(
+        Run.open(run.path),
+        dataset,
+        resume=True,
+        report=lambda progress: steps.append(progress.step),
+    )
+    assert steps[0] > STEPS_OF_AN_EPOCH
     assert_same(run, uninterrupted)
     assert not partial.exists()
 
