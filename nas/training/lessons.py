@@ -4,9 +4,9 @@ On the same images the gradients of several networks are nearly parallel, those 
 different images are not: in a supernet trained on CIFAR-10 their cosines were 0.4 to 0.8, and 0.0
 (means of six batches of 50, benchmarks/gradients.py). So a step whose networks all learn from other
 images tells the shared weights more, for the same work: after 12 epochs on 10,000 images twelve
-subnets inherit 65.1 % of the test images, not 61.7 (benchmarks/README.md; one seed). The teacher
-has seen the batches of earlier steps: what it made of them then is kept with them, so that it need
-not see them again.
+subnets inherit 65.1 and 64.1 % of the test images (two seeds; benchmarks/ranking.py), and 61.7 %
+where they learn from the same (one). Alone they reach 62.9 %. The teacher has seen the batches of
+earlier steps: what it made of them then is kept with them, so that it need not see them again.
 """
 
 from __future__ import annotations
