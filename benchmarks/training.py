@@ -1,6 +1,6 @@
 """What a sandwich step costs, how it grows, and that memory stays flat, in one run.
 
-    .venv/bin/python benchmarks/training.py                # about 8 minutes on two x86 cores
+    .venv/bin/python benchmarks/training.py                # half an hour on two x86 cores
     .venv/bin/python benchmarks/training.py --parts step   # about 2 minutes
 
 `step`: a step of the supernet, as in the middle of an epoch with all batches kept that it learns
@@ -75,13 +75,13 @@ def main() -> None:
         return
     parts = {"step": of_step, "memory": of_memory, "growth": of_growth, "flat": of_flat}
     load = os.getloadavg()[0]
-    lines = [line for part in arguments.parts for line in parts[part]()]
-    print_table(
-        ("figure", "value", "bound", ""),
-        lines,
-        title=f"{DEFAULT_SPACE}, batch {BATCH}, {torch.get_num_threads()} threads of "
-        f"{detect_target().cpu_model}; load at the start {load:.1f}",
-    )
+    for part in arguments.parts:
+        print_table(
+            ("figure", "value", "bound", ""),
+            list(parts[part]()),
+            title=f"{part}: {DEFAULT_SPACE}, batch {BATCH}, {torch.get_num_threads()} threads of "
+            f"{detect_target().cpu_model}; load at the start {load:.1f}",
+        )
 
 
 def of_step() -> Iterator[Line]:

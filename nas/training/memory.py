@@ -52,8 +52,7 @@ def keep_freed_memory() -> None:
     """Let this process keep what it frees, of up to a gigabyte a piece, for what it needs next.
 
     glibc gives large pieces back to the system at once, which clears each page when it is needed
-    again: a fifth of the time in which a search evaluates networks. Other allocators stay as they
-    are.
+    again. Other allocators stay as they are.
     """
     if sys.platform != "linux":
         return
