@@ -1,8 +1,7 @@
 """How alike the gradients are that one batch gives several networks, and two batches one network.
 
     .venv/bin/python benchmarks/ranking.py --variants "same images for all" --supernet-seeds 0
-    .venv/bin/python benchmarks/gradients.py \\
-        --run runs/benchmark_ranking/same_images_for_all_seed0    # a minute
+    .venv/bin/python benchmarks/gradients.py --run runs/benchmark_ranking/same_images_for_all_seed0
 
 Cosines over the weights that both networks have, means over batches of 50 training images: of the
 largest, the smallest and random networks on the same batch, and of the largest on its two halves.
