@@ -7,6 +7,7 @@ import torch
 
 import nas
 from nas.blocks import make_module
+from nas.blocks.norm import ConvNorm, without_norms
 from nas.layers import MetaBlock3D, MobileViTV3Block, MobileViTV3SeparableBlock
 from nas.network import build, fold, measure_size
 
@@ -219,6 +220,17 @@ def test_folding_halves_nothing_but_norms_and_heads():
         torch.testing.assert_close(folded(images), network(images), rtol=1e-9, atol=1e-9)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+
+
+@pytest.mark.parametrize("name", ["efficientvit_m0", "efficientformer_v2_s0", "mobilevit_v1_xxs"])
+def test_convolutions_take_their_norms_and_all_else_stays(name):
+    architecture = nas.Architecture.load(name).with_input_size(64)
+    network = randomized(build(architecture)).double()
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.manual_seed(0))
+    with torch.inference_mode():
+        expected = network(images)
+        torch.testing.assert_close(without_norms(network)(images), expected, rtol=1e-9, atol=1e-9)
+    assert not any(isinstance(module, ConvNorm) for module in network.modules())
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 96), (64, 128)])

@@ -182,9 +182,14 @@ def _evaluate(
     known = evaluated_in(trials, problem)
     if one in known:
         return [known[one], price]
-    # Numbers are given out in the order in which trials begin. Of all that see one evaluation left
-    # just one finds no other before itself.
-    before = [it for it in trials if it.state is TrialState.RUNNING and it.number < trial.number]
+    # Numbers are given out in the order in which trials begin, so of all that see one evaluation
+    # left just one finds no other before itself. Who has a pulse was faster, and evaluates already.
+    before = [
+        it
+        for it in trials
+        if it.state is TrialState.RUNNING and it.number != trial.number
+        if it.number < trial.number or PULSE in it.user_attrs
+    ]
     if len(known) + len(before) >= evaluations or any(_is_about(it, one, problem) for it in before):
         return None
     with _beating(trial, pulse_seconds):
@@ -262,6 +267,7 @@ class _Pulses:
 def _beating(trial: Trial, seconds: float) -> Iterator[None]:
     """Let others see that the trial is alive."""
     done = threading.Event()
+    trial.set_user_attr(PULSE, 0)
 
     def beat() -> None:
         count = 0

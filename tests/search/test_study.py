@@ -2,9 +2,11 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import product
 
 import numpy as np
 import pytest
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from nas.errors import UserError
@@ -142,6 +144,40 @@ def test_a_slow_worker_is_not_taken_for_a_dead_one(tmp_path):
     worked(open_study(storage, "study", subject="sums"), slow, **settings)
     thread.join()
     assert len(asked) == len(set(asked)) == 2
+
+
+def test_a_worker_that_chooses_slowly_does_not_repeat_what_another_evaluates(tmp_path):
+    storage = str(tmp_path / "journal")
+    asked, evaluating, evaluated_twice = [], threading.Event(), threading.Event()
+
+    class Slow(RandomSampler):
+        def before_trial(self, study, trial):  # noqa: ARG002
+            evaluating.wait(10)  # the trial has its number, and has chosen nothing so far
+
+    def accuracy(one):
+        (evaluated_twice if one in asked else evaluating).set()
+        asked.append(one)
+        evaluated_twice.wait(1)
+        return 0.5
+
+    def start(sampler):
+        proposals = iter([(1, 1, 1, 1), *product(*map(range, SIZES))])
+        settings = {"rng": np.random.default_rng(0), "first": lambda: next(proposals)}
+        study = open_study(storage, "study", subject="sums")
+        thread = threading.Thread(
+            target=work,
+            args=(study, problem(), accuracy),
+            kwargs={"sampler": sampler, "evaluations": 3, **settings},
+        )
+        thread.start()
+        while not study.get_trials(deepcopy=False):
+            time.sleep(0.01)
+        return thread
+
+    threads = [start(sampler) for sampler in (Slow(), RandomSampler())]
+    for thread in threads:
+        thread.join()
+    assert len(asked) == len(set(asked)) == 3
 
 
 def test_an_interrupted_evaluation_leaves_no_trial_running():
