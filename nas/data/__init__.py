@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from nas.cores import usable_cores
 from nas.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from nas.data.decoding import decode_all
 from nas.data.digits import digits
@@ -107,5 +107,5 @@ def _decode(pictures: Pictures, indices: Indices, side: int) -> Images:
 
 def _stream(pictures: Pictures, indices: Indices, side: int) -> Images:
     labels = torch.from_numpy(pictures.labels[indices])
-    workers = min(os.cpu_count() or 1, MOST_WORKERS)
+    workers = min(usable_cores(), MOST_WORKERS)
     return StreamedImages(pictures, indices, labels, side, workers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from nas.cores import usable_cores
 from nas.data.sources import Pictures
 from nas.errors import UserError
 
@@ -59,7 +59,7 @@ def decode_all(pictures: Pictures, indices: Sequence[int] | NDArray[np.int64], s
             pixels[position] = decode(pictures, int(indices[position]), side)
 
     parts = [range(start, min(start + 64, len(indices))) for start in range(0, len(indices), 64)]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow decodes without the GIL
+    with ThreadPoolExecutor(usable_cores()) as threads:  # Pillow decodes without the GIL
         try:
             for _ in threads.map(fill, parts):
                 pass

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from nas.cores import usable_cores
 from nas.deploy.quantize import Precision
 from nas.documents import Value, did_you_mean
 from nas.errors import UserError
@@ -98,7 +99,7 @@ def detect_target(
             f"precision 'int8' is not available to {runtime} on device '{device}'; "
             f"available on: {', '.join(adapter.int8) or 'none'}"
         )
-    cores = _usable_cores()
+    cores = usable_cores()
     if not 1 <= threads <= cores:
         raise UserError(f"threads: must be 1 to {cores}, the cores of this machine, got {threads}")
     in_caller = threads == 1 and device in adapter.works_in_caller
@@ -173,12 +174,6 @@ def _cpuinfo() -> dict[str, str]:
 def _clock_is_fine() -> bool:
     """Whether the CPU clock of a thread can tell microseconds."""
     return time.get_clock_info("thread_time").resolution < 1e-6
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _text(value: object) -> str:
