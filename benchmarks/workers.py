@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/workers.py --run runs/R --table T.csv    # 10 to 20 minutes
 
-``nas search`` on a trained run: once by one process, once by two, once by two of which one is
-killed with a kill -9 in the middle; each to the same number of trials, and each repeat from another
-seed, as the networks that a search comes by are not equally large. The time is that from the
-beginning of the first trial to the end of the last. Two cores, a thread each.
+``nas search`` on a trained run, by one process and by two in turn, each pair from another seed, as
+the networks that a search comes by are not equally large; then by two of which one is killed with a
+kill -9 in the middle; each to the same number of trials. The time is that from the beginning of the
+first trial to the end of the last. Two cores, a thread each.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ Trials = list[optuna.trial.FrozenTrial]
 
 
 def main() -> None:
-    """Run the three searches, repeated, and print a line for each."""
+    """Run the searches, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--target-ms", default="2.0")
     parser.add_argument("--trials", type=int, default=100, help="by default the command's own")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=4)
     arguments = parser.parse_args()
     rows = []
     seconds: dict[str, list[float]] = {}
-    for seed in range(arguments.repeats):
-        for name, workers, kill in (("one", 1, False), ("two", 2, False), ("two, a kill", 2, True)):
-            with tempfile.TemporaryDirectory() as folder:
-                trials = search(arguments, Path(folder) / "s", workers, seed, kill=kill)
-            done = evaluated(trials)
-            started = min(it.datetime_start for it in trials if it.datetime_start)
-            ended = max(it.datetime_complete for it in done if it.datetime_complete)
-            seconds.setdefault(name, []).append((ended - started).total_seconds())
-            rows.append(
-                (
-                    *(name, f"{seconds[name][-1]:.1f}", str(len(done))),
-                    str(len({str(it.params) for it in done})),
-                    str(sum(it.state is optuna.trial.TrialState.RUNNING for it in trials)),
-                )
+    searches = [("one", 1, False), ("two", 2, False)] * arguments.repeats
+    for index, (name, workers, kill) in enumerate([*searches, ("two, a kill", 2, True)]):
+        with tempfile.TemporaryDirectory() as folder:
+            trials = search(arguments, Path(folder) / "s", workers, index // 2, kill=kill)
+        done = evaluated(trials)
+        started = min(it.datetime_start for it in trials if it.datetime_start)
+        ended = max(it.datetime_complete for it in done if it.datetime_complete)
+        seconds.setdefault(name, []).append((ended - started).total_seconds())
+        rows.append(
+            (
+                *(name, f"{seconds[name][-1]:.1f}", str(len(done))),
+                str(len({str(it.params) for it in done})),
+                str(sum(it.state is optuna.trial.TrialState.RUNNING for it in trials)),
             )
+        )
     print_table(("processes", "seconds", "trials", "of them different", "left running"), rows)
     ratio = statistics.median(seconds["two"]) / statistics.median(seconds["one"])
     print(f"two processes take {ratio:.2f} of one's time (bar 0.6)")
