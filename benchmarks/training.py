@@ -73,15 +73,19 @@ def main() -> None:
     if arguments.peak_of:
         print(peak_megabytes(arguments.peak_of))
         return
+    if len(arguments.parts) > 1:
+        for part in arguments.parts:  # each in a process of its own, which starts with no memory
+            subprocess.run([sys.executable, __file__, "--parts", part], check=True)
+        return
+    (part,) = arguments.parts
     parts = {"step": of_step, "memory": of_memory, "growth": of_growth, "flat": of_flat}
     load = os.getloadavg()[0]
-    for part in arguments.parts:
-        print_table(
-            ("figure", "value", "bound", ""),
-            list(parts[part]()),
-            title=f"{part}: {DEFAULT_SPACE}, batch {BATCH}, {torch.get_num_threads()} threads of "
-            f"{detect_target().cpu_model}; load at the start {load:.1f}",
-        )
+    print_table(
+        ("figure", "value", "bound", ""),
+        list(parts[part]()),
+        title=f"{part}: {DEFAULT_SPACE}, batch {BATCH}, {torch.get_num_threads()} threads of "
+        f"{detect_target().cpu_model}; load at the start {load:.1f}",
+    )
 
 
 def of_step() -> Iterator[Line]:
