@@ -148,7 +148,8 @@ def of_flat() -> Iterator[Line]:
         if number in FLAT_STEPS:
             found.append(resident_megabytes())
     text = f"{found[0]:.0f} MB, {found[1]:.0f} MB"
-    figure = f"memory at steps {FLAT_STEPS[0]} and {FLAT_STEPS[1]}: {text}; ratio"
+    steps = f"{FLAT_STEPS[0]} and {FLAT_STEPS[1]}"
+    figure = f"memory of {space.name}, batches of 8, at steps {steps}: {text}; ratio"
     yield bounded(figure, found[1] / found[0], 1.05)
 
 
