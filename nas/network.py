@@ -132,13 +132,14 @@ class Foldable(Protocol):
 
 def fold(module: nn.Module) -> nn.Module:
     """A copy for inference: norms, scales and averaged heads folded into their neighbours."""
-    return _fold(copy.deepcopy(module).eval()).eval()
+    return fold_in_place(copy.deepcopy(module).eval()).eval()
 
 
-def _fold(module: nn.Module) -> nn.Module:
+def fold_in_place(module: nn.Module, only: type[Foldable] | None = None) -> nn.Module:
+    """The module itself, changed, or what stands for it; ``only`` such modules in it fold."""
     for name, child in module.named_children():
-        setattr(module, name, _fold(child))
-    return module.fold() if isinstance(module, Foldable) else module
+        setattr(module, name, fold_in_place(child, only))
+    return module.fold() if isinstance(module, only or Foldable) else module
 
 
 class Size(NamedTuple):

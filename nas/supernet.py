@@ -165,7 +165,7 @@ class Supernet(nn.Module):
             ValueError: the layer is not in the space.
         """
         plain = self._plain_layer(layer, shape)
-        module = copy.deepcopy(plain.module)  # takes a third of the time of making one
+        module = copy.deepcopy(plain.module)  # sooner done than making one
         state = {crop.name: self._constant(crop) for crop in plain.crops}
         module.load_state_dict(state, strict=True, assign=True)
         return module.requires_grad_(False).eval()

@@ -34,15 +34,6 @@ class ConvNorm(nn.Module):
         return fuse_conv_bn_eval(self.conv, self.norm)
 
 
-def without_norms(module: nn.Module) -> nn.Module:
-    """The module, changed in place, with each ``ConvNorm`` in it as one convolution."""
-    if isinstance(module, ConvNorm):
-        return module.fold()
-    for name, child in module.named_children():
-        setattr(module, name, without_norms(child))
-    return module
-
-
 class Scale(nn.Module):
     """A learnt factor for each channel ("layer scale", Touvron et al. 2021, arXiv 2103.17239)."""
 

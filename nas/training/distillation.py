@@ -4,14 +4,14 @@ A teacher that knows nothing cost its pupils 7 points on CIFAR-10 when they foll
 first step (in a prototype; not measured again). So its word counts as far as it is right: in each
 epoch the share is what it got right of the training images in the epoch before, above chance.
 
-It wins in short trainings and in long ones, by a point of what twelve subnets inherit on CIFAR-10
-(one seed each; seeds differ by as much). Long, 40 epochs of 4,000 images, until the largest has 90
-% of them right: 60.8 % on test images against 59.8 % with labels alone; the largest itself 62.8
-against 63.4 (benchmarks/distillation.py). 12 epochs of 10,000 images: -2.7 points to what they
-reach alone against -3.7. In 8 epochs it was no better and no worse, eight subnets: 56.5 % against
-56.3 on `cifar10_32px`; 54.5 against 54.4 on an early four-stage version of it, where a share that
-rises with the epochs had 54.1. Pupils end nearer to their teacher: a divergence of 0.118 against
-0.135.
+What twelve subnets inherit on CIFAR-10 is a point more by it than by labels alone, with one seed
+each, and seeds differ by as much. 40 epochs of 4,000 images, of which the largest learns 90 %: 60.8
+against 59.8 % of the test images, the largest itself 62.8 against 63.4
+(benchmarks/distillation.py). 12 epochs of 10,000 images, when networks still learnt from the same
+images: -2.7 against -3.7 points to what they reach alone. 8 epochs of them, eight subnets: 56.5
+against 56.3 % on `cifar10_32px`; 54.5 against 54.4 on an early four-stage version of it, where a
+share that rises with the epochs had 54.1. Pupils end nearer to their teacher: a divergence of 0.118
+against 0.135.
 """
 
 from __future__ import annotations

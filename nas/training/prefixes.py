@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nas.architecture import Architecture
-from nas.blocks.norm import without_norms
+from nas.blocks.norm import ConvNorm
 from nas.data import Dataset
 from nas.layers import Layer, Shape
-from nas.network import layer_size
+from nas.network import fold_in_place, layer_size
 from nas.supernet import Supernet
 from nas.training.evaluate import remembering_norms
 from nas.training.memory import BoundedMemory
@@ -156,7 +156,7 @@ class Prefixes:
             module = self._module(prefix)
             with remembering_norms(module):
                 maps = [self._run(module, prefix, x) for x in maps]
-            module = without_norms(module)
+            module = fold_in_place(module, ConvNorm)  # more folds for onnxruntime's sake
             if prefix.is_shared:
                 self.memory.put((prefix, "module"), module, MODULE_BYTES + _tensors(module))
             self._keep(prefix, parts, maps)
