@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=3, help="at least 2")
     arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error(f"--seeds: must be at least 2, to tell their spread, got {arguments.seeds}")
     if not Path(arguments.data.partition(":")[2]).exists():
         print(f"skipped: {arguments.data} is not here")
         return

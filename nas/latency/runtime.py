@@ -101,7 +101,7 @@ def detect_target(
         )
     cores = usable_cores()
     if not 1 <= threads <= cores:
-        raise UserError(f"threads: must be 1 to {cores}, the cores of this machine, got {threads}")
+        raise UserError(f"threads: must be 1 to {cores}, the cores at hand, got {threads}")
     in_caller = threads == 1 and device in adapter.works_in_caller
     return Target(
         device=device,

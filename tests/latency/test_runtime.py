@@ -78,7 +78,7 @@ def test_unknown_runtime_suggests_one():
 
 
 @pytest.mark.parametrize("threads", [0, 100_000])
-def test_threads_must_be_cores_of_this_machine(threads):
+def test_threads_must_be_cores_at_hand(threads):
     with pytest.raises(UserError, match=rf"threads: must be 1 to \d+, .* got {threads}"):
         detect_target(threads=threads)
 
