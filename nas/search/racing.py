@@ -46,8 +46,13 @@ deviation that is expected before any is seen."""
 DRAWS = 4000
 
 
+Look = Callable[[int, Positions, bool], Hits]
+"""Which of the images at these positions a candidate gets right, and whether it is a finalist: one
+that is to see all images, and from which the search may go on."""
+
+
 def run_race(
-    look: Callable[[int, Positions], Hits],
+    look: Look,
     candidates: int,
     hits: Hits,
     certainty: Floats,
@@ -62,7 +67,7 @@ def run_race(
     ``rank`` has always seen all.
 
     Args:
-        look: the hits of a candidate at these positions; asked for each position once.
+        look: the hits of a candidate; asked for each position once.
         candidates: how many there are.
         hits: which images the current network gets right, (N,).
         certainty: how far the current network is from changing its mind on each image, (N,).
@@ -102,7 +107,7 @@ class _Table:
 
     def __init__(
         self,
-        look: Callable[[int, Positions], Hits],
+        look: Look,
         candidates: int,
         hits: Hits,
         certainty: Floats,
@@ -145,9 +150,9 @@ class _Table:
         self._taken += counts
         return np.sort(np.concatenate(part))
 
-    def show(self, candidate: int, part: Positions) -> None:
+    def show(self, candidate: int, part: Positions, *, is_finalist: bool = False) -> None:
         """Let a candidate see these images."""
-        found = self._look(candidate, part)
+        found = self._look(candidate, part, is_finalist)
         self._seen[candidate, part] = True
         self._losses[candidate, part] = self._hits[part].astype(float) - found
         self._looks[candidate] += np.bincount(self._layer_of[part], minlength=len(self._sizes))
@@ -156,7 +161,7 @@ class _Table:
         """Let a candidate see all that it has not seen yet."""
         missing = np.flatnonzero(~self._seen[candidate])
         for start in range(0, len(missing), PART):
-            self.show(candidate, missing[start : start + PART])
+            self.show(candidate, missing[start : start + PART], is_finalist=True)
 
     def drops(self) -> tuple[Floats, Floats]:
         """The expected drop of each candidate on all images, and its deviation.

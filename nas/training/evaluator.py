@@ -8,7 +8,7 @@ import numpy as np
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.search.racing import CONFIDENCE, Rank, run_race
+from nas.search.racing import CONFIDENCE, Hits, Positions, Rank, run_race
 from nas.supernet import Supernet
 from nas.training.prefixes import Prefixes
 
@@ -58,8 +58,12 @@ class Evaluator:
         # all before any runs, so that it is known where they part
         first, *subnets = [self.prefixes.subnet(one) for one in (current, *candidates)]
         judged = self.prefixes.judge(first, self._everything)
+
+        def look(candidate: int, part: Positions, is_finalist: bool) -> Hits:
+            return self.prefixes.judge(subnets[candidate], part, keep_all=is_finalist).hits
+
         return run_race(
-            lambda candidate, part: self.prefixes.judge(subnets[candidate], part).hits,
+            look,
             len(candidates),
             judged.hits,
             np.abs(judged.margins),

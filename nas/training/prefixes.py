@@ -10,7 +10,7 @@ takes a pass over each map less.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
@@ -37,13 +37,8 @@ READ_AT_ONCE = 32
 """Images; several such batches are decoded side by side where images are not in memory."""
 MODULE_BYTES = 50_000
 """What an ordinary module takes besides its tensors, about."""
-
-
-class Part(NamedTuple):
-    """Images that run at once: a batch to calibrate on, or these positions of the search slice."""
-
-    batch: int = 0
-    positions: bytes = b""
+MAP_BYTES = 1_000
+"""What a kept tensor takes besides its numbers, about."""
 
 
 @dataclass(eq=False)
@@ -116,25 +111,30 @@ class Prefixes:
         return Subnet(prefixes)
 
     @torch.no_grad()
-    def judge(self, subnet: Subnet, positions: NDArray[np.int64]) -> Judged:
-        """What a subnet makes of the images at these positions of the search slice."""
+    def judge(
+        self, subnet: Subnet, positions: NDArray[np.int64], *, keep_all: bool = False
+    ) -> Judged:
+        """What a subnet makes of the images at these positions of the search slice.
+
+        ``keep_all``: what each of its layers gives is kept, as those to come may part from it.
+        """
         key = (subnet.prefixes[-1], "judged")
         kept = self.memory.get(key)
         known = kept if isinstance(kept, Tensor) else torch.full((2, len(self._labels)), torch.nan)
         missing = positions[known[0, torch.from_numpy(positions)].isnan().numpy()]
+        if len(missing) and not subnet.modules:
+            subnet.modules = self._calibrated(subnet.prefixes)
         for start in range(0, len(missing), BATCH):
-            batch = missing[start : start + BATCH]
-            known[:, torch.from_numpy(batch)] = self._judged(subnet, batch)
+            order, logits = self._logits(subnet, missing[start : start + BATCH].tolist(), keep_all)
+            known[:, order] = self._judged(logits.float().cpu(), self._labels[order])
         self.memory.put(key, known, _size(known))
         hits, margins = known[:, torch.from_numpy(positions)].numpy()
         return Judged(hits > 0, margins.astype(np.float64))
 
-    def _judged(self, subnet: Subnet, positions: NDArray[np.int64]) -> Tensor:
+    @staticmethod
+    def _judged(logits: Tensor, labels: Tensor) -> Tensor:
         """Hits as 0 and 1, and margins, (2, B)."""
-        if not subnet.modules:
-            subnet.modules = self._calibrated(subnet.prefixes)
-        logits = self._logits(subnet, Part(positions=positions.tobytes())).float().cpu()
-        labels = self._labels[torch.from_numpy(positions)][:, None]
+        labels = labels[:, None]
         others = logits.scatter(1, labels, -torch.inf).amax(1)
         hits = logits.argmax(1) == labels[:, 0]
         return torch.stack([hits.float(), logits.gather(1, labels)[:, 0] - others])
@@ -150,8 +150,7 @@ class Prefixes:
         if len(modules) == len(prefixes) - 1:
             return modules
         count = min(CALIBRATION_IMAGES // CALIBRATION_BATCH, len(self.dataset.train) // self._batch)
-        parts = [Part(batch=index) for index in range(count)]
-        depth, maps = self._resume(prefixes[: len(modules) + 1], parts)
+        depth, maps = self._resume(prefixes[: len(modules) + 1], count)
         for prefix in prefixes[depth + 1 :]:
             module = self._module(prefix)
             with remembering_norms(module):
@@ -159,36 +158,75 @@ class Prefixes:
             module = fold_in_place(module, ConvNorm)  # more folds for onnxruntime's sake
             if prefix.is_shared:
                 self.memory.put((prefix, "module"), module, MODULE_BYTES + _tensors(module))
-            self._keep(prefix, parts, maps)
+            self._keep_batches(prefix, maps)
             modules[depth:] = [module]
             depth += 1
         return modules
 
-    def _logits(self, subnet: Subnet, part: Part) -> Tensor:
-        depth, (x,) = self._resume(subnet.prefixes, [part])
-        for prefix, module in zip(
-            subnet.prefixes[depth + 1 :], subnet.modules[depth:], strict=True
-        ):
-            x = self._run(module, prefix, x)
-            self._keep(prefix, [part], [x])
-        return x
-
-    def _resume(
-        self, prefixes: Sequence[Prefix], parts: Sequence[Part]
-    ) -> tuple[int, list[Tensor]]:
-        """The deepest of these prefixes whose maps are all kept, and the maps behind it."""
+    def _resume(self, prefixes: Sequence[Prefix], count: int) -> tuple[int, list[Tensor]]:
+        """The deepest of these prefixes behind which all batches to calibrate on are kept."""
         for depth in range(len(prefixes) - 1, -1, -1):
-            if all((prefixes[depth], part) in self.memory for part in parts):
-                found = [self.memory.get((prefixes[depth], part)) for part in parts]
-                return depth, [one for one in found if isinstance(one, Tensor)]
-        images = self._images(prefixes[0].input_shape, parts)
-        self._keep(prefixes[0], parts, images)
-        return 0, images
+            kept = [self.memory.get((prefixes[depth], "batch", it)) for it in range(count)]
+            maps = [it for it in kept if isinstance(it, Tensor)]
+            if len(maps) == count:
+                return depth, maps
+        rng = np.random.default_rng(0)  # the same images for all
+        images = self.dataset.train.at(max(prefixes[0].input_shape[1:]))
+        batches = islice(images.batches(self._batch, rng=rng, drop_last=True), count)
+        maps = [self._placed(inputs) for inputs, _ in batches]
+        self._keep_batches(prefixes[0], maps)
+        return 0, maps
 
-    def _keep(self, prefix: Prefix, parts: Sequence[Part], maps: Sequence[Tensor]) -> None:
+    def _keep_batches(self, prefix: Prefix, maps: Sequence[Tensor]) -> None:
         if prefix.is_fork or (prefix.layer is None and prefix.is_shared):
-            for part, x in zip(parts, maps, strict=True):
-                self.memory.put((prefix, part), x, _size(x))
+            for index, x in enumerate(maps):
+                self.memory.put((prefix, "batch", index), x, MAP_BYTES + _size(x))
+
+    def _logits(
+        self, subnet: Subnet, positions: Sequence[int], keep_all: bool
+    ) -> tuple[list[int], Tensor]:
+        """The positions in another order, and their logits (B, classes) in the same.
+
+        Each image joins the batch where the deepest of its maps that are kept belongs.
+        """
+        prefixes, last = subnet.prefixes, len(subnet.prefixes) - 1
+        joining = self._kept(prefixes, positions)
+        first = min(joining)
+        order, x = list(joining[first]), _stacked(joining[first].values())
+        for depth in range(first + 1, last + 1):
+            x = self._run(subnet.modules[depth - 1], prefixes[depth], x)
+            if depth < last and (keep_all or prefixes[depth].is_fork):
+                self._keep(prefixes[depth], order, x)
+            if depth in joining:
+                order += joining[depth]
+                x = torch.cat([x, _stacked(joining[depth].values())])
+        return order, x
+
+    def _kept(
+        self, prefixes: Sequence[Prefix], positions: Sequence[int]
+    ) -> dict[int, dict[int, Tensor]]:
+        """The deepest map of each position, by the depth of its prefix; images, where none is."""
+        found: dict[int, dict[int, Tensor]] = {}
+        missing = []
+        for position in positions:
+            for depth in range(len(prefixes) - 2, -1, -1):
+                kept = self.memory.get((prefixes[depth], position))
+                if isinstance(kept, Tensor):
+                    found.setdefault(depth, {})[position] = kept
+                    break
+            else:
+                missing.append(position)
+        if missing:
+            images = self._images(prefixes[0], missing)
+            found.setdefault(0, {}).update(zip(missing, images, strict=True))
+            if prefixes[0].is_shared:
+                self._keep(prefixes[0], missing, images)
+        return found
+
+    def _keep(self, prefix: Prefix, positions: Sequence[int], maps: Tensor) -> None:
+        for position, x in zip(positions, maps, strict=True):
+            # a copy, as what it is cut from would stay in memory as a whole
+            self.memory.put((prefix, position), x.clone(), MAP_BYTES + x.nbytes)
 
     def _run(self, module: nn.Module, prefix: Prefix, x: Tensor) -> Tensor:
         self._forwarded[prefix] += len(x)
@@ -199,18 +237,17 @@ class Prefixes:
         assert prefix.layer is not None
         return self.supernet.module_of(prefix.layer, prefix.input_shape)
 
-    def _images(self, shape: Shape, parts: Sequence[Part]) -> list[Tensor]:
-        """The images (B, channels, H, W) of all calibration batches, or of a part of the slice."""
-        side = max(shape[1:])
-        if parts[0].positions:
-            positions = np.frombuffer(parts[0].positions, np.int64).copy()
-            images = self.dataset.search.subset(positions).at(side)
-            found = [torch.cat([inputs for inputs, _ in images.batches(READ_AT_ONCE)])]
-        else:
-            rng = np.random.default_rng(0)  # the same images for all
-            batches = self.dataset.train.at(side).batches(self._batch, rng=rng, drop_last=True)
-            found = [inputs for inputs, _ in islice(batches, len(parts))]
-        return [it.to(self._device, memory_format=torch.channels_last) for it in found]
+    def _images(self, root: Prefix, positions: Sequence[int]) -> Tensor:
+        images = self.dataset.search.subset(positions).at(max(root.input_shape[1:]))
+        return self._placed(torch.cat([inputs for inputs, _ in images.batches(READ_AT_ONCE)]))
+
+    def _placed(self, images: Tensor) -> Tensor:
+        return images.to(self._device, memory_format=torch.channels_last)
+
+
+def _stacked(maps: Iterable[Tensor]) -> Tensor:
+    """Maps (C, H, W) as a batch in the order in memory that convolutions are fastest on."""
+    return torch.stack(list(maps)).contiguous(memory_format=torch.channels_last)
 
 
 def _size(tensor: Tensor) -> int:

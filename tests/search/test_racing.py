@@ -24,7 +24,7 @@ def raced(seed, **options):
     hits, certainty, truth, rank = table(seed)
     seen = np.zeros(truth.shape, int)
 
-    def look(candidate, positions):
+    def look(candidate, positions, is_finalist):
         seen[candidate, positions] += 1
         return truth[candidate, positions]
 
@@ -66,6 +66,23 @@ def test_who_saw_all_images_has_the_exact_accuracy_and_the_winner_has():
         assert found[full].tolist() == exact[full].tolist()
 
 
+def test_only_those_are_finalists_that_see_all_images():
+    for seed in range(10):
+        hits, certainty, truth, rank = table(seed)
+        seen, finalists = np.zeros(truth.shape, bool), set()
+
+        def look(candidate, positions, is_finalist, truth=truth, seen=seen, finalists=finalists):
+            seen[candidate, positions] = True
+            if is_finalist:
+                finalists.add(candidate)
+            return truth[candidate, positions]
+
+        rng = np.random.default_rng(seed)
+        found = run_race(look, len(truth), hits, certainty, rank, rng=rng)
+        assert finalists <= set(np.flatnonzero(seen.all(axis=1)))
+        assert int(rank(hits.mean() - np.array(found)).argmin()) in finalists or seen.all()
+
+
 def test_estimates_of_the_dropped_are_near():
     errors = []
     for seed in range(20):
@@ -79,7 +96,7 @@ def test_estimates_of_the_dropped_are_near():
 def test_one_candidate_sees_everything():
     hits = np.arange(100) % 3 > 0
     found = run_race(
-        lambda _, part: part % 2 == 0, 1, hits, np.ones(100), lambda it: it,
+        lambda _, part, is_finalist: part % 2 == 0, 1, hits, np.ones(100), lambda it: it,
         rng=np.random.default_rng(0),
     )  # fmt: skip
     assert found == [0.5]
@@ -88,7 +105,7 @@ def test_one_candidate_sees_everything():
 def test_a_handful_of_images_is_enough():
     hits = np.array([True, False, True])
     found = run_race(
-        lambda candidate, part: part < candidate, 3, hits, np.ones(3), lambda it: it,
+        lambda candidate, part, is_finalist: part < candidate, 3, hits, np.ones(3), lambda it: it,
         rng=np.random.default_rng(0),
     )  # fmt: skip
     assert found == [0.0, 1 / 3, 2 / 3]

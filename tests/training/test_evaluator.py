@@ -112,6 +112,24 @@ def test_an_architecture_runs_from_where_it_parts_from_those_before(
     assert spent[3] == 0
 
 
+def test_what_finalists_gave_is_not_computed_again(tiny_space: SearchSpace, small: Dataset) -> None:
+    first, second, *_ = neighbours(tiny_space, 1)
+    spent = {}
+    for keep_all in (False, True):
+        prefixes = Evaluator(scrambled(tiny_space), small).prefixes
+        everything = np.arange(len(small.search))
+        shuffled = np.random.default_rng(0).permutation(everything)
+        # one by one, so that nobody knows where the second is to part from the first
+        prefixes.judge(prefixes.subnet(first), shuffled[:50], keep_all=keep_all)
+        subnet = prefixes.subnet(second)
+        forwarded = prefixes.macs
+        found = prefixes.judge(subnet, everything)
+        spent[keep_all] = prefixes.macs - forwarded
+        alone = evaluated_alone(prefixes.supernet, second, small)
+        assert found.hits.mean() == pytest.approx(alone, abs=1e-12)
+    assert spent[True] < spent[False]
+
+
 def test_a_race_ends_with_the_best_evaluated_on_all_images(
     supernet: Supernet, small: Dataset
 ) -> None:
