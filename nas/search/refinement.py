@@ -17,7 +17,8 @@ from nas.search.pool import Pool
 from nas.search.problem import Assignment, Problem
 
 RANDOM_SHARE = 0.1
-"""Of the evaluations; random networks near the bounds, before the model has a say."""
+"""Of the evaluations; random networks near the bounds, before the model has a say. At least one of
+each problem's own: a model that saw cheap networks only may expect nothing of dear ones."""
 BOLDNESS = 0.5
 """How far draws stray from the mean. 1 is Thompson sampling, which looks around for too long where
 evaluations are hardly more than options: benchmarks/search.py."""
@@ -60,7 +61,9 @@ def refine(
         if evaluations < 1 and not feasible:
             raise ValueError(f"refine: evaluations must be at least 1, got {evaluations}")
     share = -(-evaluations // len(pools))
-    proposals = _in_turn([_proposals(pool, evaluated, share, rng) for pool in pools])
+    proposals = _in_turn(
+        [_proposals(it, _tighter(it.problem, problems), evaluated, share, rng) for it in pools]
+    )
     for one in itertools.islice(proposals, evaluations):
         evaluated[one] = accuracy(one)
     return [_best(pool, evaluated) for pool in pools], evaluated
@@ -78,16 +81,29 @@ def _in_turn(proposals: Sequence[Iterator[Assignment]]) -> Iterator[Assignment]:
                 yield one
 
 
+def _tighter(problem: Problem, problems: Sequence[Problem]) -> list[Problem]:
+    """Those whose bounds the largest network misses by more."""
+    excess = problem.excess(problem.largest)
+    return [one for one in problems if one.excess(one.largest) > excess]
+
+
 def _proposals(
-    pool: Pool, evaluated: Mapping[Assignment, float], share: int, rng: np.random.Generator
+    pool: Pool,
+    tighter: Sequence[Problem],
+    evaluated: Mapping[Assignment, float],
+    share: int,
+    rng: np.random.Generator,
 ) -> Iterator[Assignment]:
     """What to evaluate for a pool that has ``share`` evaluations; ``evaluated`` grows meanwhile."""
     if pool.is_complete and len(pool.unseen(evaluated)) <= share:
         yield from (member for member in pool.unseen(evaluated) if member not in evaluated)
         return
-    feasible = sum(pool.problem.fits(one) for one in evaluated)
-    first = round(RANDOM_SHARE * (share + feasible)) - feasible
-    yield from itertools.islice(_samples(pool, evaluated, rng), max(first, not feasible))
+    own = sum(
+        pool.problem.fits(one) and not any(other.fits(one) for other in tighter)
+        for one in evaluated
+    )
+    first = round(RANDOM_SHARE * (share + own)) - own
+    yield from itertools.islice(_samples(pool, evaluated, rng), max(first, not own))
     yield from _promising(pool, evaluated, rng)
 
 

@@ -20,8 +20,9 @@ from nas.search.refinement import refine
 from nas.search.score import mobile_efficiency_score
 
 WALK_SHARE = 0.15
-"""Of the evaluations; the rest refines. With 0.25 regrets at 60 evaluations fell by a fifth on
-NAS-Bench-Macro and rose by a third on tables of 20 to 40 choices: benchmarks/search.py."""
+"""Of the evaluations for one target; the rest refines. With 0.25 regrets at 60 evaluations fell by
+a fifth on NAS-Bench-Macro and rose by a third on tables of 20 to 40 choices: benchmarks/search.py.
+"""
 
 
 class Action(NamedTuple):
@@ -140,7 +141,7 @@ def slim_family(
     problems = [solvable(sizes, cost, target, canonical, evaluations) for target in targets]
     tightest = max(problems, key=lambda problem: problem.excess(problem.largest))
     seen = {canonical(one): hits for one, hits in (known or {}).items()}
-    share = max(1, round(WALK_SHARE * evaluations))
+    share = max(1, round(WALK_SHARE * evaluations / len(targets)))
     walk = _Walk(tightest, accuracy, score, rng, share, dict(seen), race)
     walk.run(canonical(start) if start else tightest.largest)
     bests, evaluated = refine(

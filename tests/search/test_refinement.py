@@ -116,3 +116,17 @@ def test_problems_of_several_bounds_share_what_is_evaluated():
         for one in problems
     ]
     assert np.mean([*map(accuracy, bests)]) > np.mean([*map(accuracy, alone)])
+
+
+def test_every_problem_starts_from_a_network_that_is_near_its_own_bounds():
+    problem, accuracy = concave(8, 0)
+    most = problem.target["ms"]
+    problems = [
+        Problem(problem.sizes, problem.cost, {"ms": share * most}) for share in (1.6, 1.3, 1, 0.8)
+    ]
+    cheap = {(0,) * 8: 100.0, (1, *[0] * 7): 99.0}  # the more they cost the worse, so far
+    calls, counting = counted(accuracy)
+    refine(problems, counting, evaluations=4, rng=np.random.default_rng(0), known=cheap)
+    for index, tighter in enumerate(problems[1:]):
+        assert problems[index].fits(calls[index])
+        assert not tighter.fits(calls[index])
