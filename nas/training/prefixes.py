@@ -45,13 +45,15 @@ MAP_BYTES = 1_000
 class Prefix:
     """The layers of some subnets up to ``layer``; without one the images themselves.
 
-    ``is_shared``: subnets part here or further on.
+    ``is_shared``: subnets part here or further on. ``is_kept``: what it made of some images was kept,
+    and may be still.
     """
 
     layer: Layer | None
     input_shape: Shape
     children: dict[Layer, Prefix] = field(default_factory=dict)
     is_shared: bool = False
+    is_kept: bool = False
 
     @property
     def is_fork(self) -> bool:
@@ -208,8 +210,9 @@ class Prefixes:
         """The deepest map of each position, by the depth of its prefix; images, where none is."""
         found: dict[int, dict[int, Tensor]] = {}
         missing = []
+        depths = [depth for depth, prefix in enumerate(prefixes) if prefix.is_kept]
         for position in positions:
-            for depth in range(len(prefixes) - 2, -1, -1):
+            for depth in reversed(depths):
                 kept = self.memory.get((prefixes[depth], position))
                 if isinstance(kept, Tensor):
                     found.setdefault(depth, {})[position] = kept
@@ -218,13 +221,14 @@ class Prefixes:
                 missing.append(position)
         if missing:
             images = self._images(prefixes[0], missing)
-            found.setdefault(0, {}).update(zip(missing, images, strict=True))
+            found.setdefault(0, {}).update(zip(missing, _apart(images), strict=True))
             if prefixes[0].is_shared:
                 self._keep(prefixes[0], missing, images)
         return found
 
     def _keep(self, prefix: Prefix, positions: Sequence[int], maps: Tensor) -> None:
-        for position, x in zip(positions, maps, strict=True):
+        prefix.is_kept = True
+        for position, x in zip(positions, _apart(maps), strict=True):
             # a copy, as what it is cut from would stay in memory as a whole
             self.memory.put((prefix, position), x.clone(), MAP_BYTES + x.nbytes)
 
@@ -245,9 +249,14 @@ class Prefixes:
         return images.to(self._device, memory_format=torch.channels_last)
 
 
+def _apart(batch: Tensor) -> Iterable[Tensor]:
+    """Views (H, W, C) of the maps of a batch (B, C, H, W): the order that they have in memory."""
+    return batch.permute(0, 2, 3, 1).unbind()
+
+
 def _stacked(maps: Iterable[Tensor]) -> Tensor:
-    """Maps (C, H, W) as a batch in the order in memory that convolutions are fastest on."""
-    return torch.stack(list(maps)).contiguous(memory_format=torch.channels_last)
+    """(B, C, H, W) of maps (H, W, C), in the order in memory that convolutions are fastest on."""
+    return torch.stack(list(maps)).permute(0, 3, 1, 2)
 
 
 def _size(tensor: Tensor) -> int:
