@@ -45,8 +45,8 @@ MAP_BYTES = 1_000
 class Prefix:
     """The layers of some subnets up to ``layer``; without one the images themselves.
 
-    ``is_shared``: subnets part here or further on. ``is_kept``: what it made of some images was kept,
-    and may be still.
+    ``is_shared``: subnets part here or further on. ``is_kept``: what it made of some images was
+    kept, and may be still.
     """
 
     layer: Layer | None
