@@ -135,8 +135,9 @@ def slim_family(
     """One walk to the tightest of the targets, then refinement on the bounds of each in turn.
 
     All targets learn from all evaluations, so together they cover the frontier: with eight of them
-    100 evaluations, or 50, cover more than evolution's 100 (benchmarks/search.py). Arguments and
-    errors are those of ``slim``; ``evaluations`` are for all targets together.
+    100 evaluations cover more than evolution's 100, and 50 about as much (benchmarks/frontiers.py,
+    benchmarks/search.py). Arguments and errors are those of ``slim``; ``evaluations`` are for all
+    targets together.
     """
     problems = [solvable(sizes, cost, target, canonical, evaluations) for target in targets]
     tightest = max(problems, key=lambda problem: problem.excess(problem.largest))
