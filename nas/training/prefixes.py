@@ -1,10 +1,12 @@
 """Forward passes of many subnets, each from where its layers part from those that ran before.
 
 Norms calibrate on the statistics of the batch at hand, so what a layer gives in calibration, and
-with its calibrated norms on any image, depends on the layers up to it only. Subnets whose first
-layers are equal share all that, bit for bit. Feature maps are kept where subnets part, calibrated
-layers wherever they are shared. What is calibrated runs with its norms in its convolutions, which
-takes a pass over each map less.
+with its calibrated norms on any image, depends on the layers up to it only: subnets whose first
+layers are equal share all that. Feature maps are kept where subnets part, and where a subnet is
+judged with ``keep_all`` behind each of its layers, as those to come part from it; image by image,
+as races look at other parts of the images at each step. Calibrated layers are kept wherever they
+are shared. What is calibrated runs with its norms in its convolutions, which takes a pass over each
+map less.
 """
 
 from __future__ import annotations
