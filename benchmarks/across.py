@@ -27,11 +27,11 @@ from prepared import run_at, table_at
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.delivery.plan import Plan
-from nas.delivery.slimming import slim_run
 from nas.latency.table import LatencyTable
 from nas.report.progress import Bar
 from nas.report.tables import print_networks, print_table
+from nas.slim.plan import Plan
+from nas.slim.slimming import slim_run
 from nas.space import SearchSpace
 from nas.training.evaluate import accuracy
 from nas.training.recipe import like_the_supernet

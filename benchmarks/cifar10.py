@@ -19,10 +19,10 @@ from pathlib import Path
 
 from prepared import run_at, table_at
 
-from nas.delivery.plan import Plan
-from nas.delivery.slimming import slim_run
 from nas.report.progress import Bar
 from nas.report.tables import print_networks
+from nas.slim.plan import Plan
+from nas.slim.slimming import slim_run
 from nas.space import SearchSpace
 from nas.training.settings import DataSettings, Settings
 

@@ -28,11 +28,11 @@ import numpy as np
 from prepared import run_at
 
 from nas.data import Dataset
-from nas.latency.ranks import Interval
 from nas.report.check import draw_check, print_check
 from nas.report.progress import Bar
 from nas.report.tables import print_table
 from nas.space import SearchSpace
+from nas.statistics import Interval
 from nas.training.check import JOURNAL, Check, check_supernet
 from nas.training.evaluate import accuracy, inherited_network
 from nas.training.recipe import Recipe, like_the_supernet

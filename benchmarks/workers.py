@@ -23,9 +23,9 @@ from pathlib import Path
 
 import optuna
 
-from nas.delivery.searching import STORAGE
 from nas.report.tables import print_table
 from nas.search.study import EVALUATED
+from nas.slim.searching import STORAGE
 
 Trials = list[optuna.trial.FrozenTrial]
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
 
-from nas.block_files import files_of, placed, with_own_kinds
 from nas.documents import (
     Document,
     Value,
@@ -20,7 +19,8 @@ from nas.documents import (
     write_atomically,
 )
 from nas.errors import UserError
-from nas.layers import AnyLayer, BlockFile, Layer, Shape
+from nas.families import AnyLayer, BlockFile, Layer, Shape
+from nas.families.block_files import files_of, placed, with_own_kinds
 
 BUILT_IN = next(
     folder

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nas.delivery.plan import Plan
-from nas.delivery.slimming import slim_run
 from nas.latency.build import build_table
 from nas.latency.runtime import detect_target
 from nas.report.progress import Bar
 from nas.report.training import TrainingBar
+from nas.slim.plan import Plan
+from nas.slim.slimming import slim_run
 from nas.space import SearchSpace
 from nas.training.loop import train_supernet
 from nas.training.run import Run

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from nas.architecture import Architecture
-from nas.blocks import make_module
-from nas.layers import Layer, Shape
+from nas.families import Layer, Shape
+from nas.families.construction import make_module
 
 
 class Network(nn.Module):

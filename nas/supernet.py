@@ -20,13 +20,13 @@ from torch import nn
 from torch.func import functional_call
 
 from nas.architecture import Architecture
-from nas.blocks import make_module
-from nas.blocks.metapath import MetaPath
 from nas.errors import UserError
-from nas.grammar import Slot
-from nas.layers import Layer, Shape
+from nas.families import Layer, Shape
+from nas.families.construction import make_module
+from nas.families.metapath import MetaPath
 from nas.network import Network, build
 from nas.space import SearchSpace
+from nas.space.document import Slot
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -17,7 +17,7 @@ from nas.architecture import Architecture
 from nas.deploy.files import save_weights
 from nas.latency.table import LatencyTable
 from nas.network import build
-from nas.report.contents import SearchReport
+from nas.slim.result import SearchReport
 from nas.space import DEFAULT_SPACE, SearchSpace
 
 SPACE = """\

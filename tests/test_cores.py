@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 import nas.data
-from nas.cores import usable_cores
 from nas.data import load_dataset
 from nas.data.streaming import StreamedImages
 from nas.errors import UserError
 from nas.latency.runtime import detect_target
+from nas.machine import usable_cores
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="this system does not pin processes to cores"

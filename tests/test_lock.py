@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from nas import lock
 from nas.errors import UserError
-from nas.lock import Lock
+from nas.store import lock
+from nas.store.lock import Lock
 
 HOLDER = """
 import os, sys
 from pathlib import Path
-from nas.lock import Lock
+from nas.store.lock import Lock
 with Lock(Path(sys.argv[1]), held="no"):
     child = os.fork() if "fork" in sys.argv else 0
     if not child:

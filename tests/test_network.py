@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import nas
-from nas.blocks import make_module
-from nas.blocks.norm import ConvNorm
-from nas.layers import MetaBlock3D, MobileViTV3Block, MobileViTV3SeparableBlock
+from nas.families import MetaBlock3D, MobileViTV3Block, MobileViTV3SeparableBlock
+from nas.families.construction import make_module
+from nas.families.parts import ConvNorm
 from nas.network import build, fold, fold_in_place, measure_size
 
 PUBLISHED = {  # parameters with all heads, before folding; GMACs at the published size (papers)

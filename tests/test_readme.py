@@ -28,7 +28,7 @@ def first_sentence(path):
 
 def tree():
     lines = []
-    for path in [ROOT / "nas" / "cli.py", *sorted((ROOT / "nas").rglob("*.py"))]:
+    for path in [ROOT / "nas" / "cli" / "__init__.py", *sorted((ROOT / "nas").rglob("*.py"))]:
         name = str(path.relative_to(ROOT))
         if name not in [line.split()[0] for line in lines]:
             lines.append(f"{name:<37}{first_sentence(path)}")

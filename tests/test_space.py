@@ -4,11 +4,11 @@ import json
 import numpy as np
 import pytest
 
-from nas.architecture import BUILT_IN
+from nas.architecture import BUILT_IN, Architecture
 from nas.documents import parse_document
 from nas.errors import UserError
 from nas.network import layer_size, measure_size
-from nas.space import Architecture, SearchSpace, built_in_architectures, built_in_spaces
+from nas.space import SearchSpace, built_in_architectures, built_in_spaces
 
 TEXT = """\
 name: tiny

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from nas.blocks import make_module
-from nas.blocks.relative_bias import RelativeBias
-from nas.candidates import choice_names
-from nas.grammar import SPECS
-from nas.layers import LAYERS
+from nas.families import LAYERS
+from nas.families.construction import make_module
+from nas.families.relative_bias import RelativeBias
 from nas.network import build
 from nas.space import SearchSpace
+from nas.space.candidates import choice_names
+from nas.space.document import SPECS
 from nas.supernet import Supernet
 
 SPACE = {

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from nas.cores import usable_cores
 from nas.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from nas.data.decoding import decode_all
 from nas.data.digits import digits
@@ -20,6 +19,7 @@ from nas.data.splits import Indices, split_source
 from nas.data.streaming import StreamedImages
 from nas.documents import did_you_mean
 from nas.errors import UserError
+from nas.machine import usable_cores
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Augmentation", "Dataset", "Images", "load_dataset"]
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from nas.cores import usable_cores
 from nas.data.sources import Pictures
 from nas.errors import UserError
+from nas.machine import usable_cores
 
 # What Pillow raises for broken files depends on their format.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)

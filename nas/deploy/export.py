@@ -18,7 +18,7 @@ from torch import nn
 
 from nas.deploy.quantize import Placement, quantize
 from nas.errors import UserError
-from nas.layers import Shape
+from nas.families import Shape
 from nas.network import fold
 
 OPSET = 20

@@ -19,9 +19,9 @@ from typing import NamedTuple
 from torch import nn
 
 from nas.architecture import Architecture
-from nas.blocks import constructor
 from nas.deploy.reader import read_tensors
 from nas.errors import UserError
+from nas.families.construction import constructor
 from nas.network import Network
 
 UNUSED_METHODS = frozenset({"fold", "logical_shapes"})

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from nas.architecture import BUILT_IN, Architecture
-from nas.blocks import make_module
 from nas.deploy.timm_names import EFFICIENTFORMER_V1, family_of
 from nas.deploy.timm_places import Place, places
 from nas.errors import UserError
+from nas.families.construction import make_module
 from nas.network import build
 
 INDEX = re.compile(r"attention_biase?_idxs$")

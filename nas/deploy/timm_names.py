@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from nas import layers
+from nas import families as layers
 from nas.architecture import Architecture
 from nas.errors import UserError
-from nas.layers import DeepConvStem, Layer, MetaBlock3D, PatchStem, ShortStem, TokenClassifier
+from nas.families import DeepConvStem, Layer, MetaBlock3D, PatchStem, ShortStem, TokenClassifier
 
 Rules = tuple[tuple[str, str], ...]
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 
 from nas.architecture import Architecture
-from nas.deploy.timm_efficientvit import channel_orders, reordered
 from nas.deploy.timm_names import timm_names
-from nas.layers import Layer, MetaBlock3D, MobileViTV2Block, MobileViTV3SeparableBlock
+from nas.families import Layer, MetaBlock3D, MobileViTV2Block, MobileViTV3SeparableBlock
+from nas.families.efficientvit.timm import channel_orders, reordered
 
 Sizes = tuple[int, ...]
 
@@ -31,7 +31,7 @@ def places(architecture: Architecture, shapes: Mapping[str, Sizes]) -> dict[str,
         UserError: timm has no network with such layers.
     """
     keys = timm_names(architecture, shapes)
-    orders = channel_orders(architecture)
+    orders = channel_orders(architecture.layers)
     siblings: dict[str, list[str]] = {}
     for name, key in keys.items():
         siblings.setdefault(key, []).append(name)

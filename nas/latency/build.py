@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from nas.errors import UserError
+from nas.families import Layer
 from nas.latency.measure import Measurement, Probe, measure_probes
 from nas.latency.modelled import keys_misfit, keys_to_measure, model_rows
 from nas.latency.networks import BATCH_BYTES, QUICK, THOROUGH, Progress, Sample, calibrate
@@ -23,7 +24,6 @@ from nas.latency.runtime import Target
 from nas.latency.staircase import measure_step
 from nas.latency.table import LatencyTable, Provenance, sidecar_path
 from nas.latency.templates import LayerGraphs
-from nas.layers import Layer
 from nas.network import layer_size
 from nas.space import SearchSpace
 

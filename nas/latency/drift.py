@@ -24,11 +24,11 @@ from nas.latency.networks import (
     network_sizes,
     pick_networks,
 )
-from nas.latency.ranks import kendall, spearman, with_interval
 from nas.latency.runtime import detect_again
 from nas.latency.table import Anchor, LatencyTable, build_command
 from nas.latency.templates import LayerGraphs
 from nas.space import SearchSpace
+from nas.statistics import kendall, spearman, with_interval
 
 FINE, MENDABLE = 0.03, 0.10
 """Shifts up to these are within what differs from hour to hour, and mended by one factor."""

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from nas.deploy.export import INPUT, OPSET, OUTPUT
-from nas.layers import Shape
+from nas.families import Shape
 
 IR_VERSION = 10
 """The file format that came with opset 20 and 21; any runtime that knows the opset reads it."""

@@ -21,9 +21,9 @@ import numpy as np
 from scipy.optimize import nnls
 
 from nas.documents import Value
+from nas.families import Layer
 from nas.latency.rows import Key, Row
 from nas.latency.structure import structure
-from nas.layers import Layer
 
 LEAST_MEASURED, LEAST_SPARE = 6, 2
 """Of each group; and so many more than its model has coefficients, to see how far they hold."""

@@ -15,7 +15,7 @@ from nas.documents import Value, read_document, write_json
 from nas.errors import UserError
 from nas.latency.rows import Key, Row, format_rows, parse_rows
 from nas.latency.runtime import Target
-from nas.lock import Lock
+from nas.store.lock import Lock
 
 
 class Purpose(Value):

@@ -10,10 +10,10 @@ from __future__ import annotations
 import onnx
 
 from nas.architecture import Architecture
+from nas.families import Layer, Shape
 from nas.latency.graphs import chain, pointwise
 from nas.latency.measure import Probe
 from nas.latency.templates import LayerGraphs
-from nas.layers import Layer, Shape
 
 CALL = pointwise((1, 1, 1))
 """One multiplication: 3 us of onnxruntime, 9 us of OpenVINO."""

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas.architecture import Architecture
+from nas.families import Layer, Shape
 from nas.latency.graphs import with_batch
 from nas.latency.measure import PATIENT, Measurement, measure, measure_probes
 from nas.latency.probes import layer_probe, network_graph
 from nas.latency.rows import Key
 from nas.latency.runtime import Target, make_runtime
 from nas.latency.templates import LayerGraphs
-from nas.layers import Layer, Shape
 
 PROFILED_RUNS = 60
 BATCH_LAYERS = 24

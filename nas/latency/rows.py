@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from nas.errors import UserError
-from nas.layers import Shape
+from nas.families import Shape
 
 COLUMNS = ("layer", "input_shape", "ms", "ms_low", "ms_high", "params", "macs", "status")
 Status = Literal["ok", "noisy", "modelled"]

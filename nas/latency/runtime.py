@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nas.cores import usable_cores
 from nas.deploy.quantize import Precision
 from nas.documents import Value, did_you_mean
 from nas.errors import UserError
 from nas.latency.runtimes import RUNTIMES, Runtime
+from nas.machine import usable_cores
 
 Statistic = Literal["thread_cpu_quartile", "wall_median"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas.layers import CONTEXT_FIELDS, Layer
+from nas.families import CONTEXT_FIELDS, Layer
 
 WIDTHS = CONTEXT_FIELDS | {"expansion", "dim", "features"}
 """Fields that change the sizes of weights but, if all goes well, not the nodes."""

@@ -17,12 +17,12 @@ from pydantic import ValidationError
 from nas.architecture import Architecture
 from nas.documents import Value, read_document, write_atomically
 from nas.errors import UserError
+from nas.families import Layer, Shape
 from nas.latency.calibration import Calibration
 from nas.latency.modelled import Modelled
 from nas.latency.rows import Key, Row, checksums, format_rows, parse_rows, shape_text, sound_rows
 from nas.latency.runtime import Target
 from nas.latency.validation import Validation, judge
-from nas.layers import Layer, Shape
 from nas.space import SearchSpace
 
 

@@ -17,13 +17,13 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from nas.blocks import make_module
 from nas.deploy.export import PARITY_BOUND, export_folded
 from nas.errors import UserError
+from nas.families import Layer, Shape
+from nas.families.construction import make_module
 from nas.latency.graphs import input_shape as input_shape_of
 from nas.latency.graphs import operators, with_weights
 from nas.latency.structure import structure
-from nas.layers import Layer, Shape
 from nas.network import fold
 
 KEPT_BYTES = 150_000_000
@@ -69,7 +69,7 @@ class LayerGraphs:
         if operators(model)["BatchNormalization"]:
             raise UserError(
                 f"{layer.slot}: '{layer.kind}': a BatchNormalization is left after folding; use "
-                "nas.blocks.norm.ConvNorm, or give the module a method fold()"
+                "nas.families.parts.ConvNorm, or give the module a method fold()"
             )
         self.exported += 1
         if _is_template(model, weights):

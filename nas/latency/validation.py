@@ -9,7 +9,7 @@ import numpy as np
 
 from nas.documents import Value
 from nas.latency.estimator import estimate
-from nas.latency.ranks import Interval, kendall, spearman, with_interval
+from nas.statistics import Interval, kendall, spearman, with_interval
 
 MOST_ERROR, LEAST_SPEARMAN = 0.03, 0.985
 """A table beyond these is refused by a search: it would rank networks no better than MACs do."""

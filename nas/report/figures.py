@@ -11,7 +11,6 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nas.report.contents import EvaluatedNetwork, FinalNetwork, SearchReport
 from nas.report.frontier import Point, frontier
 from nas.report.tables import share
 from nas.report.wording import (
@@ -24,6 +23,7 @@ from nas.report.wording import (
     table_of,
     target_text,
 )
+from nas.slim.result import EvaluatedNetwork, FinalNetwork, SearchReport
 
 Figure = dict[str, Any]
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from nas.documents import read_document
 from nas.errors import UserError
-from nas.report.contents import SearchReport
+from nas.slim.result import SearchReport
 
 REPORT_FILE, LOG_FILE, PAGE_FILE = "report.json", "log.jsonl", "report.html"
 

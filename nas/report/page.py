@@ -19,7 +19,6 @@ from plotly.offline import get_plotlyjs
 from nas.documents import write_atomically
 from nas.errors import UserError
 from nas.report import figures
-from nas.report.contents import FinalNetwork, LayerShare, SearchReport, WalkStep
 from nas.report.folder import FolderContents, TrainingLog
 from nas.report.tables import count, share
 from nas.report.wording import (
@@ -32,6 +31,7 @@ from nas.report.wording import (
     target_text,
     verdicts,
 )
+from nas.slim.result import FinalNetwork, LayerShare, SearchReport, WalkStep
 
 TEMPLATE = Path(__file__).parent / "template"
 MARK = '<meta name="generator" content="nas report">'

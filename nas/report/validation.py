@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from nas.latency.drift import Drift
-from nas.latency.ranks import Interval
 from nas.latency.table import LatencyTable
 from nas.report.tables import print_table
+from nas.statistics import Interval
 
 
 def print_validation(table: LatencyTable) -> None:

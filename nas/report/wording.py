@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from nas.report.contents import FinalNetwork, SearchReport
 from nas.report.tables import count, share
+from nas.slim.result import FinalNetwork, SearchReport
 
 LATENCY = "latency_ms"
 

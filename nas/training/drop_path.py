@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.blocks.norm import Scale
 from nas.errors import UserError
+from nas.families.parts import Scale
 
 
 @contextmanager

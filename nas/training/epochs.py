@@ -16,7 +16,7 @@ from torch.optim import AdamW
 
 from nas.data import Dataset
 from nas.errors import UserError
-from nas.training.checkpoint import State, load_model, load_optimizer, save_checkpoint
+from nas.store.checkpoint import State, load_model, load_optimizer, save_checkpoint
 from nas.training.log import Log
 from nas.training.optimizer import scheduled_rate
 from nas.training.paths import Probabilities

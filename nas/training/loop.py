@@ -15,8 +15,8 @@ from nas.data import Dataset
 from nas.data.resizing import resize
 from nas.errors import UserError
 from nas.space import SearchSpace
+from nas.store.checkpoint import mend_checkpoint
 from nas.supernet import Supernet
-from nas.training.checkpoint import mend_checkpoint
 from nas.training.distillation import above_chance
 from nas.training.epochs import Files, Learn, Training, train_epochs
 from nas.training.evaluate import judge, judged_images

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nas.architecture import Architecture
-from nas.blocks.norm import ConvNorm
 from nas.data import Dataset
-from nas.layers import Layer, Shape
+from nas.families import Layer, Shape
+from nas.families.parts import ConvNorm
 from nas.network import fold_in_place, layer_size
 from nas.supernet import Supernet
 from nas.training.evaluate import remembering_norms

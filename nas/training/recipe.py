@@ -11,7 +11,7 @@ from pydantic import Field
 from nas.architecture import Architecture
 from nas.data.rand_augment import MOST
 from nas.documents import Value
-from nas.layers import ConvFFN, Layer, TokenFFN
+from nas.families import ConvFFN, Layer, TokenFFN
 from nas.network import measure_size
 from nas.training.precision import TrainingPrecision
 from nas.training.resolutions import Resolutions

@@ -35,7 +35,7 @@ from nas.deploy.files import load_weights, save_weights
 from nas.documents import Value, fingerprint, read_document, write_json
 from nas.errors import UserError
 from nas.network import build, measure_size
-from nas.training.checkpoint import PREVIOUS, State, mend_checkpoint, read_state
+from nas.store.checkpoint import PREVIOUS, State, mend_checkpoint, read_state
 from nas.training.epochs import Files, train_epochs
 from nas.training.evaluate import accuracy, inherited_network
 from nas.training.progress import Report

@@ -32,10 +32,10 @@ from pydantic import ValidationError
 from nas.data import Dataset
 from nas.documents import Value, fingerprint, read_document, write_atomically, write_json
 from nas.errors import UserError
-from nas.lock import Lock
 from nas.space import SearchSpace
+from nas.store.checkpoint import PREVIOUS, DamagedError, State, load_model, read_state
+from nas.store.lock import Lock
 from nas.supernet import Supernet
-from nas.training.checkpoint import PREVIOUS, DamagedError, State, load_model, read_state
 from nas.training.resolutions import reading_size
 from nas.training.settings import DataSettings, Settings
 from nas.training.teacher import Teacher, load_teacher

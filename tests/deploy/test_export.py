@@ -17,7 +17,7 @@ from nas.deploy.export import (
     to_onnx,
 )
 from nas.errors import UserError
-from nas.layers import LAYERS
+from nas.families import LAYERS
 from nas.network import fold
 
 SHAPE = (3, 32, 32)

@@ -9,12 +9,12 @@ import torch
 
 import nas
 from nas.architecture import Architecture
-from nas.blocks import constructor
 from nas.deploy.files import save_weights
 from nas.deploy.reader import read_tensors
 from nas.deploy.standalone import _Parts, call_text, source_file
 from nas.errors import UserError
-from nas.layers import LAYERS
+from nas.families import LAYERS
+from nas.families.construction import constructor
 from nas.space import SearchSpace
 
 ALONE = """
@@ -85,9 +85,9 @@ def test_calls_are_written_as_python_reads_them():
 
 def test_what_lies_outside_of_torch_is_refused():
     with pytest.raises(UserError, match="pydantic: is neither torch nor a part of Python"):
-        _Parts().add("nas.layers.base", "Layer")
+        _Parts().add("nas.families.layer", "Layer")
     with pytest.raises(ValueError, match=r"nas\.blocks: defines no 'layers'"):
-        _Parts().add("nas.blocks", "layers")
+        _Parts().add("nas.families.construction", "layers")
 
 
 def test_the_reader_reads_what_is_saved(architecture, tmp_path):

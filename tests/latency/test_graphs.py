@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from nas.deploy.export import parity, to_onnx
+from nas.families import ConvFFN
 from nas.latency.graphs import chain, input_shape, operators, output_shape, pointwise, with_batch
 from nas.latency.probes import layer_probe, network_graph
 from nas.latency.runtimes import OnnxRuntime
 from nas.latency.templates import random_module
-from nas.layers import ConvFFN
 from nas.network import Network
 
 LAYER = ConvFFN(slot="stage1.block1.ffn", channels=16, expansion=2)

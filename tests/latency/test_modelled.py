@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from nas.families import ConvFFN
 from nas.latency.modelled import (
     _widths,
     group_layers,
@@ -14,7 +15,6 @@ from nas.latency.modelled import (
 )
 from nas.latency.rows import Row, format_rows, parse_rows
 from nas.latency.structure import WIDTHS
-from nas.layers import ConvFFN
 from nas.space import SearchSpace
 
 STEP = 16

@@ -6,6 +6,7 @@ import pytest
 
 from nas.deploy.quantize import FUSED_OPERATORS, INTEGER_OPERATORS, precision_of, quantize
 from nas.errors import UserError
+from nas.families import LAYERS
 from nas.latency.graphs import chain, operators, pointwise
 from nas.latency.measure import Plan, measure
 from nas.latency.precision import in_precision, placement
@@ -13,7 +14,6 @@ from nas.latency.probes import layer_probe
 from nas.latency.runtime import detect_again, detect_target
 from nas.latency.runtimes import RUNTIMES, OnnxRuntime, OpenVino
 from nas.latency.table import build_command
-from nas.layers import LAYERS
 
 QUICK = Plan(runs=2, span_ms=0.01, least_visits=2, most_visits=2)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from nas.families import ConvFFN
 from nas.latency.measure import Measurement
 from nas.latency.probes import network_graph
 from nas.latency.profile import (
@@ -15,7 +16,6 @@ from nas.latency.profile import (
 )
 from nas.latency.runtime import make_runtime
 from nas.latency.runtimes import OnnxRuntime
-from nas.layers import ConvFFN
 
 MS = Measurement(ms=1.0, ms_low=0.9, ms_high=1.1, runs=10, status="ok")
 

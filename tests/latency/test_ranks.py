@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-from nas.latency.ranks import kendall, spearman, with_interval
+from nas.statistics import kendall, spearman, with_interval
 
 ORACLES = [(spearman, spearmanr), (kendall, kendalltau)]
 

@@ -6,9 +6,9 @@ import onnxruntime
 import pytest
 import torch
 
+from nas.families import LAYERS
 from nas.latency.graphs import operators
 from nas.latency.templates import LayerGraphs, is_equal, random_module, substitute
-from nas.layers import LAYERS
 from nas.network import fold
 
 HEADS = {"heads": 2, "key_dim": 8, "value_dim": 8}

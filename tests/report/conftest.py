@@ -5,7 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from nas.report.contents import (
+from nas.search import (
+    evolve,
+    mobile_efficiency_score,
+    scale_uniformly,
+    search_randomly,
+    slim_greedily,
+)
+from nas.search.hypervolume import hypervolume
+from nas.slim.result import (
     Action,
     EvaluatedNetwork,
     FinalNetwork,
@@ -15,14 +23,6 @@ from nas.report.contents import (
     SearchReport,
     WalkStep,
 )
-from nas.search import (
-    evolve,
-    mobile_efficiency_score,
-    scale_uniformly,
-    search_randomly,
-    slim_greedily,
-)
-from nas.search.hypervolume import hypervolume
 from nas.space import SearchSpace
 
 MS_PER_MAC = 1 / 40e6

@@ -2,10 +2,10 @@
 
 import pytest
 
+from nas.families import Attention4D, ConvFFN
 from nas.latency.measure import Measurement
 from nas.latency.profile import LayerTime, Profile
 from nas.latency.runtime import detect_target
-from nas.layers import Attention4D, ConvFFN
 from nas.report.profile import describe_profiles, draw_profiles, print_profiles
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from nas.errors import UserError
-from nas.training.checkpoint import (
+from nas.store.checkpoint import (
     PREVIOUS,
     DamagedError,
     State,

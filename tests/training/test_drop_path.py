@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture
-from nas.blocks import make_module
-from nas.blocks.efficientformer_v1 import MetaBlock3D, MetaBlock4D
-from nas.blocks.efficientformer_v2 import Attention4D, ConvFFN
-from nas.blocks.efficientvit import CascadedAttention, DepthwiseFFN
-from nas.blocks.mobilevit_v1 import InvertedResidual, TransformerLayer
-from nas.blocks.mobilevit_v2 import SeparableTransformerLayer
-from nas.blocks.mobilevit_v3 import MobileViTV3Block, MobileViTV3SeparableBlock
-from nas.blocks.norm import Scale
-from nas.blocks.pvt_v2 import ReducedAttention, TokenFFN
 from nas.errors import UserError
+from nas.families.construction import make_module
+from nas.families.efficientformer_v1.modules import MetaBlock3D, MetaBlock4D
+from nas.families.efficientformer_v2.modules import Attention4D, ConvFFN
+from nas.families.efficientvit.modules import CascadedAttention, DepthwiseFFN
+from nas.families.mobilevit.modules_v1 import InvertedResidual, TransformerLayer
+from nas.families.mobilevit.modules_v2 import SeparableTransformerLayer
+from nas.families.mobilevit.modules_v3 import MobileViTV3Block, MobileViTV3SeparableBlock
+from nas.families.parts import Scale
+from nas.families.pvt_v2.modules import ReducedAttention, TokenFFN
 from nas.network import build
 from nas.space import SearchSpace
 from nas.supernet import Supernet

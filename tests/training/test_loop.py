@@ -17,7 +17,7 @@ from nas.data import Dataset
 from nas.deploy.files import save_weights
 from nas.errors import UserError
 from nas.space import SearchSpace
-from nas.training.checkpoint import read_state
+from nas.store.checkpoint import read_state
 from nas.training.evaluate import accuracy, inherited_accuracy, inherited_network
 from nas.training.loop import train_supernet
 from nas.training.progress import Progress

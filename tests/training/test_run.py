@@ -10,7 +10,7 @@ import pytest
 from nas.data import Dataset
 from nas.errors import UserError
 from nas.space import SearchSpace
-from nas.training.checkpoint import State, save_checkpoint
+from nas.store.checkpoint import State, save_checkpoint
 from nas.training.latency_term import LatencyTerm
 from nas.training.loop import fresh_supernet
 from nas.training.optimizer import make_optimizer

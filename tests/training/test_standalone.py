@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas.architecture import Architecture
-from nas.blocks.norm import Scale
 from nas.data import Dataset
 from nas.data.images import MemoryImages
 from nas.errors import UserError
+from nas.families.parts import Scale
 from nas.space import SearchSpace
 from nas.training.evaluate import accuracy
 from nas.training.loop import fresh_supernet

@@ -1,0 +1,69 @@
+"""Layers of EfficientFormer V1 (Li et al., NeurIPS 2022, arXiv 2206.01191), as values.
+
+Its stem and its downsampling are the ``conv_stem``, with ReLU, and the ``conv_downsample`` of V2.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from nas.families.layer import Activation, Layer, Positive, ResidualLayer, Shape
+
+
+class Pooling(ResidualLayer):
+    """The paper's cheapest token mixer: the mean of the 3x3 pixels around, minus the pixel."""
+
+    kind: Literal["pooling"] = "pooling"
+
+
+class Expanding(ResidualLayer):
+    """A layer with an MLP, which keeps the shape of a feature map."""
+
+    expansion: Annotated[float, Field(gt=0)]
+    activation: Activation = "gelu"
+
+    @property
+    def hidden(self) -> int:
+        """Channels between the two layers of the MLP."""
+        return round(self.channels * self.expansion)
+
+
+class PointwiseFFN(Expanding):
+    """Residual MLP of 1x1 convolutions, with no look at other pixels."""
+
+    kind: Literal["pointwise_ffn"] = "pointwise_ffn"
+
+
+class MetaBlock4D(Expanding):
+    """``pooling`` and ``pointwise_ffn`` (the paper's MB4D)."""
+
+    kind: Literal["metablock4d"] = "metablock4d"
+
+
+class MetaBlock3D(Expanding):
+    """Attention and an MLP on the pixels of a feature map as tokens (the paper's MB3D).
+
+    It may stand anywhere, before a ``metablock4d`` too; the published networks have it at the end
+    of the last stage only.
+    """
+
+    kind: Literal["metablock3d"] = "metablock3d"
+    heads: Positive = 8
+    key_dim: Positive = 32
+    value_dim: Positive = 128
+
+
+class TokenClassifier(Layer):
+    """``classifier`` with a LayerNorm of each pixel instead of a norm over the batch."""
+
+    kind: Literal["token_classifier"] = "token_classifier"
+    in_channels: Positive
+    classes: Annotated[int, Field(gt=1)]
+    distillation: bool = True
+    epsilon: Annotated[float, Field(gt=0)] = 1e-5
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        self.require_channels(input_shape, self.in_channels)
+        return self.classes, 1, 1

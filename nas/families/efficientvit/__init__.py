@@ -1,0 +1,1 @@
+"""EfficientViT (Liu et al., CVPR 2023, arXiv 2305.07027)."""

@@ -1,0 +1,110 @@
+"""Layers of EfficientViT (Liu et al., CVPR 2023, arXiv 2305.07027), as values.
+
+A block is a ``depthwise_ffn``, a ``cascaded_attention`` and a second ``depthwise_ffn``. Between two
+stages stand a ``depthwise_ffn``, the ``patch_merging`` and another ``depthwise_ffn``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from nas.families.layer import Activation, DepthwiseKernel, Layer, Positive, ResidualLayer, Shape
+
+
+class DeepConvStem(Layer):
+    """Four 3x3 convolutions of stride 2, each with twice the channels of the one before it."""
+
+    kind: Literal["deep_conv_stem"] = "deep_conv_stem"
+    in_channels: Positive = 3
+    out_channels: Positive
+    activation: Activation = "relu"
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        self.require_channels(input_shape, self.in_channels)
+        self.require_divisible(input_shape, 16)
+        if self.out_channels % 8:
+            raise ValueError(
+                f"{self.slot}: the width must be a multiple of 8, got {self.out_channels}"
+            )
+        return self.out_channels, input_shape[1] // 16, input_shape[2] // 16
+
+
+class DepthwiseFFN(ResidualLayer):
+    """A residual depthwise convolution, then a residual FFN of 1x1 convolutions."""
+
+    kind: Literal["depthwise_ffn"] = "depthwise_ffn"
+    expansion: Annotated[float, Field(gt=0)]
+    kernel: DepthwiseKernel = 3
+    activation: Activation = "relu"
+
+    @property
+    def hidden(self) -> int:
+        """Channels between the two 1x1 convolutions."""
+        return round(self.channels * self.expansion)
+
+
+class CascadedAttention(Layer):
+    """Residual attention in windows; each head sees its share of the channels.
+
+    Each head but the first sees the output of the head before it, too. Maps that ``window`` does
+    not divide are padded with zeros. ``kernels`` are those of the depthwise convolutions of the
+    heads' queries, as in 7-5-3; further heads have the last one.
+    """
+
+    fixed: ClassVar[frozenset[str]] = frozenset({"heads", "kernels"})
+
+    kind: Literal["cascaded_attention"] = "cascaded_attention"
+    channels: Positive
+    heads: Positive
+    key_dim: Positive = 16
+    kernels: Annotated[str, Field(pattern=r"^[1357](-[1357])*$")] = "5"
+    window: Positive = 7
+    activation: Activation = "relu"
+
+    @property
+    def head_kernels(self) -> tuple[int, ...]:
+        """The kernel of each head."""
+        given = [int(kernel) for kernel in self.kernels.split("-")]
+        return tuple(given[min(head, len(given) - 1)] for head in range(self.heads))
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        self.require_channels(input_shape, self.channels)
+        if self.channels % self.heads:
+            raise ValueError(
+                f"{self.slot}: the width must be a multiple of {self.heads} (heads), "
+                f"got {self.channels}"
+            )
+        return input_shape
+
+
+class PatchMerging(Layer):
+    """1x1, depthwise 3x3 of stride 2, squeeze and excitation, 1x1; odd sides are rounded up."""
+
+    kind: Literal["patch_merging"] = "patch_merging"
+    in_channels: Positive
+    out_channels: Positive
+    expansion: Annotated[float, Field(gt=0)] = 4
+    activation: Activation = "relu"
+
+    @property
+    def hidden(self) -> int:
+        """Channels of the depthwise convolution."""
+        return round(self.in_channels * self.expansion)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        self.require_channels(input_shape, self.in_channels)
+        return self.out_channels, (input_shape[1] + 1) // 2, (input_shape[2] + 1) // 2
+
+
+class PooledClassifier(Layer):
+    """Global mean, a norm over the batch and a linear head."""
+
+    kind: Literal["pooled_classifier"] = "pooled_classifier"
+    in_channels: Positive
+    classes: Annotated[int, Field(gt=1)]
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        self.require_channels(input_shape, self.in_channels)
+        return self.classes, 1, 1

@@ -1,0 +1,205 @@
+"""MobileViT v2 (Mehta and Rastegari, 2022, arXiv 2206.02680): attention of linear cost.
+
+Transformers see a map as tokens (N, 4, T, C), as in v1; here each norm is over a whole image.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nas.families.mobilevit.modules_v1 import from_tokens, to_tokens
+from nas.families.parts import ConvNorm, activation
+from nas.families.tokens import FoldedLinear, TokenLinear
+
+
+class MobileViTV2Block(nn.Module):
+    """transformers(local(x)), the local part of a depthwise and a 1x1 convolution."""
+
+    def __init__(self, channels: int, dim: int, hidden: int, *, depth: int, act: str) -> None:
+        super().__init__()
+        self.local = ConvNorm(channels, channels, kernel=3, groups=channels, bias=False)
+        self.act = activation(act)
+        self.enter = nn.Conv2d(channels, dim, 1, bias=False)
+        self.transformer = SeparableTransformer(dim, hidden, depth=depth, act=act)
+        self.leave = ConvNorm(dim, channels, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.enter(self.act(self.local(to_even(x))))  # (N, dim, H, W)
+        return self.leave(self.transformer(y))  # type: ignore[no-any-return]
+
+    def fold(self) -> nn.Module:
+        assert isinstance(self.leave, nn.Conv2d)
+        self.transformer.fold_norm_into(self.leave)
+        return self
+
+
+def to_even(x: torch.Tensor) -> torch.Tensor:
+    """The map (N, C, H, W), interpolated to the next even height and width."""
+    height, width = x.shape[2:]
+    even = height + height % 2, width + width % 2
+    if even == (height, width):
+        return x
+    return functional.interpolate(x, even, mode="bilinear", align_corners=True)
+
+
+class SeparableTransformer(nn.Module):
+    """Transformer layers and a norm, between unfolding (N, C, H, W) to tokens and folding back."""
+
+    def __init__(self, dim: int, hidden: int, *, depth: int, act: str) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(SeparableTransformerLayer(dim, hidden, act) for _ in range(depth))
+        )
+        self.norm: nn.Module = TokenGroupNorm(dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[2:]
+        return from_tokens(self.norm(self.layers(to_tokens(x))), (height, width))
+
+    def fold_norm_into(self, conv: nn.Conv2d) -> None:
+        """Move the last norm's weights into a 1x1 convolution whose first channels these are."""
+        norm = self.norm
+        assert isinstance(norm, TokenGroupNorm)
+        assert conv.bias is not None
+        weight, dim = conv.weight.detach().clone(), len(norm.weight)
+        conv.bias = nn.Parameter(conv.bias + weight[:, :dim, 0, 0] @ norm.bias)
+        weight[:, :dim] *= norm.weight.detach()[:, None, None]
+        conv.weight = nn.Parameter(weight)
+        self.norm = FoldedTokenGroupNorm(norm.eps)
+
+
+class SeparableTransformerLayer(nn.Module):
+    """y = x + attention(norm(x)), then y + MLP(norm(y)), on tokens (N, 4, T, C)."""
+
+    branch_ends = ("attention", "fc2")
+
+    def __init__(self, dim: int, hidden: int, act: str) -> None:
+        super().__init__()
+        self.norm1: nn.Module = TokenGroupNorm(dim)
+        self.attention = SeparableAttention(dim)
+        self.norm2: nn.Module = TokenGroupNorm(dim)
+        self.fc1 = TokenLinear(dim, hidden)
+        self.act = activation(act)
+        self.fc2 = TokenLinear(hidden, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.fc2(self.act(self.fc1(self.norm2(x))))  # type: ignore[no-any-return]
+
+    def fold(self) -> nn.Module:
+        attention = self.attention
+        self.norm1 = fold_norm(self.norm1, attention.query, attention.key, attention.value)
+        self.norm2 = fold_norm(self.norm2, self.fc1)
+        return self
+
+
+class SeparableMixer(nn.Module):
+    """x + attention(norm(x)), with one context for all pixels of the map (N, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm: nn.Module = TokenGroupNorm(channels)
+        self.attention: nn.Module = SeparableAttention(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, _, height, width = x.shape
+        # views, as in to_tokens
+        tokens = x.permute(0, 2, 3, 1).contiguous().view(n, 1, height * width, -1)
+        y = self.attention(self.norm(tokens)).view(n, height, width, -1)
+        return x + y.permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+
+    def fold(self) -> nn.Module:
+        attention = self.attention
+        assert isinstance(attention, FoldedSeparableAttention)
+        self.norm = fold_norm(self.norm, attention.query, attention.key, attention.value)
+        return self
+
+
+class SeparableAttention(nn.Module):
+    """Each token's value times one context, a mean of the keys weighted by scores of the tokens.
+
+    For tokens (N, 4, T, C), with one context for each of the 4 places; or (N, 1, T, C).
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.query = TokenLinear(dim, 1)
+        self.key = TokenLinear(dim, dim)
+        self.value = TokenLinear(dim, dim)
+        self.out = TokenLinear(dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = self.query(x).softmax(2)  # (N, 4, T, 1)
+        context = (scores * self.key(x)).sum(2, keepdim=True)  # (N, 4, 1, C)
+        return self.out(functional.relu(self.value(x)) * context)  # type: ignore[no-any-return]
+
+    def fold(self) -> nn.Module:
+        return FoldedSeparableAttention(self)
+
+
+class FoldedSeparableAttention(nn.Module):
+    """``SeparableAttention`` for inference: the key of the mean token instead of the mean key.
+
+    Scores sum to 1 and keys are linear, so the two are the same.
+    """
+
+    def __init__(self, attention: SeparableAttention) -> None:
+        super().__init__()
+        self.query, self.key = attention.query, attention.key
+        self.value, self.out = attention.value, attention.out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = self.query(x).transpose(2, 3).softmax(3)  # (N, 4, 1, T)
+        context = self.key(scores @ x)  # (N, 4, 1, C)
+        return self.out(functional.relu(self.value(x)) * context)  # type: ignore[no-any-return]
+
+
+class TokenGroupNorm(nn.GroupNorm):
+    """GroupNorm of one group for tokens (N, 4, T, C)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(1, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, places, tokens, _ = x.shape
+        y = functional.group_norm(x.view(n, 1, -1), 1, eps=self.eps).view(n, places, tokens, -1)
+        return y * self.weight + self.bias
+
+
+class FoldedTokenGroupNorm(nn.Module):
+    """``TokenGroupNorm`` with its weights in what follows.
+
+    By its formula, since an export of GroupNorm holds the map's width, so serves one width only.
+    """
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x - x.mean((1, 2, 3), keepdim=True)
+        variance = (x * x).mean((1, 2, 3), keepdim=True)  # (N, 1, 1, 1)
+        return x * torch.rsqrt(variance + self.eps)
+
+
+def fold_norm(norm: nn.Module, *linears: nn.Module) -> FoldedTokenGroupNorm:
+    """The norm without its weights, which go into the linear layers behind it."""
+    assert isinstance(norm, TokenGroupNorm)
+    for linear in linears:
+        assert isinstance(linear, FoldedLinear)
+        linear.bias = nn.Parameter(linear.bias + norm.bias @ linear.weight)
+        linear.weight = nn.Parameter(norm.weight[:, None] * linear.weight)
+    return FoldedTokenGroupNorm(norm.eps)
+
+
+class MeanClassifier(nn.Module):
+    """(N, C, H, W) to logits (N, classes): global mean and a linear head."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.head = TokenLinear(channels, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]

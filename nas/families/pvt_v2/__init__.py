@@ -1,0 +1,1 @@
+"""PVT v2 (Wang et al., CVMJ 2022, arXiv 2106.13797)."""

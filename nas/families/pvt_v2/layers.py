@@ -1,0 +1,77 @@
+"""Layers of PVT v2 (Wang et al., CVMJ 2022, arXiv 2106.13797), as values.
+
+Its head is the ``token_classifier`` of EfficientFormer V1 with another epsilon.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from nas.families.layer import Activation, DepthwiseKernel, Layer, Positive, ResidualLayer, Shape
+
+
+class PatchStem(Layer):
+    """Overlapping patches: a 7x7 convolution of stride 4 and a LayerNorm of each pixel."""
+
+    kind: Literal["patch_stem"] = "patch_stem"
+    in_channels: Positive = 3
+    out_channels: Positive
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return self.strided(input_shape, self.in_channels, self.out_channels, 4)
+
+
+class PatchDownsample(Layer):
+    """A 3x3 convolution of stride 2 between two LayerNorms of each pixel."""
+
+    kind: Literal["patch_downsample"] = "patch_downsample"
+    in_channels: Positive
+    out_channels: Positive
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return self.strided(input_shape, self.in_channels, self.out_channels, 2)
+
+
+class ReducedAttention(Layer):
+    """Residual attention whose keys and values come from a smaller map.
+
+    That is a convolution of kernel and stride ``reduction``, or with ``pooled`` the map averaged to
+    7x7 (linear attention), whatever its size.
+    """
+
+    fixed: ClassVar[frozenset[str]] = frozenset({"reduction", "pooled"})
+
+    kind: Literal["reduced_attention"] = "reduced_attention"
+    channels: Positive
+    heads: Positive
+    head_dim: Positive
+    reduction: Literal[1, 2, 4, 8] = 1
+    pooled: bool = False
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        self.require_channels(input_shape, self.channels)
+        self.require_divisible(input_shape, self.reduction)
+        if self.pooled and self.reduction > 1:
+            raise ValueError(f"{self.slot}: reduction must be 1 with pooled, got {self.reduction}")
+        return input_shape
+
+
+class TokenFFN(ResidualLayer):
+    """Residual MLP of each pixel, with a depthwise convolution before its activation.
+
+    With ``rectified`` a ReLU stands before the convolution, as in the networks with linear
+    attention.
+    """
+
+    kind: Literal["token_ffn"] = "token_ffn"
+    expansion: Annotated[float, Field(gt=0)]
+    rectified: bool = False
+    kernel: DepthwiseKernel = 3
+    activation: Activation = "gelu"
+
+    @property
+    def hidden(self) -> int:
+        """Channels of the depthwise convolution."""
+        return round(self.channels * self.expansion)

@@ -1,0 +1,152 @@
+"""What may stand in a search-space file: layers whose fields may be lists, blocks, stages."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializeAsAny,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    create_model,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from nas.documents import Location, Value
+from nas.families import CONTEXT_FIELDS, LAYERS, Layer, pick
+
+T = TypeVar("T")
+Option = int | float | str | bool
+Width = Annotated[int, Field(gt=0)]
+Widths = Width | Annotated[tuple[Width, ...], Field(min_length=1)]
+
+
+class LayerSpec(Value):
+    """A layer of which any field may be a list, which makes it a choice."""
+
+    layer: ClassVar[type[Layer] | None] = None
+    """The class of the layers that it stands for; None for leaving the slot out."""
+
+    kind: str
+
+
+class IdentitySpec(LayerSpec):
+    """Nothing: the slot is left out of the architecture."""
+
+    kind: Literal["identity"]
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [{"const": "identity"}, handler.resolve_ref_schema(handler(schema))]}
+
+
+@cache  # equal specs have one class
+def spec_of(layer: type[Layer]) -> type[LayerSpec]:
+    """The spec of a layer class: its own fields, most of one value or of a list of them."""
+    fields: dict[str, Any] = {}
+    for name, info in layer.model_fields.items():
+        if name == "kind":
+            fields[name] = (info.annotation, ...)
+        elif name not in CONTEXT_FIELDS:
+            one: Any = info.annotation
+            if info.metadata:
+                one = Annotated[(one, *info.metadata)]
+            many: Any = Annotated[tuple[one, ...], Field(min_length=1)]
+            given = one if name in layer.fixed else one | many
+            fields[name] = (given, ... if info.is_required() else info.default)
+    spec = create_model(
+        f"{layer.__name__}Spec", __base__=LayerSpec, __doc__=layer.__doc__, **fields
+    )
+    spec.layer = layer
+    return spec
+
+
+SPECS: dict[str, type[LayerSpec]] = {
+    "identity": IdentitySpec,
+    **{kind: spec_of(layer) for kind, layer in LAYERS.items()},
+}
+
+
+def _spell_out(data: object) -> object:
+    """``identity`` is short for ``{kind: identity}``."""
+    return {"kind": data} if isinstance(data, str) else data
+
+
+def _spec(data: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
+    return pick(data, handler, info, spec_of, SPECS)
+
+
+if TYPE_CHECKING:
+    AnySpec = LayerSpec
+else:
+    AnySpec = SerializeAsAny[
+        Annotated[
+            Union[tuple(SPECS.values())],  # noqa: UP007 - made from a tuple
+            Field(discriminator="kind"),
+            WrapValidator(_spec),
+            BeforeValidator(_spell_out),
+        ]
+    ]
+
+Candidates = AnySpec | Annotated[tuple[AnySpec, ...], Field(min_length=1)]
+
+
+class Block(Value):
+    """Slots that follow each other, by name; ``repeat`` stands for that many such blocks."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Candidates]
+
+    repeat: Annotated[int, Field(gt=0)] = 1
+
+
+class Stage(Value):
+    """Blocks of one width and map size, after an optional downsampling."""
+
+    width: Widths
+    downsample: Candidates | None = None
+    blocks: tuple[Block, ...] = ()
+
+
+class Slot(NamedTuple):
+    """A place for a layer: its name, its stage (from 0), what may stand there, and who says so."""
+
+    name: str
+    stage: int
+    candidates: tuple[LayerSpec, ...]
+    location: Location
+
+
+def slots(stem: LayerSpec, stages: tuple[Stage, ...], head: LayerSpec) -> tuple[Slot, ...]:
+    """All slots of a space, in the order in which images pass them."""
+    found = [Slot("stem", 0, (stem,), ("stem",))]
+    for number, stage in enumerate(stages):
+        place: Location = ("stages", number)
+        prefix = f"stage{number + 1}"
+        if stage.downsample is not None:
+            name = f"{prefix}.downsample"
+            found.append(Slot(name, number, as_tuple(stage.downsample), (*place, "downsample")))
+        count = 0
+        for index, block in enumerate(stage.blocks):
+            for _ in range(block.repeat):
+                count += 1
+                for key, candidates in (block.__pydantic_extra__ or {}).items():
+                    name = f"{prefix}.block{count}.{key}"
+                    location: Location = (*place, "blocks", index, key)
+                    found.append(Slot(name, number, as_tuple(candidates), location))
+    found.append(Slot("head", len(stages) - 1, (head,), ("head",)))
+    return tuple(found)
+
+
+def as_tuple(value: T | tuple[T, ...]) -> tuple[T, ...]:
+    """The options of a value that may or may not be a choice."""
+    return value if isinstance(value, tuple) else (value,)

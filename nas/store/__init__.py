@@ -1,0 +1,1 @@
+"""What lasts: run folders with their locks, journals, checkpoints."""

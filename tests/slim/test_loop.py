@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from nas.errors import UserError
+from nas.latency.measure import Measurement
+from nas.latency.prices import Prices
+from nas.report.progress import Bar
+from nas.slim.journal import Identity, Journal, Measured
+from nas.slim.loop import CORRECTIONS, deliver_within
+from nas.slim.plan import Plan
+from nas.slim.workshop import Workshop, target_sha256
+
+TARGET = {"latency_ms": 2.9, "params": 1e9}
+
+
+@pytest.fixture
+def workshop(run, table, tmp_path):
+    """Its journal says that the largest network was measured at three times what is predicted."""
+    plan = Plan(targets=(TARGET,))
+    prices = Prices(run.space, {"cpu": table})
+    identity = Identity(weights_sha256="", images_sha256="", plan=plan)
+    with (
+        Journal(tmp_path / "j.jsonl", identity, resume=False) as journal,
+        Bar("", quiet=True) as bar,
+    ):
+        slow = 3 * prices.cost(largest(run))["latency_ms"]
+        found = Measurement(slow, slow, slow, 1, "ok")
+        journal.add(
+            Measured(
+                assignment=largest(run), target_sha256=target_sha256(table.target), latency=found
+            )
+        )
+        dataset = run.data.load(32)
+        measured = prices.measurable()
+        yield Workshop(plan, prices, measured, run.load_supernet(), dataset, journal, bar)
+
+
+def largest(run):
+    return tuple(size - 1 for size in run.space.sizes)
+
+
+def test_a_network_measured_above_the_target_lowers_the_bound_by_what_it_is_above(run, workshop):
+    smallest = (0,) * len(run.space.sizes)
+    asked = []
+
+    def choose(bounds):
+        asked.append(dict(bounds))
+        return largest(run) if len(asked) == 1 else smallest
+
+    found = deliver_within(workshop, "slimmed", TARGET, choose)
+    assert found.assignment == smallest
+    assert found.measured["latency_ms"].ms_high <= 2.9
+    assert asked == [TARGET, {"latency_ms": pytest.approx(2.9 / 3), "params": 1e9}]
+
+
+def test_a_target_that_is_never_met_is_one_line(run, workshop):
+    bounds = []
+    with pytest.raises(UserError) as error:
+        deliver_within(
+            workshop,
+            "slimmed",
+            TARGET,
+            lambda it: (bounds.append(it["latency_ms"]), largest(run))[1],
+        )
+    assert str(error.value).startswith("slimmed: 2.9 ms not met when measured, after 12 corr")
+    assert str(error.value).endswith("nas check-lut cpu.csv")
+    assert len(bounds) == CORRECTIONS
+    assert (np.diff(bounds) <= 0).all()

@@ -1,0 +1,147 @@
+"""Searches on a space of seconds: a family of two targets on two devices' worth of tables."""
+
+import json
+
+import pytest
+
+from nas.architecture import Architecture
+from nas.errors import UserError
+from nas.report.progress import Bar
+from nas.slim.plan import Plan, Term
+from nas.slim.result import SearchReport
+from nas.slim.slimming import slim_run
+from nas.store.lock import Lock
+from nas.training.evaluator import Evaluator
+
+METHODS = ("uniform", "random", "evolution", "slimmed")
+
+
+PLAN = Plan(
+    targets=({"latency_ms[here]": 2.4, "latency_ms[old]": 4.6}, {"latency_ms[here]": 1.8}),
+    terms={"latency_ms[old]": Term(unit=1.0, exponent=1.0), "macs": Term(unit=1e3, exponent=0.5)},
+    evaluations=6,
+)
+
+
+def search(run, tables, out, plan=PLAN, **options):
+    with Bar("", quiet=True) as bar:
+        return slim_run(run, tables, plan, out=out, bar=bar, accept_tables=True, **options)
+
+
+@pytest.fixture(scope="module")
+def found(run, tables, tmp_path_factory):
+    """The folder of an uninterrupted search and what it gave."""
+    out = tmp_path_factory.mktemp("slim") / "s"
+    return out, search(run, tables, out)
+
+
+def test_every_method_delivers_within_every_target(found):
+    _, result = found
+    named = [(row["name"], row["target"]) for row in result["networks"]]
+    assert named == [
+        ("largest", None), *((name, target) for target in PLAN.targets for name in METHODS)
+    ]  # fmt: skip
+    for row in result["networks"][1:]:
+        for latency, bound in row["target"].items():
+            assert row["latencies"][latency]["predicted"] <= bound
+        assert row["latencies"]["latency_ms[here]"]["measured"] <= row["target"]["latency_ms[here]"]
+        assert row["latencies"]["latency_ms[old]"]["measured"] is None
+        costs = row["latencies"]["latency_ms[old]"]["predicted"], row["macs"]
+        assert row["mes"] == pytest.approx(100 / costs[0] / (costs[1] / 1e3) ** 0.5)
+    assert [line.partition(": ")[0] for line in result["verdicts"]] == [
+        "latency_ms[here] <= 2.4, latency_ms[old] <= 4.6", "latency_ms[here] <= 1.8"
+    ]  # fmt: skip
+
+
+def test_a_family_leaves_a_folder_for_each_target(run, found):
+    out, result = found
+    for place, target in (("2.4_4.6", PLAN.targets[0]), ("1.8", PLAN.targets[1])):
+        (row,) = [
+            it for it in result["networks"] if it["name"] == "slimmed" and it["target"] == target
+        ]
+        assert result["paths"][f"network {place}"] == str(out / place)
+        assert (out / place / "weights.safetensors").exists()
+        architecture = Architecture.load(out / place / "architecture.json")
+        report = SearchReport.model_validate_json((out / "report.json").read_text())
+        (network,) = [it for it in report.networks if (it.name, it.target) == ("slimmed", target)]
+        assert run.space.decode(network.assignment) == architecture
+        assert network.costs["macs"] == row["macs"]
+
+
+def test_every_method_counts_its_evaluations_and_each_network_is_evaluated_once(found):
+    out, result = found
+    report = SearchReport.model_validate_json((out / "report.json").read_text())
+    assert [method.name for method in report.methods] == list(METHODS)
+    for method in report.methods:
+        assert [it.order for it in method.evaluated] == list(range(len(method.evaluated)))
+        assert len({it.assignment for it in method.evaluated}) == len(method.evaluated)
+    counts = {method.name: len(method.evaluated) for method in report.methods}
+    assert counts["slimmed"] <= 2 * PLAN.evaluations
+    lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()[1:]]
+    judged = [tuple(line["assignment"]) for line in lines if "accuracy" in line]
+    assert len(judged) == len(set(judged)) < sum(counts.values())
+    assert result["evaluations"] <= len(judged)
+
+
+def test_a_killed_search_goes_on_to_the_same_result_without_repeating_an_evaluation(
+    run, tables, found, tmp_path, monkeypatch
+):
+    calls, original = [], Evaluator.accuracy
+
+    def evaluate(self, architecture):
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        calls.append(architecture)
+        return original(self, architecture)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "accuracy", evaluate)
+        with pytest.raises(
+            UserError, match=r"^stopped after 5 evaluations, which are kept; the sam"
+        ):
+            search(run, tables, tmp_path)
+    monkeypatch.setattr(Evaluator, "accuracy", lambda *it: (calls.append(it[1]), original(*it))[1])
+    with pytest.raises(UserError, match="holds a search that was stopped; --resume goes on"):
+        search(run, tables, tmp_path)
+    resumed = search(run, tables, tmp_path, resume=True)
+    assert len(calls) == len(set(calls))
+    out, uninterrupted = found
+    assert without_measurements(resumed) == without_measurements(uninterrupted)
+    for name in ("trace.jsonl", "frontier.csv", "2.4_4.6/architecture.json"):
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
+
+
+def without_measurements(result):
+    """All but what another clock gives: measured latencies, and where files lie."""
+    kept = ("name", "target", "test_accuracy", "search_accuracy", "params", "macs", "mes")
+    rows = [{name: row[name] for name in kept} for row in result["networks"]]
+    return {**result, "networks": rows, "paths": None}
+
+
+@pytest.mark.slow
+def test_a_resumed_finished_search_measures_and_evaluates_nothing(run, tables, found, monkeypatch):
+    out, result = found
+    monkeypatch.delattr(Evaluator, "accuracy")
+    monkeypatch.setattr("nas.slim.workshop.measure", None)
+    assert search(run, tables, out, resume=True) == result
+
+
+def test_another_process_is_refused_and_so_are_other_settings(run, tables, found):
+    out, _ = found
+    other = PLAN.model_copy(update={"evaluations": 9})
+    with pytest.raises(UserError, match=r"journal\.jsonl: was started with evaluations 6, got 9"):
+        search(run, tables, out, other, resume=True)
+    with (
+        Lock(out / ".lock", held=""),
+        pytest.raises(UserError, match="another process is searching there; wait for it or name"),
+    ):
+        search(run, tables, out, resume=True)
+    with pytest.raises(UserError, match="holds the results of a search; --force replaces them"):
+        search(run, tables, out)
+
+
+def test_a_table_of_another_machine_needs_one_of_this_beside_it(run, tables, tmp_path):
+    plan = Plan(targets=({"latency_ms": 9.0},))
+    with pytest.raises(UserError, match=r"old\.csv: was built for another target .*Zilog Z80 here"):
+        search(run, {"old": tables["old"]}, tmp_path, plan)
+    assert not list(tmp_path.iterdir())
