@@ -19,8 +19,8 @@ from nas.documents import (
     write_atomically,
 )
 from nas.errors import UserError
-from nas.families import AnyLayer, BlockFile, Layer, Shape
-from nas.families.block_files import files_of, placed, with_own_kinds
+from nas.families import BlockFile, Layer, Shape
+from nas.families.own import AnyLayer, files_of, placed, with_own_kinds
 
 BUILT_IN = next(
     folder

@@ -22,9 +22,7 @@ from torch.func import functional_call
 from nas.architecture import Architecture
 from nas.errors import UserError
 from nas.families import Layer, Shape
-from nas.families.construction import make_module
-from nas.families.metapath import MetaPath
-from nas.network import Network, build
+from nas.network import Network, build, make_module
 from nas.space import SearchSpace
 from nas.space.document import Slot
 
@@ -71,6 +69,25 @@ class PlainLayer(NamedTuple):
 
     module: nn.Module
     crops: tuple[Crop, ...]
+
+
+class MetaPath(nn.Module):
+    """The sum of weight times candidate(x) over a slot's candidates (arXiv 2206.01191).
+
+    Leaving the slot out is a candidate, ``nn.Identity``. A residual candidate's output holds its
+    residual, so half a block and half an identity are x + 0.5 * f(x).
+    """
+
+    def __init__(self, candidates: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.candidates = nn.ModuleList(candidates)
+
+    def forward(self, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        terms = [
+            weight * candidate(x)  # (N, C, H, W)
+            for weight, candidate in zip(weights.unbind(), self.candidates, strict=True)
+        ]
+        return torch.stack(terms).sum(0)
 
 
 class Supernet(nn.Module):

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 import nas
 from nas.architecture import Architecture
 from nas.errors import UserError
-from nas.families import Attention4D, Classifier, ConvFFN, ConvStem
+from nas.families.efficientformer_v2.layers import Attention4D, Classifier, ConvFFN, ConvStem
 from nas.space import built_in_architectures
 
 TEXT = """{

@@ -188,7 +188,7 @@ def test_own_layers_are_exported(space, form, tmp_path):
         ("def module", "def network", r"GatedFFN: must define module\(self, input_shape\), which"),
         ('"gated_ffn"', '"conv_ffn"', r"gated_ffn\.py: kind 'conv_ffn' exists already; choose"),
         ('"gated_ffn"', '"GatedFFN"', r"a kind must be in lower case .*, got 'GatedFFN'"),
-        (' = "gated_ffn"', "", r"gated_ffn\.py: defines no layer: a subclass of nas\.layers\.Layer"),
+        (' = "gated_ffn"', "", r"gated_ffn\.py: defines no layer: a subclass of nas\.families\.Layer"),
     ],
 )  # fmt: skip
 def test_files_that_cannot_be_used_are_one_line(tmp_path, old, new, message):

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import nas
-from nas.families import MetaBlock3D, MobileViTV3Block, MobileViTV3SeparableBlock
-from nas.families.construction import make_module
+from nas.families.efficientformer_v1.layers import MetaBlock3D
+from nas.families.mobilevit.layers import MobileViTV3Block, MobileViTV3SeparableBlock
 from nas.families.parts import ConvNorm
-from nas.network import build, fold, fold_in_place, measure_size
+from nas.network import build, fold, fold_in_place, make_module, measure_size
 
 PUBLISHED = {  # parameters with all heads, before folding; GMACs at the published size (papers)
     "efficientformer_v1_l1": (12_289_928, 1.3),

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from nas.families import LAYERS
-from nas.families.construction import make_module
-from nas.families.relative_bias import RelativeBias
-from nas.network import build
+from nas.families.parts import RelativeBias
+from nas.network import build, make_module
 from nas.space import SearchSpace
 from nas.space.candidates import choice_names
 from nas.space.document import SPECS

@@ -21,7 +21,6 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.deploy.reader import read_tensors
 from nas.errors import UserError
-from nas.families.construction import constructor
 from nas.network import Network
 
 UNUSED_METHODS = frozenset({"fold", "logical_shapes"})
@@ -75,7 +74,7 @@ def source_file(architecture: Architecture) -> str:
     Raises:
         UserError: a class refers to something outside of torch, Python and this package.
     """
-    calls = [(layer.slot, constructor(layer, shape)) for layer, shape in architecture.placed()]
+    calls = [(layer.slot, layer.module(shape)) for layer, shape in architecture.placed()]
     parts = _Parts()
     parts.add(Network.__module__, Network.__name__)
     parts.add(read_tensors.__module__, read_tensors.__name__)
@@ -114,6 +113,7 @@ class _Parts:
 
     def add(self, module: str, name: str) -> None:
         """Add a definition of a module of this package, and before it all that it refers to."""
+        module = importlib.import_module(module).__name__  # of two names for one, its own
         if (module, name) in self._visited:
             return
         self._visited.add((module, name))

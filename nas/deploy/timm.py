@@ -16,8 +16,7 @@ from nas.architecture import BUILT_IN, Architecture
 from nas.deploy.timm_names import EFFICIENTFORMER_V1, family_of
 from nas.deploy.timm_places import Place, places
 from nas.errors import UserError
-from nas.families.construction import make_module
-from nas.network import build
+from nas.network import build, make_module
 
 INDEX = re.compile(r"attention_biase?_idxs$")
 """timm's integer buffers: which bias belongs to which pair of a query and a key."""

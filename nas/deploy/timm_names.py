@@ -6,10 +6,20 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from nas import families as layers
 from nas.architecture import Architecture
 from nas.errors import UserError
-from nas.families import DeepConvStem, Layer, MetaBlock3D, PatchStem, ShortStem, TokenClassifier
+from nas.families import (
+    Layer,
+    efficientformer_v1,
+    efficientformer_v2,
+    efficientvit,
+    mobilevit,
+    pvt_v2,
+)
+from nas.families.efficientformer_v1.layers import MetaBlock3D, TokenClassifier
+from nas.families.efficientvit.layers import DeepConvStem
+from nas.families.mobilevit.layers import ShortStem
+from nas.families.pvt_v2.layers import PatchStem
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -130,41 +140,72 @@ EFFICIENTFORMER_V1 = Family(
     "EfficientFormer",
     _EFFICIENTFORMER_V1,
     (
-        *(layers.ConvStem, layers.ConvDownsample, layers.MetaBlock4D, layers.MetaBlock3D),
-        layers.TokenClassifier,
+        *(
+            efficientformer_v2.layers.ConvStem,
+            efficientformer_v2.layers.ConvDownsample,
+            efficientformer_v1.layers.MetaBlock4D,
+            efficientformer_v1.layers.MetaBlock3D,
+        ),
+        efficientformer_v1.layers.TokenClassifier,
     ),
 )
 EFFICIENTFORMER_V2 = Family(
     "EfficientFormer V2",
     _EFFICIENTFORMER_V2,
     (
-        *(layers.ConvStem, layers.ConvDownsample, layers.ConvFFN, layers.Attention4D),
-        *(layers.AttentionDownsample, layers.Classifier),
+        *(
+            efficientformer_v2.layers.ConvStem,
+            efficientformer_v2.layers.ConvDownsample,
+            efficientformer_v2.layers.ConvFFN,
+            efficientformer_v2.layers.Attention4D,
+        ),
+        *(efficientformer_v2.layers.AttentionDownsample, efficientformer_v2.layers.Classifier),
     ),
 )
 EFFICIENTVIT = Family(
     "EfficientViT",
     _EFFICIENTVIT,
     (
-        *(layers.DeepConvStem, layers.DepthwiseFFN, layers.CascadedAttention),
-        *(layers.PatchMerging, layers.PooledClassifier),
+        *(
+            efficientvit.layers.DeepConvStem,
+            efficientvit.layers.DepthwiseFFN,
+            efficientvit.layers.CascadedAttention,
+        ),
+        *(efficientvit.layers.PatchMerging, efficientvit.layers.PooledClassifier),
     ),
 )
 PVT_V2 = Family(
     "PVT v2",
     _PVT_V2,
     (
-        *(layers.PatchStem, layers.PatchDownsample, layers.ReducedAttention, layers.TokenFFN),
-        layers.TokenClassifier,
+        *(
+            pvt_v2.layers.PatchStem,
+            pvt_v2.layers.PatchDownsample,
+            pvt_v2.layers.ReducedAttention,
+            pvt_v2.layers.TokenFFN,
+        ),
+        efficientformer_v1.layers.TokenClassifier,
     ),
 )
 MOBILEVIT = Family(
     "MobileViT",
     _MOBILEVIT,
     (
-        *(layers.ShortStem, layers.InvertedResidual, layers.InvertedDownsample),
-        *(layers.MobileViTV1Block, layers.MobileViTV2Block, layers.MobileViTV3Block),
-        *(layers.MobileViTV3SeparableBlock, layers.ConvClassifier, layers.MeanClassifier),
+        *(
+            mobilevit.layers.ShortStem,
+            mobilevit.layers.InvertedResidual,
+            mobilevit.layers.InvertedDownsample,
+        ),
+        *(
+            mobilevit.layers.MobileViTV1Block,
+            mobilevit.layers.MobileViTV2Block,
+            mobilevit.layers.MobileViTV3Block,
+        ),
+        *(
+            mobilevit.layers.MobileViTV3SeparableBlock,
+            mobilevit.layers.ConvClassifier,
+            mobilevit.layers.MeanClassifier,
+        ),
     ),
 )
 

@@ -10,8 +10,10 @@ import torch
 
 from nas.architecture import Architecture
 from nas.deploy.timm_names import timm_names
-from nas.families import Layer, MetaBlock3D, MobileViTV2Block, MobileViTV3SeparableBlock
+from nas.families import Layer
+from nas.families.efficientformer_v1.layers import MetaBlock3D
 from nas.families.efficientvit.timm import channel_orders, reordered
+from nas.families.mobilevit.layers import MobileViTV2Block, MobileViTV3SeparableBlock
 
 Sizes = tuple[int, ...]
 

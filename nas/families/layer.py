@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, ParamSpec
 
 from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from nas.documents import Value
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Arguments = ParamSpec("Arguments")
 
 Shape = tuple[int, int, int]
 """Channels, height, width of one image or feature map."""
@@ -23,6 +30,9 @@ NAME = "[a-z][a-z0-9_]*"
 
 CONTEXT_FIELDS = frozenset({"slot", "channels", "in_channels", "out_channels", "classes"})
 """Fields that a search space fills in from the place where a layer stands."""
+
+WIDTH_FIELDS = CONTEXT_FIELDS | {"expansion", "dim", "features"}
+"""Fields that change the sizes of a layer's weights but not the nodes of its graph."""
 
 
 class MapMisfitError(ValueError):
@@ -65,6 +75,10 @@ class Layer(Value):
     origin: ClassVar[BlockFile | None] = None
     """The file of a user's own layers that defines this one."""
 
+    published_drop_path: ClassVar[tuple[tuple[int, float], ...]] = ()
+    """Of a family whose networks all have this layer: their numbers of parameters with 1,000
+    classes, ascending, and the rate of drop path that each was published with."""
+
     slot: Annotated[str, Field(pattern=rf"^{NAME}(\.{NAME})*$")]
     kind: str
 
@@ -73,6 +87,13 @@ class Layer(Value):
 
         Raises:
             ValueError: the input does not fit; the message names the slot and both sizes.
+        """
+        raise NotImplementedError
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        """The class of this layer's module with its arguments, which are plain values.
+
+        ``nas.network.make_module`` makes the module itself.
         """
         raise NotImplementedError
 
@@ -89,6 +110,17 @@ class Layer(Value):
             if name not in ("slot", "kind") and value != fields[name].default:
                 words.append(f"{name}={_text(value)}")
         return " ".join(words)
+
+    @property
+    def structure(self) -> str:
+        """All fields but widths, as text. Layers that share it have the same nodes, as a rule."""
+        return str(self.model_dump(exclude=set(WIDTH_FIELDS)))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Numbers of channels: of the feature maps, then inside the layer."""
+        names = ("channels", "in_channels", "out_channels", "dim", "features", "hidden")
+        return tuple(int(getattr(self, name)) for name in names if hasattr(self, name))
 
     def strided(self, input_shape: Shape, before: int, after: int, stride: int) -> Shape:
         """The shape behind a stride from ``before`` to ``after`` channels, once that fits."""
@@ -108,6 +140,13 @@ class Layer(Value):
             raise MapMisfitError(
                 f"{self.slot}: the map must be a multiple of {stride}, got {height}x{width}"
             )
+
+
+def call(
+    make: Callable[Arguments, nn.Module], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> partial[nn.Module]:
+    """``functools.partial`` whose arguments are checked, of any module."""
+    return partial(make, *args, **kwargs)
 
 
 class ResidualLayer(Layer):

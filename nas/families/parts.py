@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
@@ -74,3 +75,85 @@ def activation(name: str) -> nn.Module:
         "silu": nn.SiLU,
     }
     return modules[name]()
+
+
+class TokenLinear(nn.Linear):
+    """(..., C) to (..., C'), with the published networks' initial weights."""
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+    def fold(self) -> nn.Module:
+        return FoldedLinear(self.weight.detach(), self.bias.detach())
+
+
+class FoldedLinear(nn.Module):
+    """``TokenLinear`` for inference, its weight laid out (C, C') as ONNX's MatMul takes it.
+
+    An export transposes the weight of an ``nn.Linear``, under another name; this one stays.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.t().contiguous())
+        self.bias = nn.Parameter(bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight + self.bias
+
+
+class TokenScale(Scale):
+    """``Scale`` for tokens (..., C)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.gamma
+
+
+def fold_token_scale(linear: nn.Module, scale: nn.Module) -> FoldedLinear:
+    """The linear layer with the scale behind it in its weights."""
+    assert isinstance(linear, FoldedLinear)
+    assert isinstance(scale, Scale)
+    linear.weight = nn.Parameter(linear.weight * scale.gamma)
+    linear.bias = nn.Parameter(linear.bias * scale.gamma)
+    return linear
+
+
+class RelativeBias(nn.Module):
+    """A learnt number for each head and each offset (|dy|, |dx|) between a query and a key.
+
+    Stored as (heads, height, width) of the key map, so that a smaller map is a leading corner.
+    The queries are every ``stride``-th key. Gives (heads, queries, keys).
+    """
+
+    def __init__(self, heads: int, key_map: tuple[int, int], stride: int = 1) -> None:
+        super().__init__()
+        self.biases = nn.Parameter(torch.zeros(heads, *key_map))
+        self.stride = stride
+
+    def forward(self) -> torch.Tensor:
+        _, height, width = self.biases.shape
+        dy = self._distances(height)[:, None, :, None]  # (query y, 1, key y, 1)
+        dx = self._distances(width)[None, :, None, :]
+        offsets = (dy * width + dx).flatten(2).flatten(0, 1)  # (queries, keys)
+        # an embedding: its backward pass, unlike indexing's, is deterministic with threads
+        table = self.biases.flatten(1).t()
+        return functional.embedding(offsets, table).permute(2, 0, 1)
+
+    def fold(self) -> nn.Module:
+        return FixedBias(self().detach())
+
+    def _distances(self, side: int) -> torch.Tensor:
+        keys = torch.arange(side, device=self.biases.device)
+        return (keys[:: self.stride, None] - keys[None, :]).abs()
+
+
+class FixedBias(nn.Module):
+    """``RelativeBias`` for inference: the numbers, looked up once."""
+
+    def __init__(self, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(bias.contiguous())
+
+    def forward(self) -> torch.Tensor:
+        return self.bias

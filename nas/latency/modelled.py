@@ -23,7 +23,6 @@ from scipy.optimize import nnls
 from nas.documents import Value
 from nas.families import Layer
 from nas.latency.rows import Key, Row
-from nas.latency.structure import structure
 
 LEAST_MEASURED, LEAST_SPARE = 6, 2
 """Of each group; and so many more than its model has coefficients, to see how far they hold."""
@@ -56,8 +55,8 @@ def group_layers(layers: Mapping[Key, Layer], step: int) -> dict[Group, list[Key
     """The keys of each group, in the order of ``layers``."""
     groups: dict[Group, list[Key]] = {}
     for key, layer in layers.items():
-        alignment = tuple(_alignment(width, step) for width in _widths(layer))
-        group = Group(structure(layer), key[1][1:], alignment)
+        alignment = tuple(_alignment(width, step) for width in layer.widths)
+        group = Group(layer.structure, key[1][1:], alignment)
         groups.setdefault(group, []).append(key)
     return groups
 
@@ -66,7 +65,7 @@ def keys_to_measure(layers: Mapping[Key, Layer], step: int) -> list[Key]:
     """Keys that span each group: its corners first, then whatever is farthest from those taken."""
     chosen: list[Key] = []
     for keys in group_layers(layers, step).values():
-        widths = np.log([_widths(layers[key]) for key in keys])
+        widths = np.log([layers[key].widths for key in keys])
         count = max(_least(widths.shape[1]), math.ceil(SHARE * len(keys)))
         chosen += [keys[index] for index in _spanning(widths, count)]
     return chosen
@@ -100,7 +99,7 @@ def model_rows(
         if not missing:
             continue
         error = _error(known, layers, rows, step)
-        features = _features([_widths(layers[key]) for key in keys], step)
+        features = _features([layers[key].widths for key in keys], step)
         index = {key: number for number, key in enumerate(keys)}
         ms = _fit(features[[index[key] for key in known]], [rows[key].ms for key in known])
         for key in missing:
@@ -124,9 +123,9 @@ def _error(
     known: Sequence[Key], layers: Mapping[Key, Layer], rows: Mapping[Key, Row], step: int
 ) -> float:
     """Root mean square relative error on each known entry by a fit to the other ones."""
-    if not known or len(known) < _least(len(_widths(layers[known[0]]))):
+    if not known or len(known) < _least(len(layers[known[0]].widths)):
         return math.inf
-    features = _features([_widths(layers[key]) for key in known], step)
+    features = _features([layers[key].widths for key in known], step)
     ms = np.array([rows[key].ms for key in known])
     errors = []
     for index in range(len(ms)):
@@ -166,15 +165,6 @@ def _spanning(points: np.ndarray, count: int) -> list[int]:
 def _least(widths: int) -> int:
     """How many layers of so many widths are measured at least."""
     return max(LEAST_MEASURED, 1 + widths + math.comb(widths, 2) + LEAST_SPARE)
-
-
-def _widths(layer: Layer) -> tuple[int, ...]:
-    """Everything that templates take to be a width: channels, before, after, inside, and hidden."""
-    return tuple(
-        int(getattr(layer, name))
-        for name in ("channels", "in_channels", "out_channels", "dim", "features", "hidden")
-        if hasattr(layer, name)
-    )
 
 
 def _alignment(width: int, step: int) -> str:

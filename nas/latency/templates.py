@@ -20,11 +20,9 @@ from torch import nn
 from nas.deploy.export import PARITY_BOUND, export_folded
 from nas.errors import UserError
 from nas.families import Layer, Shape
-from nas.families.construction import make_module
 from nas.latency.graphs import input_shape as input_shape_of
 from nas.latency.graphs import operators, with_weights
-from nas.latency.structure import structure
-from nas.network import fold
+from nas.network import fold, make_module
 
 KEPT_BYTES = 150_000_000
 """Of graphs that are kept; one made from a template again takes about 5 ms."""
@@ -57,7 +55,7 @@ class LayerGraphs:
     def _make(self, layer: Layer, input_shape: Shape) -> onnx.ModelProto:
         module = random_module(layer, input_shape)
         folded = fold(module)
-        templates = self._templates.setdefault(structure(layer), [])
+        templates = self._templates.setdefault(layer.structure, [])
         # attention's reshapes hold the map's size, so its template serves one map; others serve all
         for template in sorted(templates, key=lambda it: _map(it) != input_shape[1:]):
             graph = substitute(template, folded, layer, input_shape)

@@ -20,7 +20,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from nas.documents import Location, Value
-from nas.families import CONTEXT_FIELDS, LAYERS, Layer, pick
+from nas.families import CONTEXT_FIELDS, LAYERS, Layer
+from nas.families.own import pick
 
 T = TypeVar("T")
 Option = int | float | str | bool

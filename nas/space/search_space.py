@@ -23,7 +23,7 @@ from nas.architecture import BUILT_IN, Architecture, find
 from nas.documents import Document, Location, Value, location_text, read_document
 from nas.errors import UserError
 from nas.families import BlockFile, Layer, MapMisfitError, Shape
-from nas.families.block_files import files_of, placed, with_own_kinds
+from nas.families.own import files_of, placed, with_own_kinds
 from nas.space.candidates import (
     choice_names,
     dearest,

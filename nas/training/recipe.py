@@ -11,7 +11,7 @@ from pydantic import Field
 from nas.architecture import Architecture
 from nas.data.rand_augment import MOST
 from nas.documents import Value
-from nas.families import ConvFFN, Layer, TokenFFN
+from nas.families import LAYERS
 from nas.network import measure_size
 from nas.training.precision import TrainingPrecision
 from nas.training.resolutions import Resolutions
@@ -20,15 +20,6 @@ from nas.training.settings import Count, DropRate, Settings, Share
 PUBLISHED_IMAGES = 100_000
 """Training images from which on ``published`` is the default recipe. With fewer, its few steps end
 before a network has learnt to see through what it does to the images."""
-
-
-PUBLISHED_DROP_PATH: Mapping[type[Layer], tuple[tuple[int, float], ...]] = {
-    # EfficientFormer V2: S1, S2 and L
-    ConvFFN: ((6_185_560, 0.0), (12_710_112, 0.02), (26_322_288, 0.1)),
-    # PVT v2: B0 to B3 have one rate, B4 and B5 another
-    TokenFFN: ((45_238_696, 0.1), (62_556_072, 0.3)),
-}
-"""Of a family, known by one of its layers: parameters with 1,000 classes, and the rate of each."""
 
 
 class Recipe(Value):
@@ -102,9 +93,9 @@ def published_drop_path(architecture: Architecture) -> float:
     EfficientFormer V1, EfficientViT and MobileViT were published without drop path.
     """
     kinds = {type(layer) for layer in architecture.layers}
-    for kind, published in PUBLISHED_DROP_PATH.items():
-        if kind in kinds:
-            params, rates = zip(*published, strict=True)
+    for kind in LAYERS.values():
+        if kind in kinds and kind.published_drop_path:
+            params, rates = zip(*kind.published_drop_path, strict=True)
             return float(np.interp(measure_size(architecture).params, params, rates))
     return 0.0
 

@@ -14,7 +14,6 @@ from nas.deploy.reader import read_tensors
 from nas.deploy.standalone import _Parts, call_text, source_file
 from nas.errors import UserError
 from nas.families import LAYERS
-from nas.families.construction import constructor
 from nas.space import SearchSpace
 
 ALONE = """
@@ -78,16 +77,16 @@ def test_the_file_has_no_more_than_the_network_needs(architecture):
 
 def test_calls_are_written_as_python_reads_them():
     layer = LAYERS["conv_ffn"](slot="stage1.block1.ffn", channels=8, expansion=2)
-    assert call_text(constructor(layer, (8, 4, 4))) == 'ConvFFN(8, 16, "gelu", kernel=3)'
+    assert call_text(layer.module((8, 4, 4))) == 'ConvFFNModule(8, 16, "gelu", kernel=3)'
     layer = LAYERS["classifier"](slot="head", in_channels=8, classes=5, distillation=False)
-    assert call_text(constructor(layer, (8, 4, 4))) == "Classifier(8, 5, distillation=False)"
+    assert call_text(layer.module((8, 4, 4))) == "ClassifierModule(8, 5, distillation=False)"
 
 
 def test_what_lies_outside_of_torch_is_refused():
     with pytest.raises(UserError, match="pydantic: is neither torch nor a part of Python"):
         _Parts().add("nas.families.layer", "Layer")
-    with pytest.raises(ValueError, match=r"nas\.blocks: defines no 'layers'"):
-        _Parts().add("nas.families.construction", "layers")
+    with pytest.raises(ValueError, match=r"nas\.families: defines no 'layers'"):
+        _Parts().add("nas.families", "layers")
 
 
 def test_the_reader_reads_what_is_saved(architecture, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nas.deploy.export import parity, to_onnx
-from nas.families import ConvFFN
+from nas.families.efficientformer_v2.layers import ConvFFN
 from nas.latency.graphs import chain, input_shape, operators, output_shape, pointwise, with_batch
 from nas.latency.probes import layer_probe, network_graph
 from nas.latency.runtimes import OnnxRuntime

@@ -5,16 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from nas.families import ConvFFN
+from nas.families.efficientformer_v2.layers import ConvFFN
+from nas.families.layer import WIDTH_FIELDS
 from nas.latency.modelled import (
-    _widths,
     group_layers,
     keys_misfit,
     keys_to_measure,
     model_rows,
 )
 from nas.latency.rows import Row, format_rows, parse_rows
-from nas.latency.structure import WIDTHS
 from nas.space import SearchSpace
 
 STEP = 16
@@ -116,10 +115,14 @@ def test_every_width_that_a_template_takes_is_told_apart(name):
     layers = SearchSpace.load(name).layers()
     for keys in group_layers(layers, STEP).values():
         sizes = {
-            tuple(value for field, value in layers[key] if field in WIDTHS and field != "classes")
+            tuple(
+                value
+                for field, value in layers[key]
+                if field in WIDTH_FIELDS and field != "classes"
+            )
             for key in keys
         }
-        assert len({_widths(layers[key]) for key in keys}) == len(sizes) == len(keys)
+        assert len({layers[key].widths for key in keys}) == len(sizes) == len(keys)
 
 
 @pytest.mark.parametrize(

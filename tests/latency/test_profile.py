@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nas.families import ConvFFN
+from nas.families.efficientformer_v2.layers import ConvFFN
 from nas.latency.measure import Measurement
 from nas.latency.probes import network_graph
 from nas.latency.profile import (

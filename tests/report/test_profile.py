@@ -2,7 +2,7 @@
 
 import pytest
 
-from nas.families import Attention4D, ConvFFN
+from nas.families.efficientformer_v2.layers import Attention4D, ConvFFN
 from nas.latency.measure import Measurement
 from nas.latency.profile import LayerTime, Profile
 from nas.latency.runtime import detect_target

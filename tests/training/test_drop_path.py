@@ -7,16 +7,21 @@ from torch import Tensor, nn
 
 from nas.architecture import Architecture
 from nas.errors import UserError
-from nas.families.construction import make_module
-from nas.families.efficientformer_v1.modules import MetaBlock3D, MetaBlock4D
-from nas.families.efficientformer_v2.modules import Attention4D, ConvFFN
-from nas.families.efficientvit.modules import CascadedAttention, DepthwiseFFN
-from nas.families.mobilevit.modules_v1 import InvertedResidual, TransformerLayer
-from nas.families.mobilevit.modules_v2 import SeparableTransformerLayer
-from nas.families.mobilevit.modules_v3 import MobileViTV3Block, MobileViTV3SeparableBlock
+from nas.families.efficientformer_v1.modules import MetaBlock3DModule, MetaBlock4DModule
+from nas.families.efficientformer_v2.modules import Attention4DModule, ConvFFNModule
+from nas.families.efficientvit.modules import CascadedAttentionModule, DepthwiseFFNModule
+from nas.families.mobilevit.modules import (
+    InvertedResidualModule,
+    MobileViTV3BlockModule,
+    TransformerLayer,
+)
+from nas.families.mobilevit.separable_modules import (
+    MobileViTV3SeparableBlockModule,
+    SeparableTransformerLayer,
+)
 from nas.families.parts import Scale
-from nas.families.pvt_v2.modules import ReducedAttention, TokenFFN
-from nas.network import build
+from nas.families.pvt_v2.modules import ReducedAttentionModule, TokenFFNModule
+from nas.network import build, make_module
 from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training.drop_path import drop_path
@@ -33,19 +38,19 @@ def residual_blocks() -> dict[str, nn.Module]:
     reduced = {"heads": 2, "head_dim": 4, "reduction": 2}
     transformer = {"depth": 2, "act": "silu"}
     return {
-        "ConvFFN": ConvFFN(8, 16, "gelu"),
-        "Attention4D": Attention4D(8, stride=1, talking_heads=True, **heads),
-        "MetaBlock4D": MetaBlock4D(8, 16, "gelu"),
-        "MetaBlock3D": MetaBlock3D(8, 16, **heads),
-        "ReducedAttention": ReducedAttention(8, pooled=False, **reduced),
-        "TokenFFN": TokenFFN(8, 16, "gelu", rectified=False),
-        "DepthwiseFFN": DepthwiseFFN(8, 16, "relu"),
-        "CascadedAttention": CascadedAttention(
+        "ConvFFN": ConvFFNModule(8, 16, "gelu"),
+        "Attention4D": Attention4DModule(8, stride=1, talking_heads=True, **heads),
+        "MetaBlock4D": MetaBlock4DModule(8, 16, "gelu"),
+        "MetaBlock3D": MetaBlock3DModule(8, 16, **heads),
+        "ReducedAttention": ReducedAttentionModule(8, pooled=False, **reduced),
+        "TokenFFN": TokenFFNModule(8, 16, "gelu", rectified=False),
+        "DepthwiseFFN": DepthwiseFFNModule(8, 16, "relu"),
+        "CascadedAttention": CascadedAttentionModule(
             8, key_dim=4, kernels=(3, 3), map_size=(4, 4), window=3, act="relu"
         ),
-        "InvertedResidual": InvertedResidual(8, 16, "silu"),
-        "MobileViTV3Block": MobileViTV3Block(8, 8, 16, heads=2, **transformer),
-        "MobileViTV3SeparableBlock": MobileViTV3SeparableBlock(8, 8, 16, **transformer),
+        "InvertedResidual": InvertedResidualModule(8, 16, "silu"),
+        "MobileViTV3Block": MobileViTV3BlockModule(8, 8, 16, heads=2, **transformer),
+        "MobileViTV3SeparableBlock": MobileViTV3SeparableBlockModule(8, 8, 16, **transformer),
         "TransformerLayer": TransformerLayer(4, 16, heads=2, act="silu"),
         "SeparableTransformerLayer": SeparableTransformerLayer(4, 16, "silu"),
     }

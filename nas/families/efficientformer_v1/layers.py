@@ -5,17 +5,26 @@ Its stem and its downsampling are the ``conv_stem``, with ReLU, and the ``conv_d
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from nas.families.layer import Activation, Layer, Positive, ResidualLayer, Shape
+from nas.families.layer import Activation, Layer, Positive, ResidualLayer, Shape, call
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Pooling(ResidualLayer):
     """The paper's cheapest token mixer: the mean of the 3x3 pixels around, minus the pixel."""
 
     kind: Literal["pooling"] = "pooling"
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientformer_v1.modules import PoolingModule
+
+        return call(PoolingModule, self.channels)
 
 
 class Expanding(ResidualLayer):
@@ -35,11 +44,21 @@ class PointwiseFFN(Expanding):
 
     kind: Literal["pointwise_ffn"] = "pointwise_ffn"
 
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientformer_v1.modules import PointwiseFFNModule
+
+        return call(PointwiseFFNModule, self.channels, self.hidden, self.activation)
+
 
 class MetaBlock4D(Expanding):
     """``pooling`` and ``pointwise_ffn`` (the paper's MB4D)."""
 
     kind: Literal["metablock4d"] = "metablock4d"
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientformer_v1.modules import MetaBlock4DModule
+
+        return call(MetaBlock4DModule, self.channels, self.hidden, self.activation)
 
 
 class MetaBlock3D(Expanding):
@@ -54,6 +73,20 @@ class MetaBlock3D(Expanding):
     key_dim: Positive = 32
     value_dim: Positive = 128
 
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientformer_v1.modules import MetaBlock3DModule
+
+        return call(
+            MetaBlock3DModule,
+            self.channels,
+            self.hidden,
+            heads=self.heads,
+            key_dim=self.key_dim,
+            value_dim=self.value_dim,
+            map_size=input_shape[1:],
+            act=self.activation,
+        )
+
 
 class TokenClassifier(Layer):
     """``classifier`` with a LayerNorm of each pixel instead of a norm over the batch."""
@@ -67,3 +100,14 @@ class TokenClassifier(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         self.require_channels(input_shape, self.in_channels)
         return self.classes, 1, 1
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientformer_v1.modules import TokenClassifierModule
+
+        return call(
+            TokenClassifierModule,
+            self.in_channels,
+            self.classes,
+            distillation=self.distillation,
+            epsilon=self.epsilon,
+        )

@@ -9,13 +9,20 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nas.families.efficientformer_v2.modules import Classifier
-from nas.families.parts import ConvNorm, Scale, activation, fold_scale
-from nas.families.relative_bias import RelativeBias
-from nas.families.tokens import TokenLinear, TokenScale, fold_token_scale
+from nas.families.efficientformer_v2.modules import ClassifierModule
+from nas.families.parts import (
+    ConvNorm,
+    RelativeBias,
+    Scale,
+    TokenLinear,
+    TokenScale,
+    activation,
+    fold_scale,
+    fold_token_scale,
+)
 
 
-class PointwiseFFN(nn.Module):
+class PointwiseFFNModule(nn.Module):
     """x + scale * MLP(x), the MLP of 1x1 convolutions."""
 
     def __init__(self, channels: int, hidden: int, act: str) -> None:
@@ -34,18 +41,18 @@ class PointwiseFFN(nn.Module):
         return self
 
 
-class MetaBlock4D(PointwiseFFN):
+class MetaBlock4DModule(PointwiseFFNModule):
     """Pooling as token mixer, then the MLP."""
 
     def __init__(self, channels: int, hidden: int, act: str) -> None:
         super().__init__(channels, hidden, act)
-        self.mixer = PoolingMixer(channels)
+        self.mixer = PoolingModule(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(self.mixer(x))
 
 
-class PoolingMixer(nn.Module):
+class PoolingModule(nn.Module):
     """x + scale * (mean of the 3x3 pixels around x - x); pixels beyond the border do not count."""
 
     def __init__(self, channels: int) -> None:
@@ -57,11 +64,11 @@ class PoolingMixer(nn.Module):
         return x + self.scale(self.pool(x) - x)  # type: ignore[no-any-return]
 
     def fold(self) -> nn.Module:
-        return FoldedPoolingMixer(self.pool, self.scale.gamma.detach())
+        return FoldedPooling(self.pool, self.scale.gamma.detach())
 
 
-class FoldedPoolingMixer(nn.Module):
-    """``PoolingMixer`` for inference: (1 - scale) * x + scale * pool(x), as convolutions.
+class FoldedPooling(nn.Module):
+    """``PoolingModule`` for inference: (1 - scale) * x + scale * pool(x), as convolutions.
 
     Convolutions alone keep onnxruntime in its blocked layout: without them each block reorders the
     map four times, which is 4 % of L1's time.
@@ -85,7 +92,7 @@ def _factors(factors: torch.Tensor) -> nn.Conv2d:
     return conv
 
 
-class MetaBlock3D(nn.Module):
+class MetaBlock3DModule(nn.Module):
     """y = x + scale * attention(norm(x)), then y + scale * MLP(norm(y)), each pixel a token."""
 
     def __init__(
@@ -101,7 +108,7 @@ class MetaBlock3D(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
-        self.attention = Attention(
+        self.attention = TokenAttention(
             channels, heads=heads, key_dim=key_dim, value_dim=value_dim, map_size=map_size
         )
         self.scale1: nn.Module = TokenScale(channels)
@@ -126,7 +133,7 @@ class MetaBlock3D(nn.Module):
         return self
 
 
-class Attention(nn.Module):
+class TokenAttention(nn.Module):
     """Multi-head attention of pixels (N, H, W, C), with a bias for each offset between two."""
 
     def __init__(
@@ -168,7 +175,7 @@ class Attention(nn.Module):
         return shapes
 
 
-class TokenClassifier(Classifier):
+class TokenClassifierModule(ClassifierModule):
     """(N, C, H, W) to logits (N, classes), with a LayerNorm of each pixel before the mean."""
 
     def __init__(

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nas.families.layer import Activation, DepthwiseKernel, Layer, Positive, ResidualLayer, Shape
+from nas.families.layer import (
+    Activation,
+    DepthwiseKernel,
+    Layer,
+    Positive,
+    ResidualLayer,
+    Shape,
+    call,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class ConvStem(Layer):
@@ -20,9 +32,17 @@ class ConvStem(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         return self.strided(input_shape, self.in_channels, self.out_channels, 4)
 
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientformer_v2.modules import ConvStemModule
+
+        return call(ConvStemModule, self.in_channels, self.out_channels, self.activation)
+
 
 class ConvFFN(ResidualLayer):
     """Residual FFN of 1x1, depthwise and 1x1 convolutions."""
+
+    # S1, S2 and L (their repository)
+    published_drop_path = ((6_185_560, 0.0), (12_710_112, 0.02), (26_322_288, 0.1))
 
     kind: Literal["conv_ffn"] = "conv_ffn"
     expansion: Annotated[float, Field(gt=0)]
@@ -33,6 +53,11 @@ class ConvFFN(ResidualLayer):
     def hidden(self) -> int:
         """Channels of the depthwise convolution."""
         return round(self.channels * self.expansion)
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientformer_v2.modules import ConvFFNModule
+
+        return call(ConvFFNModule, self.channels, self.hidden, self.activation, kernel=self.kernel)
 
 
 class Attention4D(Layer):
@@ -58,6 +83,21 @@ class Attention4D(Layer):
         self.require_divisible(input_shape, self.stride)
         return input_shape
 
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientformer_v2.modules import Attention4DModule
+
+        return call(
+            Attention4DModule,
+            self.channels,
+            heads=self.heads,
+            key_dim=self.key_dim,
+            value_dim=self.value_dim,
+            map_size=input_shape[1:],
+            stride=self.stride,
+            talking_heads=self.talking_heads,
+            act=self.activation,
+        )
+
 
 class ConvDownsample(Layer):
     """3x3 convolution of stride 2."""
@@ -68,6 +108,11 @@ class ConvDownsample(Layer):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return self.strided(input_shape, self.in_channels, self.out_channels, 2)
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientformer_v2.modules import ConvDownsampleModule
+
+        return call(ConvDownsampleModule, self.in_channels, self.out_channels)
 
 
 class AttentionDownsample(Layer):
@@ -84,6 +129,20 @@ class AttentionDownsample(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         return self.strided(input_shape, self.in_channels, self.out_channels, 2)
 
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientformer_v2.modules import AttentionDownsampleModule
+
+        return call(
+            AttentionDownsampleModule,
+            self.in_channels,
+            self.out_channels,
+            heads=self.heads,
+            key_dim=self.key_dim,
+            value_dim=self.value_dim,
+            map_size=input_shape[1:],
+            act=self.activation,
+        )
+
 
 class Classifier(Layer):
     """Norm, global mean and a linear head; with ``distillation`` a second one, averaged."""
@@ -96,3 +155,10 @@ class Classifier(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         self.require_channels(input_shape, self.in_channels)
         return self.classes, 1, 1
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientformer_v2.modules import ClassifierModule
+
+        return call(
+            ClassifierModule, self.in_channels, self.classes, distillation=self.distillation
+        )

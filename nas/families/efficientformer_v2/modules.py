@@ -9,11 +9,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nas.families.parts import ConvNorm, Scale, activation, fold_norm_before, fold_scale
-from nas.families.relative_bias import RelativeBias
+from nas.families.parts import (
+    ConvNorm,
+    RelativeBias,
+    Scale,
+    activation,
+    fold_norm_before,
+    fold_scale,
+)
 
 
-class ConvStem(nn.Module):
+class ConvStemModule(nn.Module):
     """(N, 3, H, W) to (N, C, H/4, W/4)."""
 
     def __init__(self, in_channels: int, channels: int, act: str) -> None:
@@ -27,7 +33,7 @@ class ConvStem(nn.Module):
         return self.act2(self.conv2(x))  # type: ignore[no-any-return]
 
 
-class ConvFFN(nn.Module):
+class ConvFFNModule(nn.Module):
     """x + scale * FFN(x), the FFN with a depthwise convolution between its 1x1 ones."""
 
     def __init__(self, channels: int, hidden: int, act: str, *, kernel: int = 3) -> None:
@@ -48,7 +54,7 @@ class ConvFFN(nn.Module):
         return self
 
 
-class Attention4D(nn.Module):
+class Attention4DModule(nn.Module):
     """x + scale * attention(x), with talking heads and a depthwise "local" path of the values."""
 
     def __init__(
@@ -111,14 +117,14 @@ class Attention4D(nn.Module):
         return _head_shapes(self, self.heads, self.key_dim, self.value_dim)
 
 
-class ConvDownsample(ConvNorm):
+class ConvDownsampleModule(ConvNorm):
     """(N, C, H, W) to (N, C', H/2, W/2)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel=3, stride=2)
 
 
-class AttentionDownsample(nn.Module):
+class AttentionDownsampleModule(nn.Module):
     """(N, C, H, W) to (N, C', H/2, W/2): a strided convolution plus a strided attention."""
 
     def __init__(
@@ -178,7 +184,7 @@ def _head_shapes(
     return shapes
 
 
-class Classifier(nn.Module):
+class ClassifierModule(nn.Module):
     """(N, C, H, W) to logits (N, classes): norm, global mean, the average of one or two heads."""
 
     def __init__(self, channels: int, classes: int, *, distillation: bool) -> None:

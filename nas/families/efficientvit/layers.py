@@ -6,11 +6,23 @@ stages stand a ``depthwise_ffn``, the ``patch_merging`` and another ``depthwise_
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nas.families.layer import Activation, DepthwiseKernel, Layer, Positive, ResidualLayer, Shape
+from nas.families.layer import (
+    Activation,
+    DepthwiseKernel,
+    Layer,
+    Positive,
+    ResidualLayer,
+    Shape,
+    call,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class DeepConvStem(Layer):
@@ -30,6 +42,11 @@ class DeepConvStem(Layer):
             )
         return self.out_channels, input_shape[1] // 16, input_shape[2] // 16
 
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientvit.modules import DeepConvStemModule
+
+        return call(DeepConvStemModule, self.in_channels, self.out_channels, self.activation)
+
 
 class DepthwiseFFN(ResidualLayer):
     """A residual depthwise convolution, then a residual FFN of 1x1 convolutions."""
@@ -43,6 +60,13 @@ class DepthwiseFFN(ResidualLayer):
     def hidden(self) -> int:
         """Channels between the two 1x1 convolutions."""
         return round(self.channels * self.expansion)
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientvit.modules import DepthwiseFFNModule
+
+        return call(
+            DepthwiseFFNModule, self.channels, self.hidden, self.activation, kernel=self.kernel
+        )
 
 
 class CascadedAttention(Layer):
@@ -78,6 +102,19 @@ class CascadedAttention(Layer):
             )
         return input_shape
 
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientvit.modules import CascadedAttentionModule
+
+        return call(
+            CascadedAttentionModule,
+            self.channels,
+            key_dim=self.key_dim,
+            kernels=self.head_kernels,
+            map_size=input_shape[1:],
+            window=self.window,
+            act=self.activation,
+        )
+
 
 class PatchMerging(Layer):
     """1x1, depthwise 3x3 of stride 2, squeeze and excitation, 1x1; odd sides are rounded up."""
@@ -97,6 +134,13 @@ class PatchMerging(Layer):
         self.require_channels(input_shape, self.in_channels)
         return self.out_channels, (input_shape[1] + 1) // 2, (input_shape[2] + 1) // 2
 
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientvit.modules import PatchMergingModule
+
+        return call(
+            PatchMergingModule, self.in_channels, self.hidden, self.out_channels, self.activation
+        )
+
 
 class PooledClassifier(Layer):
     """Global mean, a norm over the batch and a linear head."""
@@ -108,3 +152,8 @@ class PooledClassifier(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         self.require_channels(input_shape, self.in_channels)
         return self.classes, 1, 1
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.efficientvit.modules import PooledClassifierModule
+
+        return call(PooledClassifierModule, self.in_channels, self.classes)

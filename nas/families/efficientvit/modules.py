@@ -12,11 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nas.families.parts import ConvNorm, activation, fold_norm_before
-from nas.families.relative_bias import RelativeBias
+from nas.families.parts import ConvNorm, RelativeBias, activation, fold_norm_before
 
 
-class DeepConvStem(nn.Module):
+class DeepConvStemModule(nn.Module):
     """(N, 3, H, W) to (N, C, H/16, W/16)."""
 
     def __init__(self, in_channels: int, channels: int, act: str) -> None:
@@ -35,7 +34,7 @@ class DeepConvStem(nn.Module):
         return self.conv4(x)  # type: ignore[no-any-return]
 
 
-class DepthwiseFFN(nn.Module):
+class DepthwiseFFNModule(nn.Module):
     """y = x + depthwise(x), then y + FFN(y), the FFN of 1x1 convolutions."""
 
     branch_ends = ("fc2",)
@@ -74,7 +73,7 @@ class ResidualDepthwise(ConvNorm):
         return conv
 
 
-class CascadedAttention(nn.Module):
+class CascadedAttentionModule(nn.Module):
     """x + attention(x), in windows; a head sees its share of the channels plus the head before.
 
     Channel j is of head j modulo heads, so that a narrower stage is a leading corner of a wider
@@ -216,7 +215,7 @@ class FoldedCascadedHead(nn.Module):
         return y.reshape(n, -1, h, w)  # type: ignore[no-any-return]
 
 
-class PatchMerging(nn.Module):
+class PatchMergingModule(nn.Module):
     """(N, C, H, W) to (N, C', H/2, W/2), odd sides rounded up."""
 
     def __init__(self, in_channels: int, hidden: int, out_channels: int, act: str) -> None:
@@ -235,7 +234,7 @@ class PatchMerging(nn.Module):
         return self.conv3(x * self.excite(gate).sigmoid())  # type: ignore[no-any-return]
 
 
-class PooledClassifier(nn.Module):
+class PooledClassifierModule(nn.Module):
     """(N, C, H, W) to logits (N, classes): global mean, norm, linear head."""
 
     def __init__(self, channels: int, classes: int) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from nas.families import CascadedAttention, Layer
+from nas.families.efficientvit.layers import CascadedAttention
+from nas.families.layer import Layer
 
 STAGE_CHANNELS = (
     (r"^stem\.conv4\.", 0),

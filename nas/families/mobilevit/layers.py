@@ -5,11 +5,23 @@ A width that only the stem has is a stage of its own, so their five stages are 2
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from nas.families.layer import Activation, DepthwiseKernel, Layer, Positive, ResidualLayer, Shape
+from nas.families.layer import (
+    Activation,
+    DepthwiseKernel,
+    Layer,
+    Positive,
+    ResidualLayer,
+    Shape,
+    call,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PATCH = 2
 """Side of a patch in pixels; published networks have no other."""
@@ -26,6 +38,11 @@ class ShortStem(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         return self.strided(input_shape, self.in_channels, self.out_channels, 2)
 
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.mobilevit.modules import ShortStemModule
+
+        return call(ShortStemModule, self.in_channels, self.out_channels, self.activation)
+
 
 class InvertedResidual(ResidualLayer):
     """MobileNetV2's block (Sandler et al., CVPR 2018): 1x1, depthwise, 1x1, and the sum."""
@@ -39,6 +56,13 @@ class InvertedResidual(ResidualLayer):
     def hidden(self) -> int:
         """Channels of the depthwise convolution."""
         return round(self.channels * self.expansion)
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.mobilevit.modules import InvertedResidualModule
+
+        return call(
+            InvertedResidualModule, self.channels, self.hidden, self.activation, kernel=self.kernel
+        )
 
 
 class InvertedDownsample(Layer):
@@ -59,6 +83,19 @@ class InvertedDownsample(Layer):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return self.strided(input_shape, self.in_channels, self.out_channels, self.stride)
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.mobilevit.modules import InvertedDownsampleModule
+
+        return call(
+            InvertedDownsampleModule,
+            self.in_channels,
+            self.hidden,
+            self.out_channels,
+            stride=self.stride,
+            act=self.activation,
+            kernel=self.kernel,
+        )
 
 
 class PatchTransformer(ResidualLayer):
@@ -105,11 +142,29 @@ class SeparableAttention(ResidualLayer):
 
     kind: Literal["separable_attention"] = "separable_attention"
 
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.mobilevit.separable_modules import SeparableAttentionModule
+
+        return call(SeparableAttentionModule, self.channels)
+
 
 class MobileViTV1Block(SoftmaxPatchTransformer):
     """Softmax attention; its result and the input are fused by a 3x3 convolution."""
 
     kind: Literal["mobilevit_v1_block"] = "mobilevit_v1_block"
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.mobilevit.modules import MobileViTV1BlockModule
+
+        return call(
+            MobileViTV1BlockModule,
+            self.channels,
+            self.dim,
+            self.hidden,
+            depth=self.depth,
+            heads=self.heads,
+            act=self.activation,
+        )
 
 
 class MobileViTV2Block(SeparablePatchTransformer):
@@ -117,17 +172,54 @@ class MobileViTV2Block(SeparablePatchTransformer):
 
     kind: Literal["mobilevit_v2_block"] = "mobilevit_v2_block"
 
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.mobilevit.separable_modules import MobileViTV2BlockModule
+
+        return call(
+            MobileViTV2BlockModule,
+            self.channels,
+            self.dim,
+            self.hidden,
+            depth=self.depth,
+            act=self.activation,
+        )
+
 
 class MobileViTV3Block(SoftmaxPatchTransformer):
     """Softmax attention; local and global features are fused by a 1x1 convolution, with a sum."""
 
     kind: Literal["mobilevit_v3_block"] = "mobilevit_v3_block"
 
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.mobilevit.modules import MobileViTV3BlockModule
+
+        return call(
+            MobileViTV3BlockModule,
+            self.channels,
+            self.dim,
+            self.hidden,
+            depth=self.depth,
+            heads=self.heads,
+            act=self.activation,
+        )
+
 
 class MobileViTV3SeparableBlock(SeparablePatchTransformer):
     """``mobilevit_v3_block`` with separable attention."""
 
     kind: Literal["mobilevit_v3_separable_block"] = "mobilevit_v3_separable_block"
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.mobilevit.separable_modules import MobileViTV3SeparableBlockModule
+
+        return call(
+            MobileViTV3SeparableBlockModule,
+            self.channels,
+            self.dim,
+            self.hidden,
+            depth=self.depth,
+            act=self.activation,
+        )
 
 
 class ConvClassifier(Layer):
@@ -143,6 +235,13 @@ class ConvClassifier(Layer):
         self.require_channels(input_shape, self.in_channels)
         return self.classes, 1, 1
 
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.mobilevit.modules import ConvClassifierModule
+
+        return call(
+            ConvClassifierModule, self.in_channels, self.features, self.classes, self.activation
+        )
+
 
 class MeanClassifier(Layer):
     """Global mean and a linear head."""
@@ -154,3 +253,8 @@ class MeanClassifier(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         self.require_channels(input_shape, self.in_channels)
         return self.classes, 1, 1
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.mobilevit.separable_modules import MeanClassifierModule
+
+        return call(MeanClassifierModule, self.in_channels, self.classes)

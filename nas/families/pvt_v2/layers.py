@@ -5,11 +5,23 @@ Its head is the ``token_classifier`` of EfficientFormer V1 with another epsilon.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nas.families.layer import Activation, DepthwiseKernel, Layer, Positive, ResidualLayer, Shape
+from nas.families.layer import (
+    Activation,
+    DepthwiseKernel,
+    Layer,
+    Positive,
+    ResidualLayer,
+    Shape,
+    call,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class PatchStem(Layer):
@@ -22,6 +34,11 @@ class PatchStem(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         return self.strided(input_shape, self.in_channels, self.out_channels, 4)
 
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.pvt_v2.modules import PatchStemModule
+
+        return call(PatchStemModule, self.in_channels, self.out_channels)
+
 
 class PatchDownsample(Layer):
     """A 3x3 convolution of stride 2 between two LayerNorms of each pixel."""
@@ -32,6 +49,11 @@ class PatchDownsample(Layer):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return self.strided(input_shape, self.in_channels, self.out_channels, 2)
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.pvt_v2.modules import PatchDownsampleModule
+
+        return call(PatchDownsampleModule, self.in_channels, self.out_channels)
 
 
 class ReducedAttention(Layer):
@@ -57,6 +79,18 @@ class ReducedAttention(Layer):
             raise ValueError(f"{self.slot}: reduction must be 1 with pooled, got {self.reduction}")
         return input_shape
 
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.pvt_v2.modules import ReducedAttentionModule
+
+        return call(
+            ReducedAttentionModule,
+            self.channels,
+            heads=self.heads,
+            head_dim=self.head_dim,
+            reduction=self.reduction,
+            pooled=self.pooled,
+        )
+
 
 class TokenFFN(ResidualLayer):
     """Residual MLP of each pixel, with a depthwise convolution before its activation.
@@ -64,6 +98,9 @@ class TokenFFN(ResidualLayer):
     With ``rectified`` a ReLU stands before the convolution, as in the networks with linear
     attention.
     """
+
+    # B0 to B3 have one rate, B4 and B5 another
+    published_drop_path = ((45_238_696, 0.1), (62_556_072, 0.3))
 
     kind: Literal["token_ffn"] = "token_ffn"
     expansion: Annotated[float, Field(gt=0)]
@@ -75,3 +112,15 @@ class TokenFFN(ResidualLayer):
     def hidden(self) -> int:
         """Channels of the depthwise convolution."""
         return round(self.channels * self.expansion)
+
+    def module(self, input_shape: Shape) -> partial[nn.Module]:
+        from nas.families.pvt_v2.modules import TokenFFNModule
+
+        return call(
+            TokenFFNModule,
+            self.channels,
+            self.hidden,
+            self.activation,
+            rectified=self.rectified,
+            kernel=self.kernel,
+        )

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nas.families.parts import activation
-from nas.families.tokens import TokenLinear
+from nas.families.parts import TokenLinear, activation
 
 EPSILON = 1e-6
 """Of the norms before residual branches and after stages; the others have torch's 1e-5."""
@@ -19,7 +18,7 @@ POOLED_SIDE = 7
 """Of the map from which linear attention takes keys and values."""
 
 
-class PatchStem(nn.Module):
+class PatchStemModule(nn.Module):
     """(N, 3, H, W) to (N, C, H/4, W/4)."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
@@ -31,7 +30,7 @@ class PatchStem(nn.Module):
         return normed(self.conv(x), self.norm)
 
 
-class PatchDownsample(nn.Module):
+class PatchDownsampleModule(nn.Module):
     """(N, C, H, W) to (N, C', H/2, W/2)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -50,7 +49,7 @@ def normed(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
     return y.permute(0, 3, 1, 2)
 
 
-class ReducedAttention(nn.Module):
+class ReducedAttentionModule(nn.Module):
     """x + attention(norm(x)), keys and values of a smaller map."""
 
     branch_ends = ("proj",)
@@ -120,7 +119,7 @@ def _means(side: int, x: torch.Tensor) -> torch.Tensor:
     return inside / inside.sum(1, keepdim=True)
 
 
-class TokenFFN(nn.Module):
+class TokenFFNModule(nn.Module):
     """x + FFN(norm(x)), the FFN with a depthwise convolution before its activation."""
 
     branch_ends = ("fc2",)

@@ -11,11 +11,10 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from nas.families.parts import ConvNorm, activation
-from nas.families.tokens import FoldedLinear, TokenLinear
+from nas.families.parts import ConvNorm, FoldedLinear, TokenLinear, activation
 
 
-class ShortStem(nn.Module):
+class ShortStemModule(nn.Module):
     """(N, 3, H, W) to (N, C, H/2, W/2)."""
 
     def __init__(self, in_channels: int, channels: int, act: str) -> None:
@@ -27,7 +26,7 @@ class ShortStem(nn.Module):
         return self.act(self.conv(x))  # type: ignore[no-any-return]
 
 
-class InvertedDownsample(nn.Module):
+class InvertedDownsampleModule(nn.Module):
     """(N, C, H, W) to (N, C', H/stride, W/stride), wider at the depthwise convolution."""
 
     def __init__(
@@ -52,7 +51,7 @@ class InvertedDownsample(nn.Module):
         return self.fc2(y)  # type: ignore[no-any-return]
 
 
-class InvertedResidual(InvertedDownsample):
+class InvertedResidualModule(InvertedDownsampleModule):
     """The sum of (N, C, H, W) and what becomes of it."""
 
     branch_ends = ("fc2",)
@@ -64,7 +63,7 @@ class InvertedResidual(InvertedDownsample):
         return x + super().forward(x)
 
 
-class MobileViTV1Block(nn.Module):
+class MobileViTV1BlockModule(nn.Module):
     """y = transformers(local(x)), then a 3x3 convolution of x and y together."""
 
     def __init__(
@@ -82,6 +81,28 @@ class MobileViTV1Block(nn.Module):
         y = self.enter(self.act1(self.local(x)))  # (N, dim, H, W)
         y = self.act2(self.leave(self.transformer(y)))
         return self.act3(self.fusion(x, y))  # type: ignore[no-any-return]
+
+
+class MobileViTV3BlockModule(nn.Module):
+    """x + fusion(y, transformers(y)) where y = local(x), with softmax attention."""
+
+    branch_ends = ("act3",)
+
+    def __init__(
+        self, channels: int, dim: int, hidden: int, *, depth: int, heads: int, act: str
+    ) -> None:
+        super().__init__()
+        self.local = ConvNorm(channels, channels, kernel=3, groups=channels, bias=False)
+        self.enter = nn.Conv2d(channels, dim, 1, bias=False)
+        self.transformer = Transformer(dim, hidden, depth=depth, heads=heads, act=act)
+        self.leave = ConvNorm(dim, channels, bias=False)
+        self.fusion = ConvNormOfTwo(dim, channels, channels)
+        self.act1, self.act2, self.act3 = activation(act), activation(act), activation(act)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        local = self.enter(self.act1(self.local(x)))  # (N, dim, H, W)
+        y = self.act2(self.leave(self.transformer(local)))  # (N, C, H, W)
+        return x + self.act3(self.fusion(local, y))  # type: ignore[no-any-return]
 
 
 class Transformer(nn.Module):
@@ -128,7 +149,7 @@ class TransformerLayer(nn.Module):
     def __init__(self, dim: int, hidden: int, *, heads: int, act: str) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attention = Attention(dim, heads)
+        self.attention = PatchAttention(dim, heads)
         self.norm2 = nn.LayerNorm(dim)
         self.fc1 = TokenLinear(dim, hidden)
         self.act = activation(act)
@@ -139,7 +160,7 @@ class TransformerLayer(nn.Module):
         return x + self.fc2(self.act(self.fc1(self.norm2(x))))  # type: ignore[no-any-return]
 
 
-class Attention(nn.Module):
+class PatchAttention(nn.Module):
     """Multi-head attention of the T tokens that share a place, for tokens (N, 4, T, C)."""
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -231,7 +252,7 @@ class FoldedConvOfTwo(nn.Module):
         return self.conv(torch.cat([first, second], 1))  # type: ignore[no-any-return]
 
 
-class ConvClassifier(nn.Module):
+class ConvClassifierModule(nn.Module):
     """(N, C, H, W) to logits (N, classes): 1x1 convolution, global mean, linear head."""
 
     def __init__(self, channels: int, features: int, classes: int, act: str) -> None:

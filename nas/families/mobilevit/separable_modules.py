@@ -9,12 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nas.families.mobilevit.modules_v1 import from_tokens, to_tokens
-from nas.families.parts import ConvNorm, activation
-from nas.families.tokens import FoldedLinear, TokenLinear
+from nas.families.mobilevit.modules import (
+    ConvNormOfTwo,
+    FoldedConvOfTwo,
+    from_tokens,
+    to_tokens,
+)
+from nas.families.parts import ConvNorm, FoldedLinear, TokenLinear, activation
 
 
-class MobileViTV2Block(nn.Module):
+class MobileViTV2BlockModule(nn.Module):
     """transformers(local(x)), the local part of a depthwise and a 1x1 convolution."""
 
     def __init__(self, channels: int, dim: int, hidden: int, *, depth: int, act: str) -> None:
@@ -32,6 +36,30 @@ class MobileViTV2Block(nn.Module):
     def fold(self) -> nn.Module:
         assert isinstance(self.leave, nn.Conv2d)
         self.transformer.fold_norm_into(self.leave)
+        return self
+
+
+class MobileViTV3SeparableBlockModule(nn.Module):
+    """x + fusion(transformers(y), y) where y = local(x), with separable attention."""
+
+    branch_ends = ("leave",)
+
+    def __init__(self, channels: int, dim: int, hidden: int, *, depth: int, act: str) -> None:
+        super().__init__()
+        self.local = ConvNorm(channels, channels, kernel=3, groups=channels, bias=False)
+        self.act = activation(act)
+        self.enter = nn.Conv2d(channels, dim, 1, bias=False)
+        self.transformer = SeparableTransformer(dim, hidden, depth=depth, act=act)
+        self.leave = ConvNormOfTwo(dim, dim, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = to_even(x)
+        local = self.enter(self.act(self.local(x)))  # (N, dim, H, W)
+        return x + self.leave(self.transformer(local), local)  # type: ignore[no-any-return]
+
+    def fold(self) -> nn.Module:
+        assert isinstance(self.leave, FoldedConvOfTwo)
+        self.transformer.fold_norm_into(self.leave.conv)
         return self
 
 
@@ -78,7 +106,7 @@ class SeparableTransformerLayer(nn.Module):
     def __init__(self, dim: int, hidden: int, act: str) -> None:
         super().__init__()
         self.norm1: nn.Module = TokenGroupNorm(dim)
-        self.attention = SeparableAttention(dim)
+        self.attention = SeparableTokenAttention(dim)
         self.norm2: nn.Module = TokenGroupNorm(dim)
         self.fc1 = TokenLinear(dim, hidden)
         self.act = activation(act)
@@ -95,13 +123,13 @@ class SeparableTransformerLayer(nn.Module):
         return self
 
 
-class SeparableMixer(nn.Module):
+class SeparableAttentionModule(nn.Module):
     """x + attention(norm(x)), with one context for all pixels of the map (N, C, H, W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm: nn.Module = TokenGroupNorm(channels)
-        self.attention: nn.Module = SeparableAttention(channels)
+        self.attention: nn.Module = SeparableTokenAttention(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, _, height, width = x.shape
@@ -112,12 +140,12 @@ class SeparableMixer(nn.Module):
 
     def fold(self) -> nn.Module:
         attention = self.attention
-        assert isinstance(attention, FoldedSeparableAttention)
+        assert isinstance(attention, FoldedSeparableTokenAttention)
         self.norm = fold_norm(self.norm, attention.query, attention.key, attention.value)
         return self
 
 
-class SeparableAttention(nn.Module):
+class SeparableTokenAttention(nn.Module):
     """Each token's value times one context, a mean of the keys weighted by scores of the tokens.
 
     For tokens (N, 4, T, C), with one context for each of the 4 places; or (N, 1, T, C).
@@ -136,16 +164,16 @@ class SeparableAttention(nn.Module):
         return self.out(functional.relu(self.value(x)) * context)  # type: ignore[no-any-return]
 
     def fold(self) -> nn.Module:
-        return FoldedSeparableAttention(self)
+        return FoldedSeparableTokenAttention(self)
 
 
-class FoldedSeparableAttention(nn.Module):
-    """``SeparableAttention`` for inference: the key of the mean token instead of the mean key.
+class FoldedSeparableTokenAttention(nn.Module):
+    """``SeparableTokenAttention`` for inference: the key of the mean token instead of the mean key.
 
     Scores sum to 1 and keys are linear, so the two are the same.
     """
 
-    def __init__(self, attention: SeparableAttention) -> None:
+    def __init__(self, attention: SeparableTokenAttention) -> None:
         super().__init__()
         self.query, self.key = attention.query, attention.key
         self.value, self.out = attention.value, attention.out
@@ -194,7 +222,7 @@ def fold_norm(norm: nn.Module, *linears: nn.Module) -> FoldedTokenGroupNorm:
     return FoldedTokenGroupNorm(norm.eps)
 
 
-class MeanClassifier(nn.Module):
+class MeanClassifierModule(nn.Module):
     """(N, C, H, W) to logits (N, classes): global mean and a linear head."""
 
     def __init__(self, channels: int, classes: int) -> None:
