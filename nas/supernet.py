@@ -23,8 +23,7 @@ from nas.architecture import Architecture
 from nas.errors import UserError
 from nas.families import Layer, Shape
 from nas.network import Network, build, make_module
-from nas.space import SearchSpace
-from nas.space.document import Slot
+from nas.space import SearchSpace, Slot
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -110,10 +110,10 @@ def test_a_subnet_is_the_largest_network_with_zeros(space, supernet):
 
 def with_kinds(space, first, second):
     """The largest architecture with these candidates in the two slots."""
-    kinds = {"stage1.block1.ffn.kind": first, "stage2.block1.ffn.kind": second}
-    return space.decode(
-        [kinds.get(name, size - 1) for name, size in zip(space.choices, space.sizes, strict=True)]
-    )
+    assignment = [size - 1 for size in space.sizes]
+    assignment[space.kind_choices["stage1.block1.ffn"]] = first
+    assignment[space.kind_choices["stage2.block1.ffn"]] = second
+    return space.decode(assignment)
 
 
 def of_layer(space, layer):

@@ -8,7 +8,12 @@ from nas.architecture import BUILT_IN, Architecture
 from nas.documents import parse_document
 from nas.errors import UserError
 from nas.network import layer_size, measure_size
-from nas.space import SearchSpace, built_in_architectures, built_in_spaces
+from nas.space import (
+    SearchSpace,
+    built_in_architectures,
+    built_in_spaces,
+    named_choice,
+)
 
 TEXT = """\
 name: tiny
@@ -139,7 +144,7 @@ def test_each_kind_of_a_slot_brings_its_own_fields_and_those_of_one_name_are_one
         "stage1.block1.any.expansion": (1.0, 2.0),
         "stage1.block1.any.heads": (2, 4),
     }
-    position = list(space.choices).index("stage1.block1.any.kind")
+    position = space.kind_choices["stage1.block1.any"]
     made = []
     for kind in range(4):
         assignment = [size - 1 for size in space.sizes]
@@ -183,6 +188,22 @@ def test_kinds_of_one_slot_with_other_options_for_one_field_have_a_choice_each()
     assert len(canonical) == 1 + len(made)  # and the slot left out
 
 
+@pytest.mark.parametrize("name", [*built_in_spaces(), "mixed"])
+def test_choices_are_found_again_by_their_names(name):
+    mixed = MIXED.replace("{kind: conv_ffn, expansion: [1, 2]}", "{kind: conv_ffn, expansion: [1]}")
+    space = load(mixed) if name == "mixed" else SearchSpace.load(name)
+    found = tuple(named_choice(name, options) for name, options in space.choices.items())
+    assert found == space.typed_choices
+
+
+@pytest.mark.parametrize(
+    "name", ["width", "stage0.width", "stage1", "stem.kind.a.b", "stage1.ffn.a"]
+)
+def test_names_that_no_choice_has_are_refused(name):
+    with pytest.raises(ValueError, match="is the name of no choice"):
+        named_choice(name, (1, 2))
+
+
 @pytest.mark.parametrize("name", built_in_spaces())
 def test_kinds_of_built_in_spaces_stand_in_the_order_of_their_macs(name):
     for slot, candidates in SearchSpace.load(name).paths.items():
@@ -193,7 +214,7 @@ def test_kinds_of_built_in_spaces_stand_in_the_order_of_their_macs(name):
 def test_samples_take_all_kinds_as_often_whatever_their_size():
     space = load(MIXED)
     rng = np.random.default_rng(0)
-    place = list(space.choices).index("stage1.block1.any.kind")
+    place = space.kind_choices["stage1.block1.any"]
     drawn = np.bincount([space.sample_assignment(rng)[place] for _ in range(1200)], minlength=4)
     assert abs(drawn[0] / 1200 - 1 / 2) < 0.05
     assert np.abs(drawn[1:] / 1200 - 1 / 6).max() < 0.04
@@ -201,7 +222,7 @@ def test_samples_take_all_kinds_as_often_whatever_their_size():
 
 def test_uniform_scaling_keeps_the_kinds_of_the_largest_network():
     space = load(MIXED)
-    kinds = [place for place, name in enumerate(space.choices) if name.endswith("any.kind")]
+    kinds = [index for slot, index in space.kind_choices.items() if slot.endswith(".any")]
     found = [tuple(space.uniform(share)[place] for place in kinds) for share in (0, 0.5, 1)]
     assert found == [(0, 0), (0, 3), (3, 3)]
 
@@ -339,11 +360,10 @@ def test_path_choices_hold_each_candidate_as_the_largest_network_has_it(tiny):
 @pytest.mark.parametrize("name", built_in_spaces())
 def test_path_choices_stand_in_the_order_of_their_kinds(name):
     space = SearchSpace.load(name)
-    kinds = {choice for choice in space.choices if choice.endswith(".kind")}
-    assert {f"{slot}.kind" for slot in space.paths} == kinds
+    assert space.paths.keys() == space.kind_choices.keys()
     for slot, candidates in space.paths.items():
         found = tuple(placed[0].kind if placed else "identity" for placed in candidates)
-        assert found == space.choices[f"{slot}.kind"]
+        assert found == space.typed_choices[space.kind_choices[slot]].options
         shapes = {placed[0].output_shape(placed[1]) for placed in candidates if placed}
         assert len(shapes) == 1
 

@@ -1,7 +1,7 @@
 """The supernet against independent oracles: masking, the extracted network, its gradients."""
 
 import itertools
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +12,6 @@ from nas.families import LAYERS
 from nas.families.parts import RelativeBias
 from nas.network import build, make_module
 from nas.space import SearchSpace
-from nas.space.candidates import choice_names
 from nas.space.document import SPECS
 from nas.supernet import Supernet
 
@@ -458,16 +457,27 @@ def test_subnet_equals_masked_supernet(space, supernet, images):
         torch.testing.assert_close(x, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("name", "choice"), [(name, choice) for name in SPACES for choice in SPACES[name].choices]
-)
-def test_crops_of_a_cheaper_option_lie_within_those_of_a_dearer_one(name, choice):
-    space = SPACES[name]
-    supernet = Supernet(space)
-    with torch.no_grad():  # every weight is its own number
+@cache
+def numbered_supernet(name):
+    """A supernet in which each weight is its own number."""
+    supernet = Supernet(SPACES[name])
+    with torch.no_grad():
         for tensor in supernet.parameters():
             tensor.copy_(torch.arange(tensor.numel(), dtype=torch.float32).view(tensor.shape))
-    position = list(space.choices).index(choice)
+    return supernet
+
+
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [
+        pytest.param(name, choice, id=f"{name}-{choice.name}")
+        for name in SPACES
+        for choice in SPACES[name].typed_choices
+    ],
+)
+def test_crops_of_a_cheaper_option_lie_within_those_of_a_more_expensive_one(name, choice):
+    space, supernet = SPACES[name], numbered_supernet(name)
+    position = space.typed_choices.index(choice)
     chain = []
     for option in range(space.sizes[position]):
         assignment = with_a_kind_of(space, choice)
@@ -482,18 +492,17 @@ def test_crops_of_a_cheaper_option_lie_within_those_of_a_dearer_one(name, choice
         )
     # each kind has its own tensors, so each is compared with leaving the slot out
     pairs = list(pairwise(chain))
-    if choice.endswith(".kind"):
-        is_optional = space.choices[choice][0] == "identity"
-        pairs = [(chain[0], other) for other in chain[1:]] if is_optional else []
-    if choice.endswith(".stride"):  # a strided attention has a convolution of its own
+    if choice.role == "kind":
+        pairs = [(chain[0], other) for other in chain[1:]] if choice.is_optional else []
+    if choice.field == "stride":  # a strided attention has a convolution of its own
         for one in chain:
-            one.pop(f"{choice.removesuffix('.stride')}.stride_conv.conv.weight", None)
-            one.pop(f"{choice.removesuffix('.stride')}.stride_conv.conv.bias", None)
+            one.pop(f"{choice.slot}.stride_conv.conv.weight", None)
+            one.pop(f"{choice.slot}.stride_conv.conv.bias", None)
     for smaller, larger in pairs:
         assert smaller.keys() <= larger.keys()
         assert all(smaller[name] <= larger[name] for name in smaller)
         # only relative biases depend on the input size, nothing on the activation
-        assert smaller != larger or choice.endswith(("input_size", ".activation"))
+        assert smaller != larger or choice.role == "input_size" or choice.field == "activation"
 
 
 def with_a_kind_of(space, choice):
@@ -501,8 +510,8 @@ def with_a_kind_of(space, choice):
     assignment = [size - 1 for size in space.sizes]
     for slot in space.slots:
         for index, spec in enumerate(slot.candidates):
-            if choice in choice_names(slot)[spec.kind].values() and len(slot.candidates) > 1:
-                assignment[list(space.choices).index(f"{slot.name}.kind")] = index
+            if slot.is_path_choice and choice.is_field_of(slot, spec):
+                assignment[space.kind_choices[slot.name]] = index
     return assignment
 
 
@@ -707,12 +716,9 @@ def weighted(space, seed=0):
 
 def with_kind(space, slot, option):
     """The largest architecture, but for the kind of one slot."""
-    return space.decode(
-        [
-            option if name == f"{slot}.kind" else size - 1
-            for name, size in zip(space.choices, space.sizes, strict=True)
-        ]
-    )
+    assignment = [size - 1 for size in space.sizes]
+    assignment[space.kind_choices[slot]] = option
+    return space.decode(assignment)
 
 
 def mixed_by_hand(space, supernet, images, weights):
@@ -724,7 +730,7 @@ def mixed_by_hand(space, supernet, images, weights):
             x = largest.get_submodule(slot)(x)
             continue
         outputs = []
-        for option, kind in enumerate(space.choices[f"{slot}.kind"]):
+        for option, kind in enumerate(space.typed_choices[space.kind_choices[slot]].options):
             network = supernet.extract(with_kind(space, slot, option))
             outputs.append(x if kind == "identity" else network.get_submodule(slot)(x))
         x = torch.einsum("k,k...->...", weights[slot], torch.stack(outputs))
@@ -733,9 +739,7 @@ def mixed_by_hand(space, supernet, images, weights):
 
 def test_mixture_is_the_weighted_sum_of_candidates_computed_by_hand(space, supernet, images):
     weights = weighted(space)
-    assert sorted(weights) == sorted(
-        name.removesuffix(".kind") for name in space.choices if name.endswith(".kind")
-    )
+    assert weights.keys() == space.kind_choices.keys()
     expected = mixed_by_hand(space, supernet, images, weights)
     torch.testing.assert_close(supernet.mixture(images, weights), expected, rtol=1e-12, atol=1e-12)
 
@@ -785,19 +789,13 @@ def test_slots_of_several_kinds_mix_them_all(images):
 
 @pytest.mark.parametrize("option", [0, 1, 2])
 def test_mixture_of_one_candidate_is_that_path(space, supernet, images, option):
-    options = {
-        name.removesuffix(".kind"): min(option, size - 1)
-        for name, size in zip(space.choices, space.sizes, strict=True)
-        if name.endswith(".kind")
-    }
+    assignment = [size - 1 for size in space.sizes]
+    for index in space.kind_choices.values():
+        assignment[index] = min(option, assignment[index])
     weights = {
-        slot: torch.eye(len(candidates), dtype=torch.float64)[options[slot]]
-        for slot, candidates in space.paths.items()
+        slot: torch.eye(space.sizes[index], dtype=torch.float64)[assignment[index]]
+        for slot, index in space.kind_choices.items()
     }
-    assignment = [
-        options.get(name.removesuffix(".kind"), size - 1)
-        for name, size in zip(space.choices, space.sizes, strict=True)
-    ]
     with torch.no_grad():
         expected = supernet(images, space.decode(assignment))
         found = supernet.mixture(images, weights)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from nas.report.tables import count, share
 from nas.slim.result import FinalNetwork, SearchReport
+from nas.space import IDENTITY, named_choice
 
 LATENCY = "latency_ms"
 
@@ -50,28 +51,23 @@ def target_text(target: Mapping[str, float] | None) -> str:
 def differences(report: SearchReport, assignment: Sequence[int]) -> list[tuple[str, list[str]]]:
     """What a network has in place of the largest's options: a group for each stage.
 
-    Of a slot that is left out only that is said: its other choices mean nothing.
+    Of a slot that is left out it names nothing else: the slot's other choices mean nothing.
     """
-    chosen = {
-        name: (options[index], index == len(options) - 1)
+    chosen = [
+        (named_choice(name, options), options[index])
         for name, options, index in zip(report.choices, report.options, assignment, strict=True)
-    }
-    left_out = [
-        name.removesuffix("kind")
-        for name, (option, _) in chosen.items()
-        if name.endswith(".kind") and option == "identity"
     ]
+    left_out = {
+        choice.slot for choice, option in chosen if choice.is_optional and option == IDENTITY
+    }
     groups: dict[str, list[str]] = {}
-    for name, (option, is_largest) in chosen.items():
-        slot = next((slot for slot in left_out if name.startswith(slot)), None)
-        stage, _, rest = name.partition(".")
-        if slot is not None and name == f"{slot}kind":
-            text = f"no {slot.rstrip('.').partition('.')[2]}"
-        elif slot is not None or is_largest:
-            continue
+    for choice, option in chosen:
+        if choice.slot in left_out:
+            text = f"no {choice.module}" if choice.role == "kind" else ""
         else:
-            text = f"{rest} {option}".strip()
-        groups.setdefault(stage, []).append(text)
+            text = "" if option == choice.options[-1] else f"{choice.label} {option}".strip()
+        if text:
+            groups.setdefault(choice.part, []).append(text)
     return list(groups.items())
 
 

@@ -208,20 +208,14 @@ def _key(bounds: Mapping[str, float]) -> frozenset[tuple[str, float]]:
 def _by_importance(workshop: Workshop) -> Callable[..., SlimmingResult]:
     """The search by importance, with what it needs to know of the space and the supernet."""
     space = workshop.space
-    positions = {name: index for index, name in enumerate(space.choices)}
     stages = {slot.name: slot.stage for slot in space.slots}
     paths = [
         PathChoice(
-            choice=positions[f"{slot}.kind"],
+            choice=space.kind_choices[slot],
             stage=stages[slot],
             probabilities=tuple(chances.values()),
-            may_go=next(iter(chances)) == "identity",
+            may_go=space.typed_choices[space.kind_choices[slot]].is_optional,
         )
         for slot, chances in path_probabilities(workshop.supernet).items()
     ]
-    widths = {
-        stage: positions[name]
-        for stage in range(len(space.stages))
-        if (name := f"stage{stage + 1}.width") in positions
-    }
-    return partial(slim_by_importance, paths=paths, widths=widths)
+    return partial(slim_by_importance, paths=paths, widths=space.width_choices)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from nas.space.choices import Choice, named_choice
+from nas.space.document import IDENTITY, Slot
 from nas.space.search_space import (
     DEFAULT_SPACE,
     WIDTH_STEP,
@@ -13,9 +15,13 @@ from nas.space.search_space import (
 
 __all__ = [
     "DEFAULT_SPACE",
+    "IDENTITY",
     "WIDTH_STEP",
     "Assignment",
+    "Choice",
     "SearchSpace",
+    "Slot",
     "built_in_architectures",
     "built_in_spaces",
+    "named_choice",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union
 
@@ -27,6 +28,8 @@ T = TypeVar("T")
 Option = int | float | str | bool
 Width = Annotated[int, Field(gt=0)]
 Widths = Width | Annotated[tuple[Width, ...], Field(min_length=1)]
+IDENTITY = "identity"
+"""The kind that leaves a slot out."""
 
 
 class LayerSpec(Value):
@@ -119,33 +122,48 @@ class Stage(Value):
 
 
 class Slot(NamedTuple):
-    """A place for a layer: its name, its stage (from 0), what may stand there, and who says so."""
+    """A place for a layer: what may stand there, and where the file says so.
+
+    ``stage`` counts from 0; the stem lies in the first stage and the head in the last. ``key`` is
+    the slot's key in the file, which is the last word of its name.
+    """
 
     name: str
+    key: str
+    position: Literal["stem", "downsample", "block", "head"]
     stage: int
     candidates: tuple[LayerSpec, ...]
     location: Location
 
+    @property
+    def enters(self) -> bool:
+        """Whether the slot leads from the width of the stage before into that of its own."""
+        return self.position == "downsample" and self.stage > 0
 
-def slots(stem: LayerSpec, stages: tuple[Stage, ...], head: LayerSpec) -> tuple[Slot, ...]:
+    @property
+    def is_path_choice(self) -> bool:
+        """Whether layers of several kinds, or none, may stand in it."""
+        return len(self.candidates) > 1
+
+
+def lay_out(stem: LayerSpec, stages: tuple[Stage, ...], head: LayerSpec) -> Iterator[Slot]:
     """All slots of a space, in the order in which images pass them."""
-    found = [Slot("stem", 0, (stem,), ("stem",))]
+    yield Slot("stem", "stem", "stem", 0, (stem,), ("stem",))
     for number, stage in enumerate(stages):
-        place: Location = ("stages", number)
+        location: Location = ("stages", number)
         prefix = f"stage{number + 1}"
         if stage.downsample is not None:
-            name = f"{prefix}.downsample"
-            found.append(Slot(name, number, as_tuple(stage.downsample), (*place, "downsample")))
+            key = "downsample"
+            own = as_tuple(stage.downsample), (*location, key)
+            yield Slot(f"{prefix}.{key}", key, "downsample", number, *own)
         count = 0
         for index, block in enumerate(stage.blocks):
             for _ in range(block.repeat):
                 count += 1
                 for key, candidates in (block.__pydantic_extra__ or {}).items():
-                    name = f"{prefix}.block{count}.{key}"
-                    location: Location = (*place, "blocks", index, key)
-                    found.append(Slot(name, number, as_tuple(candidates), location))
-    found.append(Slot("head", len(stages) - 1, (head,), ("head",)))
-    return tuple(found)
+                    own = as_tuple(candidates), (*location, "blocks", index, key)
+                    yield Slot(f"{prefix}.block{count}.{key}", key, "block", number, *own)
+    yield Slot("head", "head", "head", len(stages) - 1, (head,), ("head",))
 
 
 def as_tuple(value: T | tuple[T, ...]) -> tuple[T, ...]:

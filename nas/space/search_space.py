@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
@@ -24,20 +25,21 @@ from nas.documents import Document, Location, Value, location_text, read_documen
 from nas.errors import UserError
 from nas.families import BlockFile, Layer, MapMisfitError, Shape
 from nas.families.own import files_of, placed, with_own_kinds
-from nas.space.candidates import (
-    choice_names,
-    dearest,
+from nas.space.choices import (
+    Choice,
+    compile_choices,
     disorder,
-    enters,
+    elastic_fields,
     fillings,
     make_layer,
-    slot_choices,
     slot_complaints,
 )
-from nas.space.document import AnySpec, Option, Slot, Stage, Widths, as_tuple, slots
+from nas.space.document import AnySpec, LayerSpec, Option, Slot, Stage, Widths, as_tuple, lay_out
 
 Assignment = tuple[int, ...]
-_Placed = dict[tuple[int, ...], tuple[Layer, Shape] | None]
+Placed = tuple[Layer, Shape]
+"""A layer and its input shape."""
+_Known = dict[tuple[int, ...], Placed | None]
 
 DEFAULT_SPACE = "mobile_64px"
 WIDTH_STEP = 4
@@ -122,26 +124,44 @@ class SearchSpace(Value):
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
         """The places for layers, in the order in which images pass them."""
-        return slots(self.stem, self.stages, self.head)
+        return tuple(lay_out(self.stem, self.stages, self.head))
+
+    @cached_property
+    def typed_choices(self) -> tuple[Choice, ...]:
+        """The choices in the order of an assignment's indices."""
+        return tuple(compile_choices(self.input_size, self.stages, self.slots))
 
     @cached_property
     def choices(self) -> Mapping[str, tuple[Option, ...]]:
-        """Each choice with its options, cheapest first."""
-        found: dict[str, tuple[Option, ...]] = {}
-        if isinstance(self.input_size, tuple):
-            found["input_size"] = self.input_size
-        for number, stage in enumerate(self.stages):
-            if isinstance(stage.width, tuple):
-                found[f"stage{number + 1}.width"] = stage.width
-            for slot in self.slots:
-                if slot.stage == number:
-                    found.update(slot_choices(slot))
-        return MappingProxyType(found)
+        """The options of each choice by its name, cheapest first; in the order of an assignment."""
+        return MappingProxyType({choice.name: choice.options for choice in self.typed_choices})
 
-    @property
+    @cached_property
+    def kind_choices(self) -> Mapping[str, int]:
+        """For each slot that is a path choice the index of its kind among the choices."""
+        return MappingProxyType(
+            {
+                choice.slot: index
+                for index, choice in enumerate(self.typed_choices)
+                if choice.role == "kind" and choice.slot is not None
+            }
+        )
+
+    @cached_property
+    def width_choices(self) -> Mapping[int, int]:
+        """For each stage (from 0) of several widths the index of its width among the choices."""
+        return MappingProxyType(
+            {
+                choice.stage: index
+                for index, choice in enumerate(self.typed_choices)
+                if choice.role == "width" and choice.stage is not None
+            }
+        )
+
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """The number of options of each choice."""
-        return tuple(len(options) for options in self.choices.values())
+        return tuple(len(choice.options) for choice in self.typed_choices)
 
     @property
     def cardinality(self) -> int:
@@ -154,9 +174,8 @@ class SearchSpace(Value):
         Raises:
             ValueError: the assignment has another length, or an index beyond its options.
         """
-        values, pixels, widths = self._values(assignment)
-        chosen = (self._chosen(slot, values, widths) for slot in self.slots)
-        layers = tuple(layer for layer in chosen if layer is not None)
+        pixels, _ = self._sizes_of(self._options(assignment))
+        layers = tuple(layer for layer, _ in self.placed(assignment))
         return Architecture(
             name=self.name,
             input_shape=(self.channels, pixels, pixels),
@@ -164,22 +183,20 @@ class SearchSpace(Value):
             layers=layers,
         )
 
-    def placed(self, assignment: Assignment) -> Iterator[tuple[Layer, Shape]]:
-        """What ``decode(assignment).placed()`` gives, some ten times as fast.
+    def placed(self, assignment: Sequence[int]) -> Iterator[Placed]:
+        """The layers of ``decode(assignment)`` with their input shapes, without the network.
 
-        A layer is made and checked once for each combination of the choices that decide it.
+        A layer is made and checked once for each combination of the options that decide it, which
+        makes this about ten times as fast as ``decode``.
         """
-        if len(assignment) != len(self.choices):
+        if len(assignment) != len(self.typed_choices):
             raise self._wrong_length(assignment)
-        for slot, places, known in self._deciding:
-            key = tuple([assignment[place] for place in places])
+        for slot, indices, known in self._layers:
+            key = tuple([assignment[index] for index in indices])
             if key not in known:
-                values, pixels, widths = self._values(assignment)
-                layer = self._chosen(slot, values, widths)
-                shape = (self._before(slot, widths), *self._maps(pixels)[slot.name])
-                known[key] = (layer, shape) if layer else None
+                known[key] = self._place(slot, assignment)
             found = known[key]
-            if found:
+            if found is not None:
                 yield found
 
     def canonical(self, assignment: Assignment) -> Assignment:
@@ -188,13 +205,13 @@ class SearchSpace(Value):
         Such as the expansion of a block that is left out; the architecture stays the same.
         """
         settled = list(assignment)
-        for choice, idle in self._idle:
+        for choice, idle in self._idle.items():
             for other in idle[assignment[choice]]:
                 settled[other] = 0
         return tuple(settled)
 
     def largest(self) -> Architecture:
-        """The architecture with the dearest option everywhere."""
+        """The architecture with the most expensive option everywhere."""
         return self.decode([size - 1 for size in self.sizes])
 
     def smallest(self) -> Architecture:
@@ -214,43 +231,45 @@ class SearchSpace(Value):
         """The assignment of ``sample``."""
         share = rng.uniform()
         return tuple(
-            _sample_kind(options, share, rng)
-            if name.endswith(".kind")
-            else int(rng.binomial(len(options) - 1, share))
-            for name, options in self.choices.items()
+            _sample_kind(choice, share, rng)
+            if choice.role == "kind"
+            else int(rng.binomial(len(choice.options) - 1, share))
+            for choice in self.typed_choices
         )
 
     def uniform(self, share: float) -> Assignment:
         """Uniform scaling: the same share, in [0, 1], of each width, expansion, depth and size.
 
-        A kind is no size: of the slots of one name in a stage that share, evenly spread, has the
-        dearest kind as in the largest network, and the others the cheapest, which often is to be
-        left out. So each stage keeps its part of the depth, and the design stays the largest's.
+        A kind is no size. Of the slots of one key in a stage that share, evenly spread, has the
+        most expensive kind, as in the largest network; the others have the cheapest, which often
+        leaves them out. So each stage keeps its part of the depth, and the largest's design.
         """
+        keys = {slot.name: slot.key for slot in self.slots}
         indices = []
-        groups: dict[str, int] = {}
-        for name, options in self.choices.items():
-            if name.endswith(".kind"):
-                stage, _, slot = name.removesuffix(".kind").partition(".")
-                group = f"{stage}.{slot.rpartition('.')[2]}"
-                count = groups[group] = groups.get(group, 0) + 1
-                kept = math.floor(count * share + 1e-9) > math.floor((count - 1) * share + 1e-9)
-                indices.append((len(options) - 1) if kept else 0)
+        counts: Counter[tuple[int | None, str]] = Counter()
+        for choice in self.typed_choices:
+            last = len(choice.options) - 1
+            if choice.role == "kind" and choice.slot is not None:
+                group = choice.stage, keys[choice.slot]
+                counts[group] += 1
+                kept = math.floor(counts[group] * share + 1e-9)
+                is_kept = kept > math.floor((counts[group] - 1) * share + 1e-9)
+                indices.append(last if is_kept else 0)
             else:
-                indices.append(math.floor((len(options) - 1) * share + 0.5))
+                indices.append(math.floor(last * share + 0.5))
         return tuple(indices)
 
     def variants(
         self, slot: Slot, input_sizes: Sequence[int] = ()
     ) -> Iterator[tuple[Layer | None, Shape]]:
-        """Every layer that may stand in ``slot``, with its input shape; None for leaving it out.
+        """Every layer that may stand in ``slot``, with its input shape; None where it is left out.
 
         Images are of each of ``input_sizes``, by default of the space's.
         """
         here = as_tuple(self.stages[slot.stage].width)
-        if slot.name == "stem":
+        if slot.position == "stem":
             widths = [(self.channels, width) for width in here]
-        elif enters(slot):
+        elif slot.enters:
             widths = list(itertools.product(as_tuple(self.stages[slot.stage - 1].width), here))
         else:
             widths = [(width, width) for width in here]
@@ -262,28 +281,26 @@ class SearchSpace(Value):
                     yield layer, (before, *map_size)
 
     @cached_property
-    def paths(self) -> Mapping[str, tuple[tuple[Layer, Shape] | None, ...]]:
+    def paths(self) -> Mapping[str, tuple[Placed | None, ...]]:
         """Each slot that is a path choice: its candidates at the largest widths and input size.
 
-        They stand in the order of the choice ``SLOT.kind``, each with its input shape; None is
-        leaving the slot out.
+        They stand in the order of the options of the slot's kind; None leaves the slot out.
         """
         return self.paths_at(self.largest_size)
 
-    def paths_at(self, pixels: int) -> Mapping[str, tuple[tuple[Layer, Shape] | None, ...]]:
+    def paths_at(self, pixels: int) -> Mapping[str, tuple[Placed | None, ...]]:
         """``paths`` for images of another size."""
         widths = [as_tuple(stage.width)[-1] for stage in self.stages]
-        found: dict[str, tuple[tuple[Layer, Shape] | None, ...]] = {}
-        for slot in self.slots:
-            if len(slot.candidates) > 1:
-                before, after = self._before(slot, widths), widths[slot.stage]
-                shape = (before, *self._maps(pixels)[slot.name])
-                layers = [
-                    make_layer(slot, spec, dearest(spec), before, after, self.classes)
+        return MappingProxyType(
+            {
+                slot.name: tuple(
+                    self._fill(slot, spec, _last_options(spec), pixels, widths)
                     for spec in slot.candidates
-                ]
-                found[slot.name] = tuple((layer, shape) if layer else None for layer in layers)
-        return MappingProxyType(found)
+                )
+                for slot in self.slots
+                if slot.is_path_choice
+            }
+        )
 
     def layers(self) -> Mapping[tuple[str, Shape], Layer]:
         """One layer for each distinct signature and input shape: the rows of a latency table."""
@@ -294,92 +311,115 @@ class SearchSpace(Value):
                     found.setdefault((layer.signature, shape), layer)
         return MappingProxyType(found)
 
-    def _values(self, assignment: Sequence[int]) -> tuple[dict[str, Option], int, list[int]]:
-        """The option of each choice, the side of the images, the width of each stage."""
-        if len(assignment) != len(self.choices):
+    def _options(self, assignment: Sequence[int]) -> tuple[Option, ...]:
+        """The option of each choice."""
+        if len(assignment) != len(self.typed_choices):
             raise self._wrong_length(assignment)
-        values: dict[str, Option] = {}
-        for (name, options), index in zip(self.choices.items(), assignment, strict=True):
-            if not 0 <= index < len(options):
-                raise ValueError(f"{self.name}: {name}: {len(options)} options, got {index}")
-            values[name] = options[index]
-        widths = [
-            int(values.get(f"stage{number + 1}.width", as_tuple(stage.width)[0]))
-            for number, stage in enumerate(self.stages)
-        ]
-        return values, int(values.get("input_size", self.largest_size)), widths
+        for choice, index in zip(self.typed_choices, assignment, strict=True):
+            if not 0 <= index < len(choice.options):
+                raise ValueError(
+                    f"{self.name}: {choice.name}: {len(choice.options)} options, got {index}"
+                )
+        return tuple(
+            choice.options[index]
+            for choice, index in zip(self.typed_choices, assignment, strict=True)
+        )
 
     def _wrong_length(self, assignment: Sequence[int]) -> ValueError:
-        return ValueError(f"{self.name}: {len(self.choices)} choices, got {len(assignment)}")
+        return ValueError(f"{self.name}: {len(self.typed_choices)} choices, got {len(assignment)}")
+
+    def _sizes_of(self, options: Sequence[Option]) -> tuple[int, list[int]]:
+        """The side of the images and the width of each stage."""
+        pixels, widths = self.largest_size, [as_tuple(stage.width)[0] for stage in self.stages]
+        for choice, option in zip(self.typed_choices, options, strict=True):
+            if choice.role == "input_size":
+                pixels = int(option)
+            elif choice.role == "width" and choice.stage is not None:
+                widths[choice.stage] = int(option)
+        return pixels, widths
 
     @cached_property
-    def _deciding(self) -> tuple[tuple[Slot, tuple[int, ...], _Placed], ...]:
-        """For each slot the places of the choices that decide its layer, and what is known."""
-        places = {name: place for place, name in enumerate(self.choices)}
-        found: list[tuple[Slot, tuple[int, ...], _Placed]] = []
-        for slot in self.slots:
-            stages = [slot.stage, slot.stage + 1] if enters(slot) else [slot.stage + 1]
-            names = ["input_size", *(f"stage{number}.width" for number in stages)]
-            names += slot_choices(slot)
-            found.append((slot, tuple(places[name] for name in names if name in places), {}))
-        return tuple(found)
+    def _layers(self) -> tuple[tuple[Slot, tuple[int, ...], _Known], ...]:
+        """For each slot the indices of the choices that concern it, and its layers made so far."""
+        choices = list(enumerate(self.typed_choices))
+        return tuple(
+            (slot, tuple(index for index, choice in choices if choice.concerns(slot)), {})
+            for slot in self.slots
+        )
 
-    def _chosen(
-        self, slot: Slot, values: Mapping[str, Option], widths: Sequence[int]
-    ) -> Layer | None:
-        kind = values.get(f"{slot.name}.kind", slot.candidates[0].kind)
-        spec = next(spec for spec in slot.candidates if spec.kind == kind)
-        names = choice_names(slot)[spec.kind]
-        fields = {field: values[name] for field, name in names.items()}
-        before, after = self._before(slot, widths), widths[slot.stage]
-        key = (slot.name, kind, tuple(fields.items()), before, after)
-        if key not in self._made:
-            self._made[key] = make_layer(slot, spec, fields, before, after, self.classes)
-        return self._made[key]
+    def _place(self, slot: Slot, assignment: Sequence[int]) -> Placed | None:
+        """The layer in a slot, with its input shape."""
+        options = self._options(assignment)
+        index = self.kind_choices.get(slot.name)
+        spec = slot.candidates[0 if index is None else assignment[index]]
+        fields = {
+            choice.field: option
+            for choice, option in zip(self.typed_choices, options, strict=True)
+            if choice.field is not None and choice.is_field_of(slot, spec)
+        }
+        return self._fill(slot, spec, fields, *self._sizes_of(options))
+
+    def _fill(
+        self,
+        slot: Slot,
+        spec: LayerSpec,
+        fields: Mapping[str, Option],
+        pixels: int,
+        widths: Sequence[int],
+    ) -> Placed | None:
+        """A candidate in its place, given the size of the images and the width of each stage."""
+        before = self._before(slot, widths)
+        layer = make_layer(slot, spec, fields, before, widths[slot.stage], self.classes)
+        return None if layer is None else (layer, (before, *self._maps(pixels)[slot.name]))
 
     @cached_property
-    def _idle(self) -> tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]:
+    def _idle(self) -> Mapping[int, Sequence[Sequence[int]]]:
         """For each choice of a kind, and each kind, the choices that it makes pointless."""
-        places = {name: place for place, name in enumerate(self.choices)}
-        found = []
-        for slot in self.slots:
-            if len(slot.candidates) > 1:
-                used = [set(names.values()) for names in choice_names(slot).values()]
-                every = set().union(*used)
-                idle = tuple(tuple(sorted(places[it] for it in every - own)) for own in used)
-                found.append((places[f"{slot.name}.kind"], idle))
-        return tuple(found)
-
-    @cached_property
-    def _made(self) -> dict[Any, Layer | None]:
-        return {}
+        return {
+            self.kind_choices[slot.name]: [
+                [
+                    index
+                    for index, choice in enumerate(self.typed_choices)
+                    if choice.role == "field"
+                    and choice.slot == slot.name
+                    and not choice.is_field_of(slot, spec)
+                ]
+                for spec in slot.candidates
+            ]
+            for slot in self.slots
+            if slot.is_path_choice
+        }
 
     def _before(self, slot: Slot, widths: Sequence[int]) -> int:
         """The channels that enter a slot, given the width of each stage."""
-        if slot.name == "stem":
+        if slot.position == "stem":
             return self.channels
-        return widths[slot.stage - 1] if enters(slot) else widths[slot.stage]
+        return widths[slot.stage - 1] if slot.enters else widths[slot.stage]
 
     def _maps(self, pixels: int) -> dict[str, tuple[int, int]]:
         """Height and width of the map that each slot sees, for square images of that size."""
-        if pixels not in self._map_cache:
+        if pixels not in self._map_sizes:
             widths = [as_tuple(stage.width)[-1] for stage in self.stages]
             shape: Shape = (self.channels, pixels, pixels)
             maps = {}
             for slot in self.slots:
                 maps[slot.name] = shape[1:]
-                spec, fields = list(fillings(slot))[-1]
-                before = self._before(slot, widths)
-                layer = make_layer(slot, spec, fields, before, widths[slot.stage], self.classes)
-                if layer is not None and slot.name != "head":
+                spec = slot.candidates[-1]
+                before, after = self._before(slot, widths), widths[slot.stage]
+                layer = make_layer(slot, spec, _last_options(spec), before, after, self.classes)
+                if layer is not None and slot.position != "head":
                     try:
-                        shape = (widths[slot.stage], *layer.output_shape(shape)[1:])
+                        shape = (after, *layer.output_shape(shape)[1:])
                     except MapMisfitError:
                         raise
                     except ValueError:
                         continue  # channels that do not fit; ``_misfits`` says where
-            self._map_cache[pixels] = maps
-        return self._map_cache[pixels]
+            self._map_sizes[pixels] = maps
+        return self._map_sizes[pixels]
+
+    @cached_property
+    def _map_sizes(self) -> dict[int, dict[str, tuple[int, int]]]:
+        return {}
 
     def _takes(self, pixels: int) -> bool:
         try:
@@ -387,10 +427,6 @@ class SearchSpace(Value):
         except MapMisfitError:
             return False
         return True
-
-    @cached_property
-    def _map_cache(self) -> dict[int, dict[str, tuple[int, int]]]:
-        return {}
 
     @model_validator(mode="wrap")
     @classmethod
@@ -431,13 +467,13 @@ class SearchSpace(Value):
         try:
             for layer, shape in self.variants(slot):
                 made = layer.output_shape(shape) if layer is not None else shape
-                if slot.name != "head" and maps.setdefault(shape[1:], made[1:]) != made[1:]:
+                if slot.position != "head" and maps.setdefault(shape[1:], made[1:]) != made[1:]:
                     yield (
                         slot.location,
                         (f"kinds make maps of different sizes, {maps[shape[1:]]} and {made[1:]}"),
                     )
                 width = self.stages[slot.stage].width
-                if slot.name != "head" and made[0] not in as_tuple(width):
+                if slot.position != "head" and made[0] not in as_tuple(width):
                     yield slot.location, f"a slot that changes the width cannot be {made}"
         except ValueError as error:
             yield slot.location, _first_line(error)
@@ -453,11 +489,16 @@ def built_in_architectures() -> list[str]:
     return sorted(file.stem for file in (BUILT_IN / "published").glob("*.json"))
 
 
-def _sample_kind(kinds: Sequence[Option], share: float, rng: np.random.Generator) -> int:
-    optional = int(kinds[0] == "identity")
+def _sample_kind(choice: Choice, share: float, rng: np.random.Generator) -> int:
+    count, optional = len(choice.options), int(choice.is_optional)
     if optional and not rng.binomial(1, share):
         return 0
-    return int(rng.integers(optional, len(kinds))) if len(kinds) > optional + 1 else optional
+    return int(rng.integers(optional, count)) if count > optional + 1 else optional
+
+
+def _last_options(spec: LayerSpec) -> dict[str, Option]:
+    """The most expensive option of each field that is a choice."""
+    return {field: options[-1] for field, options in elastic_fields(spec).items()}
 
 
 def _first_line(error: ValueError) -> str:

@@ -37,17 +37,13 @@ def path_probabilities(supernet: Supernet) -> Probabilities:
 
     That holds for any temperature, which only says how clear a win is.
     """
-    return {
-        slot: {
-            str(kind): chance
-            for kind, chance in zip(
-                supernet.space.choices[f"{slot}.kind"],
-                logits.detach().double().softmax(0).tolist(),
-                strict=True,
-            )
-        }
-        for slot, logits in supernet.path_logits.items()
-    }
+    space = supernet.space
+    found: dict[str, dict[str, float]] = {}
+    for slot, logits in supernet.path_logits.items():
+        kinds = map(str, space.typed_choices[space.kind_choices[slot]].options)
+        chances = logits.detach().double().softmax(0).tolist()
+        found[slot] = dict(zip(kinds, chances, strict=True))
+    return found
 
 
 def scheduled_temperature(step: int, *, steps: int, start: float, end: float) -> float:
@@ -101,8 +97,7 @@ def sample_by_paths(
 ) -> Architecture:
     """A random architecture like ``space.sample``, with each path choice by its probabilities."""
     assignment = list(space.sample_assignment(rng))
-    positions = {name: index for index, name in enumerate(space.choices)}
     for slot, chances in probabilities.items():
         drawn = rng.choice(len(chances), p=list(chances.values()))
-        assignment[positions[f"{slot}.kind"]] = int(drawn)
+        assignment[space.kind_choices[slot]] = int(drawn)
     return space.decode(assignment)

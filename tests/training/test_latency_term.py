@@ -37,10 +37,9 @@ def table(tiny_space: SearchSpace, tmp_path: Path) -> LatencyTable:
 
 
 def without(space: SearchSpace, slot: str) -> list[int]:
-    return [
-        0 if name == f"{slot}.kind" else size - 1
-        for name, size in zip(space.choices, space.sizes, strict=True)
-    ]
+    assignment = [size - 1 for size in space.sizes]
+    assignment[space.kind_choices[slot]] = 0
+    return assignment
 
 
 def test_a_candidate_costs_what_the_largest_network_is_faster_without_it(

@@ -1,0 +1,211 @@
+"""Choices: what a search space leaves open, and which layers may stand in each of its slots."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nas.documents import Location
+from nas.families import NAME, Layer
+from nas.space.document import IDENTITY, LayerSpec, Option, Slot, Stage
+
+Role = Literal["input_size", "width", "kind", "field"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One decision of a search space, and its options from the cheapest to the most expensive.
+
+    ``role`` says what it decides: the side of the images, the width of a stage, the kind of layer
+    in a slot, or a field of a slot's layers. ``stage`` counts from 0 and is None for the input
+    size, the stem and the head. A ``field`` of which a slot's kinds offer different options is one
+    choice for each ``kind``; where ``kind`` is None, all kinds with that field share the choice.
+    """
+
+    role: Role
+    options: tuple[Option, ...]
+    stage: int | None = None
+    slot: str | None = None
+    kind: str | None = None
+    field: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The choice's name in files and for people, such as ``stage3.block2.ffn.expansion``."""
+        return f"{self.part}.{self.label}" if self.label else self.part
+
+    @property
+    def part(self) -> str:
+        """The part of the network: ``input_size``, ``stem``, ``stage3``, ``head``."""
+        if self.stage is not None:
+            return f"stage{self.stage + 1}"
+        return self.slot or self.role
+
+    @property
+    def module(self) -> str:
+        """The slot within its stage, such as ``block2.ffn``; empty for a choice of no such slot."""
+        return (self.slot or "").partition(".")[2]
+
+    @property
+    def label(self) -> str:
+        """The name within ``part``: ``width``, ``block2.ffn.kind``; empty for the input size."""
+        if self.role == "input_size":
+            return ""
+        last = self.field or self.role
+        return ".".join(word for word in (self.module, self.kind, last) if word)
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether its first option leaves the slot out."""
+        return self.role == "kind" and self.options[0] == IDENTITY
+
+    def concerns(self, slot: Slot) -> bool:
+        """Whether the layer in ``slot``, or its input shape, may depend on the choice."""
+        if self.role == "width":
+            return self.stage == slot.stage or (slot.enters and self.stage == slot.stage - 1)
+        return self.role == "input_size" or self.slot == slot.name
+
+    def is_field_of(self, slot: Slot, spec: LayerSpec) -> bool:
+        """Whether it is a field of the layer that stands in ``slot`` if ``spec`` is chosen."""
+        return (
+            self.role == "field"
+            and self.slot == slot.name
+            and self.kind in (None, spec.kind)
+            and self.field in elastic_fields(spec)
+        )
+
+
+def named_choice(name: str, options: Sequence[Option]) -> Choice:
+    """The choice of that name, of which a file such as a report holds nothing else.
+
+    Raises:
+        ValueError: no choice has such a name.
+    """
+    pattern = (
+        r"(?P<size>input_size)|stage(?P<stage>[1-9]\d*)\.width"
+        r"|(?P<slot>stem|head|stage(?P<within>[1-9]\d*)\.(downsample|block\d+\.\w+))"
+        r"\.((?P<kinds>kind)|((?P<kind>\w+)\.)?(?P<field>\w+))"
+    )
+    found = re.fullmatch(pattern, name)
+    if found is None:
+        raise ValueError(f"'{name}' is the name of no choice")
+    number = found["stage"] or found["within"]
+    role: Role = "input_size" if found["size"] else "width" if found["stage"] else "field"
+    return Choice(
+        role="kind" if found["kinds"] else role,
+        options=tuple(options),
+        stage=int(number) - 1 if number else None,
+        slot=found["slot"],
+        kind=found["kind"],
+        field=found["field"],
+    )
+
+
+def compile_choices(
+    input_size: int | tuple[int, ...], stages: Sequence[Stage], slots: Iterable[Slot]
+) -> Iterator[Choice]:
+    """All choices of a space: the input size, then stage by stage its width and its slots."""
+    if isinstance(input_size, tuple):
+        yield Choice("input_size", input_size)
+    for number, stage in enumerate(stages):
+        if isinstance(stage.width, tuple):
+            yield Choice("width", stage.width, stage=number)
+        for slot in slots:
+            if slot.stage == number:
+                yield from _slot_choices(slot)
+
+
+def _slot_choices(slot: Slot) -> Iterator[Choice]:
+    """The choices of a slot: its kind, then the fields of its kinds."""
+    stage = slot.stage if slot.position in ("downsample", "block") else None
+    if slot.is_path_choice:
+        kinds = tuple(spec.kind for spec in slot.candidates)
+        yield Choice("kind", kinds, stage=stage, slot=slot.name)
+    offers: dict[str, set[tuple[Option, ...]]] = {}
+    for spec in slot.candidates:
+        for field, options in elastic_fields(spec).items():
+            offers.setdefault(field, set()).add(options)
+    yield from dict.fromkeys(
+        Choice(
+            "field",
+            options,
+            stage=stage,
+            slot=slot.name,
+            kind=spec.kind if len(offers[field]) > 1 else None,
+            field=field,
+        )
+        for spec in slot.candidates
+        for field, options in elastic_fields(spec).items()
+    )
+
+
+def elastic_fields(spec: LayerSpec) -> dict[str, tuple[Option, ...]]:
+    """The fields of which a candidate lists several options, with these."""
+    return {name: value for name, value in _own_fields(spec) if isinstance(value, tuple)}
+
+
+def fillings(slot: Slot) -> Iterator[tuple[LayerSpec, dict[str, Option]]]:
+    """Each candidate with each combination of its own choices."""
+    for spec in slot.candidates:
+        elastic = elastic_fields(spec)
+        for options in itertools.product(*elastic.values()):
+            yield spec, dict(zip(elastic, options, strict=True))
+
+
+def make_layer(
+    slot: Slot, spec: LayerSpec, fields: Mapping[str, Option], before: int, after: int, classes: int
+) -> Layer | None:
+    """A candidate as a layer, its place's widths and chosen fields filled in; None for identity."""
+    made = spec.layer
+    if made is None:
+        return None
+    context = {
+        "channels": after,
+        "in_channels": before,
+        "out_channels": after,
+        "classes": classes,
+    }
+    fixed = {name: value for name, value in _own_fields(spec) if not isinstance(value, tuple)}
+    filled = {name: value for name, value in context.items() if name in made.model_fields}
+    return made.model_validate({"slot": slot.name, **filled, **fixed, **fields})
+
+
+def slot_complaints(slot: Slot) -> Iterator[tuple[Location, str]]:
+    """What is wrong with the candidates of a slot, each with the place in the file."""
+    if not re.fullmatch(NAME, slot.key):
+        yield slot.location, f"a slot's name must be in lower case ({NAME}), got {slot.key}"
+    kinds = [spec.kind for spec in slot.candidates]
+    if len(set(kinds)) < len(kinds):
+        yield slot.location, f"each kind may stand once, got {', '.join(kinds)}"
+    if IDENTITY in kinds[1:]:
+        yield slot.location, "must list identity first: options go from cheapest to dearest"
+    for index, spec in enumerate(slot.candidates):
+        place = (*slot.location, index) if slot.is_path_choice else slot.location
+        for field, value in _own_fields(spec):
+            descending = spec.layer is not None and field in spec.layer.descending
+            yield from disorder((*place, field), value, descending=descending)
+
+
+def disorder(
+    location: Location, value: object, *, descending: bool = False
+) -> Iterator[tuple[Location, str]]:
+    """What is wrong with the order of a choice's options."""
+    if not isinstance(value, tuple):
+        return
+    listed = ", ".join(map(str, value))
+    if len(set(value)) < len(value):
+        yield location, f"lists an option twice, got {listed}"
+    elif all(isinstance(option, int | float) for option in value) and list(value) != sorted(
+        value, reverse=descending
+    ):
+        order = "descending" if descending else "ascending"
+        yield location, f"must go from cheapest to dearest ({order}), got {listed}"
+
+
+def _own_fields(spec: LayerSpec) -> Iterator[tuple[str, Any]]:
+    for name in type(spec).model_fields:
+        if name != "kind":
+            yield name, getattr(spec, name)
