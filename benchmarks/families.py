@@ -30,8 +30,8 @@ from nas.architecture import Architecture
 from nas.deploy.export import export_folded, to_onnx
 from nas.deploy.timm import load_timm_state_dict
 from nas.latency.measure import PATIENT, measure
-from nas.latency.runtime import detect_target
 from nas.latency.table import LatencyTable
+from nas.latency.target import detect_target
 from nas.network import build
 from nas.report.tables import count, print_table
 from nas.space import SearchSpace

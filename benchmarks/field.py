@@ -25,11 +25,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from nas.architecture import Architecture
+from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import PATIENT, Measurement
 from nas.latency.networks import measure_networks
-from nas.latency.runtime import Target, detect_target
 from nas.latency.runtimes import RUNTIMES
-from nas.latency.templates import LayerGraphs
+from nas.latency.target import Target, detect_target
 from nas.network import measure_size
 from nas.report.progress import Bar
 from nas.report.tables import count, print_table
@@ -77,9 +77,9 @@ def main() -> None:
             target,
             LayerGraphs(),
             np.random.default_rng(arguments.seed),
-            bar.update,
             passes=arguments.passes,
             plan=PATIENT,
+            progress=bar,
         )
     table = field(networks, found)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -33,14 +33,14 @@ from nas.architecture import Architecture
 from nas.deploy.export import export_folded, to_onnx
 from nas.deploy.timm import load_timm_state_dict
 from nas.errors import UserError
-from nas.latency.build import build_table
+from nas.latency.build import BuildSettings, build_table
 from nas.latency.calibration import Calibration, reanchor
+from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import PATIENT, Measurement, measure
-from nas.latency.networks import measure_networks, network_sizes, pick_networks
-from nas.latency.runtime import detect_target
+from nas.latency.networks import measure_networks, network_sums, pick_networks
 from nas.latency.runtimes.onnxruntime import OnnxRuntime
 from nas.latency.table import LatencyTable
-from nas.latency.templates import LayerGraphs
+from nas.latency.target import detect_target
 from nas.network import build
 from nas.report.calibration import draw_calibration
 from nas.report.progress import Bar
@@ -145,9 +145,9 @@ def of_second_build(space: SearchSpace, first: LatencyTable, out: Path) -> Itera
     rng = np.random.default_rng(7)
     networks = pick_networks(space, first.rows, rng, ANCHORS + CHECKED)
     with Bar("measuring networks") as bar:
-        found = measure_networks(networks, first.target, LayerGraphs(), rng, bar.update, passes=3)
+        found = measure_networks(networks, first.target, LayerGraphs(), rng, passes=3, progress=bar)
     second, _ = table_of(space, out / f"{space.name}_second.csv", seed=1)
-    sizes = np.array([network_sizes(second.rows, network)[:2] for network in networks])
+    sizes = np.array([network_sums(second.rows, network)[:2] for network in networks])
     measured = np.array([one.ms for one in found])
     anchors = np.linspace(0, len(networks) - 1, 2 * ANCHORS + 1)[1::2].round().astype(int)
     updated = reanchor(second.calibration, *sizes[anchors].T, measured[anchors])
@@ -222,12 +222,9 @@ def table_of(
             space,
             detect_target(runtime=runtime, threads=threads),
             path,
-            space_argument=space.name,
-            resume=False,
+            settings=BuildSettings(seed=seed, quick=quick),
             force=True,
-            seed=seed,
-            quick=quick,
-            progress=bar.update,
+            progress=bar,
         )
     seconds = time.perf_counter() - start
     draw_calibration(path.with_suffix(".png"), table)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from nas.data import Dataset
 from nas.errors import UserError
-from nas.latency.build import build_table
-from nas.latency.runtime import detect_target
+from nas.latency.build import BuildSettings, build_table
 from nas.latency.table import LatencyTable
+from nas.latency.target import detect_target
 from nas.report.progress import Bar
 from nas.report.training import TrainingBar
 from nas.space import SearchSpace
@@ -26,11 +26,9 @@ def table_at(path: Path, space: SearchSpace, *, quick: bool = False) -> LatencyT
             space,
             detect_target(),
             path,
-            space_argument=space.name,
+            settings=BuildSettings(quick=quick),
             resume=True,
-            force=False,
-            progress=bar.update,
-            quick=quick,
+            progress=bar,
         )
 
 

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas.architecture import Architecture
-from nas.latency.runtime import detect_target
+from nas.latency.target import detect_target
 from nas.network import build
 from nas.report.tables import print_table
 from nas.space import DEFAULT_SPACE, SearchSpace

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.latency.build import build_table
-from nas.latency.runtime import detect_target
+from nas.latency.target import detect_target
 from nas.report.progress import Bar
 from nas.report.training import TrainingBar
 from nas.slim.plan import Plan
@@ -40,10 +40,8 @@ def run_demo(out: Path, *, quiet: bool) -> dict[str, Any]:
             space,
             detect_target(),
             table_path,
-            space_argument=SPACE,
-            resume=False,
             force=True,
-            progress=bar.update,
+            progress=bar,
         )
         bar.say(f"  {len(table.rows)} layers, in {table_path}")
     data = DataSettings(spec="digits", search_share=SEARCH_SHARE)

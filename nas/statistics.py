@@ -1,4 +1,4 @@
-"""Rank correlations and their confidence intervals, by resampling whole networks."""
+"""Rank correlations with confidence intervals by resampling, and evenly spread samples."""
 
 from __future__ import annotations
 
@@ -44,6 +44,23 @@ def with_interval(
     value = correlation(a, b, np.ones((1, count)))[0]
     low, high = np.nanquantile(correlation(a, b, resampled.astype(float)), [0.025, 0.975])
     return float(value), (float(low), float(high))
+
+
+def spread_over(values: Sequence[float], count: int) -> list[int]:
+    """Indices of ``count`` values spread evenly between the least and the most, by ratio.
+
+    Each of ``count`` places, evenly spread over the logarithm, takes the nearest value that is
+    still free.
+    """
+    logs = np.log(np.asarray(values))
+    low, high = float(logs.min()), float(logs.max())
+    free = set(range(len(values)))
+    chosen: list[int] = []
+    for place in np.linspace(low, high, count):
+        best = min(free, key=lambda index: abs(float(logs[index]) - float(place)))
+        free.remove(best)
+        chosen.append(best)
+    return chosen
 
 
 def _signs(values: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ from nas import cli
 from nas.architecture import Architecture
 from nas.deploy.formats import export_network
 from nas.errors import UserError
-from nas.latency.build import space_hash
-from nas.latency.templates import LayerGraphs
+from nas.latency.graphs import LayerGraphs
+from nas.latency.table import space_hash
 from nas.network import build, measure_size
 from nas.space import SearchSpace
 from nas.supernet import Supernet

@@ -406,7 +406,7 @@ def test_profile_networks_side_by_side(capsys, folder):
 
 
 def test_default_paths_find_each_other():
-    from nas.latency.runtime import detect_target
+    from nas.latency.target import detect_target
     from nas.space import SearchSpace
 
     space = SearchSpace.load(DEFAULT_SPACE)

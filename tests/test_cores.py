@@ -13,7 +13,7 @@ import nas.data
 from nas.data import load_dataset
 from nas.data.streaming import StreamedImages
 from nas.errors import UserError
-from nas.latency.runtime import detect_target
+from nas.latency.target import detect_target
 from nas.machine import usable_cores
 
 pytestmark = pytest.mark.skipif(

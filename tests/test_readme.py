@@ -11,8 +11,8 @@ import numpy as np
 
 from nas.latency.graphs import pointwise
 from nas.latency.measure import measure
-from nas.latency.runtime import detect_target
 from nas.latency.runtimes import RUNTIMES
+from nas.latency.target import detect_target
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

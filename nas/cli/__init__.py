@@ -24,8 +24,8 @@ from nas.space import DEFAULT_SPACE, SearchSpace, built_in_architectures, built_
 
 if TYPE_CHECKING:
     from nas.latency.prices import Prices
-    from nas.latency.runtime import Target
     from nas.latency.table import LatencyTable
+    from nas.latency.target import Target
     from nas.slim.plan import Plan
     from nas.training.latency_term import LatencyTerm
 
@@ -189,8 +189,8 @@ def build_lut(
     as_json: Json = False,
 ) -> None:
     """Measure every distinct layer of a space on this machine."""
-    from nas.latency.build import build_table
-    from nas.latency.runtime import detect_target
+    from nas.latency.build import BuildSettings, build_table
+    from nas.latency.target import detect_target
     from nas.report.calibration import draw_calibration
     from nas.report.progress import Bar
     from nas.report.validation import print_validation
@@ -206,12 +206,10 @@ def build_lut(
                 loaded,
                 target,
                 path,
-                space_argument=space,
+                settings=BuildSettings(space_argument=space, seed=seed, quick=quick),
                 resume=resume,
                 force=force,
-                seed=seed,
-                quick=quick,
-                progress=bar.update,
+                progress=bar,
             )
     except KeyboardInterrupt:
         raise UserError(
@@ -240,17 +238,14 @@ def check_lut(
     as_json: Json = False,
 ) -> None:
     """Measure whole networks again: the table holds, or is shifted, or has to be rebuilt (1)."""
-    from nas.latency.drift import measure_drift, reanchored
+    from nas.latency.networks import measure_drift, reanchored
     from nas.latency.table import LatencyTable, build_command
-    from nas.latency.templates import LayerGraphs
     from nas.report.progress import Bar
     from nas.report.validation import print_drift
 
     loaded = LatencyTable.load(table)
     with Bar("checking", quiet=as_json) as bar:
-        drift = measure_drift(
-            loaded, networks=networks, seed=seed, tell=bar.update, graphs=LayerGraphs()
-        )
+        drift = measure_drift(loaded, networks=networks, seed=seed, progress=bar)
     rebuild = f"{build_command(table, loaded.provenance)} --force"
     if drift.action == "re-anchor":
         date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
@@ -775,8 +770,7 @@ def export(
     rounding = None
     if data is not None:
         from nas.data import load_dataset
-        from nas.latency.precision import placement
-        from nas.latency.runtime import detect_target
+        from nas.latency.target import detect_target, placement
         from nas.slim.network import take_examples
 
         where = placement(detect_target(runtime=runtime, precision="int8"))
@@ -810,7 +804,7 @@ def bench(
     from nas.deploy.files import read_onnx
     from nas.deploy.quantize import precision_of
     from nas.latency.measure import PATIENT, measure
-    from nas.latency.runtime import detect_target
+    from nas.latency.target import detect_target
     from nas.report.tables import print_table
 
     target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
@@ -860,7 +854,7 @@ def profile(
     import numpy as np
 
     from nas.latency.profile import profile_networks
-    from nas.latency.runtime import detect_target
+    from nas.latency.target import detect_target
     from nas.report.profile import describe_profiles, draw_profiles, print_profiles
     from nas.report.progress import Bar
 
@@ -869,7 +863,7 @@ def profile(
     if out:
         _require_new(out, force=force)
     with Bar("measuring", quiet=as_json) as bar:
-        found = profile_networks(networks, target, np.random.default_rng(0), tell=bar.update)
+        found = profile_networks(networks, target, np.random.default_rng(0), progress=bar)
     if out:
         draw_profiles(out, found, target)
     if as_json:

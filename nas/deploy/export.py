@@ -16,7 +16,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from nas.deploy.quantize import Placement, quantize
+from nas.deploy.quantize import EXACT_INTEGERS, Placement, quantize
 from nas.errors import UserError
 from nas.families import Shape
 from nas.network import fold
@@ -90,11 +90,6 @@ class Examples(NamedTuple):
 
     calibration: torch.Tensor
     judged: torch.Tensor
-
-
-EXACT_INTEGERS = ("session.x64quantprecision", "1")
-"""Without VNNI onnxruntime's fastest int8 sums saturate at 16 bits on x86: 61.8 % of 144
-digits kept their class, and outputs were 13 % off. So it is told to add up in full."""
 
 
 class OnnxNetwork(nn.Module):

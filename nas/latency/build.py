@@ -1,37 +1,84 @@
-"""``build_table`` measures every layer of a space, then whole networks to vouch for the sums."""
+"""``build_table`` measures every layer of a space, then whole networks that validate the sums."""
 
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from nas.errors import UserError
 from nas.families import Layer
-from nas.latency.measure import Measurement, Probe, measure_probes
-from nas.latency.modelled import keys_misfit, keys_to_measure, model_rows
-from nas.latency.networks import BATCH_BYTES, QUICK, THOROUGH, Progress, Sample, calibrate
+from nas.latency.graphs import LayerGraphs
+from nas.latency.measure import LAYER_VISITS, Measurement, VisitPlan
+from nas.latency.networks import BATCH_LAYERS, NetworkSample, calibrate, measure_layers
 from nas.latency.partial import PartialTable, Purpose
-from nas.latency.probes import layer_probe
-from nas.latency.rows import Key, Row
-from nas.latency.runtime import Target
-from nas.latency.staircase import measure_step
-from nas.latency.table import LatencyTable, Provenance, sidecar_path
-from nas.latency.templates import LayerGraphs
+from nas.latency.staircase import (
+    SWEEP_VISITS,
+    keys_misfit,
+    keys_to_measure,
+    measure_step,
+    model_rows,
+)
+from nas.latency.table import Key, LatencyTable, Provenance, Row, sidecar_path, space_hash
+from nas.latency.target import Target
 from nas.network import layer_size
+from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
 
-BATCH_PROBES = 24
-"""Probes that take turns: their visits spread over seconds, and a kill loses no more than these."""
-
 FLOOR_MS = 1e-4
-"""What a layer costs at least, where the slope drowns in noise."""
+"""The least latency of a layer, where the slope drowns in noise."""
+
+
+class MeasuringPlan(NamedTuple):
+    """How layers, the sweep for the channel step, and whole networks are timed.
+
+    ``batch``: layers that take turns, and that a kill loses at most.
+    """
+
+    networks: NetworkSample
+    layers: VisitPlan = LAYER_VISITS
+    sweep: VisitPlan = SWEEP_VISITS
+    batch: int = BATCH_LAYERS
+
+
+THOROUGH = MeasuringPlan(NetworkSample(fitted=16, held_out=24, passes=3))
+"""8 networks would do for the calibration's factor alone."""
+
+QUICK = MeasuringPlan(
+    NetworkSample(
+        fitted=8,
+        held_out=12,
+        passes=1,
+        visits=VisitPlan(runs=3, span_ms=4.0, least_visits=6, most_visits=12, tolerance=0.015),
+    )
+)
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """How a table is built.
+
+    ``space_argument`` is how the user named the space, for the commands in error messages; by
+    default its name. ``quick`` measures a part of the layers and fewer networks, and models the
+    other layers. ``plan`` is by default ``THOROUGH``, or ``QUICK`` where that is asked for.
+    """
+
+    space_argument: str | None = None
+    seed: int = 0
+    quick: bool = False
+    plan: MeasuringPlan | None = None
+
+    @property
+    def measuring(self) -> MeasuringPlan:
+        """The plan that applies."""
+        return self.plan or (QUICK if self.quick else THOROUGH)
 
 
 def build_table(
@@ -39,86 +86,74 @@ def build_table(
     target: Target,
     path: Path,
     *,
-    space_argument: str,
-    resume: bool,
-    force: bool,
-    seed: int = 0,
-    progress: Progress | None = None,
-    quick: bool = False,
-    sample: Sample | None = None,
+    settings: BuildSettings = BuildSettings(),
+    resume: bool = False,
+    force: bool = False,
     graphs: LayerGraphs | None = None,
+    progress: Progress = SILENT,
 ) -> LatencyTable:
     """Measure the layers of ``space`` on ``target`` and write ``path`` and its sidecar.
 
-    ``space_argument`` is how the user named the space, for the commands in error messages. A kill
-    loses at most one batch of rows; ``resume`` keeps the others, of an unfinished build and of a
-    finished table alike. ``quick`` measures a part of the layers and fewer networks, and models
-    the other layers; without it a later ``resume`` measures those. ``graphs`` may bring templates
-    from elsewhere.
+    A kill loses at most one batch of rows; ``resume`` keeps the others, of an unfinished build and
+    of a finished table alike. After a quick build a ``resume`` without ``quick`` measures the
+    modelled layers. ``graphs`` may bring templates from elsewhere.
 
     Raises:
         UserError: the table or an unfinished build is there and neither ``resume`` nor ``force``
-            says what to do; or what is there was for another target or space.
+            is given; or it was for another target or space.
     """
     if path.suffix != ".csv":
         raise UserError(f"{path}: a latency table is a .csv file; name it {path}.csv")
-    tell = progress if progress is not None else _say_nothing
     purpose = Purpose(space=space.name, space_sha256=space_hash(space), target=target)
     with PartialTable(path) as partial:
         finished = _finished_table(path, partial, target, resume=resume, force=force)
         if resume and not force and partial.is_started():
             rows = partial.read(purpose)
-        elif finished is not None and _is_complete(finished, space, quick=quick):
+        elif finished is not None and _is_complete(finished, space, quick=settings.quick):
             finished.save()  # in case its file was damaged, but no row was lost
             return finished
         else:
             rows = _measured(finished.rows) if finished is not None else {}
             partial.start(purpose, rows)
-        rng = np.random.default_rng(seed)
+        rng, plan = np.random.default_rng(settings.seed), settings.measuring
         graphs = graphs if graphs is not None else LayerGraphs()
         layers = space.layers()
-        step = measure_step(target, rng)
+        step = measure_step(target, rng, plan.sweep)
 
         def measure_rows(keys: Sequence[Key]) -> None:
             missing = {key: layers[key] for key in keys if key not in rows}
-            for batch in _measure_rows(missing, target, graphs, rng, tell):
-                partial.append(batch)
-                rows.update(batch)
+            for batch in measure_layers(
+                missing, target, graphs, rng, plan=plan.layers, batch=plan.batch, progress=progress
+            ):
+                found = {key: _row(layers[key], key, one) for key, one in batch.items()}
+                partial.append(found)
+                rows.update(found)
 
-        measure_rows(keys_to_measure(layers, step) if quick else list(layers))
+        measure_rows(keys_to_measure(layers, step) if settings.quick else list(layers))
         measure_rows(keys_misfit(layers, rows, step))
         sizes = {key: layer_size(layer, key[1]) for key, layer in layers.items() if key not in rows}
         extra, modelled = model_rows(layers, rows, sizes, step)
         complete = {**rows, **extra}
         ordered = {**{key: complete[key] for key in layers}, **complete}
-        sample = sample or (QUICK if quick else THOROUGH)
         calibration, validation = calibrate(
-            space, ordered, target, graphs, rng, sample=sample, tell=tell
+            space, ordered, target, graphs, rng, sample=plan.networks, progress=progress
         )
         provenance = Provenance(
             space=space.name,
-            space_argument=space_argument,
+            space_argument=settings.space_argument or space.name,
             space_sha256=purpose.space_sha256,
             target=target,
             calibration=calibration,
             validation=validation,
             channel_step=step,
-            date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            nas_version=_version(),
-            exporter=f"torch {torch.__version__}",
-            load_average=os.getloadavg() if hasattr(os, "getloadavg") else None,
-            seed=seed,
             modelled=modelled,
+            seed=settings.seed,
+            **_circumstances(),
         )
         table = LatencyTable(ordered, provenance, path)
         table.save()
         partial.remove()
     return table
-
-
-def space_hash(space: SearchSpace) -> str:
-    """What tells two versions of a space of one name apart."""
-    return hashlib.sha256(space.to_json().encode()).hexdigest()
 
 
 def _finished_table(
@@ -130,8 +165,8 @@ def _finished_table(
         return None
     if not resume:
         place = path if finished else partial.csv_path
-        what = "exists" if finished else "is an unfinished build"
-        raise UserError(f"{place}: {what}; --resume measures what is missing, --force all anew")
+        problem = "exists" if finished else "is an unfinished build"
+        raise UserError(f"{place}: {problem}; --resume measures what is missing, --force all anew")
     if partial.is_started():  # it holds the rows of the finished table, unless --force began it
         return None
     table = LatencyTable.salvage(path)
@@ -151,31 +186,6 @@ def _measured(rows: Mapping[Key, Row]) -> dict[Key, Row]:
     return {key: row for key, row in rows.items() if row.status != "modelled"}
 
 
-def _measure_rows(
-    layers: Mapping[Key, Layer],
-    target: Target,
-    graphs: LayerGraphs,
-    rng: np.random.Generator,
-    tell: Progress,
-) -> Iterator[dict[Key, Row]]:
-    """The rows of the layers in random order, batch by batch."""
-    keys = list(layers)
-    order = [keys[index] for index in rng.permutation(len(keys))]
-    done = 0
-    tell("layers", done, len(keys))
-    while order:
-        batch: dict[Key, Probe] = {}
-        size = 0
-        while order and len(batch) < BATCH_PROBES and size <= BATCH_BYTES:
-            key = order.pop()
-            batch[key] = layer_probe(graphs, layers[key], key[1])
-            size += _bytes(batch[key])
-        measured = measure_probes(list(batch.values()), target, rng=rng)
-        yield {key: _row(layers[key], key, it) for key, it in zip(batch, measured, strict=True)}
-        done += len(batch)
-        tell("layers", done, len(keys))
-
-
 def _row(layer: Layer, key: Key, found: Measurement) -> Row:
     size = layer_size(layer, key[1])
     ms = max(found.ms, FLOOR_MS)
@@ -189,17 +199,15 @@ def _row(layer: Layer, key: Key, found: Measurement) -> Row:
     )
 
 
-def _bytes(probe: Probe) -> int:
-    graphs = (probe.long, probe.short)
-    return sum(int(graph.ByteSize()) for graph in graphs if graph is not None)
-
-
-def _version() -> str:
+def _circumstances() -> dict[str, Any]:
+    """When and with which versions a table is built, as fields of its provenance."""
     try:
-        return version("nas")
+        nas_version = version("nas")
     except PackageNotFoundError:
-        return "not installed"
-
-
-def _say_nothing(what: str, done: int, total: int) -> None:
-    del what, done, total
+        nas_version = "not installed"
+    return {
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "nas_version": nas_version,
+        "exporter": f"torch {torch.__version__}",
+        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
+    }

@@ -1,22 +1,22 @@
-"""From the sum of a network's rows to its latency: what rows, measured one by one, cannot know.
+"""From sums of rows to latencies of networks: the calibration, and how well it predicts.
 
 Rows are measured with their weights in the cache. A network whose weights fit into the cache runs
-as fast as its rows say; one with more fetches weights from memory in every run. On networks of 0.13
-to 3.2 ms at 64 px one factor erred by 11 to 16 %, with the second term by 1.6 %; at 224 px by 3.3
-and 1.8 %.
+as fast as its rows say; a larger one fetches weights from memory in every run.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from functools import partial
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from pydantic import Field
 from scipy.optimize import nnls
 
 from nas.documents import Value
+from nas.statistics import Interval, kendall, spearman, with_interval
 
 BYTES = 4
 """Of one weight in float32."""
@@ -28,24 +28,30 @@ TRAFFICS = (0.0, 2.0, 4.0, 8.0, 16.0)
 """Further megabytes that pass through the cache in each millisecond, to try."""
 
 LEAST_FOR_TWO = 6
-"""Networks that two coefficients are fitted to, at least."""
+"""The fewest networks that two coefficients are fitted to."""
 
 GAIN = 0.9
 """A further term must lower the error on left-out networks to this share to be taken."""
+
+MOST_ERROR, LEAST_SPEARMAN = 0.03, 0.985
+"""A search refuses a table beyond these: it would rank networks no better than MACs do."""
+
+SHARE_OF_MACS = 0.5
+"""Of the error of a fit on MACs alone; above it a table earns a warning. No refusal: in a small
+space of one kind of layer MACs predict within the noise, and no table can be twice as good."""
 
 
 class Calibration(Value):
     """ms = factor * sum of rows + overhead_ms + ms_per_megabyte * (weights fetched, in MB).
 
-    The overhead is what a run costs beyond its layers: a few microseconds, which count in networks
-    below 0.1 ms. It erred by 4 % at 0.07 ms on a small space where a factor was all there was.
+    The overhead is the cost of a run beyond its layers: a few microseconds, which count in networks
+    below 0.1 ms.
 
     Of M megabytes the share exp(-(C / W)^3) is fetched. C is ``cache_megabytes``; W is what passes
     through the cache in a run: M, and ``traffic_megabytes_per_ms`` for each ms of the rows, which
-    stands for activations and for what else the machine does. So next to nothing of half the cache
-    is fetched, a third of what just fills it, nearly all of twice as much. Mean error of 14 tables
-    of a quiet machine, on left-out networks: 1.7 % like this, 1.8 without traffic; powers other
-    than 3, ramps, a hinge and a square root in place of the exponential: 1.9 to 2.5 %.
+    stands for activations and for other work of the machine. So next to nothing of half the cache
+    is fetched, a third of what just fills it, nearly all of twice as much. Other forms that were
+    tried, and their errors: benchmarks/README.md.
     """
 
     factor: Annotated[float, Field(gt=0)]
@@ -60,7 +66,7 @@ class Calibration(Value):
         return sum(self.terms(sum_ms, params))
 
     def terms(self, sum_ms: float, params: float) -> tuple[float, float]:
-        """What ``latency`` adds up, in ms: computing, and fetching weights."""
+        """The two summands of ``latency``, in ms: computing, and fetching weights."""
         computing = self.factor * sum_ms + self.overhead_ms
         if not self.ms_per_megabyte:
             return computing, 0.0
@@ -70,6 +76,60 @@ class Calibration(Value):
         return computing, self.ms_per_megabyte * float(fetched)
 
 
+class Figures(Value):
+    """Errors of predicted latencies, as shares of the measured ones (0.01 is 1 %).
+
+    The intervals of the rank correlations are at 95 %; early tables lack them.
+    """
+
+    networks: int
+    mape: float
+    bias: float
+    max_error: float
+    within_5: float
+    within_10: float
+    spearman: float
+    kendall: float
+    spearman_interval: Interval | None = None
+    kendall_interval: Interval | None = None
+
+
+class MeasuredNetwork(Value):
+    """One whole network: the sums of its rows, the table's prediction, and its measured latency."""
+
+    sum_ms: float
+    params: int
+    macs: int
+    predicted_ms: float
+    measured_ms: float
+    held_out: bool
+
+
+class Validation(Value):
+    """Figures on networks that had no part in the calibration.
+
+    ``raw``: sums of rows; ``calibrated``: the table's predictions; ``macs``: a straight line
+    through MACs, fitted on the same networks as the calibration, for comparison. ``noise_floor``:
+    mean difference of the networks' odd and even visits, which no prediction can beat by much.
+    ``points``: all networks, those of the calibration too.
+    """
+
+    raw: Figures
+    calibrated: Figures
+    macs: Figures
+    noise_floor: float
+    least_ms: float
+    most_ms: float
+    points: tuple[MeasuredNetwork, ...]
+
+
+class TableVerdict(NamedTuple):
+    """Why a table is not to be trusted, and further warnings; each is one clause."""
+
+    failures: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
 def fit_calibration(
     sums: Sequence[float], params: Sequence[float], measured: Sequence[float]
 ) -> Calibration:
@@ -77,14 +137,8 @@ def fit_calibration(
 
     Overhead and fetching are taken only if they predict left-out networks clearly better.
     """
-    data = np.stack([np.asarray(sums), np.asarray(params, dtype=float), np.asarray(measured)], 1)
     fits = (_fit_factor, _fit_with_overhead, _fit_with_fetching, _fit_with_both)
-    chosen, least = _fit_factor, np.inf
-    for fit in fits[: len(fits) if len(data) >= LEAST_FOR_TWO else 1]:
-        error = _left_out_error(fit, data)
-        if error <= GAIN * least:
-            chosen, least = fit, error
-    return chosen(data)
+    return _best_fit(fits, _table_of(sums, params, measured))
 
 
 def reanchor(
@@ -96,48 +150,119 @@ def reanchor(
     """The calibration brought up to date by networks that were measured again.
 
     Everything is multiplied by one factor. Or, if that predicts left-out networks clearly better,
-    the rows by one and the fetching of weights by another: what else a machine does takes its share
-    of the caches, which hits large networks only.
+    the rows by one and the fetching of weights by another: other work on a machine takes its share
+    of the caches, which slows large networks only.
     """
-    terms = [calibration.terms(*pair) for pair in zip(sums, params, strict=True)]
-    data = np.column_stack([np.asarray(terms), np.asarray(measured)])
-    fits: tuple[Callable[[np.ndarray], np.ndarray], ...] = (_one_ratio, _two_ratios)
-    if len(data) < LEAST_FOR_TWO or not data[:, 1].any():
-        fits = fits[:1]
-    errors = [_left_out(fit, data) for fit in fits]
-    chosen = fits[1] if len(fits) > 1 and errors[1] <= GAIN * errors[0] else fits[0]
-    rows, fetching = chosen(data)
-    return calibration.model_copy(
-        update={
-            "factor": float(rows) * calibration.factor,
-            "overhead_ms": float(rows) * calibration.overhead_ms,
-            "ms_per_megabyte": float(fetching) * calibration.ms_per_megabyte,
-        }
-    )
-
-
-def _one_ratio(data: np.ndarray) -> np.ndarray:
-    return np.full(2, fit_factor(data[:, 0] + data[:, 1], data[:, 2]))
-
-
-def _two_ratios(data: np.ndarray) -> np.ndarray:
-    ratios: np.ndarray = nnls(data[:, :2] / data[:, 2:], np.ones(len(data)))[0]
-    return ratios if ratios[0] > 0 else _one_ratio(data)
-
-
-def _left_out(fit: Callable[[np.ndarray], np.ndarray], data: np.ndarray) -> float:
-    """Mean relative error on each network by ratios that are fitted to all the others."""
-    errors = [
-        abs(data[index, :2] @ fit(np.delete(data, index, axis=0)) / data[index, 2] - 1)
-        for index in range(len(data))
-    ]
-    return float(np.mean(errors))
+    fits = [partial(_scaled_by_one, calibration)]
+    if any(calibration.terms(*pair)[1] for pair in zip(sums, params, strict=True)):
+        fits.append(partial(_scaled_by_two, calibration))
+    return _best_fit(fits, _table_of(sums, params, measured))
 
 
 def fit_factor(predicted: np.ndarray, measured: np.ndarray) -> float:
-    """What predictions are to be multiplied by, for the least squared relative error."""
+    """The factor by which predictions (N,) have the least squared relative error."""
     ratio = predicted / measured
     return float(ratio.sum() / (ratio**2).sum())
+
+
+def judge(validation: Validation | None) -> TableVerdict:
+    """Whether a search may rely on a table; names each figure that fails, and its bound."""
+    if validation is None:
+        return TableVerdict(("it was not validated on whole networks",), ())
+    found, macs = validation.calibrated, validation.macs.mape
+    failures, warnings = [], []
+    if not found.mape <= MOST_ERROR:
+        failures.append(
+            f"its mean error on held-out networks is {100 * found.mape:.2f} %, "
+            f"above {100 * MOST_ERROR:g} %"
+        )
+    if not found.spearman >= LEAST_SPEARMAN:
+        failures.append(
+            f"its Spearman correlation is {found.spearman:.3f}, below {LEAST_SPEARMAN:g}"
+        )
+    if not found.mape <= SHARE_OF_MACS * macs:
+        warnings.append(
+            f"its mean error, {100 * found.mape:.1f} %, is more than half of the "
+            f"{100 * macs:.1f} % of a fit on MACs alone"
+        )
+    return TableVerdict(tuple(failures), tuple(warnings))
+
+
+def validate(points: Sequence[MeasuredNetwork], noise_floor: float) -> Validation:
+    """The figures of the held-out points."""
+    held = [point for point in points if point.held_out]
+    fitted = [point for point in points if not point.held_out]
+    truth = [point.measured_ms for point in held]
+    slope, intercept = fit_line(
+        [point.macs for point in fitted], [point.measured_ms for point in fitted]
+    )
+    return Validation(
+        raw=figures([point.sum_ms for point in held], truth),
+        calibrated=figures([point.predicted_ms for point in held], truth),
+        macs=figures([slope * point.macs + intercept for point in held], truth),
+        noise_floor=noise_floor,
+        least_ms=min(truth),
+        most_ms=max(truth),
+        points=tuple(points),
+    )
+
+
+def figures(predicted: Sequence[float], measured: Sequence[float]) -> Figures:
+    """Compare predictions with measurements; both in the same unit."""
+    truth = np.asarray(measured)
+    errors = np.asarray(predicted) / truth - 1
+    rho, rho_interval = with_interval(spearman, predicted, measured)
+    tau, tau_interval = with_interval(kendall, predicted, measured)
+    return Figures(
+        networks=len(truth),
+        mape=float(np.abs(errors).mean()),
+        bias=float(errors.mean()),
+        max_error=float(np.abs(errors).max()),
+        within_5=float((np.abs(errors) <= 0.05).mean()),
+        within_10=float((np.abs(errors) <= 0.10).mean()),
+        spearman=rho,
+        kendall=tau,
+        spearman_interval=rho_interval,
+        kendall_interval=tau_interval,
+    )
+
+
+def fit_line(x: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
+    """Slope and intercept of the least squared relative error."""
+    truth = np.asarray(measured)
+    columns = np.stack([np.asarray(x) / truth, 1 / truth], axis=1)
+    (slope, intercept), *_ = np.linalg.lstsq(columns, np.ones_like(truth), rcond=None)
+    return float(slope), float(intercept)
+
+
+# The fits below take a table (N, 3) of sums of ms, sums of parameters, and measured ms.
+
+_Fit = Callable[[np.ndarray], Calibration]
+
+
+def _table_of(
+    sums: Sequence[float], params: Sequence[float], measured: Sequence[float]
+) -> np.ndarray:
+    return np.stack([np.asarray(sums), np.asarray(params, dtype=float), np.asarray(measured)], 1)
+
+
+def _best_fit(fits: Sequence[_Fit], data: np.ndarray) -> Calibration:
+    """The first fit, or a later one that predicts left-out networks clearly better."""
+    chosen, least = fits[0], np.inf
+    for fit in fits if len(data) >= LEAST_FOR_TWO else ():
+        error = _left_out_error(fit, data)
+        if error <= GAIN * least:
+            chosen, least = fit, error
+    return chosen(data)
+
+
+def _left_out_error(fit: _Fit, data: np.ndarray) -> float:
+    """Mean relative error on each network by a fit to all the others."""
+    errors = []
+    for index, (sum_ms, params, measured) in enumerate(data):
+        found = fit(np.delete(data, index, axis=0))
+        errors.append(abs(found.latency(sum_ms, params) / measured - 1))
+    return float(np.mean(errors))
 
 
 def _fit_factor(data: np.ndarray) -> Calibration:
@@ -164,7 +289,7 @@ def _fit_fetching(data: np.ndarray, overheads: np.ndarray) -> Calibration:
     sums, megabytes, measured = data[:, 0], data[:, 1] * BYTES / 1e6, data[:, 2]
     best: tuple[float, Calibration] | None = None
     for cache, traffic in itertools.product(CACHES, TRAFFICS):
-        if cache > megabytes.max():  # hardly anything fetched: its price could not be told
+        if cache > megabytes.max():  # hardly anything is fetched, so its price cannot be told
             break
         fetched = _fetched(megabytes, megabytes + traffic * sums, cache)
         columns = np.stack([sums, overheads, fetched], 1) / measured[:, None]
@@ -182,17 +307,32 @@ def _fit_fetching(data: np.ndarray, overheads: np.ndarray) -> Calibration:
     return best[1] if best is not None else _fit_factor(data)
 
 
+def _scaled_by_one(calibration: Calibration, data: np.ndarray) -> Calibration:
+    terms = _terms(calibration, data)
+    ratio = fit_factor(terms[:, 0] + terms[:, 1], data[:, 2])
+    return _scaled(calibration, ratio, ratio)
+
+
+def _scaled_by_two(calibration: Calibration, data: np.ndarray) -> Calibration:
+    ratios, _ = nnls(_terms(calibration, data) / data[:, 2:], np.ones(len(data)))
+    return _scaled(calibration, *ratios) if ratios[0] > 0 else _scaled_by_one(calibration, data)
+
+
+def _scaled(calibration: Calibration, rows: float, fetching: float) -> Calibration:
+    return calibration.model_copy(
+        update={
+            "factor": float(rows) * calibration.factor,
+            "overhead_ms": float(rows) * calibration.overhead_ms,
+            "ms_per_megabyte": float(fetching) * calibration.ms_per_megabyte,
+        }
+    )
+
+
+def _terms(calibration: Calibration, data: np.ndarray) -> np.ndarray:
+    return np.array([calibration.terms(sum_ms, params) for sum_ms, params, _ in data])
+
+
 def _fetched(megabytes: np.ndarray, passing: np.ndarray, cache: float) -> np.ndarray:
     """Megabytes of weights fetched from memory in each run, of those passing through the cache."""
     found: np.ndarray = megabytes * np.exp(-((cache / np.maximum(passing, 1e-9)) ** 3))
     return found
-
-
-def _left_out_error(fit: Callable[[np.ndarray], Calibration], data: np.ndarray) -> float:
-    """Mean relative error on each network by a fit to all the others."""
-    errors = []
-    for index in range(len(data)):
-        sum_ms, params, measured = data[index]
-        found = fit(np.delete(data, index, axis=0))
-        errors.append(abs(found.latency(sum_ms, params) / measured - 1))
-    return float(np.mean(errors)) if errors else 0.0

@@ -1,28 +1,35 @@
-"""Timing: graphs take turns in random order, so that what else the machine does hits all alike.
+"""Timing: graphs take turns in random order, and visits far apart become a latency with interval.
 
-The variation of a graph's median from pass to pass fell from 9.2 % to 1.6 % by taking turns.
+A graph is visited several times, far apart in time, and runs a few times at each visit. The runs of
+one visit share the state of the machine, so only the visits are independent samples.
+
+Other work on the machine only ever adds time: it evicts caches and shares the memory's bandwidth.
+So the lower quartile stands for an undisturbed run, where thread CPU time is measured. With several
+threads wall-clock times are bimodal and low quantiles mean nothing: there it is the median.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx
+from scipy.special import betainc, stdtrit
 
 from nas.errors import UserError
-from nas.latency.estimator import Estimate, Status, estimate, slope, visit_value
-from nas.latency.graphs import with_batch
-from nas.latency.precision import in_precision
-from nas.latency.runtime import Statistic, Target, make_runtime
+from nas.latency.graphs import Probe, with_batch
 from nas.latency.runtimes import Runtime
+from nas.latency.target import Statistic, Target, in_precision, make_runtime
 
 Run = Callable[[], object]
+Status = Literal["ok", "noisy"]
 
 
 class Clock(NamedTuple):
@@ -38,17 +45,23 @@ CLOCKS: Mapping[Statistic, Clock] = {
 }
 
 WARM_UP_RUNS, WARM_UP_MS = 2, 1.0
-"""At least so much before the timed runs of a visit: others have used the caches in between.
-
-A network of 0.065 ms takes 0.16 ms in its first run, 0.10 in its second, 0.08 in the next three.
-"""
+"""The least before the timed runs of a visit: other graphs have used the caches in between."""
 
 MOST_RUNS = 50
 
+TOLERANCE_MS = 0.0005
+"""No layer needs to be known better than this: a network of 1 ms feels 0.05 % of it."""
+
+NOISY = 0.15
+"""Half an interval above this share of the estimate makes a row ``noisy``."""
+
+WALL_PATIENCE = 2
+"""Times the visits where the wall clock is read: it includes pre-emption and threads' wake-ups."""
+
 
 @dataclass(frozen=True)
-class Plan:
-    """How often a graph is visited; at each visit it runs so often and so long, at least.
+class VisitPlan:
+    """How often a graph is visited; at each visit it runs at least so often and so long.
 
     Visits go on until half the confidence interval is below ``tolerance`` times the latency. Sums
     of 20 to 40 layers average the independent errors of their rows out to a fifth of it.
@@ -60,39 +73,24 @@ class Plan:
     most_visits: int = 16
     tolerance: float = 0.04
 
-    def on(self, target: Target) -> Plan:
-        """The plan for what the target's statistic reads."""
+    def on(self, target: Target) -> VisitPlan:
+        """The plan for the clock that the target's statistic reads."""
         times = WALL_PATIENCE if target.statistic == "wall_median" else 1
         return replace(
             self, least_visits=times * self.least_visits, most_visits=times * self.most_visits
         )
 
 
-WALL_PATIENCE = 2
-"""Times the visits where the wall clock is read: pre-emption and wake-ups of threads are in it."""
-
-PATIENT = Plan(runs=8, span_ms=5.0, least_visits=12, most_visits=40, tolerance=0.01)
+LAYER_VISITS = VisitPlan()
+PATIENT = VisitPlan(runs=8, span_ms=5.0, least_visits=12, most_visits=40, tolerance=0.01)
 """For whole networks that a user waits for; entries of a table average out in sums."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What stands for one latency: a graph, or the slope between two.
-
-    The latency is (long - short) / copies, where ``long`` holds ``copies`` more of the layer than
-    ``short``; both are timed within one visit.
-    """
-
-    long: onnx.ModelProto
-    short: onnx.ModelProto | None = None
-    copies: int = 1
 
 
 @dataclass(frozen=True)
 class Measurement:
     """A latency with its 95 % interval, in milliseconds, and the number of timed runs.
 
-    ``visits`` holds what each visit to the (longer) graph gave.
+    ``visits`` holds the latency of the (longer) graph at each visit.
     """
 
     ms: float
@@ -103,12 +101,54 @@ class Measurement:
     visits: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A latency, its standard error, both in ms, and the number of visits they come from."""
+
+    value: float
+    error: float
+    visits: int
+
+    @property
+    def half_width(self) -> float:
+        """Half the 95 % confidence interval."""
+        return self.error * _student(self.visits - 1) if self.visits > 1 else math.inf
+
+    def is_within(self, tolerance: float) -> bool:
+        """Whether half the interval is at most this share of the value, or negligible."""
+        return self.half_width <= max(tolerance * self.value, TOLERANCE_MS)
+
+    @property
+    def status(self) -> Status:
+        """``noisy`` where the value is not to be relied on alone."""
+        return "ok" if self.value > 0 and self.is_within(NOISY) else "noisy"
+
+
+def estimate(visits: Sequence[float], quantile: float) -> Estimate:
+    """The quantile of the visits (Harrell and Davis 1982) and its error (Maritz and Jarrett 1978).
+
+    A smooth mean of all order statistics, in which those near the quantile weigh most: an outlying
+    visit hardly counts, drift and bimodality widen the interval.
+    """
+    ordered = np.sort(np.asarray(visits, dtype=float))
+    weights = _weights(len(ordered), quantile)
+    value = float(weights @ ordered)
+    variance = float(weights @ (ordered - value) ** 2)
+    return Estimate(value, math.sqrt(variance), len(ordered))
+
+
+def slope(long: Estimate, short: Estimate, copies: int) -> Estimate:
+    """The latency of each of the ``copies`` that ``long`` has more than ``short``."""
+    error = math.hypot(long.error, short.error) / copies
+    return Estimate((long.value - short.value) / copies, error, min(long.visits, short.visits))
+
+
 def measure(
     models: Sequence[onnx.ModelProto],
     target: Target,
     *,
     rng: np.random.Generator,
-    plan: Plan = Plan(),
+    plan: VisitPlan = LAYER_VISITS,
 ) -> list[Measurement]:
     """The latency of each model on the target, which must be this machine's."""
     return measure_probes([Probe(model) for model in models], target, rng=rng, plan=plan)
@@ -119,7 +159,7 @@ def measure_probes(
     target: Target,
     *,
     rng: np.random.Generator,
-    plan: Plan = Plan(),
+    plan: VisitPlan = LAYER_VISITS,
 ) -> list[Measurement]:
     """The latency of each probe in the target's precision.
 
@@ -131,24 +171,8 @@ def measure_probes(
         graphs = [probe.long] if probe.short is None else [probe.long, probe.short]
         runs.append([_prepare(runtime, graph, target) for graph in graphs])
     copies = [probe.copies for probe in probes]
-    with _undisturbed():
+    with _no_garbage_collection():
         return time_in_turns(runs, copies, CLOCKS[target.statistic], rng=rng, plan=plan.on(target))
-
-
-def _prepare(runtime: Runtime, graph: onnx.ModelProto, target: Target) -> Run:
-    """A function that runs the graph on a batch.
-
-    Raises:
-        UserError: the graph fixes its batch in a way that ``with_batch`` does not know.
-    """
-    run = runtime.prepare(with_batch(in_precision(graph, target), target.batch))
-    if target.batch > 1:
-        try:
-            run()
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"a model does not run with batch {target.batch}: {reason}") from error
-    return run
 
 
 def time_in_turns(
@@ -157,7 +181,7 @@ def time_in_turns(
     clock: Clock,
     *,
     rng: np.random.Generator,
-    plan: Plan,
+    plan: VisitPlan,
 ) -> list[Measurement]:
     """Time each entry, a long run and perhaps a short one, visit by visit in random order."""
     samplers = [
@@ -173,15 +197,15 @@ def time_in_turns(
 
 def combine(measurements: Sequence[Measurement], target: Target) -> Measurement:
     """The latency of one graph from all visits of several measurements of it."""
-    visits = tuple(visit for it in measurements for visit in it.visits)
-    runs = sum(it.runs for it in measurements)
+    visits = tuple(visit for found in measurements for visit in found.visits)
+    runs = sum(found.runs for found in measurements)
     return _measurement(estimate(visits, CLOCKS[target.statistic].quantile), runs, visits)
 
 
 class _Sampler:
     """One probe's runs, and the visits so far to each."""
 
-    def __init__(self, runs: Sequence[Run], copies: int, clock: Clock, plan: Plan) -> None:
+    def __init__(self, runs: Sequence[Run], copies: int, clock: Clock, plan: VisitPlan) -> None:
         self.runs, self.copies, self.clock, self.plan = runs, copies, clock, plan
         self.visits: list[list[float]] = [[] for _ in runs]
         self.timed = 0
@@ -190,7 +214,7 @@ class _Sampler:
         for run, visits in zip(self.runs, self.visits, strict=True):
             self._run_for(run, WARM_UP_RUNS, WARM_UP_MS)
             samples = self._run_for(run, self.plan.runs, self.plan.span_ms)
-            visits.append(visit_value(samples, self.clock.quantile))
+            visits.append(float(np.quantile(samples, self.clock.quantile)))
             self.timed += len(samples)
 
     def is_done(self) -> bool:
@@ -218,12 +242,27 @@ class _Sampler:
         return samples
 
 
+def _prepare(runtime: Runtime, graph: onnx.ModelProto, target: Target) -> Run:
+    """A function that runs the graph on a batch.
+
+    Raises:
+        UserError: the graph fixes its batch in a way that ``with_batch`` cannot change.
+    """
+    run = runtime.prepare(with_batch(in_precision(graph, target), target.batch))
+    if target.batch > 1:
+        try:
+            run()
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"a model does not run with batch {target.batch}: {reason}") from error
+    return run
+
+
 def _measurement(found: Estimate, runs: int, visits: tuple[float, ...]) -> Measurement:
-    half = found.half_width
     return Measurement(
         ms=found.value,
-        ms_low=found.value - half,
-        ms_high=found.value + half,
+        ms_low=found.value - found.half_width,
+        ms_high=found.value + found.half_width,
         runs=runs,
         status=found.status,
         visits=visits,
@@ -231,8 +270,7 @@ def _measurement(found: Estimate, runs: int, visits: tuple[float, ...]) -> Measu
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """No garbage collection while timing."""
+def _no_garbage_collection() -> Iterator[None]:
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -240,3 +278,14 @@ def _undisturbed() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@lru_cache
+def _weights(count: int, quantile: float) -> np.ndarray:
+    a, b = (count + 1) * quantile, (count + 1) * (1 - quantile)
+    return np.diff(betainc(a, b, np.linspace(0, 1, count + 1)))
+
+
+@lru_cache
+def _student(freedom: int) -> float:
+    return float(stdtrit(freedom, 0.975))

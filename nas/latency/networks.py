@@ -1,24 +1,58 @@
-"""Whole networks, timed: they calibrate the sums of rows and show how far to trust them."""
+"""Layers and whole networks, timed; networks calibrate the sums of rows and check them later.
+
+From one hour to the next everything on a machine can shift by 2 to 5 %, alike for all layers.
+Single layers do not show it, whole networks do, and one factor mends it, or two where large
+networks have shifted by more than small ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from nas.architecture import Architecture
-from nas.latency.calibration import Calibration, fit_calibration
-from nas.latency.measure import CLOCKS, Measurement, Plan, combine, measure
-from nas.latency.probes import network_graph
-from nas.latency.rows import Key, Row
-from nas.latency.runtime import Target
-from nas.latency.templates import LayerGraphs
-from nas.latency.validation import Point, Validation, judge, noise_floor, spread_over, validate
+from nas.documents import Value
+from nas.errors import UserError
+from nas.families import Layer
+from nas.latency.calibration import (
+    Calibration,
+    MeasuredNetwork,
+    Validation,
+    fit_calibration,
+    fit_factor,
+    judge,
+    reanchor,
+    validate,
+)
+from nas.latency.graphs import LayerGraphs, Probe
+from nas.latency.measure import (
+    CLOCKS,
+    LAYER_VISITS,
+    Measurement,
+    VisitPlan,
+    combine,
+    estimate,
+    measure_probes,
+)
+from nas.latency.table import (
+    Anchor,
+    Key,
+    LatencyTable,
+    Row,
+    RowSums,
+    build_command,
+    space_hash,
+    sum_rows,
+)
+from nas.latency.target import Target, detect_again
+from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
+from nas.statistics import kendall, spearman, spread_over, with_interval
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+T = TypeVar("T")
 
 LEAST_HELD_OUT = 4
 MOST_ROUNDS = 3
@@ -26,37 +60,102 @@ MOST_ROUNDS = 3
 CANDIDATES = 600
 """Random networks among which those to measure are picked by their latency."""
 
+BATCH_LAYERS = 24
+"""Layers that take turns: their visits spread over seconds, and a kill loses no more than these."""
 
-NETWORK_PLAN = Plan(runs=5, span_ms=4.0, least_visits=5, most_visits=8, tolerance=0.015)
-HASTY_PLAN = Plan(runs=3, span_ms=4.0, least_visits=6, most_visits=12, tolerance=0.015)
+BATCH_BYTES = 150_000_000
+"""All sessions of a batch are open at once; weights count here, the runtime packs a second copy."""
+
+NETWORK_VISITS = VisitPlan(runs=5, span_ms=4.0, least_visits=5, most_visits=8, tolerance=0.015)
+"""Of one pass."""
+
+FINE, MENDABLE = 0.03, 0.10
+"""Shifts up to these are within the difference from hour to hour, and mended by one factor."""
+
+LEAST_SPEARMAN = 0.98
+
+CHECK_PASSES = 2
+"""One less than a build takes: the check is to answer within seconds."""
+
+Action = Literal["none", "re-anchor", "rebuild"]
 
 
-class Sample(NamedTuple):
-    """How many networks the calibration is fitted on, how many are held out, and the passes.
+class NetworkSample(NamedTuple):
+    """How many networks the calibration is fitted on, how many are held out, how they are timed.
 
-    ``plan`` is that of one pass.
+    ``visits`` is the plan of each of the ``passes``.
     """
 
     fitted: int
     held_out: int
     passes: int
-    plan: Plan = NETWORK_PLAN
+    visits: VisitPlan = NETWORK_VISITS
 
 
-THOROUGH = Sample(fitted=16, held_out=24, passes=3)
-"""8 networks would do for the calibration's factor alone."""
-QUICK = Sample(fitted=8, held_out=12, passes=1, plan=HASTY_PLAN)
+class Drift(Value):
+    """How far measurements moved from predictions, as shares (0.01 is 1 %), and what to do.
 
-BATCH_BYTES = 150_000_000
-"""All sessions of a batch are open at once; weights count here, the runtime packs a second copy."""
+    ``shift``: the share by which all latencies have risen; ``calibration`` brings the table up to
+    date, and ``mape_after`` is the error with it.
+    """
+
+    networks: int
+    shift: float
+    mape_before: float
+    mape_after: float
+    spearman: float
+    kendall: float
+    action: Action
+    calibration: Calibration
 
 
-class Sizes(NamedTuple):
-    """The sums of a network's rows."""
+def measure_layers(
+    layers: Mapping[Key, Layer],
+    target: Target,
+    graphs: LayerGraphs,
+    rng: np.random.Generator,
+    *,
+    plan: VisitPlan = LAYER_VISITS,
+    batch: int = BATCH_LAYERS,
+    progress: Progress = SILENT,
+) -> Iterator[dict[Key, Measurement]]:
+    """The latency of each layer inside a network, in random order, ``batch`` layers at a time."""
+    keys = list(layers)
+    order = [keys[index] for index in rng.permutation(len(keys))]
+    done = 0
+    progress.update("layers", done, len(keys))
+    for probes in _batches(order, lambda key: graphs.probe(layers[key], key[1]), batch):
+        found = measure_probes(list(probes.values()), target, rng=rng, plan=plan)
+        yield dict(zip(probes, found, strict=True))
+        done += len(probes)
+        progress.update("layers", done, len(keys))
 
-    ms: float
-    params: int
-    macs: int
+
+def measure_networks(
+    networks: Sequence[Architecture],
+    target: Target,
+    graphs: LayerGraphs,
+    rng: np.random.Generator,
+    *,
+    passes: int,
+    plan: VisitPlan = NETWORK_VISITS,
+    progress: Progress = SILENT,
+) -> list[Measurement]:
+    """Whole networks in random order, in batches that fit into memory.
+
+    Several passes with other batches: a spell of other work on the machine then hits all alike.
+    """
+    found: list[list[Measurement]] = [[] for _ in networks]
+    total = passes * len(networks)
+    progress.update("networks", 0, total)
+    for _ in range(passes):
+        order = rng.permutation(len(networks)).tolist()
+        for probes in _batches(order, lambda index: Probe(graphs.network(networks[index]))):
+            measured = measure_probes(list(probes.values()), target, rng=rng, plan=plan)
+            for index, measurement in zip(probes, measured, strict=True):
+                found[index].append(measurement)
+            progress.update("networks", sum(map(len, found)), total)
+    return [combine(measurements, target) for measurements in found]
 
 
 def calibrate(
@@ -66,8 +165,8 @@ def calibrate(
     graphs: LayerGraphs,
     rng: np.random.Generator,
     *,
-    sample: Sample,
-    tell: Progress,
+    sample: NetworkSample,
+    progress: Progress = SILENT,
 ) -> tuple[Calibration, Validation | None]:
     """Measure random networks between the smallest and the largest of ``space``.
 
@@ -76,44 +175,24 @@ def calibrate(
     up to ``MOST_ROUNDS`` times as long: on a busy machine the networks' noise may be to blame.
     """
     networks = pick_networks(space, rows, rng, sample.fitted + sample.held_out)
-    sizes = [network_sizes(rows, network) for network in networks]
-    measured = measure_networks(networks, target, graphs, rng, tell, sample.passes, sample.plan)
-    fitted = _fit(sizes, measured, target, sample)
-    for _ in range(MOST_ROUNDS - 1):
-        if fitted[1] is None or not judge(fitted[1]).failures:
-            break
-        more = measure_networks(networks, target, graphs, rng, tell, sample.passes, sample.plan)
-        measured = [combine(pair, target) for pair in zip(measured, more, strict=True)]
-        fitted = _fit(sizes, measured, target, sample)
-    return fitted
-
-
-def _fit(
-    sizes: Sequence[Sizes], measured: Sequence[Measurement], target: Target, sample: Sample
-) -> tuple[Calibration, Validation | None]:
-    """The calibration on some of the networks, and its figures on the others."""
-    fitted, held = _split(len(sizes), sample.fitted)
-    calibration = fit_calibration(
-        [sizes[it].ms for it in fitted],
-        [sizes[it].params for it in fitted],
-        [measured[it].ms for it in fitted],
-    )
-    if len(held) < LEAST_HELD_OUT:
-        return calibration, None
-    points = [
-        Point(
-            sum_ms=size.ms,
-            params=size.params,
-            macs=size.macs,
-            predicted_ms=calibration.latency(size.ms, size.params),
-            measured_ms=found.ms,
-            held_out=index in held,
+    sums = [network_sums(rows, network) for network in networks]
+    rounds: list[list[Measurement]] = []
+    while True:
+        rounds.append(
+            measure_networks(
+                networks,
+                target,
+                graphs,
+                rng,
+                passes=sample.passes,
+                plan=sample.visits,
+                progress=progress,
+            )
         )
-        for index, (size, found) in enumerate(zip(sizes, measured, strict=True))
-    ]
-    quantile = CLOCKS[target.statistic].quantile
-    floor = noise_floor([measured[it].visits for it in held], quantile)
-    return calibration, validate(points, floor)
+        measured = [combine(one, target) for one in zip(*rounds, strict=True)]
+        calibration, validation = _fit(sums, measured, target, sample)
+        if validation is None or not judge(validation).failures or len(rounds) == MOST_ROUNDS:
+            return calibration, validation
 
 
 def pick_networks(
@@ -123,53 +202,161 @@ def pick_networks(
     found = [space.smallest(), space.largest()]
     found += [space.sample(rng) for _ in range(CANDIDATES)]
     networks = list(dict.fromkeys(found))
-    sums = [network_sizes(rows, network).ms for network in networks]
+    sums = [network_sums(rows, network).ms for network in networks]
     return [networks[index] for index in spread_over(sums, min(count, len(networks)))]
 
 
-def measure_networks(
-    networks: Sequence[Architecture],
-    target: Target,
-    graphs: LayerGraphs,
-    rng: np.random.Generator,
-    tell: Progress,
-    passes: int,
-    plan: Plan = NETWORK_PLAN,
-) -> list[Measurement]:
-    """Whole networks in random order, in batches that fit into memory.
-
-    Several passes with other batches: a spell of other work on the machine then hits all alike.
-    """
-    found: list[list[Measurement]] = [[] for _ in networks]
-    total = passes * len(networks)
-    tell("networks", 0, total)
-    for _ in range(passes):
-        order = rng.permutation(len(networks)).tolist()
-        while order:
-            batch, size = {}, 0
-            while order and size <= BATCH_BYTES:
-                index = order.pop()
-                batch[index] = network_graph(graphs, networks[index])
-                size += batch[index].ByteSize()
-            measured = measure(list(batch.values()), target, rng=rng, plan=plan)
-            for index, measurement in zip(batch, measured, strict=True):
-                found[index].append(measurement)
-            tell("networks", sum(map(len, found)), total)
-    return [combine(measurements, target) for measurements in found]
-
-
-def network_sizes(rows: Mapping[Key, Row], network: Architecture) -> Sizes:
+def network_sums(rows: Mapping[Key, Row], network: Architecture) -> RowSums:
     """The sums of a network's rows."""
-    found = [rows[(layer.signature, shape)] for layer, shape in network.placed()]
-    return Sizes(
-        sum(row.ms for row in found),
-        sum(row.params for row in found),
-        sum(row.macs for row in found),
+    return sum_rows(rows[(layer.signature, shape)] for layer, shape in network.placed())
+
+
+def noise_floor(visits: Sequence[Sequence[float]], quantile: float) -> float:
+    """Mean relative difference between the estimates from odd and from even visits."""
+    halves = [(estimate(one[0::2], quantile), estimate(one[1::2], quantile)) for one in visits]
+    return float(np.mean([abs(odd.value / even.value - 1) for odd, even in halves]))
+
+
+def measure_drift(
+    table: LatencyTable,
+    *,
+    networks: int,
+    seed: int,
+    graphs: LayerGraphs | None = None,
+    progress: Progress = SILENT,
+) -> Drift:
+    """Measure random networks of the table's space, spread over its latencies, on this machine.
+
+    Raises:
+        UserError: the table is for another target, its space is gone or has changed, or has too
+            few networks.
+    """
+    target = table.target
+    table.require_target(detect_again(target))
+    rng = np.random.default_rng(seed)
+    chosen = pick_networks(space_of(table), table.rows, rng, networks)
+    if len(chosen) < LEAST_HELD_OUT:
+        raise UserError(
+            f"{table.path}: its space has {len(chosen)} networks, too few to check it by"
+        )
+    graphs = graphs if graphs is not None else LayerGraphs()
+    found = measure_networks(chosen, target, graphs, rng, passes=CHECK_PASSES, progress=progress)
+    sums = [network_sums(table.rows, network) for network in chosen]
+    return judge_drift(
+        table.calibration,
+        [one.ms for one in sums],
+        [one.params for one in sums],
+        [measurement.ms for measurement in found],
     )
 
 
-def _split(count: int, wanted: int) -> tuple[list[int], list[int]]:
-    """Indices to fit on, evenly spread, and all others."""
-    fitted = min(wanted, count)
-    places = np.linspace(0, count - 1, 2 * fitted + 1)[1::2].round().astype(int).tolist()
-    return places, [index for index in range(count) if index not in places]
+def judge_drift(
+    calibration: Calibration,
+    sums: Sequence[float],
+    params: Sequence[float],
+    measured: Sequence[float],
+) -> Drift:
+    """Compare a table's predictions for sums of its rows with new measurements, all in ms."""
+    predicted = [calibration.latency(*pair) for pair in zip(sums, params, strict=True)]
+    expected, truth = np.asarray(predicted), np.asarray(measured)
+    updated = reanchor(calibration, sums, params, measured)
+    after = np.array([updated.latency(*pair) for pair in zip(sums, params, strict=True)])
+    factor = fit_factor(expected, truth)
+    rho, tau = (with_interval(rank, predicted, measured)[0] for rank in (spearman, kendall))
+    action: Action = "re-anchor"
+    if abs(factor - 1) > MENDABLE or rho < LEAST_SPEARMAN:
+        action = "rebuild"
+    elif abs(factor - 1) <= FINE:
+        action = "none"
+    return Drift(
+        networks=len(truth),
+        shift=factor - 1,
+        mape_before=float(np.abs(expected / truth - 1).mean()),
+        mape_after=float(np.abs(after / truth - 1).mean()),
+        spearman=rho,
+        kendall=tau,
+        action=action,
+        calibration=updated,
+    )
+
+
+def reanchored(table: LatencyTable, drift: Drift, date: str) -> LatencyTable:
+    """The table with its latencies shifted; its calibration so far joins ``earlier_anchors``."""
+    provenance = table.provenance
+    earlier = Anchor(calibration=table.calibration, date=provenance.anchored or provenance.date)
+    changed = provenance.model_copy(
+        update={
+            "calibration": drift.calibration,
+            "anchored": date,
+            "earlier_anchors": (*provenance.earlier_anchors, earlier),
+        }
+    )
+    return replace(table, provenance=changed)
+
+
+def space_of(table: LatencyTable) -> SearchSpace:
+    """The space that a table was built for, loaded from where it was found then.
+
+    Raises:
+        UserError: it is gone, or it is another one now.
+    """
+    argument = table.provenance.space_argument
+    try:
+        space = SearchSpace.load(argument)
+    except UserError as error:
+        raise UserError(f"{table.path}: its search space is needed: {error}") from None
+    if space_hash(space) != table.provenance.space_sha256:
+        raise UserError(
+            f"{table.path}: its search space '{argument}' has changed since it was built; bring "
+            f"it up to date: {build_command(table.path, table.provenance)} --resume"
+        )
+    return space
+
+
+def _batches(
+    order: list[T], make: Callable[[T], Probe], most: int | None = None
+) -> Iterator[dict[T, Probe]]:
+    """The probes of each batch, which fits into memory and holds at most so many."""
+    while order:
+        batch: dict[T, Probe] = {}
+        size = 0
+        while order and size <= BATCH_BYTES and len(batch) != most:
+            key = order.pop()
+            probe = batch[key] = make(key)
+            size += probe.long.ByteSize() + (probe.short.ByteSize() if probe.short else 0)
+        yield batch
+
+
+def _fit(
+    sums: Sequence[RowSums],
+    measured: Sequence[Measurement],
+    target: Target,
+    sample: NetworkSample,
+) -> tuple[Calibration, Validation | None]:
+    """The calibration on some of the networks, evenly spread, and its figures on the others."""
+    count = len(sums)
+    places = np.linspace(0, count - 1, 2 * min(sample.fitted, count) + 1)[1::2]
+    fitted = places.round().astype(int).tolist()
+    held = [index for index in range(count) if index not in fitted]
+    calibration = fit_calibration(
+        [sums[index].ms for index in fitted],
+        [sums[index].params for index in fitted],
+        [measured[index].ms for index in fitted],
+    )
+    if len(held) < LEAST_HELD_OUT:
+        return calibration, None
+    points = [
+        MeasuredNetwork(
+            sum_ms=size.ms,
+            params=size.params,
+            macs=size.macs,
+            predicted_ms=calibration.latency(size.ms, size.params),
+            measured_ms=found.ms,
+            held_out=index in held,
+        )
+        for index, (size, found) in enumerate(zip(sums, measured, strict=True))
+    ]
+    quantile = CLOCKS[target.statistic].quantile
+    return calibration, validate(
+        points, noise_floor([measured[it].visits for it in held], quantile)
+    )

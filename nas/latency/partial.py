@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from nas.documents import Value, read_document, write_json
 from nas.errors import UserError
-from nas.latency.rows import Key, Row, format_rows, parse_rows
-from nas.latency.runtime import Target
+from nas.latency.table import Key, Row, format_rows, parse_rows
+from nas.latency.target import Target
 from nas.store.lock import Lock
 
 

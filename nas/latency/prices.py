@@ -1,4 +1,4 @@
-"""What the networks of a space cost, by one latency table or by those of several devices."""
+"""The costs of a space's networks, by one latency table or by those of several devices."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import cached_property
 
 from nas.documents import did_you_mean
 from nas.errors import UserError
-from nas.latency.runtime import detect_again
 from nas.latency.table import LatencyTable
+from nas.latency.target import detect_again
 from nas.space import Assignment, SearchSpace
 
 LATENCY = "latency_ms"
 
 
 def latency_names(tables: Collection[str]) -> dict[str, str]:
-    """What the latency of each table is called among the costs; with one table plainly so."""
+    """The name of each table's latency among the costs; ``latency_ms`` where there is one table."""
     if len(tables) == 1:
         return dict.fromkeys(tables, LATENCY)
     return {name: f"{LATENCY}[{name}]" for name in tables}
@@ -24,10 +24,10 @@ def latency_names(tables: Collection[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class Prices:
-    """Costs of assignments, quickly: tens of thousands a second.
+    """Costs of assignments: tens of thousands a second.
 
     ``tables`` by their names. The costs are called ``latency_ms``, ``params`` and ``macs``; with
-    several tables there is a latency of each: ``latency_ms[cpu]``.
+    several tables each has a latency of its own: ``latency_ms[cpu]``.
     """
 
     space: SearchSpace
@@ -42,11 +42,11 @@ class Prices:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the costs are called."""
+        """The names of the costs."""
         return (*self.latencies, "params", "macs")
 
     def cost(self, assignment: Assignment) -> dict[str, float]:
-        """What ``LatencyTable.cost`` gives for the architecture, by every table."""
+        """``LatencyTable.cost`` of the architecture, by every table."""
         if assignment not in self._known:
             placed = list(self.space.placed(assignment))
             found = {name: table.cost_of(placed) for name, table in self.latencies.items()}
@@ -67,12 +67,12 @@ class Prices:
             )
 
     def measurable(self) -> dict[str, LatencyTable]:
-        """The tables that were built on what this machine offers, by their latencies."""
+        """The tables that were built on this machine's devices, by their latencies."""
         return {name: table for name, table in self.latencies.items() if _is_here(table)}
 
 
 def _is_here(table: LatencyTable) -> bool:
     try:
         return not table.target.difference(detect_again(table.target))
-    except UserError:  # no such device or runtime here
+    except UserError:  # there is no such device or runtime here
         return False

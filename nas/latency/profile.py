@@ -1,30 +1,28 @@
 """Where the time of networks goes on a device: layer by layer, and by class of operator.
 
-Layers cost what their probes cost, as in a latency table, so that both agree. Classes of operators
+Layers are measured by their probes, as in a latency table, so that both agree. Classes of operators
 come from the runtime's own profiler on the whole network. Profiling itself costs about 14 %, and
 onnxruntime counts in whole microseconds: so only shares are taken from it, of the latency that was
-measured without it. What a runtime fuses into an operator counts with that operator.
+measured without it. Operators that a runtime fuses into another count with that one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nas.architecture import Architecture
 from nas.families import Layer, Shape
-from nas.latency.graphs import with_batch
-from nas.latency.measure import PATIENT, Measurement, measure, measure_probes
-from nas.latency.probes import layer_probe, network_graph
-from nas.latency.rows import Key
-from nas.latency.runtime import Target, make_runtime
-from nas.latency.templates import LayerGraphs
+from nas.latency.graphs import LayerGraphs, with_batch
+from nas.latency.measure import LAYER_VISITS, PATIENT, Measurement, VisitPlan, measure
+from nas.latency.networks import measure_layers
+from nas.latency.table import Key
+from nas.latency.target import Target, make_runtime
+from nas.progress import SILENT, Progress
 
 PROFILED_RUNS = 60
-BATCH_LAYERS = 24
-"""Layers that take turns; the sessions of all of them are open at once."""
 
 PARTS: Mapping[str, str] = {
     "stem": "stem",
@@ -33,7 +31,7 @@ PARTS: Mapping[str, str] = {
     "ffn": "FFN",
     "head": "head",
 }
-"""What the last word of a slot's name makes of a layer; another word stands for itself."""
+"""The part that the last word of a slot's name stands for; another word stands for itself."""
 
 OPERATORS: Mapping[str, tuple[str, ...]] = {
     "1x1 convolutions": ("Conv 1x1",),
@@ -61,7 +59,7 @@ OPERATORS: Mapping[str, tuple[str, ...]] = {
         *("AvgPool", "Pooling", "Reduce"),
     ),
 }
-"""Classes, with the operators of all runtimes in each; what is in none is ``other``."""
+"""Classes, with the operators of all runtimes in each; any other operator is ``other``."""
 
 _CLASS_OF = {operator: name for name, operators in OPERATORS.items() for operator in operators}
 
@@ -85,7 +83,7 @@ class Profile:
     """One network: its measured latency, that of its layers, and ms by class of operator.
 
     ``operators`` is None where the runtime has no profiler. The layers' sum may differ from the
-    whole: rows of a table have their weights in the cache, a large network fetches them.
+    whole: layers alone have their weights in the cache, a large network fetches them.
     """
 
     name: str
@@ -108,7 +106,9 @@ def profile_networks(
     rng: np.random.Generator,
     *,
     graphs: LayerGraphs | None = None,
-    tell: Callable[[str, int, int], None] = lambda what, done, total: None,
+    layer_plan: VisitPlan = LAYER_VISITS,
+    network_plan: VisitPlan = PATIENT,
+    progress: Progress = SILENT,
 ) -> list[Profile]:
     """Profile networks by their names; layers that several have in common are measured once."""
     graphs = graphs if graphs is not None else LayerGraphs()
@@ -117,12 +117,14 @@ def profile_networks(
         for network in networks.values()
         for layer, shape in network.placed()
     }
-    times = _measure_layers(layers, target, graphs, rng, tell)
-    models = [network_graph(graphs, network) for network in networks.values()]
-    wholes = measure(models, target, rng=rng, plan=PATIENT)
+    times: dict[Key, Measurement] = {}
+    for batch in measure_layers(layers, target, graphs, rng, plan=layer_plan, progress=progress):
+        times.update(batch)
+    models = [graphs.network(network) for network in networks.values()]
+    wholes = measure(models, target, rng=rng, plan=network_plan)
     runtime = make_runtime(target)
     found = []
-    for name, model, whole in zip(networks, models, wholes, strict=True):
+    for (name, network), model, whole in zip(networks.items(), models, wholes, strict=True):
         runs = runtime.profile(with_batch(model, target.batch), PROFILED_RUNS)
         found.append(
             Profile(
@@ -130,7 +132,7 @@ def profile_networks(
                 whole=whole,
                 layers=tuple(
                     LayerTime(layer, shape, times[layer.signature, shape])
-                    for layer, shape in networks[name].placed()
+                    for layer, shape in network.placed()
                 ),
                 operators=scaled_to(whole.ms, classify(runs)) if runs else None,
             )
@@ -155,22 +157,3 @@ def scaled_to(total_ms: float, classes: Mapping[str, float]) -> dict[str, float]
     """The same shares of ``total_ms``."""
     profiled = sum(classes.values())
     return {name: total_ms * ms / profiled for name, ms in classes.items()}
-
-
-def _measure_layers(
-    layers: Mapping[Key, Layer],
-    target: Target,
-    graphs: LayerGraphs,
-    rng: np.random.Generator,
-    tell: Callable[[str, int, int], None],
-) -> dict[Key, Measurement]:
-    keys = list(layers)
-    order = [keys[index] for index in rng.permutation(len(keys))]
-    found: dict[Key, Measurement] = {}
-    tell("layers", 0, len(keys))
-    for start in range(0, len(order), BATCH_LAYERS):
-        batch = order[start : start + BATCH_LAYERS]
-        probes = [layer_probe(graphs, layers[key], key[1]) for key in batch]
-        found.update(zip(batch, measure_probes(probes, target, rng=rng), strict=True))
-        tell("layers", len(found), len(keys))
-    return found

@@ -1,16 +1,21 @@
-"""A latency table: one row per distinct layer and input shape, and a sidecar that vouches for them.
+"""A latency table: one row per distinct layer and input shape, and a sidecar with its evidence.
 
-The rows lie in ``T.csv``; ``T.json`` beside it names the space, the target, how sums of rows are
-calibrated and how well they predict whole networks, and carries the hash of the CSV.
+The rows lie in ``T.csv``; ``T.json`` beside it names the space and the target, holds how sums of
+rows are calibrated and how well they predict whole networks, and carries the hash of the CSV.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import math
+import zlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple, get_args
 
 from pydantic import ValidationError
 
@@ -18,12 +23,44 @@ from nas.architecture import Architecture
 from nas.documents import Value, read_document, write_atomically
 from nas.errors import UserError
 from nas.families import Layer, Shape
-from nas.latency.calibration import Calibration
-from nas.latency.modelled import Modelled
-from nas.latency.rows import Key, Row, checksums, format_rows, parse_rows, shape_text, sound_rows
-from nas.latency.runtime import Target
-from nas.latency.validation import Validation, judge
+from nas.latency.calibration import Calibration, Validation, judge
+from nas.latency.target import Target
 from nas.space import SearchSpace
+
+COLUMNS = ("layer", "input_shape", "ms", "ms_low", "ms_high", "params", "macs", "status")
+RowStatus = Literal["ok", "noisy", "modelled"]
+Key = tuple[str, Shape]
+"""A layer's signature and its input shape."""
+
+
+class Row(NamedTuple):
+    """The cost of one layer on one input shape; ms with its 95 % interval, not calibrated."""
+
+    ms: float
+    ms_low: float
+    ms_high: float
+    params: int
+    macs: int
+    status: RowStatus
+
+
+class RowSums(NamedTuple):
+    """The sums of a network's rows; ``ms`` is not calibrated."""
+
+    ms: float
+    params: int
+    macs: int
+
+
+class ModelledGroup(Value):
+    """Layers of which a quick build modelled some; ``error``: RMS of left-out entries, a share."""
+
+    kind: str
+    map: tuple[int, int]
+    alignment: tuple[str, ...]
+    measured: int
+    modelled: int
+    error: float
 
 
 class Anchor(Value):
@@ -36,8 +73,8 @@ class Anchor(Value):
 class Provenance(Value):
     """Everything of a table but its rows.
 
-    ``modelled``: what a quick build did not measure, and how far its models are to be trusted.
-    ``anchored``: when ``check-lut`` last shifted the calibration; the ones before it are kept.
+    ``modelled``: the layers that a quick build did not measure, and the error of their models.
+    ``anchored``: when ``check-lut`` last shifted the calibration; the earlier ones are kept.
     """
 
     space: str
@@ -52,13 +89,13 @@ class Provenance(Value):
     exporter: str = ""
     load_average: tuple[float, float, float] | None
     seed: int
-    modelled: tuple[Modelled, ...] = ()
+    modelled: tuple[ModelledGroup, ...] = ()
     anchored: str | None = None
     earlier_anchors: tuple[Anchor, ...] = ()
 
 
 class Sidecar(Provenance):
-    """The JSON file beside the CSV; ``row_crc32`` tells which rows of a damaged one are sound."""
+    """The JSON file beside the CSV; ``row_crc32`` identifies the sound rows of a damaged one."""
 
     csv_sha256: str
     row_crc32: str = ""
@@ -71,9 +108,6 @@ class LatencyTable:
     rows: Mapping[Key, Row]
     provenance: Provenance
     path: Path
-    _cache: dict[tuple[int, Shape], tuple[Layer, Row]] = field(
-        default_factory=dict, repr=False, init=False
-    )
 
     @property
     def target(self) -> Target:
@@ -100,11 +134,11 @@ class LatencyTable:
             UserError: a file is missing, edited or truncated, or holds impossible values.
         """
         path = Path(path)
-        sidecar = read_sidecar(path)
+        sidecar = _read_sidecar(path)
         content = _read(path)
         if hashlib.sha256(content).hexdigest() != sidecar.csv_sha256:
             total = len(sidecar.row_crc32.split())
-            bad = total - len(sound_rows(content, sidecar.row_crc32.split(), path))
+            bad = total - len(_sound_rows(content, sidecar.row_crc32.split(), path))
             mend = f"measure the {bad} of {total} rows that are bad again: " if bad < total else ""
             raise UserError(
                 f"{path}: its content differs from the hash in {sidecar_path(path).name}: edited "
@@ -115,12 +149,12 @@ class LatencyTable:
 
     @classmethod
     def salvage(cls, path: Path) -> LatencyTable:
-        """Like ``load``, but of a damaged CSV those rows that are as they were written."""
-        sidecar = read_sidecar(path)
+        """Like ``load``, but a damaged CSV yields the rows that are as they were written."""
+        sidecar = _read_sidecar(path)
         content = _read(path)
         if hashlib.sha256(content).hexdigest() == sidecar.csv_sha256:
             return cls.load(path)
-        rows = sound_rows(content, sidecar.row_crc32.split(), path)
+        rows = _sound_rows(content, sidecar.row_crc32.split(), path)
         return cls(rows, _provenance(sidecar), path)
 
     def save(self) -> None:
@@ -128,7 +162,7 @@ class LatencyTable:
         content = format_rows(self.rows, header=True).encode()
         sidecar = self.provenance.model_dump(mode="json")
         sidecar["csv_sha256"] = hashlib.sha256(content).hexdigest()
-        sidecar["row_crc32"] = " ".join(checksums(content))
+        sidecar["row_crc32"] = " ".join(_checksum(line) for line in content.splitlines()[1:])
         write_atomically(self.path, content)
         write_atomically(sidecar_path(self.path), json.dumps(sidecar, indent=1) + "\n")
 
@@ -136,17 +170,11 @@ class LatencyTable:
         """The row of a layer.
 
         Raises:
-            UserError: there is none; says how to add it.
+            UserError: there is none; the message holds the command that adds it.
         """
-        cached = self._cache.get((id(layer), input_shape))
-        if cached is not None:
-            return cached[1]
         row = self.rows.get((layer.signature, input_shape))
         if row is None:
             raise self._missing(layer, input_shape)
-        if len(self._cache) > 100_000:
-            self._cache.clear()
-        self._cache[(id(layer), input_shape)] = (layer, row)  # keeps the layer, so its id, alive
         return row
 
     def cost(self, architecture: Architecture) -> dict[str, float]:
@@ -155,16 +183,11 @@ class LatencyTable:
 
     def cost_of(self, placed: Iterable[tuple[Layer, Shape]]) -> dict[str, float]:
         """``cost`` of the network that consists of these layers, each with its input shape."""
-        ms, params, macs = 0.0, 0, 0
-        for layer, shape in placed:
-            row = self.row(layer, shape)
-            ms += row.ms
-            params += row.params
-            macs += row.macs
+        sums = sum_rows(self.row(layer, shape) for layer, shape in placed)
         return {
-            "latency_ms": self.calibration.latency(ms, params),
-            "params": params,
-            "macs": macs,
+            "latency_ms": self.calibration.latency(sums.ms, sums.params),
+            "params": sums.params,
+            "macs": sums.macs,
         }
 
     def predict(self, architecture: Architecture) -> float:
@@ -174,15 +197,15 @@ class LatencyTable:
     def require_layers(self, space: SearchSpace, space_argument: str | None = None) -> None:
         """Raise UserError, naming the first layer, unless all layers of ``space`` have rows.
 
-        ``space_argument`` is how the command that adds them names the space; by default as the
-        table was built.
+        ``space_argument`` names the space in the command that adds them; by default it is named
+        as when the table was built.
         """
         for (_, shape), layer in space.layers().items():
             if (layer.signature, shape) not in self.rows:
                 raise self._missing(layer, shape, space_argument)
 
     def require_target(self, target: Target) -> None:
-        """Raise UserError, naming what differs, unless the table was built on ``target``."""
+        """Raise UserError, naming the differences, unless the table was built on ``target``."""
         difference = self.target.difference(target)
         if difference:
             wanted = self.provenance.model_copy(update={"target": target})
@@ -207,7 +230,7 @@ class LatencyTable:
         if space_argument is not None:
             provenance = provenance.model_copy(update={"space_argument": space_argument})
         return UserError(
-            f"{self.path}: no row for '{layer.signature}' on {shape_text(shape)} ({layer.slot}); "
+            f"{self.path}: no row for '{layer.signature}' on {_shape_text(shape)} ({layer.slot}); "
             f"add what the space is missing: {build_command(self.path, provenance)} --resume"
         )
 
@@ -219,22 +242,103 @@ def sidecar_path(path: Path) -> Path:
 
 def build_command(path: Path, provenance: Provenance) -> str:
     """The command that builds this table."""
-    words = ["nas", "build-lut", "--space", provenance.space_argument]
-    words += ["--device", provenance.target.device]
-    if provenance.target.runtime != "onnxruntime":
-        words += ["--runtime", provenance.target.runtime]
-    if provenance.target.threads != 1:
-        words += ["--threads", str(provenance.target.threads)]
-    if provenance.target.batch != 1:
-        words += ["--batch", str(provenance.target.batch)]
-    if provenance.target.precision != "float32":
-        words += ["--precision", provenance.target.precision]
+    target = provenance.target
+    words = ["nas", "build-lut", "--space", provenance.space_argument, "--device", target.device]
+    if target.runtime != "onnxruntime":
+        words += ["--runtime", target.runtime]
+    if target.threads != 1:
+        words += ["--threads", str(target.threads)]
+    if target.batch != 1:
+        words += ["--batch", str(target.batch)]
+    if target.precision != "float32":
+        words += ["--precision", target.precision]
     if provenance.modelled:
         words.append("--quick")
     return " ".join([*words, "--out", str(path)])
 
 
-def read_sidecar(path: Path) -> Sidecar:
+def space_hash(space: SearchSpace) -> str:
+    """Distinguishes two versions of a space of one name."""
+    return hashlib.sha256(space.to_json().encode()).hexdigest()
+
+
+def sum_rows(rows: Iterable[Row]) -> RowSums:
+    """The sums of a network's rows, in the order in which the layers stand."""
+    ms, params, macs = 0.0, 0, 0
+    for row in rows:
+        ms += row.ms
+        params += row.params
+        macs += row.macs
+    return RowSums(ms, params, macs)
+
+
+def format_rows(rows: Mapping[Key, Row], *, header: bool) -> str:
+    """The rows as CSV, milliseconds to the nanosecond."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if header:
+        writer.writerow(COLUMNS)
+    for (signature, shape), row in rows.items():
+        ms = [f"{value:.6f}" for value in (row.ms, row.ms_low, row.ms_high)]
+        cells = [signature, _shape_text(shape), *ms, row.params, row.macs, row.status]
+        writer.writerow(cells)
+    return text.getvalue()
+
+
+def parse_rows(content: bytes, path: Path) -> dict[Key, Row]:
+    """Read CSV that ``format_rows`` wrote.
+
+    Raises:
+        UserError: naming file and line: a column is missing, a latency is not above zero, or a key
+            stands twice.
+    """
+    lines = csv.reader(io.StringIO(content.decode("utf-8", errors="replace")))
+    if next(lines, None) != list(COLUMNS):
+        raise UserError(f"{path}:1: the columns must be {','.join(COLUMNS)}")
+    rows: dict[Key, Row] = {}
+    for number, cells in enumerate(lines, start=2):
+        try:
+            key, row = _parse_cells(cells)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}:{number}: {error}") from None
+        if key in rows:
+            raise UserError(f"{path}:{number}: '{key[0]}' on {_shape_text(key[1])} stands twice")
+        rows[key] = row
+    return rows
+
+
+def _parse_cells(cells: list[str]) -> tuple[Key, Row]:
+    if len(cells) != len(COLUMNS):
+        raise ValueError(f"{len(COLUMNS)} cells expected, got {len(cells)}")
+    signature, shape_cell, *numbers, params, macs, status = cells
+    channels, height, width = map(int, shape_cell.split("x"))
+    ms, low, high = map(float, numbers)
+    if not (math.isfinite(ms) and ms > 0):
+        raise ValueError(f"ms must be a number above zero, got {numbers[0]}")
+    known: tuple[RowStatus, ...] = get_args(RowStatus)
+    if status not in known:
+        raise ValueError(f"status must be {', '.join(known[:-1])} or {known[-1]}, got '{status}'")
+    row = Row(ms, low, high, int(params), int(macs), known[known.index(status)])
+    return (signature, (channels, height, width)), row
+
+
+def _sound_rows(content: bytes, known: Collection[str], path: Path) -> dict[Key, Row]:
+    """The rows of a damaged CSV whose checksums are known."""
+    header = ",".join(COLUMNS).encode()
+    lines = [line for line in content.splitlines() if _checksum(line) in known]
+    return parse_rows(b"\n".join([header, *dict.fromkeys(lines), b""]), path)
+
+
+def _checksum(line: bytes) -> str:
+    return f"{zlib.crc32(line):08x}"
+
+
+def _shape_text(shape: Shape) -> str:
+    """``32x56x56``."""
+    return "x".join(map(str, shape))
+
+
+def _read_sidecar(path: Path) -> Sidecar:
     """The sidecar of the table at ``path``."""
     if path.suffix != ".csv":
         raise UserError(f"{path}: a latency table is a .csv file with a .json file beside it")

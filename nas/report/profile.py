@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from nas.documents import write_atomically
 from nas.latency.profile import OPERATORS, PARTS, Profile
-from nas.latency.runtime import Target
+from nas.latency.target import Target
 from nas.report.frontier import BLUE, GREEN, GREY, INK, ORANGE
 from nas.report.tables import print_table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nas.latency.drift import Drift
+from nas.latency.networks import Drift
 from nas.latency.table import LatencyTable
 from nas.report.tables import print_table
 from nas.statistics import Interval

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nas.errors import UserError
+from nas.latency.calibration import judge
 from nas.latency.prices import Prices
-from nas.latency.runtime import detect_again
 from nas.latency.table import LatencyTable
-from nas.latency.validation import judge
+from nas.latency.target import detect_again
 from nas.report.progress import Bar
 from nas.slim.journal import Identity
 from nas.slim.plan import Plan

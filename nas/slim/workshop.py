@@ -15,10 +15,9 @@ from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.deploy.export import to_checked_int8, to_checked_onnx
 from nas.latency.measure import PATIENT, Measurement, measure
-from nas.latency.precision import placement
 from nas.latency.prices import Prices
-from nas.latency.runtime import Target
 from nas.latency.table import LatencyTable
+from nas.latency.target import Target, placement
 from nas.report.progress import Bar
 from nas.search.racing import Rank
 from nas.slim.journal import Judged, Measured, Memory, Raced

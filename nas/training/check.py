@@ -15,10 +15,9 @@ from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.documents import Value, write_atomically
 from nas.errors import UserError
-from nas.latency.validation import spread_over
 from nas.network import measure_size
 from nas.space import SearchSpace
-from nas.statistics import Interval, kendall, with_interval
+from nas.statistics import Interval, kendall, spread_over, with_interval
 from nas.training.evaluate import accuracy, inherited_accuracy
 from nas.training.progress import Progress
 from nas.training.recipe import Recipe

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from nas.latency.calibration import Calibration
-from nas.latency.probes import network_graph
-from nas.latency.rows import Row
-from nas.latency.runtime import detect_target
-from nas.latency.table import LatencyTable, Provenance
-from nas.latency.templates import LayerGraphs
+from nas.latency.graphs import LayerGraphs
+from nas.latency.measure import VisitPlan
+from nas.latency.table import LatencyTable, Provenance, Row
+from nas.latency.target import detect_target
 from nas.space import SearchSpace
 
 FFN = ["identity", {"kind": "conv_ffn", "expansion": [1, 2]}]
@@ -103,7 +102,31 @@ def target():
 
 @pytest.fixture(scope="session")
 def largest_graph(tiny, graphs):
-    return network_graph(graphs, tiny.largest())
+    return graphs.network(tiny.largest())
+
+
+@pytest.fixture(scope="session")
+def brief():
+    """The fewest visits from which an interval can be estimated."""
+    return VisitPlan(runs=1, span_ms=0.0, least_visits=2, most_visits=2)
+
+
+class Recorder:
+    """Progress that remembers what it was told."""
+
+    def __init__(self):
+        self.updates = []
+
+    def update(self, text, done, total=None):
+        self.updates.append((text, done, total))
+
+    def say(self, line):
+        raise AssertionError(line)
+
+
+@pytest.fixture
+def progress():
+    return Recorder()
 
 
 def make_rows(space):

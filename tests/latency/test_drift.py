@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.latency.build import space_hash
 from nas.latency.calibration import Calibration
-from nas.latency.drift import judge_drift, measure_drift, reanchored, space_of
-from nas.latency.table import Anchor, LatencyTable
+from nas.latency.networks import judge_drift, measure_drift, reanchored, space_of
+from nas.latency.table import Anchor, LatencyTable, space_hash
 
 PREDICTED = np.geomspace(0.5, 5, 28)
 
@@ -78,4 +77,4 @@ def test_table_of_another_machine_is_not_checked(table, graphs):
     other = table.target.model_copy(update={"cpu_model": "Abacus"})
     table = replace(table, provenance=table.provenance.model_copy(update={"target": other}))
     with pytest.raises(UserError, match="cpu_model: Abacus here"):
-        measure_drift(table, networks=4, seed=0, tell=lambda *_: None, graphs=graphs)
+        measure_drift(table, networks=4, seed=0, graphs=graphs)

@@ -8,10 +8,16 @@ import torch
 
 from nas.deploy.export import parity, to_onnx
 from nas.families.efficientformer_v2.layers import ConvFFN
-from nas.latency.graphs import chain, input_shape, operators, output_shape, pointwise, with_batch
-from nas.latency.probes import layer_probe, network_graph
+from nas.latency.graphs import (
+    chain,
+    input_shape_of,
+    operators,
+    output_shape_of,
+    pointwise,
+    random_module,
+    with_batch,
+)
 from nas.latency.runtimes import OnnxRuntime
-from nas.latency.templates import random_module
 from nas.network import Network
 
 LAYER = ConvFFN(slot="stage1.block1.ffn", channels=16, expansion=2)
@@ -46,31 +52,31 @@ def test_chain_refuses_shapes_that_do_not_fit():
 
 def test_composed_network_equals_the_torch_network_and_its_export(tiny, graphs):
     architecture = tiny.largest()
-    composed = network_graph(graphs, architecture)
+    composed = graphs.network(architecture)
     onnx.checker.check_model(composed, full_check=True)
     network = Network(
         [(layer.slot, random_module(layer, shape)) for layer, shape in architecture.placed()]
     ).eval()
     assert parity(composed, network, architecture.input_shape) <= 1e-4
     assert operators(composed) == operators(to_onnx(network, architecture.input_shape))
-    assert input_shape(composed) == (1, *architecture.input_shape)
-    assert output_shape(composed) == (1, architecture.classes)
+    assert input_shape_of(composed) == (1, *architecture.input_shape)
+    assert output_shape_of(composed) == (1, architecture.classes)
 
 
 def test_probes_stand_for_each_layer_of_a_space(tiny, graphs):
     for (_, shape), layer in tiny.layers().items():
-        probe = layer_probe(graphs, layer, shape)
+        probe = graphs.probe(layer, shape)
         convolutions = operators(graphs.graph(layer, shape))["Conv"]
         if layer.slot == "stem":
             assert probe.short is None
             added = operators(probe.long)["Conv"]
         elif layer.slot == "head":
-            assert output_shape(probe.short) == (1, 1, 1, 1), "a call costs what the stem's does"
+            assert output_shape_of(probe.short) == (1, 1, 1, 1), "a call costs what the stem's does"
             added = operators(probe.long)["Conv"]
         else:
             added = operators(probe.long)["Conv"] - operators(probe.short)["Conv"]
         assert added == probe.copies * convolutions
-        assert input_shape(probe.long) == (1, *shape)
+        assert input_shape_of(probe.long) == (1, *shape)
 
 
 def test_runtime_fuses_residuals_and_scales_in_a_chain(graphs):
@@ -85,7 +91,7 @@ def test_runtime_fuses_residuals_and_scales_in_a_chain(graphs):
 
 def test_blocks_of_tokens_pay_no_transposition_between_them(tokens, graphs):
     architecture = tokens.decode((1, 2, 2, 1, 2))  # attention twice, pooling, attention
-    composed = network_graph(graphs, architecture)
+    composed = graphs.network(architecture)
     network = Network(
         [(layer.slot, random_module(layer, shape)) for layer, shape in architecture.placed()]
     ).eval()
@@ -109,7 +115,7 @@ def test_composed_random_network_of_torch_seed(tiny, graphs):
     rng = np.random.default_rng(5)
     architecture = tiny.sample(rng)
     x = torch.randn(1, *architecture.input_shape, generator=torch.Generator().manual_seed(0))
-    result = run(network_graph(graphs, architecture), x.numpy())
+    result = run(graphs.network(architecture), x.numpy())
     assert result.shape == (1, 4)
     assert np.isfinite(result).all()
 
@@ -117,19 +123,19 @@ def test_composed_random_network_of_torch_seed(tiny, graphs):
 @pytest.mark.parametrize("name", ["tiny", "tokens"])
 def test_a_batch_computes_what_its_images_do_one_by_one(name, graphs, request):
     largest = request.getfixturevalue(name).largest()
-    model = network_graph(graphs, largest)
+    model = graphs.network(largest)
     batched = with_batch(model, 3)
     onnx.checker.check_model(batched, full_check=True)
-    assert (input_shape(batched)[0], output_shape(batched)[0]) == (3, 3)
+    assert (input_shape_of(batched)[0], output_shape_of(batched)[0]) == (3, 3)
     x = np.random.default_rng(0).standard_normal((3, *largest.input_shape), dtype=np.float32)
     expected = np.concatenate([run(model, image[None]) for image in x])
     np.testing.assert_allclose(run(batched, x), expected, rtol=1e-4, atol=1e-4)
-    assert input_shape(model)[0] == 1, "the model itself is left alone"
+    assert input_shape_of(model)[0] == 1, "the model itself is left alone"
 
 
 def test_a_batch_that_is_open_is_fixed():
     model = pointwise((8, 4, 4))
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    assert input_shape(with_batch(model, 1)) == (1, 8, 4, 4)
+    assert input_shape_of(with_batch(model, 1)) == (1, 8, 4, 4)
     assert with_batch(pointwise((8, 4, 4)), 1) == pointwise((8, 4, 4))

@@ -5,12 +5,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 from nas.errors import UserError
-from nas.latency.graphs import chain, input_shape, pointwise
-from nas.latency.measure import Clock, Plan, Probe, measure, measure_probes, time_in_turns
-from nas.latency.runtime import detect_target, make_runtime
+from nas.latency.graphs import Probe, chain, input_shape_of, pointwise
+from nas.latency.measure import Clock, VisitPlan, measure, measure_probes, time_in_turns
 from nas.latency.runtimes import RUNTIMES, Runtime
+from nas.latency.target import detect_target, make_runtime
 
-PLAN = Plan(runs=4, span_ms=0.0, least_visits=6, most_visits=20)
+PLAN = VisitPlan(runs=4, span_ms=0.0, least_visits=6, most_visits=20)
 
 
 class Machine:
@@ -99,7 +99,7 @@ def test_quiet_entries_stop_early_and_noisy_ones_at_the_cap():
 
 def test_short_runs_are_repeated_for_the_span():
     machine = Machine()
-    plan = Plan(runs=4, span_ms=2.0, least_visits=3, most_visits=3)
+    plan = VisitPlan(runs=4, span_ms=2.0, least_visits=3, most_visits=3)
     (found,) = time_in_turns(
         [[machine.costs(0.1)]], [1], machine.clock(), rng=np.random.default_rng(1), plan=plan
     )
@@ -132,7 +132,7 @@ def test_real_measurements_are_positive_and_bracketed(target):
     for it in measure(models, target, rng=np.random.default_rng(0)):
         assert 0 < it.ms <= it.ms_high
         assert it.ms_low <= it.ms
-        assert Plan().least_visits <= len(it.visits) <= Plan().most_visits
+        assert VisitPlan().least_visits <= len(it.visits) <= VisitPlan().most_visits
 
 
 def test_real_slopes_have_both_graphs_timed(target):
@@ -156,7 +156,7 @@ class Recorder(Runtime):
         return {"abacus": "beads"}
 
     def prepare(self, model):
-        self.shapes.append(input_shape(model))
+        self.shapes.append(input_shape_of(model))
         return lambda: sum(range(100))
 
 

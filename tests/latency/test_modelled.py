@@ -7,13 +7,13 @@ import pytest
 
 from nas.families.efficientformer_v2.layers import ConvFFN
 from nas.families.layer import WIDTH_FIELDS
-from nas.latency.modelled import (
+from nas.latency.staircase import (
     group_layers,
     keys_misfit,
     keys_to_measure,
     model_rows,
 )
-from nas.latency.rows import Row, format_rows, parse_rows
+from nas.latency.table import Row, format_rows, parse_rows
 from nas.space import SearchSpace
 
 STEP = 16

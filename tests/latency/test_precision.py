@@ -8,14 +8,12 @@ from nas.deploy.quantize import FUSED_OPERATORS, INTEGER_OPERATORS, precision_of
 from nas.errors import UserError
 from nas.families import LAYERS
 from nas.latency.graphs import chain, operators, pointwise
-from nas.latency.measure import Plan, measure
-from nas.latency.precision import in_precision, placement
-from nas.latency.probes import layer_probe
-from nas.latency.runtime import detect_again, detect_target
+from nas.latency.measure import VisitPlan, measure
 from nas.latency.runtimes import RUNTIMES, OnnxRuntime, OpenVino
 from nas.latency.table import build_command
+from nas.latency.target import detect_again, detect_target, in_precision, placement
 
-QUICK = Plan(runs=2, span_ms=0.01, least_visits=2, most_visits=2)
+QUICK = VisitPlan(runs=2, span_ms=0.01, least_visits=2, most_visits=2)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +62,7 @@ def test_float32_and_quantized_graphs_are_taken_as_they_are(target, int8):
 
 def test_every_convolution_of_a_probe_runs_in_int8(graphs, int8):
     layer = LAYERS["conv_ffn"](slot="stage1.block1.ffn", channels=16, expansion=2)
-    probe = layer_probe(graphs, layer, (16, 8, 8))
+    probe = graphs.probe(layer, (16, 8, 8))
     for graph in (probe.long, probe.short):
         executed = OnnxRuntime("CPUExecutionProvider", 1).operators(in_precision(graph, int8))
         assert executed["QLinearConv"] == operators(graph)["Conv"]
@@ -106,7 +104,7 @@ def test_openvino_runs_every_convolution_in_int8(graphs):
     pytest.importorskip("openvino", reason="not installed: pip install 'nas[openvino]'")
     target = detect_target(runtime="openvino", precision="int8")
     layer = LAYERS["conv_ffn"](slot="stage1.block1.ffn", channels=16, expansion=2)
-    graph = in_precision(layer_probe(graphs, layer, (16, 8, 8)).long, target)
+    graph = in_precision(graphs.probe(layer, (16, 8, 8)).long, target)
     request = OpenVino("CPU", 1)._request(graph, {"PERF_COUNT": True})
     request.infer()
     kernels = [

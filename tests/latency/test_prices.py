@@ -8,8 +8,8 @@ import pytest
 
 from nas.errors import UserError
 from nas.latency.prices import Prices
-from nas.latency.runtime import Target, detect_target
 from nas.latency.table import LatencyTable
+from nas.latency.target import Target, detect_target
 from nas.space import SearchSpace
 
 EXAMPLE = Path(__file__).parents[2] / "latency_tables" / "example_cpu.csv"

@@ -5,7 +5,6 @@ import pytest
 
 from nas.families.efficientformer_v2.layers import ConvFFN
 from nas.latency.measure import Measurement
-from nas.latency.probes import network_graph
 from nas.latency.profile import (
     OPERATORS,
     LayerTime,
@@ -14,8 +13,8 @@ from nas.latency.profile import (
     profile_networks,
     scaled_to,
 )
-from nas.latency.runtime import make_runtime
 from nas.latency.runtimes import OnnxRuntime
+from nas.latency.target import make_runtime
 
 MS = Measurement(ms=1.0, ms_low=0.9, ms_high=1.1, runs=10, status="ok")
 
@@ -50,7 +49,7 @@ def test_classes_of_operators_sum_to_the_measured_latency(profiles):
 
 
 def test_the_profiler_sees_every_operator_that_is_executed(tiny, graphs, target):
-    model = network_graph(graphs, tiny.largest())
+    model = graphs.network(tiny.largest())
     runs = make_runtime(target).profile(model, 5)
     assert len(runs) == 5
     convolutions = {"Conv", "Conv 1x1", "Conv depthwise"}

@@ -11,9 +11,9 @@ import pytest
 from nas.errors import UserError
 from nas.latency.graphs import chain, pointwise
 from nas.latency.profile import classify
-from nas.latency.runtime import Target, accelerator, detect_again, detect_target, make_runtime
 from nas.latency.runtimes import RUNTIMES, OnnxRuntime, OpenVino
 from nas.latency.runtimes.base import random_inputs
+from nas.latency.target import Target, accelerator, detect_again, detect_target, make_runtime
 
 
 def test_detected_target_describes_this_machine(target):

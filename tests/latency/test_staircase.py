@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from nas.latency.calibration import Calibration
-from nas.latency.rows import Row
-from nas.latency.staircase import STEPS, WIDTHS, fit_step, measure_step, plateaus
-from nas.latency.table import LatencyTable, Provenance
+from nas.latency.staircase import STEPS, SWEEP_WIDTHS, fit_step, measure_step, plateaus
+from nas.latency.table import LatencyTable, Provenance, Row
 from nas.report.show import describe_space, print_description
 
 WIDTH = "stage1.width"
@@ -14,19 +13,19 @@ WIDTH = "stage1.width"
 
 def sweep(step, noise, seed=0):
     rng = np.random.default_rng(seed)
-    padded = np.ceil(np.asarray(WIDTHS) / step) * step
-    return (1e-3 + 2e-5 * padded + 6e-6 * padded**2) * rng.normal(1, noise, len(WIDTHS))
+    padded = np.ceil(np.asarray(SWEEP_WIDTHS) / step) * step
+    return (1e-3 + 2e-5 * padded + 6e-6 * padded**2) * rng.normal(1, noise, len(SWEEP_WIDTHS))
 
 
 @pytest.mark.parametrize("step", [8, 16, 32])
 @pytest.mark.parametrize("seed", range(5))
 def test_step_is_recovered_under_noise(step, seed):
-    assert fit_step(WIDTHS, sweep(step, 0.01, seed)) == step
+    assert fit_step(SWEEP_WIDTHS, sweep(step, 0.01, seed)) == step
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_where_every_width_costs_what_it_computes_there_is_no_step(seed):
-    assert fit_step(WIDTHS, sweep(1, 0.01, seed)) == 1
+    assert fit_step(SWEEP_WIDTHS, sweep(1, 0.01, seed)) == 1
 
 
 def test_a_real_sweep_finds_a_step(target):

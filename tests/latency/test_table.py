@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.latency.rows import Row, format_rows, parse_rows
-from nas.latency.table import LatencyTable, build_command
+from nas.latency.table import LatencyTable, Row, build_command, format_rows, parse_rows
 from nas.space import SearchSpace
 
 HEADER = "layer,input_shape,ms,ms_low,ms_high,params,macs,status\n"

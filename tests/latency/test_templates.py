@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from nas.families import LAYERS
-from nas.latency.graphs import operators
-from nas.latency.templates import LayerGraphs, is_equal, random_module, substitute
+from nas.latency.graphs import LayerGraphs, is_equal, operators, random_module, substitute
 from nas.network import fold
 
 HEADS = {"heads": 2, "key_dim": 8, "value_dim": 8}

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from nas.latency.validation import (
-    Point,
+from nas.latency.calibration import (
+    MeasuredNetwork,
     figures,
     fit_line,
     judge,
-    noise_floor,
-    spread_over,
     validate,
 )
+from nas.latency.networks import noise_floor
+from nas.statistics import spread_over
 
 
 def test_figures_of_known_errors():
@@ -58,7 +58,7 @@ def test_spread_of_everything_is_everything():
 
 def test_validation_compares_held_out_networks_only():
     points = [
-        Point(
+        MeasuredNetwork(
             sum_ms=ms,
             params=10,
             macs=round(1000 * ms),
@@ -85,7 +85,9 @@ def validation_of(error, *, macs_error=0.2, swap=False):
         predicted = predicted[np.arange(24).reshape(-1, 4)[:, ::-1].ravel()]
     good = figures(predicted, measured)
     macs = figures(measured * (1 + macs_error), measured)
-    point = Point(sum_ms=1, params=1, macs=1, predicted_ms=1, measured_ms=1, held_out=True)
+    point = MeasuredNetwork(
+        sum_ms=1, params=1, macs=1, predicted_ms=1, measured_ms=1, held_out=True
+    )
     made = validate([point, point.model_copy(update={"held_out": False})] * 4, 0.01)
     return made.model_copy(update={"calibrated": good, "macs": macs})
 

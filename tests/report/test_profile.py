@@ -5,7 +5,7 @@ import pytest
 from nas.families.efficientformer_v2.layers import Attention4D, ConvFFN
 from nas.latency.measure import Measurement
 from nas.latency.profile import LayerTime, Profile
-from nas.latency.runtime import detect_target
+from nas.latency.target import detect_target
 from nas.report.profile import describe_profiles, draw_profiles, print_profiles
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from nas.latency.calibration import Calibration
-from nas.latency.rows import Row
-from nas.latency.runtime import detect_target
-from nas.latency.table import LatencyTable
+from nas.latency.table import LatencyTable, Row
+from nas.latency.target import detect_target
 from nas.space import SearchSpace
 from nas.training.loop import train_supernet
 from nas.training.run import Run

@@ -8,9 +8,8 @@ import torch
 
 from nas.errors import UserError
 from nas.latency.calibration import Calibration
-from nas.latency.rows import Row
-from nas.latency.runtime import detect_target
-from nas.latency.table import LatencyTable, Provenance
+from nas.latency.table import LatencyTable, Provenance, Row
+from nas.latency.target import detect_target
 from nas.space import SearchSpace
 from nas.training.latency_term import LatencyTerm, price_paths
 

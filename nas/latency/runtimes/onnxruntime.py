@@ -12,8 +12,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from nas.deploy.export import EXACT_INTEGERS
-from nas.deploy.quantize import INTEGER_OPERATORS
+from nas.deploy.quantize import EXACT_INTEGERS, INTEGER_OPERATORS
 from nas.errors import UserError
 from nas.latency.runtimes.base import Runtime, random_inputs
 

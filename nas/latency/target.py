@@ -1,4 +1,4 @@
-"""The target that a latency was measured on: device, runtime, threads, and what this machine is."""
+"""The target that a latency holds for: device, runtime, threads, precision, batch, processor."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import time
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
+import onnx
 from pydantic import Field
 
-from nas.deploy.quantize import Precision
+from nas.deploy.quantize import Placement, Precision, precision_of, quantize
 from nas.documents import Value, did_you_mean
 from nas.errors import UserError
 from nas.latency.runtimes import RUNTIMES, Runtime
+from nas.latency.runtimes.base import random_inputs
 from nas.machine import usable_cores
 
 Statistic = Literal["thread_cpu_quartile", "wall_median"]
@@ -28,15 +31,14 @@ RELEVANT_FLAGS = (
 # fmt: on
 """CPU features that choose among a runtime's kernels."""
 
-
 NVIDIA_DEVICES = ("cuda", "tensorrt", "nvtensorrtrtx")
-"""As onnxruntime's providers for NVIDIA's GPUs are called here."""
+"""The devices of onnxruntime's providers for NVIDIA's GPUs."""
 
 
 class Target(Value):
     """What a latency holds for: change any of these and the milliseconds change.
 
-    ``accelerator``: the name that its driver gives; empty where the CPU does the work.
+    ``accelerator``: the name that the driver reports; empty where the CPU does the work.
     """
 
     device: str
@@ -53,11 +55,11 @@ class Target(Value):
 
     @property
     def hardware(self) -> str:
-        """The name of what does the work."""
+        """The name of the accelerator, or of the processor where there is none."""
         return self.accelerator or self.cpu_model
 
     def difference(self, other: Target) -> list[str]:
-        """Each field that differs, as ``threads: 1 here, 2 there``; ``other`` is there."""
+        """Each field that differs, as ``threads: 1 here, 2 there``; "there" is ``other``."""
         return [
             f"{name}: {_text(getattr(self, name))} here, {_text(getattr(other, name))} there"
             for name in type(self).model_fields
@@ -66,7 +68,7 @@ class Target(Value):
 
 
 def make_runtime(target: Target) -> Runtime:
-    """The runtime of a target, with its provider and threads."""
+    """The target's runtime with the target's provider and threads."""
     return RUNTIMES[target.runtime](target.provider, target.threads)
 
 
@@ -81,8 +83,8 @@ def detect_target(
     """The target that measurements on this machine hold for; ``batch`` images at once.
 
     Raises:
-        UserError: no such runtime, no such device on this machine, or no int8 on it; lists what
-            there is.
+        UserError: there is no such runtime, no such device on this machine, or no int8 on it; the
+            message lists the available ones.
     """
     if runtime not in RUNTIMES:
         hint = did_you_mean(runtime, RUNTIMES)
@@ -119,7 +121,7 @@ def detect_target(
 
 
 def detect_again(target: Target) -> Target:
-    """What this machine offers for the device, runtime, threads, batch, precision of a target."""
+    """The target of this machine with the device, runtime, threads, batch, precision of another."""
     return detect_target(
         target.device,
         runtime=target.runtime,
@@ -133,7 +135,7 @@ def accelerator(device: str) -> str:
     """The name of the GPU behind a device of NVIDIA's; empty for other devices.
 
     Raises:
-        UserError: nvidia-smi, which comes with the driver, does not tell it.
+        UserError: nvidia-smi, which comes with the driver, does not report it.
     """
     if device not in NVIDIA_DEVICES:
         return ""
@@ -146,8 +148,25 @@ def accelerator(device: str) -> str:
     return found
 
 
+def in_precision(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
+    """The model as the target computes it; a quantized model is returned unchanged.
+
+    A graph is quantized as a whole, so that the nodes between its layers are those of a network.
+    Latency does not depend on values: one random image gives the ranges of the activations.
+    """
+    if target.precision == "float32" or precision_of(model) == "int8":
+        return model
+    (image,) = random_inputs(model).values()
+    return quantize(model, np.asarray(image), placement(target))
+
+
+def placement(target: Target) -> Placement:
+    """Where the runtime of an int8 target expects numbers to be rounded."""
+    return RUNTIMES[target.runtime].int8[target.device]
+
+
 def cpu_model() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name as the system reports it."""
     name = _cpuinfo().get("model name", "")
     if not name and platform.system() == "Darwin":
         command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
@@ -172,7 +191,7 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _clock_is_fine() -> bool:
-    """Whether the CPU clock of a thread can tell microseconds."""
+    """Whether the CPU clock of a thread resolves microseconds."""
     return time.get_clock_info("thread_time").resolution < 1e-6
 
 
