@@ -36,7 +36,7 @@ import torch
 from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.network import measure_size
-from nas.search import Rank, slim_greedily
+from nas.search import Problem, Rank, slim_greedily
 from nas.search.racing import CONFIDENCE
 from nas.space import Assignment, SearchSpace
 from nas.supernet import Supernet
@@ -161,16 +161,15 @@ def descend(walk: Walk, seed: int) -> None:
     start = tuple(int(rng.integers(size)) for size in walk.space.sizes) if seed else largest
     least = walk.cost(walk.space.canonical((0,) * len(start)))
     try:
-        slim_greedily(
-            [index + 1 for index in start],
+        problem = Problem(
+            tuple(index + 1 for index in start),
             walk.cost,
             walk.accuracy,
             {"latency_ms": 1.02 * least["latency_ms"]},
-            evaluations=10**6,
-            rng=rng,
-            canonical=walk.space.canonical,
-            race=walk.race,
+            walk.space.canonical,
+            walk.race,
         )
+        slim_greedily([problem], evaluations=10**6, rng=rng)
     except Enough:
         return
 

@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does;
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,15 +33,15 @@ from nas.latency.prices import Prices
 from nas.report.progress import Bar
 from nas.report.tables import print_table
 from nas.search import (
-    FamilyResult,
     InfeasibleTarget,
-    evolve_family,
+    Problem,
+    Solution,
+    evolve,
     hypervolume,
     scale_uniformly,
-    search_family_randomly,
-    slim_family,
+    search_randomly,
+    slim_by_frontier,
 )
-from nas.search.problem import Problem
 from nas.space import Assignment, SearchSpace
 from nas.training.evaluate import inherited_accuracy
 from nas.training.evaluator import Evaluator
@@ -64,9 +64,9 @@ SUBJECTS = {
 SEARCH_SHARE = 0.2
 BOUNDS = 8
 METHODS = {
-    "slimmed": slim_family,
-    "random": search_family_randomly,
-    "NSGA-II": evolve_family,
+    "slimmed": slim_by_frontier,
+    "random": search_randomly,
+    "NSGA-II": evolve,
 }
 
 
@@ -130,15 +130,17 @@ def main() -> None:
     prices = Prices(space, {"cpu": table})
     with Bar("judging") as bar:
         judge = Judge(run, dataset, bar)
+        sizes, canonical = space.sizes, space.canonical
+        problem = Problem(sizes, prices.cost, judge.seen, {"latency_ms": 1e-9}, canonical)
         areas = {
             (name, evaluations): [
-                areas_of(search(name, run, prices, judge, evaluations, seed), run, prices, judge)
+                areas_of(search(name, problem, evaluations, seed), problem, judge)
                 for seed in range(arguments.seeds)
             ]
             for name in METHODS
             for evaluations in (50, 100)
         }
-        uniform = areas_of(scaled(run, prices), run, prices, judge)
+        uniform = areas_of(scaled(problem, space), problem, judge)
     base = np.array(areas["NSGA-II", 100])
     rows = [
         (
@@ -156,52 +158,41 @@ def main() -> None:
     )
 
 
-def search(
-    name: str, run: Run, prices: Prices, judge: Judge, evaluations: int, seed: int
-) -> FamilyResult:
-    """What a method finds for all bounds."""
+def search(name: str, problem: Problem, evaluations: int, seed: int) -> Solution:
+    """Return what a method finds for all bounds."""
     return METHODS[name](
-        run.space.sizes,
-        prices.cost,
-        judge.seen,
-        targets(run, prices),
-        evaluations=evaluations,
-        rng=np.random.default_rng(seed),
-        canonical=run.space.canonical,
+        within_bounds(problem), evaluations=evaluations, rng=np.random.default_rng(seed)
     )
 
 
-def scaled(run: Run, prices: Prices) -> FamilyResult:
-    """Uniform scaling to all bounds; to those that it cannot reach, as near as it gets."""
-    nearest = prices.cost(run.space.uniform(0))["latency_ms"]
+def scaled(problem: Problem, space: SearchSpace) -> Solution:
+    """Scale uniformly to all bounds; to those that it cannot reach, as near as it gets."""
+    nearest = problem.price(space.uniform(0))["latency_ms"]
     bests = tuple(
-        run.space.canonical(
+        problem.canonical(
             scale_uniformly(
-                run.space.uniform,
-                prices.cost,
-                {name: max(bound, nearest) for name, bound in target.items()},
+                space.uniform,
+                bounded.within({name: max(it, nearest) for name, it in bounded.target.items()}),
             )
         )
-        for target in targets(run, prices)
+        for bounded in within_bounds(problem)
     )
-    return FamilyResult(bests, (), dict.fromkeys(bests, 0.0))
+    return Solution(bests, (), dict.fromkeys(bests, 0.0))
 
 
-def targets(run: Run, prices: Prices) -> Sequence[Mapping[str, float]]:
-    """Bounds at equal ratios, from the largest network's latency to the smallest's."""
-    least, most = ends(run, prices)
+def within_bounds(problem: Problem) -> list[Problem]:
+    """Return the problem within bounds at equal ratios, from the largest network's latency down."""
+    least, most = ends(problem)
     ratio = (least / most) ** (1 / (BOUNDS - 1))
-    return [{"latency_ms": max(least, most * ratio**it)} for it in range(BOUNDS)]
+    return [problem.within({"latency_ms": max(least, most * ratio**it)}) for it in range(BOUNDS)]
 
 
-def ends(run: Run, prices: Prices) -> tuple[float, float]:
-    """The least latency that can be reached, and that of the largest network.
+def ends(problem: Problem) -> tuple[float, float]:
+    """Return the least latency that can be reached, and that of the largest network.
 
     The smallest network need not be the fastest: 24 channels may take less time than 16. What is
     below the tightest bound would count for whoever meets it by chance.
     """
-    sizes = run.space.sizes
-    problem = Problem(sizes, prices.cost, {"latency_ms": 1e-9}, run.space.canonical)
     try:
         fastest = problem.price(problem.feasible())
     except InfeasibleTarget as nothing_is_that_fast:
@@ -209,18 +200,18 @@ def ends(run: Run, prices: Prices) -> tuple[float, float]:
     return fastest["latency_ms"], problem.price(problem.largest)["latency_ms"]
 
 
-def areas_of(found: FamilyResult, run: Run, prices: Prices, judge: Judge) -> tuple[float, float]:
-    """What was evaluated as the search saw it, and what is delivered on the test images."""
-    reference = ends(run, prices)[1], 1 / run.space.classes
+def areas_of(found: Solution, problem: Problem, judge: Judge) -> tuple[float, float]:
+    """Return the areas of what was evaluated, as searched, and of the bests on the test images."""
+    reference = ends(problem)[1], 1 / judge.run.space.classes
 
     def area(points: Mapping[Assignment, float]) -> float:
         return hypervolume(
-            [(prices.cost(one)["latency_ms"], hits) for one, hits in points.items()], reference
+            [(problem.price(it)["latency_ms"], hits) for it, hits in points.items()], reference
         )
 
     return (
-        area({one: judge.seen(one) for one in found.evaluated}),
-        area({one: judge.tested(one) for one in found.bests}),
+        area({it: judge.seen(it) for it in found.evaluated}),
+        area({it: judge.tested(it) for it in found.bests}),
     )
 
 

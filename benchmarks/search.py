@@ -26,31 +26,27 @@ import numpy as np
 from tables import Table, crossed, nas_bench_macro, staged
 
 from nas.search import (
-    FamilyResult,
-    SlimmingResult,
+    Solution,
     evolve,
-    evolve_family,
     hypervolume,
-    search_family_randomly,
     search_randomly,
-    slim,
-    slim_family,
+    slim_by_frontier,
     slim_greedily,
 )
 
-METHODS: dict[str, Callable[..., SlimmingResult]] = {
-    "slim": slim,
+METHODS: dict[str, Callable[..., Solution]] = {
+    "slim": slim_by_frontier,
     "random": search_randomly,
     "NSGA-II": evolve,
     "greedy": slim_greedily,
 }
-FRONTIERS: dict[str, tuple[Callable[..., FamilyResult], int]] = {
-    "slim": (slim_family, 8),
-    "random": (search_family_randomly, 8),
-    "NSGA-II": (evolve_family, 8),
-    "one bound": (evolve_family, 1),
+FRONTIERS = {
+    "slim": ("slim", 8),
+    "random": ("random", 8),
+    "NSGA-II": ("NSGA-II", 8),
+    "one bound": ("NSGA-II", 1),
 }
-"""Each with the number of its bounds; the last is NSGA-II again, from random networks near the
+"""The method of each, and the number of its bounds; the last starts from random networks near the
 largest."""
 BARS = {60: 0.12, 100: 0.10}
 """Largest mean regret of ``slim`` on NAS-Bench-Macro, by evaluations."""
@@ -108,18 +104,11 @@ def compare(tables: Sequence[Table], arguments: argparse.Namespace, bars: dict[i
 
 
 def run(
-    method: Callable[..., SlimmingResult], table: Table, evaluations: int, seed: int
+    method: Callable[..., Solution], table: Table, evaluations: int, seed: int
 ) -> tuple[float, int]:
     """The regret of one search, and how many evaluations it made."""
-    result = method(
-        table.sizes,
-        table.cost,
-        table.seen,
-        table.target,
-        evaluations=evaluations,
-        rng=np.random.default_rng(seed),
-        canonical=table.canonical,
-    )
+    rng = np.random.default_rng(seed)
+    result = method([table.problem], evaluations=evaluations, rng=rng)
     return table.optimum - table.truth(result.best), len(result.evaluated)
 
 
@@ -140,22 +129,18 @@ def compare_frontiers(tables: Sequence[Table]) -> None:
 def area(name: str, table: Table, evaluations: int, seed: int) -> float:
     """The hypervolume of one search of the whole frontier."""
     method, bounds = FRONTIERS[name]
-    smallest = table.canonical((0,) * len(table.sizes))
-    largest = table.canonical(tuple(size - 1 for size in table.sizes))
-    least, most = (table.cost(one)["latency_ms"] for one in (smallest, largest))
+    problem = table.problem
+    ends = problem.smallest, problem.largest
+    least, most = (problem.price(end)["latency_ms"] for end in ends)
     ratio = (least / most) ** (1 / max(1, bounds - 1))
     targets = [{"latency_ms": max(least, most * ratio**it)} for it in range(bounds)]
-    found = method(
-        table.sizes,
-        table.cost,
-        table.seen,
-        targets,
+    found = METHODS[method](
+        [problem.within(target) for target in targets],
         evaluations=evaluations,
         rng=np.random.default_rng(seed),
-        canonical=table.canonical,
     )
-    points = [(table.cost(one)["latency_ms"], table.seen(one)) for one in found.evaluated]
-    return hypervolume(points, (most, table.seen(smallest)))
+    points = [(problem.price(it)["latency_ms"], seen) for it, seen in found.evaluated.items()]
+    return hypervolume(points, (most, table.seen(problem.smallest)))
 
 
 def interval(values: np.ndarray, *, resamples: int = 10_000) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas.search.problem import Assignment, Costs, as_it_is
+from nas.search.problem import Assignment, Costs, Problem, as_it_is
 
 Values = Callable[[NDArray[np.int_]], NDArray[np.float64]]
 """Of assignments (N, choices); (N,)."""
@@ -36,6 +36,11 @@ class Table:
     optimum: float
     """The highest truth that meets the target, or the highest that long searches found."""
     canonical: Callable[[Assignment], Assignment] = as_it_is
+
+    @property
+    def problem(self) -> Problem:
+        """The problem that a search sees; nothing is priced so far."""
+        return Problem(self.sizes, self.cost, self.seen, self.target, self.canonical)
 
 
 def nas_bench_macro(path: Path) -> Iterator[Table]:

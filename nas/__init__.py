@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nas.errors import UserError
     from nas.latency.table import LatencyTable
     from nas.network import build
-    from nas.search.score import mobile_efficiency_score
+    from nas.search import mobile_efficiency_score
     from nas.space import SearchSpace
     from nas.supernet import Supernet
 
@@ -27,7 +27,7 @@ _HOMES = {
     "UserError": "nas.errors",
     "build": "nas.network",
     "load_timm_state_dict": "nas.deploy.timm",
-    "mobile_efficiency_score": "nas.search.score",
+    "mobile_efficiency_score": "nas.search",
     "resize_attention_biases": "nas.deploy.resizing",
     "to_timm_state_dict": "nas.deploy.timm",
 }

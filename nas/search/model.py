@@ -1,8 +1,8 @@
-"""A Gaussian process over assignments: what the evaluations so far say of those to come.
+"""A Gaussian process over assignments: predicts accuracies from the evaluations so far.
 
 Accuracy is modelled as a sum: an effect of every option of every choice (ordinal indicators, so an
 option says something of its neighbours); a parabola of the size and of each cost, for diminishing
-returns; effects of pairs of options; and noise. How large each is, the data say.
+returns; effects of pairs of options; and noise. The deviation of each part is fitted to the data.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
-Floats = NDArray[np.float64]
+from nas.search.problem import Floats
 
 EXPECTED = np.log([0.7, 1.0, 0.2, 0.15])
 """Logarithms of the standard deviations of options, parabolas, pairs and noise, as parts of the
@@ -34,7 +33,7 @@ class Inputs(NamedTuple):
     summary: Floats  # (N, S): 1, size, costs, and the squares of size and costs
 
     def every(self, stride: int) -> Inputs:
-        """Every ``stride``-th of them."""
+        """Return every ``stride``-th of them."""
         return Inputs(self.options[::stride], self.summary[::stride])
 
 
@@ -66,7 +65,7 @@ class Encoder:
         )
 
     def _weighted(self, indicators: Floats) -> Floats:
-        """Of a choice with many options each counts for less."""
+        """Weigh each option of a choice by how few there are."""
         return np.asarray((indicators - self._mean_options) * np.sqrt(self._steps))
 
     def _measures(self, indicators: Floats, costs: Floats) -> Floats:
@@ -74,7 +73,7 @@ class Encoder:
 
 
 class Posterior:
-    """What is believed of any assignment, given the accuracies of some."""
+    """The distribution of any assignment's accuracy, given the accuracies of some."""
 
     def __init__(
         self, inputs: Inputs, accuracies: Sequence[float], deviations: Floats | None = None
@@ -99,12 +98,12 @@ class Posterior:
         self._weights = cho_solve(self._factor, self._observed)
 
     def mean(self, inputs: Inputs) -> Floats:
-        """The expected accuracies, (N,)."""
+        """Return the expected accuracies, (N,)."""
         found = self._covariance(inputs) @ self._weights
         return np.asarray(self._centre + self._spread * found)
 
-    def draw(self, rng: np.random.Generator, boldness: float) -> Callable[[Inputs], Floats]:
-        """A function that could be the truth; its distance from the mean is scaled by ``boldness``.
+    def draw(self, rng: np.random.Generator, exploration: float) -> Callable[[Inputs], Floats]:
+        """Return a function that could be the truth; ``exploration`` scales it around the mean.
 
         By Matheron's rule: a draw of the prior, corrected by what it gets wrong of the data.
         """
@@ -118,10 +117,10 @@ class Posterior:
             return np.asarray(inputs.options @ linear + inputs.summary @ curved + pairs)
 
         errors = prior(self._inputs) + noise * rng.normal(size=len(self._observed))
-        weights = self._weights - boldness * cho_solve(self._factor, errors)
+        weights = self._weights - exploration * cho_solve(self._factor, errors)
 
         def function(inputs: Inputs) -> Floats:
-            found = boldness * prior(self._within_reach(inputs))
+            found = exploration * prior(self._within_reach(inputs))
             found += self._covariance(inputs) @ weights
             return np.asarray(self._centre + self._spread * found)
 
@@ -147,7 +146,7 @@ def _kernel(
 
 
 def _fitted(inputs: Inputs, observed: Floats) -> Floats:
-    """The logarithms of deviations that explain the data best, tempered by ``EXPECTED``."""
+    """Return the logarithms of deviations that explain the data best, tempered by ``EXPECTED``."""
     by_option, by_parabola = _products(inputs, inputs)
     parts = [by_option, by_parabola, by_option**2, np.eye(len(observed))]
 

@@ -1,21 +1,66 @@
-"""What is searched: choices, their prices, and the bounds that prices must meet."""
+"""What is searched: choices, their prices, how networks are judged, and the bounds to meet."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.errors import UserError
 
 Assignment = tuple[int, ...]
+"""The option of each choice, by its index; the cheapest option is 0."""
 Costs = Mapping[str, float]
+Floats = NDArray[np.float64]
+
+Rank = Callable[[Floats], Floats]
+"""From accuracy drops (..., candidates) to ranks of the same shape: the least is the best. A
+candidate's rank grows with its own drop, and depends on no other."""
+
+Race = Callable[[Assignment, Sequence[Assignment], Rank], Sequence[float]]
+"""From the current assignment, the candidates of a step from it, and how drops rank, to the
+candidates' accuracies in [0, 1]: exact for those that could win to the end, else estimated."""
+
+UNITS: Mapping[str, float] = MappingProxyType({"params": 3e6, "latency_ms": 1.0})
+"""The published units; they only rescale the score."""
+EXPONENTS: Mapping[str, float] = MappingProxyType({"params": 0.5, "latency_ms": 1.0})
+"""The published weights of size and speed."""
+SCALE_STEPS = 400
+"""Shares of uniform scaling that are tried between 0 and 1; more than any choice has options."""
+
+
+def mobile_efficiency_score(
+    measures: Mapping[str, float],
+    *,
+    units: Mapping[str, float] = UNITS,
+    exponents: Mapping[str, float] = EXPONENTS,
+) -> float:
+    """Return 100 times the product of (measure / unit) ** -exponent; higher is better.
+
+    The Mobile Efficiency Score of EfficientFormer V2 (Li et al., ICCV 2023, section 3.3). The
+    write-up prints no minus sign, but its own comparisons need it. Measures without an exponent do
+    not count.
+
+    Raises:
+        ValueError: a measure that counts is missing, not positive, or has no unit.
+    """
+    score = 100.0
+    for name, exponent in exponents.items():
+        value = measures.get(name)
+        if value is None or not value > 0 or not math.isfinite(value):
+            raise ValueError(f"mobile efficiency score: {name} must be positive, got {value}")
+        if name not in units:
+            raise ValueError(f"mobile efficiency score: {name} has no unit")
+        score *= (value / units[name]) ** -exponent
+    return score
 
 
 class InfeasibleTarget(UserError):  # noqa: N818 - the name that other programs catch
-    """A bound that even the smallest network misses; ``least`` holds what it reaches."""
+    """A bound that even the smallest network misses; ``least`` holds the costs that it reaches."""
 
     def __init__(self, target: Mapping[str, float], least: Costs) -> None:
         missed = ", ".join(
@@ -29,23 +74,39 @@ class InfeasibleTarget(UserError):  # noqa: N818 - the name that other programs 
 
 
 def meets(costs: Costs, target: Mapping[str, float]) -> bool:
-    """Whether every bound holds."""
+    """Return whether every bound holds."""
     return all(costs[name] <= bound for name, bound in target.items())
 
 
 def as_it_is(assignment: Assignment) -> Assignment:
-    """The canonical form where each assignment is a network of its own."""
+    """Return the canonical form where each assignment is a network of its own: itself."""
     return assignment
+
+
+def unjudged(assignment: Assignment) -> float:
+    """Stand in for the accuracy of a problem that is only priced.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(f"problem: it has no accuracy to judge {assignment} by")
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Choices, prices and bounds.
+    """What a search chooses from, and what it must meet.
 
-    sizes: number of options of each choice, cheapest first.
-    cost: of an assignment; asked once for each.
-    target: an upper bound for each cost that matters.
-    canonical: the one assignment that stands for all that make the same network; of equal cost.
+    Attributes:
+        sizes: number of options of each choice, cheapest first.
+        cost: returns an assignment's costs, ``{"latency_ms": ..., "params": ...}``; called once for
+            each assignment, whatever searches ask and within whatever bounds.
+        accuracy: returns an assignment's accuracy; ``unjudged`` where assignments are only priced.
+        target: an upper bound for each cost that matters.
+        canonical: returns the one assignment that stands for all that make the same network, at
+            equal costs; by default each makes its own. Only canonical ones are evaluated.
+        race: compares the actions of a step, instead of ``accuracy`` one by one; each of them
+            counts as an evaluation, also where its accuracy is an estimate.
+        score: efficiency of costs, higher is better.
 
     Raises:
         ValueError: a bound names no cost.
@@ -53,15 +114,38 @@ class Problem:
 
     sizes: tuple[int, ...]
     cost: Callable[[Assignment], Costs]
+    accuracy: Callable[[Assignment], float]
     target: Mapping[str, float]
     canonical: Callable[[Assignment], Assignment] = as_it_is
-    _prices: dict[Assignment, Costs] = field(default_factory=dict, repr=False, init=False)
+    race: Race | None = None
+    score: Callable[[Costs], float] = mobile_efficiency_score
+    _prices: dict[Assignment, Costs] = field(default_factory=dict, repr=False)
+    _asked: dict[Assignment, None] = field(default_factory=dict, repr=False, init=False)
 
     def __post_init__(self) -> None:
         names = self.price(self.smallest)
         for name in self.target:
             if name not in names:
                 raise ValueError(f"slim: no cost is named '{name}'; there are {', '.join(names)}")
+
+    def within(self, target: Mapping[str, float]) -> Problem:
+        """Return the same problem with other bounds; both share what was priced."""
+        return replace(self, target=target)
+
+    def ready(self, evaluations: int) -> Problem:
+        """Return the problem as a search begins with it, with ``priced`` empty.
+
+        So what a search finds does not depend on the searches before it.
+
+        Raises:
+            InfeasibleTarget: nothing meets every bound.
+            ValueError: no evaluation is allowed.
+        """
+        if evaluations < 1:
+            raise ValueError(f"slim: evaluations must be at least 1, got {evaluations}")
+        problem = self.within(self.target)
+        problem.feasible()
+        return problem
 
     @property
     def smallest(self) -> Assignment:
@@ -70,42 +154,43 @@ class Problem:
 
     @property
     def largest(self) -> Assignment:
-        """The dearest option everywhere."""
+        """The most expensive option everywhere."""
         return self.canonical(tuple(size - 1 for size in self.sizes))
 
     def price(self, assignment: Assignment) -> Costs:
-        """The costs, from memory where they were asked before."""
+        """Return the costs, from memory where they were asked before."""
+        self._asked[assignment] = None
         if assignment not in self._prices:
             self._prices[assignment] = self.cost(assignment)
         return self._prices[assignment]
 
     def priced(self) -> list[Assignment]:
-        """Every assignment whose costs were asked so far."""
-        return list(self._prices)
+        """Return every assignment whose costs were asked here, not within other bounds."""
+        return list(self._asked)
 
     def fits(self, assignment: Assignment) -> bool:
-        """Whether every bound holds."""
+        """Return whether every bound holds."""
         return meets(self.price(assignment), self.target)
 
     def excess(self, assignment: Assignment) -> float:
-        """By how much, in logarithms, the bound is missed that is missed most."""
+        """Return the largest logarithm of (cost / bound); above 0 a bound is missed."""
         costs = self.price(assignment)
         return max(
             (_ratio(costs[name], bound) for name, bound in self.target.items()), default=-math.inf
         )
 
     def changed(self, assignment: Assignment, choice: int, option: int) -> Assignment:
-        """The assignment with another option of one choice, in its canonical form."""
+        """Return the assignment with another option of one choice, in its canonical form."""
         return self.canonical((*assignment[:choice], option, *assignment[choice + 1 :]))
 
     def feasible(self) -> Assignment:
-        """An assignment that meets every bound: the smallest, or one that changes lead to.
+        """Return an assignment that meets every bound: the smallest, or one that changes lead to.
 
         Where costs grow with every option the smallest decides. Where they do not, single changes
         that lower the worst excess are followed from there.
 
         Raises:
-            InfeasibleTarget: none was found; holds the least that was reached.
+            InfeasibleTarget: none was found; its ``least`` are the costs of the last one tried.
         """
         current = self.smallest
         while not self.fits(current):
@@ -121,7 +206,7 @@ class Problem:
         return current
 
     def sample(self, rng: np.random.Generator) -> Assignment:
-        """A random assignment near the bounds: on a random path upwards, the last that fits.
+        """Return a random assignment near the bounds: the last that fits on a random path upwards.
 
         Each choice climbs at a pace of its own, so that the paths differ in shape.
 
@@ -143,31 +228,39 @@ class Problem:
         return self._climbed(start, order[:low])
 
     def _climbed(self, start: Assignment, order: Sequence[int]) -> Assignment:
-        """Where raising these choices by one option each leads."""
+        """Return where raising these choices by one option each leads."""
         raised = list(start)
         for choice in order:
             raised[choice] += 1
         return self.canonical(tuple(raised))
 
 
-def solvable(
-    sizes: Sequence[int],
-    cost: Callable[[Assignment], Costs],
-    target: Mapping[str, float],
-    canonical: Callable[[Assignment], Assignment],
-    evaluations: int,
-) -> Problem:
-    """A problem that a search can solve.
+def scale_uniformly(scale: Callable[[float], Assignment], problem: Problem) -> Assignment:
+    """Return the assignment with the largest share, ``scale(share)`` in [0, 1], that fits.
 
     Raises:
-        InfeasibleTarget: nothing meets every bound.
-        ValueError: no evaluation is allowed, or a bound names no cost.
+        InfeasibleTarget: even the share 0 misses a bound.
     """
-    if evaluations < 1:
-        raise ValueError(f"slim: evaluations must be at least 1, got {evaluations}")
-    problem = Problem(tuple(sizes), cost, target, canonical)
-    problem.feasible()
-    return problem
+    for step in range(SCALE_STEPS, -1, -1):
+        assignment = scale(step / SCALE_STEPS)
+        if problem.fits(assignment):
+            return assignment
+    raise InfeasibleTarget(problem.target, problem.price(scale(0.0)))
+
+
+def hypervolume(points: Iterable[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """Return the area between the frontier of (latency, accuracy) points and the reference point.
+
+    Latency is better lower, accuracy higher; points that are not better than ``reference`` in both
+    cover nothing.
+    """
+    slowest, floor = reference
+    area = 0.0
+    for latency, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if latency < slowest and accuracy > floor:
+            area += (slowest - latency) * (accuracy - floor)
+            floor = accuracy
+    return area
 
 
 def _ratio(cost: float, bound: float) -> float:

@@ -15,19 +15,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.search.problem import Assignment
+from nas.search.problem import Floats, Rank
 
-Floats = NDArray[np.float64]
 Hits = NDArray[np.bool_]
 Positions = NDArray[np.int64]
-
-Rank = Callable[[Floats], Floats]
-"""Of accuracy drops (..., candidates) the ranks, of the same shape: the least is the best. A rank
-grows with its candidate's drop, and depends on no other."""
-
-Race = Callable[[Assignment, Sequence[Assignment], Rank], Sequence[float]]
-"""Accuracies of the candidates of a step from the current assignment, in their order, in [0, 1]:
-exact for those that could win to the end, estimated for the others."""
 
 CONFIDENCE = 0.99
 """That the winner is the one whom all images would have chosen: benchmarks/evaluations.py."""

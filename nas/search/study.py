@@ -1,23 +1,28 @@
-"""A search that workers share: an Optuna study, in a storage that any number of them write to.
+"""What slimming is compared with: random search, and Optuna's samplers on a study of any size.
 
-A journal file serves the processes of one machine, a database those of many. Each worker asks the
-study what to evaluate next, so none needs to know of the others, and any of them may be killed: a
-running trial has a pulse, and one whose pulse stood still is evaluated again by whoever notices.
+Workers share a study in a storage that all of them write to: a journal file serves the processes of
+one machine, a database those of many. Each worker asks the study what to evaluate next, so none
+needs to know of the others, and any of them may be killed: a running trial has a pulse, and one
+whose pulse stood still is evaluated again by the worker that notices it first.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from nas.errors import UserError
+from nas.progress import SILENT, Progress
 from nas.search.problem import Assignment, Problem
+from nas.search.walk import Solution
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -34,21 +39,20 @@ evaluations. Any sampler starts with so many random networks near the bounds."""
 PROPOSALS = 20
 """Networks that a sampler may propose per evaluation; those that miss a bound cost none."""
 MISSES = 20
-"""Proposals of a worker in a row that cost no evaluation, after which it proposes a random network:
-samplers like to say the same again."""
-PULSE_SECONDS, PATIENCE_SECONDS = 5.0, 60.0
-"""Between two beats of a running trial; without a beat for which it counts as dead. Each worker
-goes by its own clock."""
+"""Proposals of a worker in a row that cost no evaluation, after which it proposes a random network,
+as samplers often repeat themselves."""
+RANDOM_MISSES = 100
+"""Random networks in a row that were evaluated before, after which random search ends."""
 WAIT_SECONDS = 0.1
 """Between two looks, while only other workers have something left to do."""
 
-EVALUATED, PULSE, SUBJECT = "evaluated", "pulse", "subject"
+EVALUATED, BEAT, SUBJECT = "evaluated", "pulse", "subject"
 """User attributes: of a trial whether it cost an evaluation, and its beats; of a study what it is
 about."""
 
 
 def open_study(storage: str | None, name: str, *, subject: str) -> Study:
-    """The study ``name``, made if it is not there, which maximises accuracy and minimises a cost.
+    """Return the study ``name``, made if need be, which maximises accuracy and minimises a cost.
 
     ``storage`` is the path of a journal file, or a database's URL as SQLAlchemy takes them; None
     keeps the study in memory. ``subject`` says in a line what is searched, and for what.
@@ -83,7 +87,7 @@ def open_study(storage: str | None, name: str, *, subject: str) -> Study:
 
 
 def make_sampler(name: SamplerName, seed: int | None) -> BaseSampler:
-    """Optuna's sampler; a ``seed`` of None draws other numbers in each process."""
+    """Return Optuna's sampler; a ``seed`` of None draws other numbers in each process."""
     from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 
     if name == "nsga2":
@@ -93,34 +97,89 @@ def make_sampler(name: SamplerName, seed: int | None) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
+class Pulse(NamedTuple):
+    """How a worker shows that it lives, and when others count it as dead, each by its own clock."""
+
+    seconds: float = 5.0
+    """Between two beats of a running trial."""
+    patience_seconds: float = 60.0
+    """Without a beat, after which a trial counts as dead."""
+
+
+PULSE = Pulse()
+
+
+def search_randomly(
+    problems: Sequence[Problem], *, evaluations: int, rng: np.random.Generator
+) -> Solution:
+    """Return for each problem the most accurate of random networks near the bounds of all, in turn.
+
+    Arguments and errors are those of ``slim_by_frontier``.
+    """
+    problems = [problem.ready(evaluations) for problem in problems]
+    evaluated: dict[Assignment, float] = {}
+    misses = 0
+    for problem in itertools.cycle(problems):
+        if len(evaluated) >= evaluations or misses >= RANDOM_MISSES * len(problems):
+            break
+        sampled = problem.sample(rng)
+        misses = misses + 1 if sampled in evaluated else 0
+        if not misses:
+            evaluated[sampled] = problem.accuracy(sampled)
+    return _most_accurate(problems, evaluated)
+
+
+def evolve(problems: Sequence[Problem], *, evaluations: int, rng: np.random.Generator) -> Solution:
+    """Run NSGA-II on accuracy and the first bounded cost, with the loosest bounds as constraints.
+
+    Its first generation is random networks near the bounds of each problem. Evolution of accuracy
+    alone was better on some tables and worse on others: see benchmarks/README.md. Arguments and
+    errors are those of ``slim_by_frontier``.
+    """
+    problems = [problem.ready(evaluations) for problem in problems]
+    loosest = {
+        name: max(problem.target.get(name, math.inf) for problem in problems)
+        for name in problems[0].target
+    }
+    turns = itertools.cycle(problems)
+    study = open_study(None, "evolution", subject="evolution")
+    work(
+        study,
+        problems[0].within(loosest),
+        sampler=make_sampler("nsga2", int(rng.integers(2**31))),
+        evaluations=evaluations,
+        rng=rng,
+        first=lambda: next(turns).sample(rng),
+    )
+    trials = study.get_trials(deepcopy=False)
+    return _most_accurate(problems, evaluated_in(trials, problems[0]))
+
+
 def work(
     study: Study,
     problem: Problem,
-    accuracy: Callable[[Assignment], float],
     *,
     sampler: BaseSampler,
     evaluations: int,
     rng: np.random.Generator,
     first: Callable[[], Assignment] | None = None,
-    pulse_seconds: float = PULSE_SECONDS,
-    patience_seconds: float = PATIENCE_SECONDS,
-    tell: Callable[[int], None] | None = None,
+    pulse: Pulse = PULSE,
+    progress: Progress = SILENT,
 ) -> None:
     """Evaluate, beside other workers, until the study holds ``evaluations`` or has no new proposal.
 
-    Only what meets every bound of ``problem`` is evaluated, and no assignment twice. ``first``
-    gives the first networks to propose, by default random ones near the bounds. ``tell`` takes the
-    number of evaluations that all workers have made.
+    Only assignments that meet every bound of ``problem`` are evaluated, and none twice. ``first``
+    returns the first networks to propose, by default random ones near the bounds. ``progress``
+    receives the number of evaluations that all workers have made.
     """
     from optuna.trial import TrialState
 
-    pulses = _Pulses(patience_seconds)
+    pulses = _Pulses(pulse.patience_seconds)
     misses = 0
     while True:
         trials = study.get_trials(deepcopy=False)
         evaluated = evaluated_in(trials, problem)
-        if tell is not None:
-            tell(len(evaluated))
+        progress.update("networks evaluated", len(evaluated), evaluations)
         running = [trial for trial in trials if trial.state is TrialState.RUNNING]
         dead = pulses.dead(running)
         finished = len(trials) - len(running)
@@ -129,14 +188,15 @@ def work(
         if len(evaluated) + len(running) - len(dead) >= evaluations:
             time.sleep(WAIT_SECONDS)
             continue
-        fixed = _buried(study, dead[0], problem) if dead else None
+        fixed = _taken_over(study, dead[0], problem) if dead else None
         if fixed is None and len(trials) < POPULATION:
             fixed = _parameters(first() if first else problem.sample(rng))
         elif fixed is None and misses >= MISSES:
             fixed = _parameters(tuple(int(rng.integers(size)) for size in problem.sizes))
-        trial = _ask(study, sampler, fixed)
+        study.sampler = _fixed(sampler, fixed) if fixed else sampler
+        trial = study.ask()  # not enqueued: a trial's number must show when it began
         try:
-            values = _evaluate(study, trial, problem, accuracy, evaluations, pulse_seconds)
+            values = _evaluate(study, trial, problem, evaluations, pulse.seconds)
         except BaseException:
             study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
             raise
@@ -146,7 +206,7 @@ def work(
 
 
 def evaluated_in(trials: list[FrozenTrial], problem: Problem) -> dict[Assignment, float]:
-    """The accuracy of each assignment that a worker evaluated, in the order of the trials."""
+    """Return the accuracy of each assignment that a worker evaluated, in the order of trials."""
     return {
         _assignment(trial.params, problem): trial.values[0]
         for trial in trials
@@ -158,54 +218,50 @@ def _evaluate(
     study: Study,
     trial: Trial,
     problem: Problem,
-    accuracy: Callable[[Assignment], float],
     evaluations: int,
     pulse_seconds: float,
 ) -> list[float] | None:
-    """Accuracy and cost of what a trial proposes; None if that is another worker's to evaluate.
+    """Return accuracy and cost of a trial's proposal; None if another worker is to evaluate it.
 
-    Where a bound is missed the accuracy is 0, and not asked for: constraints decide before it does.
+    Where a bound is missed nothing is evaluated and the accuracy is 0: constraints count first.
     """
     from optuna.trial import TrialState
 
     sizes = enumerate(problem.sizes)
-    one = problem.canonical(
+    proposed = problem.canonical(
         tuple(trial.suggest_int(str(choice), 0, size - 1) for choice, size in sizes)
     )
-    costs = problem.price(one)
+    costs = problem.price(proposed)
     for name, bound in problem.target.items():
         trial.set_constraint(name, costs[name] - bound)
     price = costs[next(iter(problem.target))]
-    if not problem.fits(one):
+    if not problem.fits(proposed):
         return [0.0, price]
     trials = study.get_trials(deepcopy=False)
     known = evaluated_in(trials, problem)
-    if one in known:
-        return [known[one], price]
-    # Numbers are given out in the order in which trials begin, so of all that see one evaluation
-    # left just one finds no other before itself. Who has a pulse was faster, and evaluates already.
+    if proposed in known:
+        return [known[proposed], price]
+    # Numbers are given out in the order in which trials begin, so of all workers that see one
+    # evaluation left only one finds no trial before its own. A trial with a pulse was faster, and
+    # evaluates already.
     before = [
-        it
-        for it in trials
-        if it.state is TrialState.RUNNING and it.number != trial.number
-        if it.number < trial.number or PULSE in it.user_attrs
+        other
+        for other in trials
+        if other.state is TrialState.RUNNING and other.number != trial.number
+        if other.number < trial.number or BEAT in other.user_attrs
     ]
-    if len(known) + len(before) >= evaluations or any(_is_about(it, one, problem) for it in before):
+    if len(known) + len(before) >= evaluations or any(
+        _proposes(other, proposed, problem) for other in before
+    ):
         return None
     with _beating(trial, pulse_seconds):
-        found = accuracy(one)
+        found = problem.accuracy(proposed)
     trial.set_user_attr(EVALUATED, True)
     return [found, price]
 
 
-def _ask(study: Study, sampler: BaseSampler, fixed: Mapping[str, int] | None) -> Trial:
-    # not enqueued: a trial's number must tell when it began
-    study.sampler = _fixed(sampler, fixed) if fixed else sampler
-    return study.ask()
-
-
 def _fixed(sampler: BaseSampler, values: Mapping[str, int]) -> BaseSampler:
-    """The sampler, but for what it proposes. Optuna has such a one, marked as experimental."""
+    """Return the sampler, but with these proposals; Optuna's own is experimental."""
     from optuna.samplers import BaseSampler
 
     class Fixed(BaseSampler):
@@ -231,15 +287,15 @@ def _fixed(sampler: BaseSampler, values: Mapping[str, int]) -> BaseSampler:
     return Fixed()
 
 
-def _buried(study: Study, dead: FrozenTrial, problem: Problem) -> Mapping[str, int] | None:
-    """What a dead worker was about to evaluate; None if it had not said, or another was faster."""
+def _taken_over(study: Study, dead: FrozenTrial, problem: Problem) -> Mapping[str, int] | None:
+    """Return a dead worker's proposal; None if there is none, or another worker was faster."""
     from optuna.trial import TrialState
 
     try:
         study.tell(dead.number, state=TrialState.FAIL)
-    except (ValueError, RuntimeError):  # it is finished: another worker buried it, or it lives
+    except (ValueError, RuntimeError):  # it is finished: another worker took it over, or it lives
         return None
-    return dead.params if _is_proposed(dead, problem) else None
+    return dead.params if _has_proposed(dead, problem) else None
 
 
 class _Pulses:
@@ -250,11 +306,11 @@ class _Pulses:
         self._seen: dict[int, tuple[object, float]] = {}
 
     def dead(self, running: list[FrozenTrial]) -> list[FrozenTrial]:
-        """Those of the running trials whose pulse has stood still for too long."""
+        """Return those of the running trials whose pulse has stood still for too long."""
         now = time.monotonic()
         found = []
         for trial in running:
-            beat = trial.user_attrs.get(PULSE)
+            beat = trial.user_attrs.get(BEAT)
             last, since = self._seen.get(trial.number, (None, now))
             if trial.number not in self._seen or last != beat:
                 self._seen[trial.number] = (beat, now)
@@ -267,13 +323,13 @@ class _Pulses:
 def _beating(trial: Trial, seconds: float) -> Iterator[None]:
     """Let others see that the trial is alive."""
     done = threading.Event()
-    trial.set_user_attr(PULSE, 0)
+    trial.set_user_attr(BEAT, 0)
 
     def beat() -> None:
         count = 0
         while not done.wait(seconds):
             count += 1
-            trial.set_user_attr(PULSE, count)
+            trial.set_user_attr(BEAT, count)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -302,10 +358,23 @@ def _assignment(parameters: Mapping[str, int], problem: Problem) -> Assignment:
     return problem.canonical(tuple(parameters[str(choice)] for choice in range(len(problem.sizes))))
 
 
-def _is_proposed(trial: FrozenTrial, problem: Problem) -> bool:
-    """Whether its worker has made all choices; one at a time they reach the storage."""
+def _has_proposed(trial: FrozenTrial, problem: Problem) -> bool:
+    """Return whether its worker has made all choices; they reach the storage one at a time."""
     return len(trial.params) == len(problem.sizes)
 
 
-def _is_about(trial: FrozenTrial, one: Assignment, problem: Problem) -> bool:
-    return _is_proposed(trial, problem) and _assignment(trial.params, problem) == one
+def _proposes(trial: FrozenTrial, assignment: Assignment, problem: Problem) -> bool:
+    return _has_proposed(trial, problem) and _assignment(trial.params, problem) == assignment
+
+
+def _most_accurate(problems: Sequence[Problem], evaluated: dict[Assignment, float]) -> Solution:
+    """Return the best of ``evaluated``; where none meets the bounds, the one that is sure to."""
+    bests = [
+        max(
+            (assignment for assignment in evaluated if problem.fits(assignment)),
+            key=lambda it: evaluated[it],
+            default=problem.feasible(),
+        )
+        for problem in problems
+    ]
+    return Solution(tuple(bests), (), evaluated)

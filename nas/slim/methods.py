@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import numpy as np
 
 from nas.search import (
-    FamilyResult,
+    STRATEGIES,
     PathChoice,
-    SlimmingResult,
-    evolve_family,
+    PathChoices,
+    Problem,
+    Solution,
+    Step,
+    evolve,
     scale_uniformly,
-    search_family_randomly,
-    slim_by_importance,
-    slim_family,
+    search_randomly,
 )
 from nas.search.problem import meets
-from nas.search.slimming import Step
 from nas.slim.workshop import Workshop
 from nas.space import Assignment
 from nas.training.paths import path_probabilities
-
-Result = TypeVar("Result", SlimmingResult, FamilyResult)
 
 CORRECTION_SHARE = 0.1
 """Of the evaluations; kept for what is asked again after a measurement above the target."""
@@ -105,7 +102,8 @@ class Uniform(Method):
 
     def _scale(self, target: Mapping[str, float]) -> Assignment:
         space = self.workshop.space
-        return space.canonical(scale_uniformly(space.uniform, self.workshop.prices.cost, target))
+        problem = self.workshop.problem.within(target)
+        return space.canonical(scale_uniformly(space.uniform, problem))
 
     def _along_the_scale(self, found: Sequence[Assignment]) -> list[Assignment]:
         """A few networks from the smallest to the largest of those found."""
@@ -122,23 +120,15 @@ class Uniform(Method):
 class Baseline(Method):
     """A search that knows nothing of the order of choices; the best of all that it evaluated."""
 
-    search: ClassVar[Callable[..., FamilyResult]]
+    search: ClassVar[Callable[..., Solution]]
 
     def __init__(self, workshop: Workshop, rng: np.random.Generator) -> None:
         super().__init__(workshop)
         self.rng = rng
 
     def _search(self, targets: Sequence[Mapping[str, float]], evaluations: int) -> list[Assignment]:
-        space = self.workshop.space
-        found = type(self).search(
-            space.sizes,
-            self.workshop.prices.cost,
-            self.workshop.accuracy,
-            targets,
-            evaluations=evaluations,
-            rng=self.rng,
-            canonical=space.canonical,
-        )
+        problems = _within(self.workshop.problem, targets)
+        found = type(self).search(problems, evaluations=evaluations, rng=self.rng)
         self._spend(found.evaluated)
         missing = [one for one in found.bests if one not in self.evaluated]
         self._spend({one: self.workshop.accuracy(one) for one in missing})
@@ -149,14 +139,14 @@ class Random(Baseline):
     """Random networks near the bounds."""
 
     name = "random"
-    search = staticmethod(search_family_randomly)
+    search = staticmethod(search_randomly)
 
 
 class Evolution(Baseline):
     """Optuna's NSGA-II."""
 
     name = "evolution"
-    search = staticmethod(evolve_family)
+    search = staticmethod(evolve)
 
 
 class Slimming(Method):
@@ -173,43 +163,33 @@ class Slimming(Method):
     def _search(
         self, targets: Sequence[Mapping[str, float]], evaluations: int
     ) -> Sequence[Assignment]:
-        if self.workshop.plan.strategy == "frontier":
-            search = partial(slim_family, rng=self._rng)
-            return self._slim(search, targets, evaluations).bests
-        # the published strategy goes on from one target to the next
-        importance = _by_importance(self.workshop)
-        share = max(1, evaluations // len(targets))
-        return [self._slim(importance, target, share).best for target in targets]
-
-    def _slim(self, search: Callable[..., Result], bounds: object, evaluations: int) -> Result:
-        space = self.workshop.space
-        found = search(
-            space.sizes,
-            self.workshop.prices.cost,
-            self.workshop.accuracy,
-            bounds,
+        found = STRATEGIES[self.workshop.plan.strategy](
+            _within(self.workshop.problem, targets),
             evaluations=evaluations,
-            score=self.workshop.plan.score,
+            rng=self._rng,
             start=self._reached,
             known=self.evaluated,
-            canonical=space.canonical,
-            race=self.workshop.race,
+            paths=_path_choices(self.workshop),
         )
         self._spend(found.evaluated)
         self.trace += found.trace
         self._reached = found.trace[-1].taken.assignment if found.trace else self._reached
-        return found
+        return found.bests
 
 
 def _key(bounds: Mapping[str, float]) -> frozenset[tuple[str, float]]:
     return frozenset(bounds.items())
 
 
-def _by_importance(workshop: Workshop) -> Callable[..., SlimmingResult]:
-    """The search by importance, with what it needs to know of the space and the supernet."""
+def _within(problem: Problem, targets: Sequence[Mapping[str, float]]) -> list[Problem]:
+    return [problem.within(target) for target in targets]
+
+
+def _path_choices(workshop: Workshop) -> PathChoices:
+    """Return what a strategy may know of the space and the supernet."""
     space = workshop.space
     stages = {slot.name: slot.stage for slot in space.slots}
-    paths = [
+    slots = [
         PathChoice(
             choice=space.kind_choices[slot],
             stage=stages[slot],
@@ -218,4 +198,4 @@ def _by_importance(workshop: Workshop) -> Callable[..., SlimmingResult]:
         )
         for slot, chances in path_probabilities(workshop.supernet).items()
     ]
-    return partial(slim_by_importance, paths=paths, widths=space.width_choices)
+    return PathChoices(slots, space.width_choices)

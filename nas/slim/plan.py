@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from nas.documents import Value
 from nas.errors import UserError
 from nas.latency.prices import Prices
-from nas.search import InfeasibleTarget, mobile_efficiency_score
-from nas.search.problem import Costs, Problem
-from nas.search.score import EXPONENTS, UNITS
+from nas.search import STRATEGIES, InfeasibleTarget, Problem, mobile_efficiency_score
+from nas.search.problem import EXPONENTS, UNITS, Costs, unjudged
 
-Strategy = Literal["frontier", "importance"]
-"""How slimming goes down: ``slim`` (EfficientFormer V2) or ``slim_by_importance`` (V1)."""
+
+def _registered(strategy: str) -> str:
+    if strategy not in STRATEGIES:
+        raise ValueError(f"no strategy is called '{strategy}'; there are {', '.join(STRATEGIES)}")
+    return strategy
+
+
+Strategy = Annotated[str, AfterValidator(_registered)]
+"""How slimming goes down; one of ``nas.search.STRATEGIES``."""
 
 
 class Term(Value):
@@ -91,13 +97,13 @@ def target_text(target: Mapping[str, float]) -> str:
 
 def _require_reachable(target: Mapping[str, float], prices: Prices) -> None:
     space = prices.space
+    problem = Problem(space.sizes, prices.cost, unjudged, target, space.canonical)
     least = {}
     for name, bound in target.items():
         try:
-            Problem(space.sizes, prices.cost, {name: bound}, space.canonical).feasible()
+            problem.within({name: bound}).feasible()
         except InfeasibleTarget as error:
             least[name] = error.least[name]
     if least:
-        smallest = prices.cost((0,) * len(space.sizes))
-        raise InfeasibleTarget(target, {**smallest, **least})
-    Problem(space.sizes, prices.cost, target, space.canonical).feasible()
+        raise InfeasibleTarget(target, {**problem.price(problem.smallest), **least})
+    problem.feasible()

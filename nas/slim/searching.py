@@ -14,7 +14,7 @@ from nas.errors import UserError
 from nas.latency.prices import Prices
 from nas.latency.table import LatencyTable
 from nas.report.progress import Bar
-from nas.search.problem import Problem, meets
+from nas.search.problem import meets
 from nas.search.study import SamplerName, evaluated_in, make_sampler, open_study, work
 from nas.slim.journal import Memory
 from nas.slim.loop import deliver_within
@@ -60,8 +60,6 @@ def search_run(
     measured = usable_tables(run, prices, accept_tables=accept_tables, must_measure=False)
     plan.require_possible(prices)
     require_free(out, resume=False, force=force)
-    (target,) = plan.targets
-    problem = Problem(run.space.sizes, prices.cost, target, run.space.canonical)
     with _seed_of_its_own(out, plan.seed) as seed:  # makes the folder, or says that it cannot
         study = open_study(
             storage or str(out / STORAGE), run.space.name, subject=_subject(run, plan, sampler)
@@ -74,17 +72,16 @@ def search_run(
         workshop = Workshop(plan, prices, measured, run.load_supernet(), dataset, Memory(), bar)
         work(
             study,
-            problem,
-            workshop.accuracy,
+            workshop.problem,
             sampler=make_sampler(sampler, seed),
             evaluations=plan.evaluations,
             rng=np.random.default_rng(seed),
-            tell=lambda done: bar.update("networks evaluated", done, plan.evaluations),
+            progress=bar,
         )
     if not measured:
         bar.say("the study is done; a worker on the table's machine delivers its network")
         return None
-    evaluated = evaluated_in(study.get_trials(deepcopy=False), problem)
+    evaluated = evaluated_in(study.get_trials(deepcopy=False), workshop.problem)
     with _turn(out / LOCK) as is_free:
         if not is_free or ((out / SEARCH_RESULT).exists() and not force):
             bar.say(f"the study is done; another worker delivers its network into {out}")

@@ -19,7 +19,7 @@ from nas.latency.prices import Prices
 from nas.latency.table import LatencyTable
 from nas.latency.target import Target, placement
 from nas.report.progress import Bar
-from nas.search.racing import Rank
+from nas.search import Problem, Rank
 from nas.slim.journal import Judged, Measured, Memory, Raced
 from nas.slim.network import Delivered, take_examples
 from nas.slim.plan import Plan
@@ -64,6 +64,19 @@ class Workshop:
     def _most_evaluations(self) -> int:
         searches = 3 if self.plan.baselines else 1
         return searches * len(self.plan.targets) * self.plan.evaluations
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The search as the methods see it, within the first of the targets."""
+        return Problem(
+            sizes=self.space.sizes,
+            cost=self.prices.cost,
+            accuracy=self.accuracy,
+            target=self.plan.targets[0],
+            canonical=self.space.canonical,
+            race=self.race,
+            score=self.plan.score,
+        )
 
     @cached_property
     def evaluator(self) -> Evaluator:

@@ -8,7 +8,8 @@ import numpy as np
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.search.racing import CONFIDENCE, Hits, Positions, Rank, run_race
+from nas.search import Rank, run_race
+from nas.search.racing import CONFIDENCE, Hits, Positions
 from nas.supernet import Supernet
 from nas.training.prefixes import Prefixes
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from nas.search import (
+    Problem,
     evolve,
+    hypervolume,
     mobile_efficiency_score,
     scale_uniformly,
     search_randomly,
     slim_greedily,
 )
-from nas.search.hypervolume import hypervolume
 from nas.slim.result import (
     Action,
     EvaluatedNetwork,
@@ -60,13 +61,11 @@ def make_report(space, target_share, evaluations, slim=slim_greedily):
     largest = tuple(size - 1 for size in space.sizes)
     target = {"latency_ms": round(target_share * bench.cost(largest)["latency_ms"], 3)}
     searches = {"slimmed": slim, "random": search_randomly, "evolution": evolve}
+    problem = Problem(space.sizes, bench.cost, bench.accuracy, target, space.canonical)
     found = {
-        name: search(
-            space.sizes, bench.cost, bench.accuracy, target, evaluations=evaluations,
-            rng=np.random.default_rng(0), canonical=space.canonical,
-        )
+        name: search([problem], evaluations=evaluations, rng=np.random.default_rng(0))
         for name, search in searches.items()
-    }  # fmt: skip
+    }
     corner = (bench.cost(largest)["latency_ms"], 0.6)
     methods = tuple(
         Method(
@@ -84,7 +83,7 @@ def make_report(space, target_share, evaluations, slim=slim_greedily):
     )
     finals = {
         "largest": largest,
-        "uniform": scale_uniformly(space.uniform, bench.cost, target),
+        "uniform": scale_uniformly(space.uniform, problem),
         **{name: result.best for name, result in found.items()},
     }
     names, options = list(space.choices), list(space.choices.values())

@@ -6,19 +6,17 @@ import pytest
 
 from nas.search import (
     InfeasibleTarget,
+    Problem,
     evolve,
-    evolve_family,
     hypervolume,
-    search_family_randomly,
     search_randomly,
-    slim,
-    slim_family,
+    slim_by_frontier,
     slim_greedily,
 )
 
 SIZES = (3, 4, 2, 3, 3, 2)
 WEIGHTS = np.random.default_rng(0).uniform(0.2, 1, (2, len(SIZES)))
-SEARCHES = [slim, slim_greedily, search_randomly, evolve]
+SEARCHES = [slim_by_frontier, slim_greedily, search_randomly, evolve]
 
 
 def cost(assignment):
@@ -32,10 +30,10 @@ def accuracy(assignment):
 
 def searched(search, bound, evaluations=30, seed=0):
     calls = []
-    result = search(
-        SIZES, cost, lambda one: calls.append(one) or accuracy(one), {"latency_ms": bound},
-        evaluations=evaluations, rng=np.random.default_rng(seed),
-    )  # fmt: skip
+    problem = Problem(
+        SIZES, cost, lambda one: calls.append(one) or accuracy(one), {"latency_ms": bound}
+    )
+    result = search([problem], evaluations=evaluations, rng=np.random.default_rng(seed))
     assert result.evaluated == {one: accuracy(one) for one in calls}
     assert len(calls) == len(set(calls)) <= evaluations
     return result
@@ -81,21 +79,22 @@ def test_optuna_is_loaded_only_by_evolution():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-FAMILIES = [slim_family, search_family_randomly, evolve_family]
+def within(bounds, judge=accuracy):
+    problem = Problem(SIZES, cost, judge, {"latency_ms": bounds[0]})
+    return [problem.within({"latency_ms": bound}) for bound in bounds]
 
 
-@pytest.mark.parametrize("search", FAMILIES)
+@pytest.mark.parametrize("search", SEARCHES)
 def test_a_family_meets_each_of_its_bounds_within_one_budget(search):
     calls = []
     bounds = [9.0, 5.0, 3.0, 1.0]
-    found = search(
-        SIZES, cost, lambda one: calls.append(one) or accuracy(one),
-        [{"latency_ms": bound} for bound in bounds], evaluations=40, rng=np.random.default_rng(0),
-    )  # fmt: skip
-    assert len(calls) == len(set(calls)) == len(found.evaluated) == 40
+    problems = within(bounds, lambda one: calls.append(one) or accuracy(one))
+    found = search(problems, evaluations=40, rng=np.random.default_rng(0))
+    assert len(calls) == len(set(calls)) == len(found.evaluated) <= 40
+    assert len(calls) == 40 or search is slim_greedily  # whose walks may end before
     for bound, best in zip(bounds, found.bests, strict=True):
         assert cost(best)["latency_ms"] <= bound
-        if search is not slim_family:  # which trusts its model as much as one evaluation
+        if search is not slim_by_frontier:  # which trusts its model as much as one evaluation
             fits = [it for one, it in found.evaluated.items() if cost(one)["latency_ms"] <= bound]
             assert accuracy(best) == max(fits, default=accuracy(best))
 
@@ -107,9 +106,8 @@ def test_a_family_covers_more_of_the_frontier_than_one_target():
                 hypervolume(
                     [
                         (cost(one)["latency_ms"], hits)
-                        for one, hits in slim_family(
-                            SIZES, cost, accuracy, [{"latency_ms": it} for it in bounds],
-                            evaluations=30, rng=np.random.default_rng(seed),
+                        for one, hits in slim_by_frontier(
+                            within(bounds), evaluations=30, rng=np.random.default_rng(seed)
                         ).evaluated.items()
                     ],
                     (9.0, 0.0),
@@ -122,10 +120,7 @@ def test_a_family_covers_more_of_the_frontier_than_one_target():
     assert areas[1] > areas[0]
 
 
-@pytest.mark.parametrize("search", FAMILIES)
+@pytest.mark.parametrize("search", SEARCHES)
 def test_a_family_with_a_bound_out_of_reach_says_so(search):
     with pytest.raises(InfeasibleTarget, match=r"latency_ms <= 0\.4 \(least reachable: 0\.5\)"):
-        search(
-            SIZES, cost, accuracy, [{"latency_ms": 3.0}, {"latency_ms": 0.4}], evaluations=9,
-            rng=np.random.default_rng(0),
-        )  # fmt: skip
+        search(within([3.0, 0.4]), evaluations=9, rng=np.random.default_rng(0))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.search import InfeasibleTarget, PathChoice, slim_by_importance
+from nas.search import InfeasibleTarget, PathChoice, PathChoices, Problem, slim_by_importance
 
 # Two stages: the width of each, then of each two slots, which may be nothing, a cheap kind, or, in
 # the second stage, a dear one.
@@ -31,6 +31,12 @@ def accuracy(assignment):
     return 0.2 + sum(options[index] for options, index in zip(HITS, assignment, strict=True))
 
 
+def searched(sizes, cost, accuracy, target, *, paths, widths, evaluations, race=None, **options):
+    problem = Problem(sizes, cost, accuracy, target, race=race)
+    choices = PathChoices(paths, widths)
+    return slim_by_importance([problem], evaluations=evaluations, paths=choices, **options)
+
+
 def slimmed(bound, evaluations=1000, **options):
     calls = []
 
@@ -38,7 +44,7 @@ def slimmed(bound, evaluations=1000, **options):
         calls.append(assignment)
         return accuracy(assignment)
 
-    result = slim_by_importance(
+    result = searched(
         SIZES, cost, counted, {"latency_ms": bound}, evaluations=evaluations, paths=PATHS,
         widths=WIDTHS, **options,
     )  # fmt: skip
@@ -100,7 +106,7 @@ def test_attention_stays_a_tail():
 
 def test_slots_of_one_kind_and_of_none_need_no_third_rule():
     paths = [PathChoice(0, 0, (0.4, 0.6), may_go=True), PathChoice(1, 0, (0.6, 0.4), may_go=True)]
-    result = slim_by_importance(
+    result = searched(
         (2, 2), lambda a: {"latency_ms": 1 + sum(a), "params": 1e6}, sum, {"latency_ms": 2},
         evaluations=9, paths=paths, widths={},
     )  # fmt: skip
@@ -110,7 +116,7 @@ def test_slots_of_one_kind_and_of_none_need_no_third_rule():
 
 def test_a_slot_that_may_not_go_steps_down_to_its_cheapest_kind():
     paths = [PathChoice(0, 0, (0.3, 0.3, 0.4), may_go=False)]
-    result = slim_by_importance(
+    result = searched(
         (3,), lambda a: {"latency_ms": 1 + sum(a), "params": 1e6}, sum, {"latency_ms": 1},
         evaluations=9, paths=paths, widths={},
     )  # fmt: skip
@@ -118,7 +124,7 @@ def test_a_slot_that_may_not_go_steps_down_to_its_cheapest_kind():
 
 
 def test_where_the_three_rules_end_any_choice_may_be_lowered():
-    result = slim_by_importance(
+    result = searched(
         (2, 3, 2), lambda a: {"latency_ms": 1 + sum(a), "params": 1e6}, lambda a: a[2],
         {"latency_ms": 2}, evaluations=99, paths=[PathChoice(0, 0, (0.5, 0.5), may_go=True)],
         widths={},
@@ -130,7 +136,7 @@ def test_where_the_three_rules_end_any_choice_may_be_lowered():
 
 def test_options_that_save_no_time_are_stepped_over():
     ms = (0.6, 0.6, 1.0, 1.0)  # of four widths, on a device that computes 16 channels at once
-    result = slim_by_importance(
+    result = searched(
         (4,), lambda a: {"latency_ms": ms[a[0]], "params": 1e6 * (1 + a[0])}, sum,
         {"latency_ms": 0.7}, evaluations=9, paths=[], widths={0: 0},
     )  # fmt: skip
@@ -138,7 +144,7 @@ def test_options_that_save_no_time_are_stepped_over():
 
 
 def test_a_bound_on_parameters_counts_once_latency_is_met():
-    result = slim_by_importance(
+    result = searched(
         SIZES, cost, accuracy, {"latency_ms": 2.0, "params": 5.1e6}, evaluations=99, paths=PATHS,
         widths=WIDTHS,
     )  # fmt: skip
@@ -189,7 +195,7 @@ def test_random_problems_find_what_the_rules_find_by_hand():
         def judged(assignment, hits=hits):
             return float(sum(it[index] for it, index in zip(hits, assignment, strict=True)))
 
-        result = slim_by_importance(
+        result = searched(
             SIZES, cost, judged, {"latency_ms": 0.9}, evaluations=999, paths=PATHS, widths=WIDTHS
         )
         at = LARGEST

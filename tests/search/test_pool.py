@@ -3,9 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from nas.search import pool as pools
-from nas.search.pool import Pool
-from nas.search.problem import Problem
+from nas.search.problem import Problem, unjudged
+from nas.search.refinement import LOOKS, MOVES, STARTS, Pool
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def knapsack():
     def value(indicators, _):
         return indicators @ np.diff(values, axis=1, prepend=0).ravel()
 
-    return Problem(sizes, priced, {"ms": 9.0}), value
+    return Problem(sizes, priced, unjudged, {"ms": 9.0}), value
 
 
 def best(problem, value):
@@ -54,11 +53,11 @@ def test_prices_are_asked_sparingly(knapsack):
     pool = Pool(problem, np.random.default_rng(0))
     before = len(problem.priced())
     pool.search(value, ())
-    assert len(problem.priced()) - before <= pools.STARTS * pools.MOVES * pools.LOOKS
+    assert len(problem.priced()) - before <= STARTS * MOVES * LOOKS
 
 
 def test_small_spaces_are_searched_as_a_whole():
-    problem = Problem((3, 3, 3), lambda one: {"ms": sum(one)}, {"ms": 4.0})
+    problem = Problem((3, 3, 3), lambda one: {"ms": sum(one)}, unjudged, {"ms": 4.0})
     pool = Pool(problem, np.random.default_rng(0))
     every = {one for one in itertools.product(range(3), repeat=3) if sum(one) <= 4}
     assert pool.is_complete
@@ -78,11 +77,15 @@ def test_assignments_of_one_network_are_one_member():
     def canonical(one):
         return (one[0], one[1] * one[0])
 
-    problem = Problem((2, 3), lambda one: {"ms": sum(canonical(one))}, {"ms": 2.0}, canonical)
+    problem = Problem(
+        (2, 3), lambda one: {"ms": sum(canonical(one))}, unjudged, {"ms": 2.0}, canonical
+    )
     assert set(Pool(problem, np.random.default_rng(0)).members) == {(0, 0), (1, 0), (1, 1)}
 
 
 def test_costs_of_nothing_have_a_logarithm():
-    problem = Problem((3, 3), lambda one: {"ms": 1.0, "params": float(sum(one))}, {"ms": 2.0})
+    problem = Problem(
+        (3, 3), lambda one: {"ms": 1.0, "params": float(sum(one))}, unjudged, {"ms": 2.0}
+    )
     _, costs = Pool(problem, np.random.default_rng(0)).features([(0, 0), (1, 0), (2, 2)])
     np.testing.assert_allclose(costs, np.log([[1, 4e-4], [1, 1], [1, 4]]))

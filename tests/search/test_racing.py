@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nas.search import run_race
-from nas.search.slimming import drop_per_gain
+from nas.search.walk import drop_per_gain
 
 IMAGES = 1600
 

@@ -20,7 +20,11 @@ def concave(choices, seed):
         return 90 - 10 * np.exp(-sum(g * i**0.7 for g, i in zip(gains, one, strict=True)) / 2)
 
     most = cost((2,) * choices)["ms"]
-    return Problem((3,) * choices, cost, {"ms": most / 2}), accuracy
+    return Problem((3,) * choices, cost, accuracy, {"ms": most / 2}), accuracy
+
+
+def judged(problem, accuracy):
+    return Problem(problem.sizes, problem.cost, accuracy, problem.target)
 
 
 def counted(accuracy):
@@ -32,7 +36,7 @@ def counted(accuracy):
 def test_finds_the_best_of_a_space_of_hundreds_with_forty_evaluations(seed):
     problem, accuracy = concave(6, seed)
     (best,), evaluated = refine(
-        [problem], accuracy, evaluations=40, rng=np.random.default_rng(seed), known={}
+        [problem], evaluations=40, rng=np.random.default_rng(seed), known={}
     )
     every = [one for one in itertools.product(range(3), repeat=6) if problem.fits(one)]
     regret = max(map(accuracy, every)) - accuracy(best)
@@ -46,7 +50,7 @@ def test_evaluations_above_what_there_is_find_the_best_exactly():
     rng = np.random.default_rng(0)
     rough = {one: accuracy(one) + rng.normal() for one in itertools.product(range(3), repeat=5)}
     calls, counting = counted(rough.__getitem__)
-    (best,), evaluated = refine([problem], counting, evaluations=500, rng=rng, known={})
+    (best,), evaluated = refine([judged(problem, counting)], evaluations=500, rng=rng, known={})
     every = [one for one in rough if problem.fits(one)]
     assert sorted(calls) == sorted(every) == sorted(evaluated)
     assert best == max(every, key=rough.__getitem__)
@@ -56,7 +60,7 @@ def test_a_large_space_is_refined_within_its_bounds_and_its_budget():
     problem, accuracy = concave(16, 0)
     calls, counting = counted(accuracy)
     (best,), evaluated = refine(
-        [problem], counting, evaluations=50, rng=np.random.default_rng(0), known={}
+        [judged(problem, counting)], evaluations=50, rng=np.random.default_rng(0), known={}
     )
     assert len(calls) == len(set(calls)) == len(evaluated) == 50
     assert all(problem.fits(one) for one in calls)
@@ -69,7 +73,7 @@ def test_what_is_known_is_not_asked_again_and_comes_back():
     known = {(2,) * 6: 0.0, (0,) * 6: accuracy((0,) * 6)}  # of these the first is not feasible
     calls, counting = counted(accuracy)
     (best,), evaluated = refine(
-        [problem], counting, evaluations=20, rng=np.random.default_rng(0), known=known
+        [judged(problem, counting)], evaluations=20, rng=np.random.default_rng(0), known=known
     )
     assert not known.keys() & set(calls)
     assert list(evaluated)[:2] == list(known)
@@ -84,35 +88,31 @@ def test_a_lucky_observation_is_not_taken_at_its_word():
     poor, *_, rich = sorted(seen, key=accuracy)
     known = {one: accuracy(one) for one in seen}
     known[poor] = accuracy(rich) + 0.01
-    (best,), _ = refine([problem], accuracy, evaluations=0, rng=rng, known=known)
+    (best,), _ = refine([problem], evaluations=0, rng=rng, known=known)
     assert best == rich
 
 
 def test_what_is_known_suffices_where_nothing_may_be_evaluated():
     problem, accuracy = concave(6, 0)
     known = {one: accuracy(one) for one in [(0,) * 6, (1, 0, 0, 0, 0, 0)]}
-    (best,), evaluated = refine(
-        [problem], accuracy, evaluations=0, rng=np.random.default_rng(0), known=known
-    )
+    (best,), evaluated = refine([problem], evaluations=0, rng=np.random.default_rng(0), known=known)
     assert best in evaluated == known
     with pytest.raises(ValueError, match="refine: evaluations must be at least 1, got 0"):
-        refine([problem], accuracy, evaluations=0, rng=np.random.default_rng(0), known={})
+        refine([problem], evaluations=0, rng=np.random.default_rng(0), known={})
 
 
 def test_problems_of_several_bounds_share_what_is_evaluated():
     problem, accuracy = concave(8, 0)
     most = problem.target["ms"]
-    problems = [
-        Problem(problem.sizes, problem.cost, {"ms": share * most}) for share in (1.6, 1.3, 1, 0.8)
-    ]
     calls, counting = counted(accuracy)
-    bests, evaluated = refine(
-        problems, counting, evaluations=24, rng=np.random.default_rng(0), known={}
-    )
+    problems = [
+        judged(problem, counting).within({"ms": share * most}) for share in (1.6, 1.3, 1, 0.8)
+    ]
+    bests, evaluated = refine(problems, evaluations=24, rng=np.random.default_rng(0), known={})
     assert len(calls) == len(set(calls)) == len(evaluated) == 24
     assert all(one.fits(best) for one, best in zip(problems, bests, strict=True))
     alone = [
-        refine([one], accuracy, evaluations=6, rng=np.random.default_rng(0), known={})[0][0]
+        refine([judged(one, accuracy)], evaluations=6, rng=np.random.default_rng(0), known={})[0][0]
         for one in problems
     ]
     assert np.mean([*map(accuracy, bests)]) > np.mean([*map(accuracy, alone)])
@@ -121,12 +121,12 @@ def test_problems_of_several_bounds_share_what_is_evaluated():
 def test_every_problem_starts_from_a_network_that_is_near_its_own_bounds():
     problem, accuracy = concave(8, 0)
     most = problem.target["ms"]
+    calls, counting = counted(accuracy)
     problems = [
-        Problem(problem.sizes, problem.cost, {"ms": share * most}) for share in (1.6, 1.3, 1, 0.8)
+        judged(problem, counting).within({"ms": share * most}) for share in (1.6, 1.3, 1, 0.8)
     ]
     cheap = {(0,) * 8: 100.0, (1, *[0] * 7): 99.0}  # the more they cost the worse, so far
-    calls, counting = counted(accuracy)
-    refine(problems, counting, evaluations=4, rng=np.random.default_rng(0), known=cheap)
+    refine(problems, evaluations=4, rng=np.random.default_rng(0), known=cheap)
     for index, tighter in enumerate(problems[1:]):
         assert problems[index].fits(calls[index])
         assert not tighter.fits(calls[index])

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.search import InfeasibleTarget, scale_uniformly, slim, slim_greedily
+from nas.search import (
+    InfeasibleTarget,
+    Problem,
+    scale_uniformly,
+    slim,
+    slim_by_frontier,
+    slim_greedily,
+)
 
 
 def additive(weights):
@@ -103,7 +110,7 @@ def test_every_bound_holds(problem):
     assert cost(result.best)["latency_ms"] <= 1.5
 
 
-@pytest.mark.parametrize("method", [slim, slim_greedily])
+@pytest.mark.parametrize("method", [slim_by_frontier, slim_greedily])
 def test_an_exact_race_leads_where_single_evaluations_lead(method):
     rng = np.random.default_rng(0)
     weights = [[(0.0, 0.0), tuple(rng.uniform(0.1, 1, 2))] for _ in range(5)]
@@ -116,11 +123,12 @@ def test_an_exact_race_leads_where_single_evaluations_lead(method):
         raced.append((current, candidates, candidates[ranks.argmin()]))
         return found
 
-    def run(count, **options):
-        return method(
-            [2] * 5, cost, lambda it: count.append(it) or accuracy(it), {"latency_ms": 1.2},
-            evaluations=200, rng=np.random.default_rng(0), **options,
+    def run(count, race=None):
+        counted = Problem(
+            (2,) * 5, cost, lambda it: count.append(it) or accuracy(it), {"latency_ms": 1.2},
+            race=race,
         )  # fmt: skip
+        return method([counted], evaluations=200, rng=np.random.default_rng(0))
 
     result = run(asked, race=race)
     assert result == run([])
@@ -143,10 +151,8 @@ def test_each_that_races_counts_as_an_evaluation(problem):
         counts["alone"] += 1
         return accuracy(assignment)
 
-    result = slim_greedily(
-        sizes, cost, alone, {"latency_ms": 0.6}, evaluations=37, rng=np.random.default_rng(0),
-        race=race,
-    )  # fmt: skip
+    raced = Problem(tuple(sizes), cost, alone, {"latency_ms": 0.6}, race=race)
+    result = slim_greedily([raced], evaluations=37, rng=np.random.default_rng(0))
     assert counts["race"] > counts["alone"] > 0
     assert sum(counts.values()) == len(result.evaluated) <= 37
 
@@ -209,8 +215,8 @@ def test_where_no_action_alone_saves_time_the_score_leads():
 
 def test_starts_where_it_is_told_and_reuses_what_is_known(problem):
     first = slimmed(problem, 1.2)
-    again = slim(
-        problem[0], problem[1], problem[2], {"latency_ms": 1.0}, evaluations=100,
+    again = slim_by_frontier(
+        [Problem(tuple(problem[0]), *problem[1:], {"latency_ms": 1.0})], evaluations=100,
         rng=np.random.default_rng(0), start=first.best, known=first.evaluated,
     )  # fmt: skip
     assert again.trace[0].assignment == first.best
@@ -229,10 +235,10 @@ def test_more_known_is_no_worse(problem):
     accuracies, known = [], {}
     for evaluations in (8, 8, 8, 8, 8):
         sizes, cost, accuracy = problem
-        result = slim(
-            sizes, cost, accuracy, {"latency_ms": 0.9}, evaluations=evaluations,
-            rng=np.random.default_rng(0), known=known,
-        )  # fmt: skip
+        bounded = Problem(tuple(sizes), cost, accuracy, {"latency_ms": 0.9})
+        result = slim_by_frontier(
+            [bounded], evaluations=evaluations, rng=np.random.default_rng(0), known=known
+        )
         assert known.items() <= result.evaluated.items()
         assert len(result.evaluated) <= len(known) + evaluations
         known = result.evaluated
@@ -250,11 +256,13 @@ def test_one_network_of_many_assignments_is_evaluated_once():
         return {"latency_ms": 1.0 + sum(one), "params": 1e6 * (1 + sum(one))}
 
     calls = []
-    result = slim(
-        [2, 3] * 4, cost, lambda one: calls.append(one) or sum(map(np.sqrt, one)),
-        {"latency_ms": 7.0}, evaluations=40, rng=np.random.default_rng(0), canonical=canonical,
-        known={(0, 2) * 4: 0.0},
+    problem = Problem(
+        (2, 3) * 4, cost, lambda one: calls.append(one) or sum(map(np.sqrt, one)),
+        {"latency_ms": 7.0}, canonical,
     )  # fmt: skip
+    result = slim_by_frontier(
+        [problem], evaluations=40, rng=np.random.default_rng(0), known={(0, 2) * 4: 0.0}
+    )
     assert all(canonical(one) == one for one in result.evaluated)
     assert (0,) * 8 in result.evaluated
     assert (0,) * 8 not in calls
@@ -319,10 +327,10 @@ def test_uniform_scaling_takes_the_largest_share_that_fits(problem):
     def scale(share):
         return (round(3 * share),) * 6
 
-    chosen = scale_uniformly(scale, cost, {"latency_ms": cost((2,) * 6)["latency_ms"] + 1e-6})
-    assert chosen == (2,) * 6
+    bounded = Problem((4,) * 6, *problem[1:], {"latency_ms": cost((2,) * 6)["latency_ms"] + 1e-6})
+    assert scale_uniformly(scale, bounded) == (2,) * 6
     with pytest.raises(InfeasibleTarget):
-        scale_uniformly(scale, cost, {"latency_ms": 0.01})
+        scale_uniformly(scale, bounded.within({"latency_ms": 0.01}))
 
 
 def test_of_equally_accurate_networks_the_largest_that_fits_is_best():
@@ -333,8 +341,8 @@ def test_of_equally_accurate_networks_the_largest_that_fits_is_best():
     )
     assert result.best == (2,)
     known = {(0,): 0.0, (1,): 0.0, (2,): 0.0}
-    again = slim(
-        [4], cost, accuracy, {"latency_ms": 0.7}, evaluations=50, rng=np.random.default_rng(0),
-        start=(1,), known=known,
+    again = slim_by_frontier(
+        [Problem((4,), cost, accuracy, {"latency_ms": 0.7})], evaluations=50,
+        rng=np.random.default_rng(0), start=(1,), known=known,
     )  # fmt: skip
     assert again.best == (2,)

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from nas.errors import UserError
 from nas.search.problem import Problem
-from nas.search.study import evaluated_in, make_sampler, open_study, work
+from nas.search.study import Pulse, evaluated_in, make_sampler, open_study, work
 
 SIZES = (3, 4, 2, 3)
 
@@ -19,7 +19,7 @@ WORKER = """
 import sys, time
 import numpy as np
 from nas.search.problem import Problem
-from nas.search.study import make_sampler, open_study, work
+from nas.search.study import Pulse, make_sampler, open_study, work
 
 storage, log, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 
@@ -29,22 +29,24 @@ def accuracy(one):
     time.sleep(seconds)
     return sum(one) / 10
 
-problem = Problem((3, 4, 2, 3), lambda one: {"latency_ms": 1.0 + sum(one)}, {"latency_ms": 7.0})
+problem = Problem(
+    (3, 4, 2, 3), lambda one: {"latency_ms": 1.0 + sum(one)}, accuracy, {"latency_ms": 7.0}
+)
 work(
-    open_study(storage, "study", subject="sums"), problem, accuracy,
+    open_study(storage, "study", subject="sums"), problem,
     sampler=make_sampler("nsga2", None), evaluations=24, rng=np.random.default_rng(),
-    pulse_seconds=0.1, patience_seconds=1.0,
+    pulse=Pulse(0.1, 1.0),
 )
 """
 
 
-def problem(bound=7.0):
-    return Problem(SIZES, lambda one: {"latency_ms": 1.0 + sum(one)}, {"latency_ms": bound})
+def problem(accuracy=lambda one: sum(one) / 10):
+    return Problem(SIZES, lambda one: {"latency_ms": 1.0 + sum(one)}, accuracy, {"latency_ms": 7.0})
 
 
 def worked(study, accuracy=lambda one: sum(one) / 10, sampler="nsga2", evaluations=24, **settings):
     work(
-        study, problem(), accuracy, sampler=make_sampler(sampler, 0), evaluations=evaluations,
+        study, problem(accuracy), sampler=make_sampler(sampler, 0), evaluations=evaluations,
         rng=np.random.default_rng(0), **settings,
     )  # fmt: skip
     return evaluated_in(study.get_trials(), problem())
@@ -69,10 +71,12 @@ def test_every_sampler_spends_its_evaluations_within_the_bounds(sampler):
 
 
 def test_a_study_of_few_networks_ends_when_all_are_evaluated():
-    tiny = Problem((2, 2), lambda one: {"latency_ms": 1.0 + sum(one)}, {"latency_ms": 3.0})
+    tiny = Problem(
+        (2, 2), lambda one: {"latency_ms": 1.0 + sum(one)}, lambda one: 0.0, {"latency_ms": 3.0}
+    )
     study = open_study(None, "study", subject="sums")
     work(
-        study, tiny, lambda one: 0.0, sampler=make_sampler("random", 0), evaluations=6,
+        study, tiny, sampler=make_sampler("random", 0), evaluations=6,
         rng=np.random.default_rng(0),
     )  # fmt: skip
     assert set(evaluated_in(study.get_trials(), tiny)) == {(0, 0), (0, 1), (1, 0), (1, 1)}
@@ -105,7 +109,7 @@ def test_what_a_killed_process_was_at_is_evaluated_by_another(tmp_path):
     process.kill()
     process.wait()
     study = open_study(str(tmp_path / "journal"), "study", subject="sums")
-    found = worked(study, pulse_seconds=0.1, patience_seconds=0.5)
+    found = worked(study, pulse=Pulse(0.1, 0.5))
     assert len(found) == 24
     assert eval(log.read_text()) in found
 
@@ -118,7 +122,7 @@ def test_a_process_killed_while_it_chooses_leaves_nothing_to_evaluate(tmp_path, 
     for choice in range(chosen):
         trial.suggest_int(str(choice), 0, SIZES[choice] - 1)
     survivor = open_study(storage, "study", subject="sums")
-    found = worked(survivor, evaluations=6, pulse_seconds=0.1, patience_seconds=0.1)
+    found = worked(survivor, evaluations=6, pulse=Pulse(0.1, 0.1))
     assert len(found) == 6
     assert not [it for it in survivor.get_trials() if it.state is TrialState.RUNNING]
 
@@ -135,7 +139,7 @@ def test_a_slow_worker_is_not_taken_for_a_dead_one(tmp_path):
         time.sleep(1)
         return 0.5
 
-    settings = {"evaluations": 2, "pulse_seconds": 0.02, "patience_seconds": 0.3}
+    settings = {"evaluations": 2, "pulse": Pulse(0.02, 0.3)}
     thread = threading.Thread(
         target=worked, args=(open_study(storage, "study", subject="sums"), slow), kwargs=settings
     )
@@ -166,7 +170,7 @@ def test_a_worker_that_chooses_slowly_does_not_repeat_what_another_evaluates(tmp
         study = open_study(storage, "study", subject="sums")
         thread = threading.Thread(
             target=work,
-            args=(study, problem(), accuracy),
+            args=(study, problem(accuracy)),
             kwargs={"sampler": sampler, "evaluations": 3, **settings},
         )
         thread.start()

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.search.slimming import drop_per_gain
+from nas.search.walk import drop_per_gain
 from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training.evaluate import accuracy, calibrate
