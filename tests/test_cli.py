@@ -14,6 +14,7 @@ from PIL import Image
 
 from nas import cli
 from nas.architecture import Architecture
+from nas.cli.options import default_run, default_table
 from nas.deploy.files import save_weights
 from nas.latency.table import LatencyTable
 from nas.network import build
@@ -98,9 +99,30 @@ def output(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_help_answers_without_torch():
-    code = "import sys; from nas.cli import app; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+LOADED_BY_HELP = """
+import sys
+from nas.cli import main
+sys.argv = ["nas", "--help"]
+main()
+sys.exit(", ".join({"numpy", "pydantic", "torch", "rich"} & set(sys.modules)) or 0)
+"""
+
+
+def test_help_loads_no_heavy_package():
+    found = subprocess.run(
+        [sys.executable, "-c", LOADED_BY_HELP], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert "train-supernet  Train one supernet" in found.stdout
+
+
+def test_every_command_of_the_list_has_its_own_help(capsys):
+    for name, (_, description) in cli.COMMANDS.items():
+        call(name, "--help")
+        printed = capsys.readouterr().out
+        assert f"Usage: nas {name} [OPTIONS]" in printed
+        assert description.split(",")[0][:40] in printed
+        assert "--json" in printed
 
 
 def test_spaces_names_the_default(capsys):
@@ -407,21 +429,19 @@ def test_profile_networks_side_by_side(capsys, folder):
 
 def test_default_paths_find_each_other():
     from nas.latency.target import detect_target
-    from nas.space import SearchSpace
 
     space = SearchSpace.load(DEFAULT_SPACE)
-    assert cli.default_table(space, "cpu") == Path(f"latency_tables/{DEFAULT_SPACE}_cpu.csv")
     target = detect_target()
-    assert cli._particulars(target) == []
+    assert default_table(space) == Path(f"latency_tables/{DEFAULT_SPACE}_cpu.csv")
+    assert default_table(space, target) == default_table(space)
     other = target.model_copy(
         update={"runtime": "openvino", "threads": 2, "batch": 8, "precision": "int8"}
     )
     assert (
-        cli.default_table(space, "cpu", *cli._particulars(other)).name
-        == f"{DEFAULT_SPACE}_cpu_openvino_2threads_batch8_int8.csv"
+        default_table(space, other).name == f"{DEFAULT_SPACE}_cpu_openvino_2threads_batch8_int8.csv"
     )
-    assert cli.default_run(space, "digits") == Path(f"runs/{DEFAULT_SPACE}_digits")
-    assert cli.default_run(space, "folder:/a/flowers") == Path(f"runs/{DEFAULT_SPACE}_flowers")
+    assert default_run(space, "digits") == Path(f"runs/{DEFAULT_SPACE}_digits")
+    assert default_run(space, "folder:/a/flowers") == Path(f"runs/{DEFAULT_SPACE}_flowers")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,208 @@
+"""Single networks: ``nas retrain``, ``evaluate``, ``resize``, ``export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas.architecture import Architecture
+from nas.cli.options import (
+    ArchitectureName,
+    Force,
+    Given,
+    Json,
+    Resume,
+    TrainingDevice,
+    Weights,
+    one_of,
+    options_of,
+    print_json,
+    print_paths,
+    require_new,
+    space_of,
+)
+from nas.deploy.formats import ExportFormat
+from nas.errors import UserError
+from nas.training.recipe import RECIPES, Recipe
+from nas.training.settings import DataSettings
+
+
+@options_of(images=DataSettings, changes=Recipe, without=("name",), show_defaults=False)
+def retrain(
+    *,
+    run: Annotated[Path, typer.Option("--run", help="Folder of the training.")],
+    architecture: Annotated[
+        str | None, typer.Option("--architecture", help="Name or JSON file.")
+    ] = None,
+    supernet: Annotated[
+        Path | None,
+        typer.Option("--from", help="Start from the weights that this run's supernet hands down."),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        one_of("--recipe", RECIPES, "If left out, published from 100,000 training images on."),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help="ARCHITECTURE:WEIGHTS, or an ONNX file.")
+    ] = None,
+    images: Given,
+    changes: Given,
+    device: TrainingDevice = "cpu",
+    resume: Resume = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Options that are left out follow the recipe, and --data the run that --from names."""
+    if not resume and architecture is None:
+        raise UserError("retrain needs --architecture, or --resume")
+    loaded = Architecture.load(architecture) if architecture else None
+    if supernet:
+        space_of(supernet)  # reports a missing run before torch is loaded, which takes seconds
+    # the seed is the training's: images are split as they were for the supernet
+    images = {name: value for name, value in images.items() if name != "seed"}
+    changes = {**changes, "name": recipe} if recipe else changes
+
+    from nas.report.tables import print_retrained
+    from nas.report.training import TrainingBar
+    from nas.training.processes import find_device
+    from nas.training.retraining import Retraining
+    from nas.training.retraining import retrain as train
+    from nas.training.run import Run
+
+    found_device = find_device(device)
+    if loaded is None or resume:
+        opened = Retraining.open(run)
+        opened.require_same(
+            architecture=loaded, supernet=supernet, images=images, recipe=changes, teacher=teacher
+        )
+        dataset = opened.load_images()
+    else:
+        opened, dataset = Retraining.begin(
+            run,
+            loaded,
+            supernet=Run.open(supernet) if supernet else None,
+            images=images,
+            recipe=changes,
+            teacher=teacher,
+            force=force,
+            device=found_device,
+        )
+    with TrainingBar(quiet=as_json) as bar:
+        result = train(opened, dataset, report=bar.report, tell=bar.say, device=found_device)
+    if as_json:
+        print_json(result)
+        return
+    print_retrained(result)
+    print_paths(result["paths"])
+
+
+def evaluate(
+    architecture: ArchitectureName,
+    weights: Weights,
+    data: Annotated[
+        str, typer.Option("--data", help="digits, folder:PATH, parquet:PATH or hf:NAME.")
+    ] = "digits",
+    as_json: Json = False,
+) -> None:
+    loaded = Architecture.load(architecture)
+
+    from nas.data import load_dataset
+    from nas.deploy.files import load_weights
+    from nas.network import build
+    from nas.training.evaluate import accuracy
+
+    network = build(loaded)
+    load_weights(network, weights)
+    dataset = load_dataset(data, loaded.input_size)
+    if len(dataset.classes) != loaded.classes:
+        raise UserError(
+            f"{data}: has {len(dataset.classes)} classes, the architecture tells "
+            f"{loaded.classes} apart"
+        )
+    found = accuracy(network.eval(), dataset.test)
+    if as_json:
+        print_json({"test_accuracy": found, "images": len(dataset.test)})
+    else:
+        print(f"test accuracy {100 * found:.2f} % on {len(dataset.test)} images of {data}")
+
+
+def resize(
+    architecture: ArchitectureName,
+    weights: Weights,
+    input_size: Annotated[int, typer.Option("--input-size", min=1, help="In pixels.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the two files.")],
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    paths = {"architecture": out / "architecture.json", "weights": out / "weights.safetensors"}
+    for path in paths.values():
+        require_new(path, force=force)
+    before = Architecture.load(architecture)
+    after = before.with_input_size(input_size)
+
+    from nas.deploy.files import read_weights, write_weights
+    from nas.deploy.resizing import resize_attention_biases
+
+    state = resize_attention_biases(read_weights(weights), before, after)
+    after.save(paths["architecture"])
+    write_weights(state, paths["weights"])
+    written = {name: str(path) for name, path in paths.items()}
+    if as_json:
+        print_json({"input_size": input_size, "paths": written})
+    else:
+        print_paths(written)
+
+
+def export(
+    architecture: ArchitectureName,
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="A safetensors file; random if left out.")
+    ] = None,
+    form: Annotated[ExportFormat, typer.Option("--format")] = "onnx",
+    data: Annotated[
+        str | None, typer.Option("--data", help="onnx-int8: images that the network works on.")
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="onnx-int8: what will execute it.")
+    ] = "onnxruntime",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    from nas.deploy.formats import Rounding, export_network, files_of
+
+    if (form == "onnx-int8") != (data is not None):
+        raise UserError("export: --format onnx-int8 needs --data, and no other format takes it")
+    for file in files_of(form, out):
+        require_new(file, force=force)
+    loaded = Architecture.load(architecture)
+
+    from nas.deploy.files import load_weights
+    from nas.documents import write_atomically
+    from nas.network import build
+
+    network = build(loaded).eval()
+    if weights:
+        load_weights(network, weights)
+    rounding = None
+    if data is not None:
+        from nas.data import load_dataset
+        from nas.latency.target import detect_target, placement
+        from nas.slim.network import take_examples
+
+        where = placement(detect_target(runtime=runtime, precision="int8"))
+        rounding = Rounding(take_examples(load_dataset(data, loaded.input_size)), where)
+    exported = export_network(loaded, network, form, out, rounding)
+    for file, content in exported.files.items():
+        write_atomically(file, content)
+    if as_json:
+        result = {"file": str(out), "format": form, "agreement": exported.agreement}
+        print_json({**result, "relative_difference": exported.relative_difference})
+    elif exported.agreement is not None:
+        print(f"{out}: predicts what torch predicts for {100 * exported.agreement:.1f} % of images")
+    else:
+        print(
+            f"{out}: differs from torch by {exported.relative_difference:.1e} of the largest logit"
+        )

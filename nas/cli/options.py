@@ -1,0 +1,191 @@
+"""What commands share: options, options made from the fields of settings, and ways to print."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import types
+from collections.abc import Callable, Collection, Mapping
+from inspect import Parameter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import typer
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from nas.errors import UserError
+from nas.space import SearchSpace
+
+if TYPE_CHECKING:
+    from nas.latency.target import Target
+
+Returned = TypeVar("Returned")
+Given = Mapping[str, Any]
+"""The fields of settings that the user set, by their names."""
+
+Space = Annotated[str, typer.Option("--space", help="Name of a built-in space, or a YAML file.")]
+ArchitectureName = Annotated[str, typer.Option("--architecture", help="Name or JSON file.")]
+Weights = Annotated[Path, typer.Option("--weights", help="A safetensors file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue from where it was stopped.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result.")]
+Device = Annotated[str, typer.Option("--device", help="Device to measure on, such as cpu.")]
+RuntimeName = Annotated[str, typer.Option("--runtime", help="Runtime that executes networks.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of one inference.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Images of one inference.")]
+TrainingDevice = Annotated[
+    Literal["cpu", "cuda"],
+    typer.Option("--device", help="Device to train on; torchrun starts several processes."),
+]
+
+NAMES = {"spec": "data", "name": "recipe"}
+"""Fields whose options have other names."""
+
+
+def one_of(option: str, names: Collection[str], help_text: str) -> Any:  # noqa: ANN401 (typer's)
+    """An option that takes one of ``names``, such as the keys of a registry."""
+
+    def check(name: str | None) -> str | None:
+        if name is not None and name not in names:
+            raise typer.BadParameter(f"'{name}' is not one of {', '.join(map(repr, names))}.")
+        return name
+
+    return typer.Option(option, help=help_text, callback=check, metavar=f"<{'|'.join(names)}>")
+
+
+def options_of(
+    *, without: Collection[str] = (), show_defaults: bool = True, **settings: type[BaseModel]
+) -> Callable[[Callable[..., Returned]], Callable[..., Returned]]:
+    """Replace parameters of a command by options for the fields of settings.
+
+    The keywords in ``settings`` name the parameters. Each field becomes an option with the field's
+    type, bounds and description, unless the field is a model or is named in ``without``; fields of
+    one name share an option. The parameter receives what the user set, validated, by field names.
+    ``show_defaults`` is for settings whose own defaults hold wherever the user sets nothing.
+    """
+    options = {
+        name: {
+            field: option
+            for field, info in model.model_fields.items()
+            if field not in without and (option := _option(field, info, show_default=show_defaults))
+        }
+        for name, model in settings.items()
+    }
+
+    def decorate(command: Callable[..., Returned]) -> Callable[..., Returned]:
+        parameters: dict[str, Parameter] = {}
+        for name, own in inspect.signature(command, eval_str=True).parameters.items():
+            parameters |= options.get(name, {name: own.replace(kind=Parameter.KEYWORD_ONLY)})
+
+        @functools.wraps(command)
+        def run(**arguments: object) -> Returned:
+            fields = {field for of_model in options.values() for field in of_model}
+            words = {field: arguments.pop(field) for field in fields}
+            given = {field: value for field, value in words.items() if value is not None}
+            for name, of_model in options.items():
+                arguments[name] = {field: given[field] for field in of_model if field in given}
+            return command(**arguments)
+
+        run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def print_json(data: object) -> None:
+    """Print a result for machines."""
+    print(json.dumps(data, indent=2))
+
+
+def print_paths(paths: Mapping[str, str]) -> None:
+    """Print the files that a command wrote, one a line."""
+    for name, path in paths.items():
+        print(f"{name + ':':<14}{path}")
+
+
+def require_new(path: Path, *, force: bool) -> None:
+    """Raise UserError if a file is there that would be replaced without ``force``."""
+    if path.exists() and not force:
+        raise UserError(f"{path}: exists; --force replaces it")
+
+
+def default_table(space: SearchSpace, target: Target | None = None) -> Path:
+    """The file that ``build-lut`` writes; ``slim`` reads the one that has no target."""
+    words = [space.name, "cpu"]
+    if target is not None:
+        runtime = target.runtime if target.runtime != "onnxruntime" else ""
+        threads = f"{target.threads}threads" if target.threads > 1 else ""
+        batch = f"batch{target.batch}" if target.batch > 1 else ""
+        precision = target.precision if target.precision != "float32" else ""
+        words = [space.name, target.device, runtime, threads, batch, precision]
+    return Path("latency_tables") / f"{'_'.join(filter(None, words))}.csv"
+
+
+def default_run(space: SearchSpace, data: str) -> Path:
+    """The folder that ``train-supernet`` writes and ``slim`` reads."""
+    name = Path(data.partition(":")[2]).name or data
+    return Path("runs") / f"{space.name}_{name.replace(':', '_')}"  # hf:NAME:CONFIG
+
+
+def space_of(run: Path) -> SearchSpace:
+    """The space of a run; torch, which takes seconds to load, is not needed for it.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    if not (run / "space.json").is_file():
+        from nas.training.run import Run
+
+        Run.open(run)  # says what is missing
+    return SearchSpace.load(run / "space.json")
+
+
+def _option(name: str, field: FieldInfo, *, show_default: bool) -> Parameter | None:
+    """The option for a field of settings; None if no word can express the field's values."""
+    kind, bounds = _type_and_bounds(field)
+    if not (kind in (int, float, bool, str) or get_origin(kind) in (Literal, tuple)):
+        return None
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
+
+    def validate(word: object) -> object:
+        if word is None:
+            return None
+        value = word.split(",") if isinstance(word, str) and get_origin(kind) is tuple else word
+        try:
+            return adapter.validate_python(value)
+        except ValidationError as error:
+            message = error.errors(include_url=False)[0]["msg"]
+            raise typer.BadParameter(f"{message}, got '{word}'") from None
+
+    flag = f"--{NAMES.get(name, name).replace('_', '-')}"
+    default = field.get_default() if show_default and not field.is_required() else None
+    option = typer.Option(
+        f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+        help=" ".join(filter(None, (field.description, bounds))) or None,
+        callback=validate,
+        metavar="<n,n,...>" if get_origin(kind) is tuple else None,
+        show_default=str(default) if default not in (None, ()) else False,
+    )
+    shown = str if get_origin(kind) is tuple else kind
+    annotation = Annotated[shown | None, option]  # type: ignore[valid-type]
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _type_and_bounds(field: FieldInfo) -> tuple[Any, str]:
+    """The type of a field that may be None, and its bounds, such as ``[x>=0, x<1]``."""
+    kind, limits = field.annotation, list(field.metadata)
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    if get_origin(kind) is Annotated:
+        kind, *more = get_args(kind)
+        limits += [limit for it in more for limit in getattr(it, "metadata", [it])]
+    texts = [
+        f"x{sign}{getattr(limit, name):g}"
+        for limit in limits
+        for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+        if hasattr(limit, name)
+    ]
+    return kind, f"[{', '.join(texts)}]" if texts else ""

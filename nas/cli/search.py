@@ -1,0 +1,239 @@
+"""Searches and their results: ``nas demo``, ``slim``, ``search``, ``report``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.cli.options import (
+    Force,
+    Json,
+    Resume,
+    Seed,
+    default_run,
+    default_table,
+    print_json,
+    print_paths,
+    space_of,
+)
+from nas.errors import UserError
+from nas.search.study import SamplerName
+from nas.slim.plan import Strategy
+from nas.space import DEFAULT_SPACE, SearchSpace
+
+if TYPE_CHECKING:
+    from nas.latency.prices import Prices
+    from nas.slim.plan import Plan
+
+TargetMs = Annotated[
+    str | None,
+    typer.Option("--target-ms", help="Largest latency, measured; cpu=2.0,gpu=0.8 with tables."),
+]
+TargetParams = Annotated[
+    float | None, typer.Option("--target-params", help="Most parameters, such as 3e6.")
+]
+TargetMacs = Annotated[
+    float | None, typer.Option("--target-macs", help="Most multiply-accumulates.")
+]
+TrainedRun = Annotated[Path | None, typer.Option("--run", help="Folder of a trained run.")]
+Tables = Annotated[
+    list[str] | None,
+    typer.Option("--table", help="A latency table, or NAME=PATH; several for several devices."),
+]
+Results = Annotated[Path | None, typer.Option("--out", help="Folder of the results.")]
+AcceptTable = Annotated[
+    bool, typer.Option("--accept-table", help="Use a table that failed its validation.")
+]
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder of all results.")] = Path("runs/demo"),
+    as_json: Json = False,
+) -> None:
+    """The steps are: latency table, supernet, slimming, export, measurement."""
+    from nas.demo import run_demo
+
+    result = run_demo(out, quiet=as_json)
+    _print_result(result, f"digits, target {result['target_ms']:.2f} ms", as_json=as_json)
+
+
+def slim(
+    target_ms: TargetMs = None,
+    targets: Annotated[
+        str | None, typer.Option("--targets", help="A family: a network for each, as 1.0,1.5,2.0.")
+    ] = None,
+    target_params: TargetParams = None,
+    target_macs: TargetMacs = None,
+    run: TrainedRun = None,
+    tables: Tables = None,
+    strategy: Annotated[
+        Strategy, typer.Option("--strategy", help="By all choices, or by importance of slots.")
+    ] = "frontier",
+    mes: Annotated[
+        list[str] | None,
+        typer.Option("--mes", help="A term of the score, COST=UNIT:EXPONENT; one --mes for each."),
+    ] = None,
+    evaluations: Annotated[
+        int,
+        typer.Option("--evaluations", min=1, help="Networks for each method and target, at most."),
+    ] = 100,
+    baselines: Annotated[
+        bool,
+        typer.Option("--baselines/--no-baselines", help="Random search and evolution beside it."),
+    ] = True,
+    out: Results = None,
+    accept_table: AcceptTable = False,
+    seed: Seed = 0,
+    resume: Resume = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    from nas.latency.prices import latency_names
+    from nas.slim.options import name_tables, read_targets, read_terms
+    from nas.slim.plan import Plan, published_terms
+
+    paths = name_tables(tables or [])
+    wanted = read_targets(
+        paths, ms=target_ms, family=targets, params=target_params, macs=target_macs
+    )
+    terms = read_terms(mes or [])
+    folder = run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits")
+    paths = paths or {"cpu": default_table(space_of(folder))}
+    plan = Plan(
+        targets=wanted,
+        terms=terms or published_terms(latency_names(paths).values()),
+        strategy=strategy,
+        evaluations=evaluations,
+        baselines=baselines,
+        seed=seed,
+    )
+    prices = _possible_prices(folder, paths, plan)
+
+    from nas.report.progress import Bar
+    from nas.slim.slimming import slim_run
+    from nas.training.run import SLIMMING, Run
+
+    bounds = [bound for target in wanted for bound in target.values()]
+    with Bar("slimming", quiet=as_json) as bar:
+        result = slim_run(
+            Run.open(folder),
+            prices.tables,
+            plan,
+            out=out or folder / f"{SLIMMING}{'_'.join(f'{bound:g}' for bound in bounds)}",
+            bar=bar,
+            resume=resume,
+            force=force,
+            accept_tables=accept_table,
+        )
+    _print_result(result, f"{result['space']}, {result['data']}", as_json=as_json)
+
+
+def search(
+    target_ms: TargetMs = None,
+    target_params: TargetParams = None,
+    target_macs: TargetMacs = None,
+    run: TrainedRun = None,
+    tables: Tables = None,
+    sampler: Annotated[SamplerName, typer.Option("--sampler", help="Optuna's.")] = "nsga2",
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Networks that all workers evaluate together.")
+    ] = 100,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", help="What workers share: a file, or a database's URL."),
+    ] = None,
+    out: Results = None,
+    accept_table: AcceptTable = False,
+    seed: Seed = 0,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    from nas.latency.prices import latency_names
+    from nas.slim.options import name_tables, read_targets
+    from nas.slim.plan import Plan, published_terms
+
+    paths = name_tables(tables or [])
+    wanted = read_targets(paths, ms=target_ms, family=None, params=target_params, macs=target_macs)
+    folder = run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits")
+    paths = paths or {"cpu": default_table(space_of(folder))}
+    plan = Plan(
+        targets=wanted,
+        terms=published_terms(latency_names(paths).values()),
+        evaluations=trials,
+        seed=seed,
+    )
+    prices = _possible_prices(folder, paths, plan)
+
+    from nas.report.progress import Bar
+    from nas.slim.searching import search_run
+    from nas.training.run import SEARCH, Run
+
+    bounds = "_".join(f"{bound:g}" for bound in wanted[0].values())
+    try:
+        with Bar("searching", quiet=as_json) as bar:
+            result = search_run(
+                Run.open(folder),
+                prices.tables,
+                plan,
+                sampler=sampler,
+                storage=storage,
+                out=out or folder / f"{SEARCH}{sampler}_{bounds}",
+                bar=bar,
+                force=force,
+                accept_tables=accept_table,
+            )
+    except KeyboardInterrupt:
+        raise UserError("stopped; the study is kept, the same command goes on") from None
+    if result:
+        _print_result(result, f"{result['space']}, {result['data']}", as_json=as_json)
+    elif as_json:
+        print_json(result)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a folder of a search.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page to write; else RUN/report.html.")
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """The page needs no network connection."""
+    from nas.report.folder import PAGE_FILE, read_folder
+    from nas.report.page import write_folder_page
+
+    contents = read_folder(folder)
+    path = out or folder / PAGE_FILE
+    write_folder_page(path, contents, title=folder.resolve().name, force=force)
+    if as_json:
+        training = contents.training is not None
+        print_json({"page": str(path), "searches": list(contents.searches), "training": training})
+        return
+    print_paths({"page": str(path)})
+
+
+def _possible_prices(run: Path, tables: Mapping[str, Path], plan: Plan) -> Prices:
+    """What networks cost by the tables; a target out of reach is told before torch is loaded."""
+    from nas.latency.prices import Prices
+    from nas.latency.table import LatencyTable
+
+    space = space_of(run)
+    prices = Prices(space, {name: LatencyTable.load(path) for name, path in tables.items()})
+    for table in prices.tables.values():
+        table.require_layers(space, str(run / "space.json"))
+    plan.require_possible(prices)
+    return prices
+
+
+def _print_result(result: Mapping[str, Any], title: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+        return
+    from nas.report.tables import print_networks
+
+    print_networks(result["networks"], title=title)
+    print(*result["verdicts"], sep="\n", end="\n\n")
+    print_paths(result["paths"])

@@ -1,0 +1,88 @@
+"""Search spaces and architectures: ``nas spaces``, ``nas show``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas.architecture import Architecture
+from nas.cli.options import Json, print_json, space_of
+from nas.documents import did_you_mean, read_document
+from nas.errors import UserError
+from nas.space import DEFAULT_SPACE, SearchSpace, built_in_architectures, built_in_spaces
+
+
+def spaces(as_json: Json = False) -> None:
+    found = {name: SearchSpace.load(name) for name in built_in_spaces()}
+    if as_json:
+        listed = [
+            {"name": name, "description": space.description, "input_size": space.input_size}
+            for name, space in found.items()
+        ]
+        print_json(
+            {"default": DEFAULT_SPACE, "spaces": listed, "architectures": built_in_architectures()}
+        )
+        return
+    from nas.report.tables import print_table
+
+    print_table(
+        ("space", "choices", "description"),
+        [(name, str(len(space.choices)), space.description) for name, space in found.items()],
+    )
+    print(f"default: {DEFAULT_SPACE}")
+    print(f"architectures: {', '.join(built_in_architectures())}")
+
+
+def show(
+    what: Annotated[str | None, typer.Argument(metavar="SPACE_OR_ARCHITECTURE")] = None,
+    table: Annotated[Path | None, typer.Option("--table", help="Add predicted ms.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Show the paths of a run.")] = None,
+    as_json: Json = False,
+) -> None:
+    if (what is None) == (run is None) or (run and table):
+        raise UserError("show needs a space or an architecture (with or without --table), or --run")
+    subject = _space_or_architecture(what) if what is not None else None
+    if run:
+        space_of(run)  # reports a missing run before torch is loaded, which takes seconds
+    prices = None
+    if table:
+        from nas.latency.table import LatencyTable
+
+        prices = LatencyTable.load(table)
+
+    from nas.report.show import (
+        describe_architecture,
+        describe_run,
+        describe_space,
+        print_description,
+    )
+    from nas.training.run import Run
+
+    if isinstance(subject, SearchSpace):
+        description = describe_space(subject, prices)
+    elif isinstance(subject, Architecture):
+        description = describe_architecture(subject, prices)
+    else:
+        assert run is not None
+        description = describe_run(Run.open(run))
+    if as_json:
+        print_json(description)
+    else:
+        print_description(description)
+
+
+def _space_or_architecture(what: str) -> SearchSpace | Architecture:
+    if what in built_in_architectures():
+        return Architecture.load(what)
+    path = Path(what)
+    if path.is_file() and "layers" in (read_document(path).data or ()):
+        return Architecture.load(path)
+    if what in built_in_spaces() or path.is_file():
+        return SearchSpace.load(what)
+    known = [*built_in_spaces(), *built_in_architectures()]
+    raise UserError(
+        f"'{what}' is neither a file nor a built-in space or architecture"
+        f"{did_you_mean(what, known)}; nas spaces lists them"
+    )
