@@ -8,7 +8,7 @@ import nas
 from nas.architecture import Architecture
 from nas.errors import UserError
 from nas.families.efficientformer_v2.layers import Attention4D, Classifier, ConvFFN, ConvStem
-from nas.space import built_in_architectures
+from nas.space import SearchSpace, built_in_architectures
 
 TEXT = """{
   "name": "tiny",
@@ -143,3 +143,15 @@ def test_another_number_of_classes_changes_the_head_alone():
     assert (original.classes, changed.classes) == (1000, 7)
     assert changed.layers[:-1] == original.layers[:-1]
     assert changed.with_classes(1000) == original
+
+
+def test_a_changed_copy_forgets_what_was_computed_of_the_original():
+    largest = SearchSpace.load("demo_64px").largest()
+    head = largest.layers[-1]
+    assert head.signature == "classifier in_channels=160 classes=10 distillation=false"
+    assert (
+        largest.with_classes(37).layers[-1].signature
+        == "classifier in_channels=160 classes=37 distillation=false"
+    )
+    assert hash(largest.with_classes(37)) != hash(largest)
+    assert head.model_copy(update={"classes": 10}) == head

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, ParamSpec
 
 from pydantic import Field, GetJsonSchemaHandler, model_validator
@@ -97,7 +97,7 @@ class Layer(Value):
         """
         raise NotImplementedError
 
-    @property
+    @cached_property
     def signature(self) -> str:
         """The config without its slot, defaults left out: ``conv_ffn channels=32 expansion=4``.
 

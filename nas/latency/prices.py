@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from nas.documents import did_you_mean
@@ -32,7 +32,6 @@ class Prices:
 
     space: SearchSpace
     tables: Mapping[str, LatencyTable]
-    _known: dict[Assignment, dict[str, float]] = field(default_factory=dict, repr=False, init=False)
 
     @cached_property
     def latencies(self) -> Mapping[str, LatencyTable]:
@@ -47,16 +46,14 @@ class Prices:
 
     def cost(self, assignment: Assignment) -> dict[str, float]:
         """``LatencyTable.cost`` of the architecture, by every table."""
-        if assignment not in self._known:
-            placed = list(self.space.placed(assignment))
-            found = {name: table.cost_of(placed) for name, table in self.latencies.items()}
-            counts = next(iter(found.values()))
-            self._known[assignment] = {
-                **{name: costs[LATENCY] for name, costs in found.items()},
-                "params": counts["params"],
-                "macs": counts["macs"],
-            }
-        return self._known[assignment]
+        placed = list(self.space.placed(assignment))
+        found = {name: table.cost_of(placed) for name, table in self.latencies.items()}
+        counts = next(iter(found.values()))
+        return {
+            **{name: costs[LATENCY] for name, costs in found.items()},
+            "params": counts["params"],
+            "macs": counts["macs"],
+        }
 
     def require_name(self, name: str, where: str) -> None:
         """Raise UserError unless ``name`` is one of the costs."""
