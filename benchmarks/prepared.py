@@ -42,5 +42,5 @@ def run_at(
     except UserError:
         run = Run.create(path, space=space, data=data, settings=settings, dataset=dataset)
     with TrainingBar() as bar:
-        train_supernet(run, dataset, resume=True, report=bar.report, tell=bar.say)
+        train_supernet(run, dataset, resume=True, report=bar.report, progress=bar)
     return run, dataset

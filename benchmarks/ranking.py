@@ -151,7 +151,7 @@ def checked(run: Run, dataset: Dataset, arguments: argparse.Namespace) -> Check:
             recipe_of(run, arguments.alone_rate),
             architectures=arguments.architectures,
             seeds=arguments.seeds,
-            tell=bar.update,
+            progress=bar,
         )
     shutil.copy(run.path / JOURNAL, shared)
     print_check(check)

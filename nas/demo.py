@@ -56,7 +56,7 @@ def run_demo(out: Path, *, quiet: bool) -> dict[str, Any]:
     )
     with TrainingBar(quiet=quiet) as training:
         training.say("2 of 3: training one supernet that holds every network of the space")
-        train_supernet(run, dataset, report=training.report, tell=training.say)
+        train_supernet(run, dataset, report=training.report, progress=training)
     target_ms = round(TARGET_SHARE * table.predict(space.largest()), 3)
     with Bar("3 of 3, slimming", quiet=quiet) as bar:
         bar.say(f"3 of 3: slimming it to {target_ms:g} ms")

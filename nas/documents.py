@@ -7,7 +7,6 @@ loader follows YAML 1.2 for numbers and booleans and refuses duplicates.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -52,6 +51,9 @@ class Value(BaseModel):
         return data
 
 
+Model = TypeVar("Model", bound=Value)
+
+
 @dataclass(frozen=True)
 class Document:
     """Plain data read from a file, and the line and column of each of its parts."""
@@ -71,6 +73,17 @@ class Document:
         place = f"{self.path}:{line[0]}:{line[1]}" if line else self.path
         name = location_text(known)
         return UserError(f"{place}: {name}: {message}" if name else f"{place}: {message}")
+
+    def validated(self, model: type[Model]) -> Model:
+        """The data as a value.
+
+        Raises:
+            UserError: it is not valid; points at the place.
+        """
+        try:
+            return model.model_validate(self.data)
+        except ValidationError as error:
+            raise self.validation_error(error) from None
 
     def validation_error(self, error: ValidationError) -> UserError:
         """The first of pydantic's complaints as one line that points into the document."""
@@ -171,17 +184,6 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def fingerprint(*paths: Path) -> str:
-    """The SHA-256 of what JSON files say, but for the circumstances under which they were ``made``.
-
-    Of what they say, not of what this version makes of it: a later one, whose values have a field
-    more, finds the same.
-    """
-    said = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    text = json.dumps([{**it, "made": None} for it in said], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_json(path: Path, data: object) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import resource
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -49,3 +51,45 @@ def cifar10_folder() -> Path:
     if not (folder / "cifar10-train.parquet").exists():
         pytest.skip("CIFAR-10 is not here: ../shared/data/cifar10-{train,test}.parquet")
     return folder
+
+
+@pytest.fixture(scope="session")
+def files_limited() -> Callable[[int], AbstractContextManager[None]]:
+    """A context in which no file can be written beyond a size, as on a full disk.
+
+    It must not outlast the call under test: what pytest prints may go to a file, too.
+    """
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
+
+
+class Recorder:
+    """A ``Progress`` that keeps the lines said to it, and calls ``on_update`` if there is one."""
+
+    def __init__(self, on_update: Callable[[str, int, int | None], None] | None = None) -> None:
+        self.lines: list[str] = []
+        self.updates: list[tuple[str, int, int | None]] = []
+        self._on_update = on_update
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def update(self, text: str, done: int, total: int | None = None) -> None:
+        self.updates.append((text, done, total))
+        if self._on_update is not None:
+            self._on_update(text, done, total)
+
+
+@pytest.fixture(scope="session")
+def recorder() -> type[Recorder]:
+    """The class of a progress that records what it receives."""
+    return Recorder

@@ -90,7 +90,7 @@ def retrain(
             device=found_device,
         )
     with TrainingBar(quiet=as_json) as bar:
-        result = train(opened, dataset, report=bar.report, tell=bar.say, device=found_device)
+        result = train(opened, dataset, report=bar.report, progress=bar, device=found_device)
     if as_json:
         print_json(result)
         return

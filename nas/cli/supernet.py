@@ -77,7 +77,7 @@ def train_supernet(
             settings=wanted,
             dataset=dataset,
             force=force,
-            tell=bar.say,
+            progress=bar,
         )
         return created, dataset
 
@@ -100,7 +100,7 @@ def train_supernet(
             dataset,
             resume=resume,
             report=bar.report,
-            tell=bar.say,
+            progress=bar,
             device=processes.device,
             processes=processes,
         )
@@ -147,7 +147,7 @@ def check_supernet(
             like_the_supernet(opened.settings).model_copy(update=recipe),
             architectures=architectures,
             seeds=seeds,
-            tell=bar.update,
+            progress=bar,
             device=found_device,
         )
     write_check(paths["csv"], found)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
+from nas.documents import Value
 from nas.errors import UserError
-from nas.families import Layer
+from nas.families import Layer, Shape
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import LAYER_VISITS, Measurement, VisitPlan
 from nas.latency.networks import BATCH_LAYERS, NetworkSample, calibrate, measure_layers
-from nas.latency.partial import PartialTable, Purpose
 from nas.latency.staircase import (
     SWEEP_VISITS,
     keys_misfit,
@@ -26,11 +28,21 @@ from nas.latency.staircase import (
     measure_step,
     model_rows,
 )
-from nas.latency.table import Key, LatencyTable, Provenance, Row, sidecar_path, space_hash
+from nas.latency.table import (
+    Key,
+    LatencyTable,
+    Provenance,
+    Row,
+    RowStatus,
+    sidecar_path,
+    space_hash,
+)
 from nas.latency.target import Target
 from nas.network import layer_size
 from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
+from nas.store.folder import hold_lock
+from nas.store.journal import Journal, Words
 
 FLOOR_MS = 1e-4
 """The least latency of a layer, where the slope drowns in noise."""
@@ -81,6 +93,41 @@ class BuildSettings:
         return self.plan or (QUICK if self.quick else THOROUGH)
 
 
+class Purpose(Value):
+    """The first line of the journal of an unfinished build: what it measures."""
+
+    space: str
+    space_sha256: Annotated[str, Words("another version of the space")]
+    target: Target
+
+
+class MeasuredRow(Value):
+    """A line of that journal: a row of the table that it will become."""
+
+    layer: str
+    input_shape: Shape
+    ms: float
+    ms_low: float
+    ms_high: float
+    params: int
+    macs: int
+    status: RowStatus
+
+    @classmethod
+    def of(cls, key: Key, row: Row) -> Self:
+        """The line of a row."""
+        return cls(layer=key[0], input_shape=key[1], **row._asdict())
+
+    @property
+    def keyed(self) -> tuple[Key, Row]:
+        """The row with its key."""
+        row = self.model_dump(exclude={"layer", "input_shape"})
+        return (self.layer, self.input_shape), Row(**row)
+
+
+_KIND = TypeAdapter(MeasuredRow)
+
+
 def build_table(
     space: SearchSpace,
     target: Target,
@@ -105,16 +152,19 @@ def build_table(
     if path.suffix != ".csv":
         raise UserError(f"{path}: a latency table is a .csv file; name it {path}.csv")
     purpose = Purpose(space=space.name, space_sha256=space_hash(space), target=target)
-    with PartialTable(path) as partial:
-        finished = _finished_table(path, partial, target, resume=resume, force=force)
-        if resume and not force and partial.is_started():
-            rows = partial.read(purpose)
-        elif finished is not None and _is_complete(finished, space, quick=settings.quick):
+    unfinished = unfinished_path(path)
+    held = f"{unfinished}: another build is writing it; wait for it or name another --out"
+    with ExitStack() as stack:
+        stack.enter_context(hold_lock(path.with_suffix(".partial.lock"), held=held))
+        finished = _finished_table(path, target, resume=resume, force=force)
+        if finished is not None and _is_complete(finished, space, quick=settings.quick):
             finished.save()  # in case its file was damaged, but no row was lost
             return finished
-        else:
-            rows = _measured(finished.rows) if finished is not None else {}
-            partial.start(purpose, rows)
+        goes_on = resume and not force and _has_begun(unfinished)
+        journal = stack.enter_context(open_journal(path, purpose, resume=goes_on))
+        if finished is not None:
+            journal.append(*(MeasuredRow.of(*it) for it in _measured(finished.rows).items()))
+        rows = dict(line.keyed for line in journal.lines)
         rng, plan = np.random.default_rng(settings.seed), settings.measuring
         graphs = graphs if graphs is not None else LayerGraphs()
         layers = space.layers()
@@ -126,7 +176,7 @@ def build_table(
                 missing, target, graphs, rng, plan=plan.layers, batch=plan.batch, progress=progress
             ):
                 found = {key: _row(layers[key], key, one) for key, one in batch.items()}
-                partial.append(found)
+                journal.append(*(MeasuredRow.of(*it) for it in found.items()))
                 rows.update(found)
 
         measure_rows(keys_to_measure(layers, step) if settings.quick else list(layers))
@@ -152,26 +202,61 @@ def build_table(
         )
         table = LatencyTable(ordered, provenance, path)
         table.save()
-        partial.remove()
+        journal.close()
+        unfinished.unlink()
     return table
 
 
+def unfinished_path(path: Path) -> Path:
+    """The journal beside the table ``path``, there until the build is finished."""
+    return path.with_suffix(".partial.jsonl")
+
+
+def open_journal(path: Path, purpose: Purpose, *, resume: bool) -> Journal[MeasuredRow]:
+    """Begin the journal of a build of the table ``path``, or go on with the one that is there.
+
+    Raises:
+        UserError: that one has another purpose or is damaged, or it cannot be written.
+    """
+    return Journal(
+        unfinished_path(path),
+        _KIND,
+        noun="an unfinished build",
+        remedy="--force starts afresh",
+        header=purpose,
+        resume=resume,
+    )
+
+
 def _finished_table(
-    path: Path, partial: PartialTable, target: Target, *, resume: bool, force: bool
+    path: Path, target: Target, *, resume: bool, force: bool
 ) -> LatencyTable | None:
     """The table whose rows are to be kept, if there is one."""
+    old = path.with_suffix(".partial.csv")
+    if force:
+        for file in (old.with_suffix(".json"), old):
+            file.unlink(missing_ok=True)
+        return None
+    if old.exists():
+        raise UserError(f"{old}: is an unfinished build of nas 0.1; --force starts afresh")
     finished = path.exists() or sidecar_path(path).exists()
-    if force or not (finished or partial.is_started()):
+    has_begun = _has_begun(unfinished_path(path))
+    if not (finished or has_begun):
         return None
     if not resume:
-        place = path if finished else partial.csv_path
+        place = path if finished else unfinished_path(path)
         problem = "exists" if finished else "is an unfinished build"
         raise UserError(f"{place}: {problem}; --resume measures what is missing, --force all anew")
-    if partial.is_started():  # it holds the rows of the finished table, unless --force began it
+    if has_begun:  # it holds the rows of the finished table, unless --force began it
         return None
     table = LatencyTable.salvage(path)
     table.require_target(target)
     return table
+
+
+def _has_begun(unfinished: Path) -> bool:
+    """Whether the first line of a build's journal is whole."""
+    return unfinished.exists() and b"\n" in unfinished.read_bytes()
 
 
 def _is_complete(table: LatencyTable, space: SearchSpace, *, quick: bool) -> bool:

@@ -159,7 +159,7 @@ class LatencyTable:
 
     def save(self) -> None:
         """Write the CSV, then the sidecar that completes it, each atomically."""
-        content = format_rows(self.rows, header=True).encode()
+        content = format_rows(self.rows).encode()
         sidecar = self.provenance.model_dump(mode="json")
         sidecar["csv_sha256"] = hashlib.sha256(content).hexdigest()
         sidecar["row_crc32"] = " ".join(_checksum(line) for line in content.splitlines()[1:])
@@ -272,12 +272,11 @@ def sum_rows(rows: Iterable[Row]) -> RowSums:
     return RowSums(ms, params, macs)
 
 
-def format_rows(rows: Mapping[Key, Row], *, header: bool) -> str:
+def format_rows(rows: Mapping[Key, Row]) -> str:
     """The rows as CSV, milliseconds to the nanosecond."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    if header:
-        writer.writerow(COLUMNS)
+    writer.writerow(COLUMNS)
     for (signature, shape), row in rows.items():
         ms = [f"{value:.6f}" for value in (row.ms, row.ms_low, row.ms_high)]
         cells = [signature, _shape_text(shape), *ms, row.params, row.macs, row.status]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from nas.slim.journal import Identity
 from nas.slim.plan import Plan
 from nas.training.run import SEARCH_RESULT, Run
 
-JOURNAL, LOCK = "journal.jsonl", ".lock"
+JOURNAL = "journal.jsonl"
 
 
 def usable_tables(
@@ -62,11 +61,5 @@ def require_free(out: Path, *, resume: bool, force: bool) -> None:
 
 
 def identify(run: Run, plan: Plan) -> Identity:
-    """What a journal is a journal of."""
-    state = run.state()
-    text = run.recipe_sha256 + (state.model_dump_json() if state else "")
-    return Identity(
-        weights_sha256=hashlib.sha256(text.encode()).hexdigest(),
-        images_sha256=run.split_sha256,
-        plan=plan,
-    )
+    """The identity of a search, which its journal begins with."""
+    return Identity(weights_sha256=run.weights_sha256, images_sha256=run.split_sha256, plan=plan)

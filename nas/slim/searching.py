@@ -20,19 +20,19 @@ from nas.slim.journal import Memory
 from nas.slim.loop import deliver_within
 from nas.slim.methods import Uniform
 from nas.slim.plan import Plan, target_text
-from nas.slim.preparation import LOCK, identify, require_free, tell_doubts, usable_tables
+from nas.slim.preparation import identify, require_free, tell_doubts, usable_tables
 from nas.slim.results import Outcome, write_results
 from nas.slim.slimming import judge_networks
 from nas.slim.workshop import Workshop
 from nas.space import Assignment
-from nas.store.lock import Lock
+from nas.store.folder import LOCK_FILE, HeldError, hold_lock
 from nas.training.memory import keep_freed_memory
 from nas.training.run import SEARCH_RESULT, Run
 
 NAME, STORAGE = "searched", "study.log"
 """What the delivered network is called; the journal file of a search on one machine."""
-FIRST, HELD = ".first", "held"
-"""The lock of the worker that draws by the seed; what a lock says that another process holds."""
+FIRST = ".first"
+"""The lock of the worker that draws by the seed."""
 
 
 def search_run(
@@ -82,7 +82,7 @@ def search_run(
         bar.say("the study is done; a worker on the table's machine delivers its network")
         return None
     evaluated = evaluated_in(study.get_trials(deepcopy=False), workshop.problem)
-    with _turn(out / LOCK) as is_free:
+    with _turn(out / LOCK_FILE) as is_free:
         if not is_free or ((out / SEARCH_RESULT).exists() and not force):
             bar.say(f"the study is done; another worker delivers its network into {out}")
             return None
@@ -104,10 +104,8 @@ def _turn(path: Path) -> Iterator[bool]:
     """Whether this process holds the lock; False where another does."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(Lock(path, held=HELD))
-        except UserError as error:
-            if str(error) != HELD:
-                raise
+            stack.enter_context(hold_lock(path, held=f"{path}: another process holds it"))
+        except HeldError:
             yield False
         else:
             yield True

@@ -17,14 +17,13 @@ from nas.errors import UserError
 from nas.latency.prices import Prices
 from nas.latency.table import LatencyTable
 from nas.report.progress import Bar
-from nas.slim.journal import Journal
+from nas.slim.journal import SearchJournal
 from nas.slim.loop import deliver_within
 from nas.slim.methods import Evolution, Method, Random, Slimming, Uniform
 from nas.slim.network import Delivered
 from nas.slim.plan import Plan, target_text
 from nas.slim.preparation import (
     JOURNAL,
-    LOCK,
     identify,
     require_free,
     tell_doubts,
@@ -33,7 +32,7 @@ from nas.slim.preparation import (
 from nas.slim.results import Outcome, write_results
 from nas.slim.verdict import judge_methods, right_answers
 from nas.slim.workshop import Workshop
-from nas.store.lock import Lock
+from nas.store.folder import hold_folder
 from nas.training.memory import keep_freed_memory
 from nas.training.run import Run
 
@@ -65,10 +64,9 @@ def slim_run(
     measured = usable_tables(run, prices, accept_tables=accept_tables)
     plan.require_possible(prices)
     require_free(out, resume=resume, force=force)
-    held = f"{out}: another process is searching there; wait for it or name another --out"
     with ExitStack() as stack:
-        stack.enter_context(Lock(out / LOCK, held=held))
-        journal = Journal(out / JOURNAL, identify(run, plan), resume=resume)
+        stack.enter_context(hold_folder(out, activity="searching", option="--out"))
+        journal = SearchJournal(out / JOURNAL, identify(run, plan), resume=resume)
         stack.enter_context(journal)
         tell_doubts(prices, measured, bar)
         try:
@@ -118,7 +116,7 @@ def _search(
     prices: Prices,
     measured: Mapping[str, LatencyTable],
     plan: Plan,
-    journal: Journal,
+    journal: SearchJournal,
     out: Path,
     bar: Bar,
 ) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What lasts: run folders with their locks, journals, checkpoints."""
+"""Results that last on disk: run folders with their locks, journals, checkpoints."""

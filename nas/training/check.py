@@ -4,41 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.documents import Value, write_atomically
+from nas.documents import Value
 from nas.errors import UserError
 from nas.network import measure_size
+from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
 from nas.statistics import Interval, kendall, spread_over, with_interval
+from nas.store.journal import Journal
 from nas.training.evaluate import accuracy, inherited_accuracy
-from nas.training.progress import Progress
+from nas.training.progress import Progress as TrainingProgress
+from nas.training.progress import Report
 from nas.training.recipe import Recipe
 from nas.training.run import Run
 from nas.training.standalone import train_alone
 
 JOURNAL = "check.jsonl"
+"""In a run's folder: the finished trainings of all its checks."""
 CANDIDATES = 20
 """Random architectures for each one that is picked: enough to have one near every size."""
 PICKING_SEED = 0
 """One for all runs, so that those of a space that differ in their seeds meet the same networks."""
 
-Tell = Callable[[str, int, int], None]
-"""What is being done, and how many of how many steps are."""
-
 
 class Finished(Value):
-    """A line of the journal: which training, and its accuracy on the search slice."""
+    """A line of the journal: a training's key, and its accuracy on the search slice."""
 
     training: str
     accuracy: float
+
+
+_KIND = TypeAdapter(Finished)
 
 
 class Compared(Value):
@@ -80,7 +83,7 @@ def check_supernet(
     *,
     architectures: int,
     seeds: int,
-    tell: Tell | None = None,
+    progress: Progress = SILENT,
     device: torch.device | str = "cpu",
 ) -> Check:
     """Train architectures that span the run's space alone, and compare.
@@ -95,34 +98,30 @@ def check_supernet(
     run.require_images(dataset)
     supernet = run.load_supernet().to(device)
     picked = spanning_architectures(run.space, architectures)
-    journal = Journal(run.path / JOURNAL)
     trainings = [
         (architecture, recipe.model_copy(update={"seed": recipe.seed + seed}))
         for seed in range(seeds)
         for architecture in picked
     ]
-    show = tell or (lambda text, done, total: None)
+    accuracies: dict[str, float] = {}
+    path = run.path / JOURNAL
     try:
-        for number, (architecture, own) in enumerate(trainings, start=1):
-            key = training_key(architecture, own, run)
-            if key in journal.accuracies:
-                continue
-            text = f"network {number} of {len(trainings)}"
-            network = train_alone(
-                architecture,
-                dataset,
-                own,
-                report=_reporting(show, text, number, len(trainings)),
-                device=device,
-            )
-            found = accuracy(network, dataset.search.at(architecture.input_size))
-            journal.append(Finished(training=key, accuracy=found))
+        with Journal(path, _KIND, noun="a check", remedy="mend or delete the file") as journal:
+            accuracies = {line.training: line.accuracy for line in journal.lines}
+            for number, (architecture, own) in enumerate(trainings):
+                key = training_key(architecture, own, run)
+                if key in accuracies:
+                    continue
+                report = _reporting(progress, number, len(trainings))
+                network = train_alone(architecture, dataset, own, report=report, device=device)
+                found = accuracy(network, dataset.search.at(architecture.input_size))
+                accuracies[key] = found
+                journal.append(Finished(training=key, accuracy=found))
     except KeyboardInterrupt:
         raise UserError(
-            f"stopped; {len(journal.accuracies)} trainings are kept in {journal.path}, the same "
-            f"command goes on"
+            f"stopped; {len(accuracies)} trainings are kept in {path}, the same command goes on"
         ) from None
-    alone = [journal.accuracies[training_key(*one, run)] for one in trainings]
+    alone = [accuracies[training_key(*one, run)] for one in trainings]
     compared = [
         Compared(
             architecture=architecture,
@@ -185,36 +184,15 @@ def training_key(architecture: Architecture, recipe: Recipe, run: Run) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class Journal:
-    """The finished trainings of all checks of a run, a JSON line each."""
+def _reporting(progress: Progress, done: int, count: int) -> Report:
+    """Report of one training, after ``done`` of ``count``, as a part of them all."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.accuracies: dict[str, float] = {}
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        for number, line in enumerate(text.splitlines(), start=1):
-            try:
-                found = Finished.model_validate_json(line)
-            except ValidationError:
-                raise UserError(
-                    f"{path}:{number}: is no line of a check; mend or delete the file"
-                ) from None
-            self.accuracies[found.training] = found.accuracy
-
-    def append(self, finished: Finished) -> None:
-        """Add a training; a kill meanwhile leaves the file as it was."""
-        self.accuracies[finished.training] = finished.accuracy
-        lines = [
-            Finished(training=key, accuracy=it).model_dump_json() + "\n"
-            for key, it in self.accuracies.items()
-        ]
-        write_atomically(self.path, "".join(lines))
-
-
-def _reporting(tell: Tell, text: str, number: int, count: int) -> Callable[[Progress], None]:
-    def report(progress: Progress) -> None:
-        steps = progress.total_steps
-        done = (number - 1) * steps + progress.step
-        tell(f"{text}, epoch {progress.epoch} of {progress.epochs}", done, count * steps)
+    def report(training: TrainingProgress) -> None:
+        steps = training.total_steps
+        progress.update(
+            f"network {done + 1} of {count}, epoch {training.epoch} of {training.epochs}",
+            done * steps + training.step,
+            count * steps,
+        )
 
     return report

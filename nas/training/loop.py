@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -14,8 +14,8 @@ from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.data.resizing import resize
 from nas.errors import UserError
+from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
-from nas.store.checkpoint import mend_checkpoint
 from nas.supernet import Supernet
 from nas.training.distillation import above_chance
 from nas.training.epochs import Files, Learn, Training, train_epochs
@@ -46,15 +46,15 @@ def train_supernet(
     *,
     resume: bool = False,
     report: Report | None = None,
-    tell: Callable[[str], None] | None = None,
+    progress: Progress = SILENT,
     device: torch.device | str = "cpu",
     processes: Processes = ALONE,
 ) -> None:
     """Train the supernet of ``run``; with ``resume`` from its last finished epoch on.
 
     On a CPU, the weights after the last epoch do not depend on how often it was stopped. After a
-    setback it goes back to the last finished epoch; ``tell`` takes a line about that, and about a
-    damaged checkpoint.
+    setback it goes back to the last finished epoch; ``progress`` receives a line about that, and
+    about a damaged checkpoint.
 
     Raises:
         UserError: the data are not the run's; the run has begun and ``resume`` is not asked for;
@@ -67,22 +67,17 @@ def train_supernet(
                 run.require_images(dataset)
                 if processes.is_first:
                     stack.enter_context(run.locked())
-                    _prepare(run, resume=resume, tell=tell)
+                    _prepare(run, resume=resume, progress=progress)
             train_epochs(
                 partial(_Training, run, dataset, torch.device(device), report, processes),
                 Files(run.checkpoint_path, run.log_path, run.tensorboard_path, run.recipe_sha256),
-                tell=tell,
+                tell=progress.say,
                 processes=processes,
             )
     except KeyboardInterrupt:
         if not processes.is_first:
             raise SystemExit(2) from None
-        done = run.finished_epochs
-        saved = f"epoch {done} is saved" if done else "no epoch was finished"
-        raise UserError(
-            f"stopped in epoch {done + 1} of {run.settings.epochs}, {saved}; "
-            f"to continue: {run.resume_command}"
-        ) from None
+        raise run.interrupted() from None
 
 
 def fresh_supernet(
@@ -98,11 +93,9 @@ def fresh_supernet(
     return supernet
 
 
-def _prepare(run: Run, *, resume: bool, tell: Callable[[str], None] | None) -> None:
+def _prepare(run: Run, *, resume: bool, progress: Progress) -> None:
     if resume:
-        warning = mend_checkpoint(run.checkpoint_path)
-        if warning is not None and tell is not None:
-            tell(warning)
+        run.mend(progress)
     elif run.finished_epochs:
         raise UserError(f"{run.path}: has begun; {run.resume_command} continues it")
 

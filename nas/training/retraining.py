@@ -18,56 +18,50 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.deploy.files import load_weights, save_weights
-from nas.documents import Value, fingerprint, read_document, write_json
+from nas.documents import read_document, write_json
 from nas.errors import UserError
 from nas.network import build, measure_size
-from nas.store.checkpoint import PREVIOUS, State, mend_checkpoint, read_state
+from nas.progress import SILENT, Progress
+from nas.store.folder import REMEDY, RunFolder
 from nas.training.epochs import Files, train_epochs
 from nas.training.evaluate import accuracy, inherited_network
 from nas.training.progress import Report
 from nas.training.recipe import RECIPES, Recipe, published_drop_path, suitable_recipe
 from nas.training.resolutions import Resolutions, reading_size
-from nas.training.run import LOCK_FILE, Run, circumstances, lock_for_training
+from nas.training.run import ImagesRecord, Run, circumstances
 from nas.training.settings import DataSettings
 from nas.training.standalone import Standalone, fresh_network
 from nas.training.teacher import load_teacher
 
-RECORD, ARCHITECTURE, INHERITED = "retraining.json", "architecture.json", "inherited.safetensors"
-CHECKPOINT, LOG, CURVES = "checkpoint.safetensors", "log.jsonl", "tensorboard"
-WEIGHTS, RESULT = "weights.safetensors", "result.json"
+INHERITED, WEIGHTS, RESULT = "inherited.safetensors", "weights.safetensors", "result.json"
 
 
-class Record(Value):
-    """What stands in ``retraining.json``. ``supernet`` is the folder of the run inherited from."""
+class RetrainingRecord(ImagesRecord):
+    """The contents of ``retraining.json``; ``supernet`` is the folder of the run inherited from."""
 
-    data: DataSettings
-    classes: tuple[str, ...]
-    split_sha256: str
     recipe: Recipe
     supernet: str | None
     teacher: str | None
     made: dict[str, Any]
 
 
-class Retraining:
+class Retraining(RunFolder[Architecture, RetrainingRecord]):
     """A retraining's folder that exists. Make one with ``begin`` or ``open``."""
 
-    def __init__(self, path: Path, architecture: Architecture, record: Record) -> None:
-        self.path, self.architecture, self.record = path, architecture, record
+    noun, record_file, subject_file = "retraining", "retraining.json", "architecture.json"
+    results = (INHERITED, WEIGHTS, RESULT)
+    beginning = "nas retrain without --resume starts one"
 
     @classmethod
     def begin(
@@ -107,7 +101,7 @@ class Retraining:
         name = str(changes.get("name", suitable_recipe(len(dataset.train))))
         if name == "published":
             changes.setdefault("drop_path", published_drop_path(architecture))
-        record = Record(
+        record = RetrainingRecord(
             data=data,
             classes=dataset.classes,
             split_sha256=dataset.split_sha256,
@@ -120,91 +114,37 @@ class Retraining:
             load_teacher(teacher, classes=architecture.classes, image_size=architecture.input_size)
         inherited = _inherit(supernet, architecture, dataset, device) if supernet else None
         retraining = cls(path, architecture, record)
-        with lock_for_training(path):
-            retraining._clear()
-            architecture.save(path / ARCHITECTURE)
+        with retraining.begun(force=force):
+            architecture.save(path / cls.subject_file)
             if inherited is not None:
                 save_weights(inherited, path / INHERITED)
-            write_json(path / RECORD, record.model_dump(mode="json"))
         return retraining, dataset
 
     @classmethod
-    def require_free(cls, path: Path, *, force: bool = False) -> None:
-        """Raise UserError unless ``begin`` may write there."""
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path}: must be a folder, is a file")
-        if not path.is_dir() or all(it.name == LOCK_FILE for it in path.iterdir()):
-            return
-        if not (path / RECORD).is_file():
-            raise UserError(f"{path}: holds other things than a retraining; name a new folder")
-        if not force:
-            found = cls.open(path)
-            raise UserError(
-                f"{path}: holds a retraining that has finished {found.finished_epochs} of "
-                f"{found.record.recipe.epochs} epochs; --resume continues it, --force starts anew"
-            )
+    def read(cls, path: Path) -> Self:
+        """Read the architecture and the record of a retraining."""
+        record = read_document(path / cls.record_file).validated(RetrainingRecord)
+        return cls(path, Architecture.load(path / cls.subject_file), record)
 
-    @classmethod
-    def open(cls, path: Path) -> Retraining:
-        """The retraining in a folder.
+    @property
+    def architecture(self) -> Architecture:
+        """The network, with a head for the classes of the images."""
+        return self.subject
 
-        Raises:
-            UserError: there is none, or its files are damaged.
-        """
-        if not (path / RECORD).is_file():
-            problem = "holds no retraining" if path.is_dir() else "no such retraining"
-            raise UserError(f"{path}: {problem}; nas retrain without --resume starts one")
-        document = read_document(path / RECORD)
-        try:
-            record = Record.model_validate(document.data)
-        except ValidationError as error:
-            raise document.validation_error(error) from None
-        return cls(path, Architecture.load(path / ARCHITECTURE), record)
+    @property
+    def epochs(self) -> int:
+        """How many epochs the training has."""
+        return self.record.recipe.epochs
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from training this network, or replacing it.
-
-        Raises:
-            UserError: another process trains it, or has replaced it.
-        """
-        with lock_for_training(self.path):
-            found = Retraining.open(self.path)
-            if (found.record, found.architecture) != (self.record, self.architecture):
-                raise UserError(f"{self.path}: another process has begun another retraining there")
-            yield
+    @property
+    def is_finished(self) -> bool:
+        """Whether weights and result are written."""
+        return (self.path / RESULT).exists()
 
     @property
     def resume_command(self) -> str:
         """The command that continues it."""
         return f"nas retrain --run {self.path} --resume"
-
-    @property
-    def sha256(self) -> str:
-        """Identifies architecture, images, recipe and origin; a checkpoint carries it."""
-        return fingerprint(self.path / ARCHITECTURE, self.path / RECORD)
-
-    def state(self) -> State | None:
-        """Where the training stands; None before the first epoch is finished.
-
-        Raises:
-            UserError: the checkpoint is damaged, or belongs to another retraining.
-        """
-        if not (self.path / CHECKPOINT).exists():
-            return None
-        state = read_state(self.path / CHECKPOINT)
-        if state.recipe_sha256 != self.sha256:
-            raise UserError(
-                f"{self.path / CHECKPOINT}: holds the weights of another retraining than {RECORD} "
-                f"and {ARCHITECTURE} beside it describe"
-            )
-        return state
-
-    @property
-    def finished_epochs(self) -> int:
-        """The epochs that the checkpoint has behind it."""
-        state = self.state()
-        return state.epoch if state else 0
 
     def load_images(self) -> Dataset:
         """The images it was started with.
@@ -214,14 +154,7 @@ class Retraining:
         """
         size = reading_size(self.architecture, self.record.recipe.resolutions)
         dataset = self.record.data.load(size)
-        if (dataset.classes, dataset.split_sha256) != (
-            self.record.classes,
-            self.record.split_sha256,
-        ):
-            raise UserError(
-                f"{self.path}: the images of {self.record.data.spec} are not those that it was "
-                f"started with; {_REMEDY}"
-            )
+        self.record.require_images(dataset, self)
         return dataset
 
     def require_same(
@@ -239,16 +172,12 @@ class Retraining:
             architecture is not None
             and architecture.with_classes(self.architecture.classes) != self.architecture
         ):
-            raise UserError(f"{self.path}: trains another architecture; {_REMEDY}")
+            raise UserError(f"{self.path}: trains another architecture; {REMEDY}")
         known = {**record.model_dump(), **record.data.model_dump(), **record.recipe.model_dump()}
         known["recipe"] = known.pop("name")
         given = {"supernet": supernet and str(supernet), "teacher": teacher, **images, **recipe}
         given["recipe"] = given.pop("name", None)
-        for name, option in given.items():
-            if option is not None and known[name] != option:
-                raise UserError(
-                    f"{self.path}: was started with {name} {known[name]}, got {option}; {_REMEDY}"
-                )
+        self.require_given(known, {name: it for name, it in given.items() if it is not None})
 
     def start(self) -> nn.Module:
         """The network before its first step: inherited, or fresh."""
@@ -261,34 +190,20 @@ class Retraining:
         load_weights(network, self.path / INHERITED)
         return network
 
-    def _clear(self) -> None:
-        """Delete what an earlier one left, the record first: without it there is none."""
-        names = (RECORD, ARCHITECTURE, INHERITED, CHECKPOINT, PREVIOUS, LOG, WEIGHTS, RESULT)
-        try:
-            for name in names:
-                (self.path / name).unlink(missing_ok=True)
-            if (self.path / CURVES).exists():
-                shutil.rmtree(self.path / CURVES)
-        except OSError as error:
-            raise UserError(f"{error.filename}: cannot be deleted: {error.strerror}") from None
-
-
-_REMEDY = "name another --run, or start anew with --force"
-
 
 def retrain(
     retraining: Retraining,
     dataset: Dataset,
     *,
     report: Report | None = None,
-    tell: Callable[[str], None] | None = None,
+    progress: Progress = SILENT,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Train from the last finished epoch on, and write weights and result; gives the result.
 
     On a CPU, the weights do not depend on how often it was stopped. After a setback it goes back to
-    the last finished epoch; ``tell`` takes a line about that, and about a damaged checkpoint, in
-    whose place the one before it is used.
+    the last finished epoch; ``progress`` receives a line about that, and about a damaged
+    checkpoint, in whose place the one before it is used.
 
     Raises:
         UserError: another process trains it; there were too many setbacks; nothing can be written;
@@ -299,19 +214,20 @@ def retrain(
         return dict(json.loads((path / RESULT).read_text(encoding="utf-8")))
     try:
         with retraining.locked():
-            warning = mend_checkpoint(path / CHECKPOINT)
-            if warning is not None and tell is not None:
-                tell(warning)
+            retraining.mend(progress)
             training = train_epochs(
                 partial(_begin, retraining, dataset, report, torch.device(device)),
-                Files(path / CHECKPOINT, path / LOG, path / CURVES, retraining.sha256),
-                tell=tell,
+                Files(
+                    retraining.checkpoint_path,
+                    retraining.log_path,
+                    retraining.tensorboard_path,
+                    retraining.recipe_sha256,
+                ),
+                tell=progress.say,
             )
             return _deliver(retraining, dataset, training.delivered)
     except KeyboardInterrupt:
-        done, epochs = retraining.finished_epochs, retraining.record.recipe.epochs
-        saved = f"{done} of {epochs} epochs are saved" if done else "no epoch was finished"
-        raise UserError(f"stopped, {saved}; to continue: {retraining.resume_command}") from None
+        raise retraining.interrupted() from None
 
 
 def _begin(
@@ -337,7 +253,7 @@ def _begin(
         device=device,
     )
     if (state := retraining.state()) is not None:
-        training.load(retraining.path / CHECKPOINT, state)
+        training.load(retraining.checkpoint_path, state)
     return training
 
 
@@ -366,9 +282,9 @@ def _result(retraining: Retraining, dataset: Dataset, network: nn.Module) -> dic
         "test_accuracy": accuracy(network, images),
         "test_images": len(images),
         "paths": {
-            "architecture": str(retraining.path / ARCHITECTURE),
+            "architecture": str(retraining.path / retraining.subject_file),
             "weights": str(retraining.path / WEIGHTS),
-            "log": str(retraining.path / LOG),
+            "log": str(retraining.log_path),
             "result": str(retraining.path / RESULT),
         },
     }

@@ -1,14 +1,22 @@
 """Building tables: complete, resumable after a kill at any moment, never over something else."""
 
+import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.latency.build import BuildSettings, MeasuringPlan, build_table
+from nas.latency.build import (
+    BuildSettings,
+    MeasuredRow,
+    MeasuringPlan,
+    Purpose,
+    build_table,
+    open_journal,
+)
 from nas.latency.networks import NetworkSample
-from nas.latency.partial import PartialTable, Purpose
 from nas.latency.staircase import keys_to_measure
 from nas.latency.table import LatencyTable, Row, space_hash
 from nas.network import layer_size, measure_size
@@ -133,54 +141,66 @@ def test_kill_and_resume_measures_only_what_is_missing(
     with pytest.raises(Killed):
         built(convolutions, path, settings=settings, progress=KillAfter(2))
     assert not path.exists()
-    partial = path.with_suffix(".partial.csv")
-    kept = partial.read_text().splitlines()
-    assert len(kept) == 1 + 8
-    with pytest.raises(UserError, match=r"partial\.csv: is an unfinished build; --resume"):
+    partial = path.with_suffix(".partial.jsonl")
+    kept = [json.loads(line) for line in partial.read_text().splitlines()[1:]]
+    assert len(kept) == 8
+    with pytest.raises(UserError, match=r"partial\.jsonl: is an unfinished build; --resume"):
         built(convolutions, path)
 
     with partial.open("a") as file:  # a kill in the middle of writing a line
-        file.write("conv_ffn channels=8 exp")
+        file.write('{"layer": "conv_ffn channels=8 exp')
     table = built(convolutions, path, resume=True, progress=progress)
     layers = convolutions.layers()
     assert progress.updates[0] == ("layers", 0, len(layers) - 8)
     assert table.rows.keys() == layers.keys()
-    lines = path.read_text().splitlines()
-    assert set(kept) <= set(lines)
-    assert len(lines) == 1 + len(layers)
+    for row in kept:
+        assert table.rows[row["layer"], tuple(row["input_shape"])].ms == row["ms"]
+    assert LatencyTable.load(path).rows.keys() == layers.keys()
     assert sorted(it.name for it in tmp_path.iterdir()) == ["t.csv", "t.json"]
 
 
-def test_unfinished_build_of_another_space_is_refused(built, tiny, target, tmp_path):
+def test_unfinished_build_of_another_space_or_target_is_refused_and_kept(
+    built, tiny, target, tmp_path
+):
     path = tmp_path / "t.csv"
-    with PartialTable(path) as partial:
-        partial.start(Purpose(space="other", space_sha256="0", target=target), {})
-    with pytest.raises(
-        UserError, match=r"something else .*: space: other here, tiny there; --forc"
-    ):
-        built(tiny, path, resume=True)
-    other = target.model_copy(update={"threads": 2})
     purpose = Purpose(space=tiny.name, space_sha256=space_hash(tiny), target=target)
-    with PartialTable(path) as partial:
-        partial.start(purpose, {})
-    with pytest.raises(UserError, match="threads: 1 here, 2 there"):
-        built(tiny, path, target=other, resume=True)
-    with PartialTable(path) as partial:
-        assert partial.is_started(), "a refusal must not lose what was measured"
+    for changes, difference in (
+        ({"space": "other"}, "was started with space other, got tiny"),
+        ({"space_sha256": "0"}, "is of an unfinished build with another version of the space"),
+        (
+            {"target": target.model_copy(update={"threads": 2})},
+            "was started with threads 2, got 1",
+        ),
+    ):
+        with open_journal(path, purpose.model_copy(update=changes), resume=False) as journal:
+            pass
+        before = journal.path.read_bytes()
+        message = re.escape(f"{journal.path}: {difference}; --force starts afresh")
+        with pytest.raises(UserError, match=message):
+            built(tiny, path, resume=True)
+        assert journal.path.read_bytes() == before
 
 
 def test_second_build_into_one_file_is_refused(built, tiny, tmp_path):
     path = tmp_path / "t.csv"
-    with PartialTable(path), pytest.raises(UserError, match="another build is writing it"):
-        built(tiny, path)
+
+    class BuildAgain:
+        def update(self, text, done, total=None):
+            with pytest.raises(UserError, match=r"partial\.jsonl: another build is writing it"):
+                built(tiny, path)
+            raise Killed
+
+    with pytest.raises(Killed):
+        built(tiny, path, progress=BuildAgain())
 
 
 def test_refused_build_leaves_nothing_behind(built, tiny, tmp_path):
-    with PartialTable(tmp_path / "t.csv"):
-        pass
-    assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match=r"t\.txt: a latency table is a \.csv file"):
         built(tiny, tmp_path / "t.txt")
+    (tmp_path / "t.csv").touch()
+    with pytest.raises(UserError, match=r"t\.csv: exists"):
+        built(tiny, tmp_path / "t.csv")
+    assert [it.name for it in tmp_path.iterdir()] == ["t.csv"]
 
 
 def test_resume_adds_the_layers_of_a_grown_space(built, convolutions, tmp_path, progress):
@@ -231,9 +251,9 @@ def test_quick_build_models_what_it_does_not_measure(built, target, settings, tm
         for key, size in sizes.items()
         if key in chosen
     }
-    with PartialTable(path) as partial:
-        purpose = Purpose(space=space.name, space_sha256=space_hash(space), target=target)
-        partial.start(purpose, known)
+    purpose = Purpose(space=space.name, space_sha256=space_hash(space), target=target)
+    with open_journal(path, purpose, resume=False) as journal:
+        journal.append(*(MeasuredRow.of(*it) for it in known.items()))
     quick_settings = replace(settings, quick=True)
     quick = built(space, path, settings=quick_settings, resume=True)
     assert quick.rows.keys() == layers.keys()

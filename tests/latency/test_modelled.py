@@ -141,4 +141,4 @@ def test_widths_that_are_no_multiple_of_4_never_share_a_model(step, classes):
 
 def test_status_survives_the_file():
     rows = {("conv_ffn", (8, 4, 4)): Row(0.01, 0.009, 0.011, 3, 4, "modelled")}
-    assert parse_rows(format_rows(rows, header=True).encode(), "t.csv") == rows
+    assert parse_rows(format_rows(rows).encode(), "t.csv") == rows

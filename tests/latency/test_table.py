@@ -26,7 +26,7 @@ def test_table_survives_a_round_trip(table):
 def test_rows_as_text():
     row = Row(0.01, 0.009, 0.011, 300, 4000, "ok")
     key = ("conv_ffn channels=8 expansion=2", (8, 4, 4))
-    assert format_rows({key: row}, header=True) == HEADER + LINE
+    assert format_rows({key: row}) == HEADER + LINE
     assert parse_rows((HEADER + LINE).encode(), "t.csv") == {key: row}
 
 

@@ -5,7 +5,7 @@ from nas.errors import UserError
 from nas.latency.measure import Measurement
 from nas.latency.prices import Prices
 from nas.report.progress import Bar
-from nas.slim.journal import Identity, Journal, Measured
+from nas.slim.journal import Identity, Measured, SearchJournal
 from nas.slim.loop import CORRECTIONS, deliver_within
 from nas.slim.plan import Plan
 from nas.slim.workshop import Workshop, target_sha256
@@ -20,7 +20,7 @@ def workshop(run, table, tmp_path):
     prices = Prices(run.space, {"cpu": table})
     identity = Identity(weights_sha256="", images_sha256="", plan=plan)
     with (
-        Journal(tmp_path / "j.jsonl", identity, resume=False) as journal,
+        SearchJournal(tmp_path / "j.jsonl", identity, resume=False) as journal,
         Bar("", quiet=True) as bar,
     ):
         slow = 3 * prices.cost(largest(run))["latency_ms"]

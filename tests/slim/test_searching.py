@@ -11,7 +11,7 @@ from nas.report.progress import Bar
 from nas.slim.plan import Plan
 from nas.slim.result import SearchReport
 from nas.slim.searching import search_run
-from nas.store.lock import Lock
+from nas.store.folder import hold_lock
 from nas.training.evaluator import Evaluator
 
 PLAN = Plan(targets=({"latency_ms": 2.2},), evaluations=5)
@@ -87,7 +87,7 @@ def wide():
 
 
 def test_the_worker_that_finds_another_delivering_leaves_it_to_that(run, table, tmp_path):
-    with Lock(tmp_path / ".lock", held=""):
+    with hold_lock(tmp_path / ".lock", held=""):
         assert search(run, {"cpu": table}, tmp_path) is None
     assert not (tmp_path / "result.json").exists()
 

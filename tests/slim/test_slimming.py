@@ -10,7 +10,7 @@ from nas.report.progress import Bar
 from nas.slim.plan import Plan, Term
 from nas.slim.result import SearchReport
 from nas.slim.slimming import slim_run
-from nas.store.lock import Lock
+from nas.store.folder import hold_lock
 from nas.training.evaluator import Evaluator
 
 METHODS = ("uniform", "random", "evolution", "slimmed")
@@ -132,7 +132,7 @@ def test_another_process_is_refused_and_so_are_other_settings(run, tables, found
     with pytest.raises(UserError, match=r"journal\.jsonl: was started with evaluations 6, got 9"):
         search(run, tables, out, other, resume=True)
     with (
-        Lock(out / ".lock", held=""),
+        hold_lock(out / ".lock", held=""),
         pytest.raises(UserError, match="another process is searching there; wait for it or name"),
     ):
         search(run, tables, out, resume=True)

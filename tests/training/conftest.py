@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import resource
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -58,25 +56,6 @@ def digits_settings() -> DataSettings:
 @pytest.fixture(scope="session")
 def digits(digits_settings: DataSettings) -> Dataset:
     return digits_settings.load(32)
-
-
-@pytest.fixture(scope="session")
-def files_limited() -> Callable[[int], AbstractContextManager[None]]:
-    """A context in which no file can be written beyond a size, as on a full disk.
-
-    It must not outlast the call under test: what pytest prints may go to a file, too.
-    """
-
-    @contextmanager
-    def limited(size: int) -> Iterator[None]:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    return limited
 
 
 @dataclass(frozen=True, eq=False)

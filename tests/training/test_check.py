@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,6 @@ from nas.network import measure_size
 from nas.space import SearchSpace
 from nas.training.check import (
     Compared,
-    Finished,
-    Journal,
     check_supernet,
     judge_ranks,
     spanning_architectures,
@@ -117,60 +114,47 @@ def test_a_check_compares_what_it_says(run: Run, dataset: Dataset, recipe: Recip
     assert check.images == len(dataset.search)
 
 
-def test_a_stopped_check_goes_on(run: Run, dataset: Dataset, recipe: Recipe) -> None:
+def test_a_stopped_check_goes_on(run: Run, dataset: Dataset, recipe: Recipe, recorder) -> None:
     journal = run.path / "check.jsonl"
 
-    def stop(text: str, done: int, total: int) -> None:
+    def stop(text: str, done: int, total: int | None) -> None:
         if text.startswith("network 3 of 4"):
             raise KeyboardInterrupt
 
     with pytest.raises(UserError) as error:
-        check_supernet(run, dataset, recipe, architectures=4, seeds=1, tell=stop)
+        check_supernet(run, dataset, recipe, architectures=4, seeds=1, progress=recorder(stop))
     assert str(error.value) == (
         f"stopped; 2 trainings are kept in {journal}, the same command goes on"
     )
     kept = journal.read_text().splitlines()
     assert len(kept) == 2
-    told: list[str] = []
-    check = check_supernet(
-        run, dataset, recipe, architectures=4, seeds=1, tell=lambda text, *_: told.append(text)
-    )
-    assert {text.partition(",")[0] for text in told} == {"network 3 of 4", "network 4 of 4"}
+    second = recorder()
+    check = check_supernet(run, dataset, recipe, architectures=4, seeds=1, progress=second)
+    assert {text.partition(",")[0] for text, *_ in second.updates} == {
+        "network 3 of 4",
+        "network 4 of 4",
+    }
     assert journal.read_text().splitlines()[:2] == kept
     journal.unlink()
     assert check == check_supernet(run, dataset, recipe, architectures=4, seeds=1)
 
 
 def test_only_what_was_trained_alike_is_taken_from_the_journal(
-    run: Run, dataset: Dataset, recipe: Recipe
+    run: Run, dataset: Dataset, recipe: Recipe, recorder
 ) -> None:
     check_supernet(run, dataset, recipe, architectures=4, seeds=1)
-    told: list[tuple[int, int]] = []
-
-    def tell(text: str, done: int, total: int) -> None:
-        told.append((done, total))
-
-    check_supernet(run, dataset, recipe, architectures=4, seeds=1, tell=tell)
-    assert told == []
+    again = recorder()
+    check_supernet(run, dataset, recipe, architectures=4, seeds=1, progress=again)
+    assert again.updates == []
     slower = recipe.model_copy(update={"learning_rate": 1e-4})
-    check_supernet(run, dataset, slower, architectures=4, seeds=1, tell=tell)
-    assert told[-1] == (8, 8)  # four trainings of two steps
-    told.clear()
-    check_supernet(run, dataset, recipe, architectures=4, seeds=2, tell=tell)
-    assert told[0][0] > 8  # of 16: the first seed is known
+    check_supernet(run, dataset, slower, architectures=4, seeds=1, progress=again)
+    assert again.updates[-1][1:] == (8, 8)  # four trainings of two steps
+    more = recorder()
+    check_supernet(run, dataset, recipe, architectures=4, seeds=2, progress=more)
+    assert more.updates[0][1] > 8  # of 16: the first seed is known
 
 
 def test_other_images_are_refused(run: Run, dataset: Dataset, recipe: Recipe) -> None:
     changed = dataclasses.replace(dataset, split_sha256="another")
     with pytest.raises(UserError, match="the images of digits are not those that the run was"):
         check_supernet(run, changed, recipe, architectures=4, seeds=1)
-
-
-def test_a_damaged_journal_names_its_line(tmp_path: Path) -> None:
-    path = tmp_path / "check.jsonl"
-    journal = Journal(path)
-    journal.append(Finished(training="a", accuracy=0.5))
-    assert json.loads(path.read_text()) == {"training": "a", "accuracy": 0.5}
-    path.write_text(path.read_text() + '{"training": "b"\n')
-    with pytest.raises(UserError, match=r"check\.jsonl:2: is no line of a check; mend or delete"):
-        Journal(path)

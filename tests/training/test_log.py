@@ -65,5 +65,7 @@ def test_setbacks_stand_between_the_epochs(tmp_path: Path) -> None:
 def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text(f'{{"epoch": 1}}\n{line}\n{{"epoch": 2}}\n')
-    with pytest.raises(UserError, match=r"log\.jsonl:2: is damaged; delete that line"):
+    with pytest.raises(
+        UserError, match=r"log\.jsonl:2: is no line of a training; delete that line"
+    ):
         Log(path, tmp_path / "tensorboard", finished_epochs=9, setbacks=0)

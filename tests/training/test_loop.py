@@ -144,7 +144,7 @@ train_supernet(run, dataset, report=lambda progress: stop_at("step", progress.st
 STEPS_OF_AN_EPOCH = 4
 MOMENTS = {  # of the second epoch: what happens, to what, and how many times by then
     "after its last step": ("step", "8", "1"),
-    "before the log is in place": ("os.rename", "/log.jsonl", "2"),
+    "while the log is written": ("open", "/.checkpoint.safetensors.partial", "2"),
     "between log and checkpoint": ("open", "/.checkpoint.safetensors.partial", "2"),
     "before the checkpoint becomes the previous one": ("os.rename", "/previous.safetensors", "1"),
     "between the renames": ("os.rename", "/checkpoint.safetensors", "2"),
@@ -172,6 +172,9 @@ def test_a_killed_process_goes_on_as_if_nothing_had_happened(
         assert process.stdout.readline() == "stopped\n"
         process.kill()
     partial = run.path / ".checkpoint.safetensors.partial"
+    if moment == "while the log is written":
+        run.log_path.write_bytes(run.log_path.read_bytes()[:-7])
+        partial.unlink()
     assert partial.exists() == (moment not in list(MOMENTS)[:2])
     assert run.checkpoint_path.exists() == (moment != "between the renames")
     if partial.exists():  # as if the kill had come while it was written
@@ -260,15 +263,15 @@ def setbacks(run: Run) -> list[dict[str, object]]:
 
 
 def test_a_loss_that_is_not_finite_goes_back_and_on_with_half_the_rate(
-    new_run, dataset: Dataset, uninterrupted: Run, with_infinity
+    new_run, dataset: Dataset, uninterrupted: Run, with_infinity, recorder
 ) -> None:
-    run, told = new_run(), []
-    train_supernet(run, with_infinity(dataset, {2}), tell=told.append)
+    run, progress = new_run(), recorder()
+    train_supernet(run, with_infinity(dataset, {2}), progress=progress)
     line = (
         "step 7, epoch 2: the loss is not finite; back to the end of epoch 1, on with 0.5 of the "
         "learning rate"
     )
-    assert told == [line]
+    assert progress.lines == [line]
     assert setbacks(run) == [
         {"setback": 1, "epoch": 2, "step": 7, "reason": "the loss is not finite"}
     ]
@@ -394,17 +397,17 @@ def test_a_loss_that_is_never_finite_ends_the_run(new_run, dataset: Dataset) -> 
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    new_run, dataset: Dataset, uninterrupted: Run
+    new_run, dataset: Dataset, uninterrupted: Run, recorder
 ) -> None:
-    run, told = new_run(), []
+    run, progress = new_run(), recorder()
     train_supernet(run, dataset)
     content = bytearray(run.checkpoint_path.read_bytes())
     content[8 + int.from_bytes(content[:8], "little")] ^= 1  # the first bit behind the header
     run.checkpoint_path.write_bytes(content)
     with pytest.raises(UserError, match=r"--resume goes back to previous\.safetensors$"):
         run.load_supernet()
-    train_supernet(run, dataset, resume=True, tell=told.append)
-    assert told == [
+    train_supernet(run, dataset, resume=True, progress=progress)
+    assert progress.lines == [
         f"{run.checkpoint_path}: is damaged: it does not hold what was written; "
         "going on from the one before, previous.safetensors"
     ]

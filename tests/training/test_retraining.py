@@ -87,7 +87,7 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
     with pytest.raises(UserError) as error:
         retrain(*begin(path, small), report=stop_at(6))  # 3 steps are an epoch
     assert str(error.value) == (
-        f"stopped, 1 of 3 epochs are saved; to continue: nas retrain --run {path} --resume"
+        f"stopped in epoch 2 of 3, epoch 1 is saved; to continue: nas retrain --run {path} --resume"
     )
     assert not (path / "weights.safetensors").exists()
     opened = Retraining.open(path)
@@ -130,13 +130,13 @@ def entries(path: Path) -> list[dict[str, float]]:
 
 
 def test_a_setback_goes_back_to_the_last_epoch_with_half_the_rate_and_survives_a_stop(
-    tmp_path: Path, small: Architecture, uninterrupted: Path, with_infinity
+    tmp_path: Path, small: Architecture, uninterrupted: Path, with_infinity, recorder
 ) -> None:
     path, whole = tmp_path / "run", tmp_path / "whole"
-    told: list[str] = []
+    progress = recorder()
     opened, dataset = begin(whole, small)
-    retrain(opened, with_infinity(dataset, {2}), tell=told.append)
-    assert told == [
+    retrain(opened, with_infinity(dataset, {2}), progress=progress)
+    assert progress.lines == [
         "step 6, epoch 2: the loss is not finite; back to the end of epoch 1, on with 0.5 of the "
         "learning rate"
     ]
@@ -151,21 +151,23 @@ def test_a_setback_goes_back_to_the_last_epoch_with_half_the_rate_and_survives_a
         if progress.step == 6 and len(entries(path)) == 2:  # after the setback
             raise KeyboardInterrupt
 
-    with pytest.raises(UserError, match="stopped, 1 of 3 epochs are saved"):
+    with pytest.raises(UserError, match="stopped in epoch 2 of 3, epoch 1 is saved"):
         retrain(opened, with_infinity(dataset, {2}), report=stop)
     retrain(opened, dataset)
     assert_same(path, whole)
 
 
 def test_a_setback_in_the_first_epoch_goes_back_to_what_was_inherited(
-    tmp_path: Path, small: Architecture, supernet: Run, with_infinity
+    tmp_path: Path, small: Architecture, supernet: Run, with_infinity, recorder
 ) -> None:
     still = {"name": "light", "epochs": 1, "learning_rate": 1e-12, "weight_decay": 0.0}
     recipe = still | {"batch_size": 32}
     opened, dataset = Retraining.begin(tmp_path / "run", small, supernet=supernet, recipe=recipe)
-    told: list[str] = []
-    retrain(opened, with_infinity(dataset, {1}), tell=told.append)
-    assert told[0].startswith("step 3, epoch 1: the loss is not finite; back to the start, on")
+    progress = recorder()
+    retrain(opened, with_infinity(dataset, {1}), progress=progress)
+    assert progress.lines[0].startswith(
+        "step 3, epoch 1: the loss is not finite; back to the start, on"
+    )
     load_weights(end := build(small), tmp_path / "run" / "weights.safetensors")
     for before, after in zip(opened.start().parameters(), end.parameters(), strict=True):
         assert float((before - after).detach().abs().max()) < 1e-9
@@ -200,7 +202,7 @@ def test_a_network_is_retrained_by_one_process_at_a_time(
             begin(opened.path, small, force=True)
         raise KeyboardInterrupt
 
-    with pytest.raises(UserError, match="stopped, no epoch was finished"):
+    with pytest.raises(UserError, match="stopped in epoch 1 of 3, no epoch was finished"):
         retrain(opened, dataset, report=again)
     assert not (opened.path / ".lock").exists()
 
@@ -306,7 +308,7 @@ def test_a_network_of_another_space_inherits_nothing(
 def test_what_is_there_is_not_overwritten(
     tmp_path: Path, small: Architecture, uninterrupted: Path
 ) -> None:
-    message = "holds a retraining that has finished 3 of 3 epochs; --resume continues it, --force"
+    message = "holds a finished retraining; --force starts anew"
     with pytest.raises(UserError, match=message):
         begin(uninterrupted, small)
     (tmp_path / "notes.txt").write_text("mine")

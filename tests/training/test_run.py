@@ -260,7 +260,7 @@ def test_a_run_with_path_choice_may_be_asked_for_it(run: Run) -> None:
 
 
 def test_force_removes_what_described_the_weights_before_and_says_so(
-    run: Run, digits: Dataset
+    run: Run, digits: Dataset, recorder
 ) -> None:
     save_epoch(run, 3)
     kept = ["check.jsonl", "notes.txt", "slim_mine/notes.txt"]
@@ -271,11 +271,11 @@ def test_force_removes_what_described_the_weights_before_and_says_so(
     ):
         (run.path / name).parent.mkdir(exist_ok=True)
         (run.path / name).write_text("of old")
-    told: list[str] = []
+    progress = recorder()
     options = {"space": run.space, "data": run.data, "settings": run.settings, "dataset": digits}
     for _ in range(2):
-        Run.create(run.path, **options, force=True, tell=told.append)
-    assert told == [
+        Run.create(run.path, **options, force=True, progress=progress)
+    assert progress.lines == [
         f"{run.path}: what described the weights before is removed: check.json, check.csv, "
         "check.png, slim_2, slim_3"
     ]

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from nas.errors import UserError
-from nas.store import lock
-from nas.store.lock import Lock
+from nas.store.folder import hold_lock
 
 HOLDER = """
 import os, sys
 from pathlib import Path
-from nas.store.lock import Lock
-with Lock(Path(sys.argv[1]), held="no"):
+from nas.store.folder import hold_lock
+with hold_lock(Path(sys.argv[1]), held="no"):
     child = os.fork() if "fork" in sys.argv else 0
     if not child:
         print(os.getpid(), flush=True)
@@ -46,13 +45,13 @@ def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> Non
     with holder(path) as (process, _):
         with (
             pytest.raises(UserError, match=r"^somebody has it$"),
-            Lock(path, held="somebody has it"),
+            hold_lock(path, held="somebody has it"),
         ):
             pass
         process.kill()
         process.wait()
         assert path.exists()  # a kill leaves it behind, unlocked
-        with Lock(path, held="somebody has it"):
+        with hold_lock(path, held="somebody has it"):
             pass
     assert not path.exists()
 
@@ -63,34 +62,37 @@ def test_children_of_a_killed_process_do_not_hold_its_lock(tmp_path: Path) -> No
         process.kill()
         process.wait()
         os.kill(child, 0)  # it lives
-        with Lock(path, held="its child has it"):
+        with hold_lock(path, held="its child has it"):
             pass
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_lock_on_a_deleted_file_does_not_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, taken, take = tmp_path / "lock", [], lock._take
-
-    def delete_first(file):
-        if not taken:
-            path.unlink()  # as the process before does, between our opening and locking
-        taken.append(file)
-        take(file)
-
-    monkeypatch.setattr(lock, "_take", delete_first)
-    with (
-        Lock(path, held="first"),
-        pytest.raises(UserError, match="second"),
-        Lock(path, held="second"),
-    ):
+COUNTER = """
+import sys
+from pathlib import Path
+from nas.store.folder import HeldError, hold_lock
+folder, count = Path(sys.argv[1]), 0
+while count < 200:
+    try:
+        with hold_lock(folder / "lock", held=""):
+            number = int((folder / "number").read_text())
+            (folder / "number").write_text(str(number + 1))
+            count += 1
+    except HeldError:
         pass
-    assert len(taken) == 3
+"""
+
+
+def test_a_lock_on_a_file_that_was_deleted_meanwhile_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "number").write_text("0")
+    processes = [subprocess.Popen([sys.executable, "-c", COUNTER, tmp_path]) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert (tmp_path / "number").read_text() == "400"  # each of them deletes it when it is done
+    assert not (tmp_path / "lock").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="lock: cannot be written: ") as error:
-        Lock(tmp_path / "file" / "lock", held="").__enter__()
+        hold_lock(tmp_path / "file" / "lock", held="").__enter__()
     assert "\n" not in str(error.value)

@@ -1,0 +1,305 @@
+"""A folder that one process works in at a time, and what trainings leave in theirs.
+
+Locks are filelock's: on Linux and macOS an flock, which ends with the process however that ends;
+children of a fork do not hold it, and a lock on a file that was deleted meanwhile does not count.
+It warns and falls back to a marker file where a network file system has no flock; on such a one a
+killed process leaves the marker behind, and processes of two machines may both think that they
+hold it. A process that asks in the very moment in which another one lets go may be refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Generic, Self, TypeVar
+
+from filelock import FileLock, Timeout
+
+from nas.documents import Value, write_json
+from nas.errors import UserError
+from nas.progress import Progress
+from nas.store.checkpoint import PREVIOUS, DamagedError, State, mend_checkpoint, read_state
+
+LOCK_FILE = ".lock"
+REMEDY = "name another --run, or start anew with --force"
+
+
+class HeldError(UserError):
+    """Another process holds a lock."""
+
+
+@contextmanager
+def hold_lock(path: Path, *, held: str) -> Iterator[None]:
+    """Hold the lock of a file, which exists meanwhile; a killed process leaves it, unlocked.
+
+    Raises:
+        HeldError: another process holds it; the message is ``held``.
+        UserError: the folder cannot be written.
+    """
+    lock = FileLock(path, timeout=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise HeldError(held) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows, where filelock deletes it itself; or the folder is gone
+            path.unlink()
+        lock.release()
+
+
+def hold_folder(path: Path, *, activity: str, option: str) -> AbstractContextManager[None]:
+    """Keep other processes from the same activity in a folder.
+
+    Raises:
+        HeldError: another process is at it; the message names the ``option`` for another folder.
+    """
+    held = f"{path}: another process is {activity} there; wait for it or name another {option}"
+    return hold_lock(path / LOCK_FILE, held=held)
+
+
+Subject = TypeVar("Subject")
+Record = TypeVar("Record", bound=Value)
+
+
+class RunFolder(ABC, Generic[Subject, Record]):
+    """The folder of a training that has begun: its subject, its record, its checkpoint and log.
+
+    The ``subject`` is what is trained, a space or an architecture; the ``record`` says on what and
+    how. Both are JSON files, and values of this class. Whoever opens a folder gets equal values as
+    long as no other training has begun there.
+    """
+
+    noun: ClassVar[str]
+    """What messages call it."""
+    subject_file: ClassVar[str]
+    record_file: ClassVar[str]
+    results: ClassVar[tuple[str, ...]] = ()
+    """The files that only this kind of training leaves."""
+    beginning: ClassVar[str]
+    """For messages: the command that begins one at ``{path}``."""
+
+    def __init__(self, path: Path, subject: Subject, record: Record) -> None:
+        self.path, self.subject, self.record = path, subject, record
+
+    @classmethod
+    @abstractmethod
+    def read(cls, path: Path) -> Self:
+        """Read subject and record.
+
+        Raises:
+            UserError: they are damaged.
+        """
+
+    @property
+    @abstractmethod
+    def epochs(self) -> int:
+        """How many epochs the training has."""
+
+    @property
+    @abstractmethod
+    def resume_command(self) -> str:
+        """The command that continues it."""
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open the folder of a training that has begun.
+
+        Raises:
+            UserError: there is none, or its files are damaged.
+        """
+        path = Path(path)
+        if not (path / cls.record_file).is_file():
+            problem = "holds no" if path.is_dir() else "no such"
+            raise UserError(f"{path}: {problem} {cls.noun}; {cls.beginning.format(path=path)}")
+        return cls.read(path)
+
+    @classmethod
+    def require_free(cls, path: Path, *, force: bool = False) -> None:
+        """Raise UserError unless a training may begin there, with ``force`` in place of another."""
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path}: must be a folder, is a file")
+        found = {it.name for it in path.iterdir()} - {LOCK_FILE} if path.is_dir() else set()
+        if not found:
+            return
+        mine = {cls.record_file, cls.subject_file, *_FILES, *cls.results} if force else set()
+        if not found & {cls.record_file, *mine}:
+            raise UserError(f"{path}: holds other things than a {cls.noun}; name a new folder")
+        if force:
+            return
+        folder = cls.open(path)
+        if folder.is_finished:
+            raise UserError(f"{path}: holds a finished {cls.noun}; --force starts anew")
+        raise UserError(
+            f"{path}: holds a {cls.noun} that has finished {folder.finished_epochs} of "
+            f"{folder.epochs} epochs; --resume continues it, --force starts anew"
+        )
+
+    @contextmanager
+    def begun(self, *, force: bool) -> Iterator[list[str]]:
+        """Delete an earlier training, let the block write the subject, and then write the record.
+
+        Yields the names of the results that were deleted with that training.
+
+        Raises:
+            UserError: the folder is not free, or another process trains there.
+        """
+        with self._lock():
+            self.require_free(self.path, force=force)
+            described = self.descriptions()
+            # the record first: without it there is no training
+            names = (self.record_file, self.subject_file, *_FILES, *self.results, *described)
+            for name in names:
+                _delete(self.path / name)
+            yield described
+            write_json(self.path / self.record_file, self.record.model_dump(mode="json"))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training here, or replacing the training.
+
+        Raises:
+            UserError: another process trains here, or has replaced it.
+        """
+        with self._lock():
+            found = self.open(self.path)
+            if (found.subject, found.record) != (self.subject, self.record):
+                raise UserError(f"{self.path}: another process has begun another {self.noun} there")
+            yield
+
+    def descriptions(self) -> list[str]:
+        """The names of files and folders here that describe the weights of the training."""
+        return []
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Weights and optimizer after the last finished epoch."""
+        return self.path / CHECKPOINT
+
+    @property
+    def log_path(self) -> Path:
+        """One JSON line per finished epoch, and one per setback."""
+        return self.path / LOG
+
+    @property
+    def tensorboard_path(self) -> Path:
+        """The folder of the curves."""
+        return self.path / CURVES
+
+    @cached_property
+    def recipe_sha256(self) -> str:
+        """Identifies subject, images and settings; a checkpoint carries it."""
+        return fingerprint(self.path / self.subject_file, self.path / self.record_file)
+
+    @property
+    def weights_sha256(self) -> str:
+        """Identifies the training and where it stands, and so the weights."""
+        state = self.state()
+        text = self.recipe_sha256 + (state.model_dump_json() if state else "")
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def state(self) -> State | None:
+        """Where the training stands; None before the first epoch is finished.
+
+        Raises:
+            UserError: the checkpoint is damaged, or belongs to another training.
+        """
+        if not self.checkpoint_path.exists():
+            return None
+        with self.remedy():
+            state = read_state(self.checkpoint_path)
+        if state.recipe_sha256 != self.recipe_sha256:
+            subject = self.subject_file.removesuffix(".json")
+            raise UserError(
+                f"{self.checkpoint_path}: holds the weights of another {self.noun} than "
+                f"{self.record_file} and {self.subject_file} beside it describe (another "
+                f"{subject}, other data or other settings)"
+            )
+        return state
+
+    @property
+    def finished_epochs(self) -> int:
+        """The epochs that the checkpoint has behind it."""
+        state = self.state()
+        return state.epoch if state else 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all is done."""
+        return self.finished_epochs >= self.epochs
+
+    def require_given(self, known: Mapping[str, object], given: Mapping[str, object]) -> None:
+        """Raise UserError unless each option that is given equals the one that is known."""
+        for name, option in given.items():
+            if known[name] != option:
+                raise UserError(
+                    f"{self.path}: was started with {name} {known[name]}, got {option}; {REMEDY}"
+                )
+
+    def mend(self, progress: Progress) -> None:
+        """Put the previous checkpoint in place of a damaged one, and report that.
+
+        Raises:
+            UserError: neither is whole.
+        """
+        warning = mend_checkpoint(self.checkpoint_path)
+        if warning is not None:
+            progress.say(warning)
+
+    def interrupted(self) -> UserError:
+        """Ctrl-C in one line: what is kept, and how to continue."""
+        done = self.finished_epochs
+        saved = f"epoch {done} is saved" if done else "no epoch was finished"
+        return UserError(
+            f"stopped in epoch {min(done + 1, self.epochs)} of {self.epochs}, {saved}; "
+            f"to continue: {self.resume_command}"
+        )
+
+    @contextmanager
+    def remedy(self) -> Iterator[None]:
+        """Add to the error about a damaged checkpoint how to go back to the one before."""
+        try:
+            yield
+        except DamagedError as error:
+            if not (self.path / PREVIOUS).exists():
+                raise
+            raise UserError(f"{error}; {self.resume_command} goes back to {PREVIOUS}") from None
+
+    def _lock(self) -> AbstractContextManager[None]:
+        return hold_folder(self.path, activity="training", option="--run")
+
+
+CHECKPOINT, LOG, CURVES = "checkpoint.safetensors", "log.jsonl", "tensorboard"
+_FILES = (CHECKPOINT, PREVIOUS, LOG, CURVES)
+"""What every training leaves."""
+
+
+def fingerprint(*paths: Path) -> str:
+    """The SHA-256 of JSON files, but for the circumstances under which they were ``made``.
+
+    It is that of the text, not of the values that this version reads from it: a later version,
+    whose values have one more field, finds the same.
+    """
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    text = json.dumps([{**it, "made": None} for it in contents], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _delete(path: Path) -> None:
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be deleted: {error.strerror}") from None

@@ -1,0 +1,154 @@
+"""An append-only file of JSON lines, from which work that was stopped goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from nas.documents import Value
+from nas.errors import UserError
+
+Line = TypeVar("Line", bound=Value)
+
+
+@dataclass(frozen=True)
+class Words:
+    """Annotates a header's field whose value means nothing to a user, such as a hash.
+
+    ``text`` stands for a value that differs: "the weights of another training".
+    """
+
+    text: str
+
+
+class Journal(Generic[Line]):
+    """Appends values to a file and reads back those that stand there; a context that closes it.
+
+    Each line is on disk when ``append`` returns. A last line that a kill or a full disk cut short
+    is dropped when the journal is opened again.
+
+    Args:
+        path: the file.
+        kind: the type of the lines, or the union of their types.
+        noun: what the lines are lines of, in messages: "a search".
+        remedy: what a user can do about a file that does not fit, for messages.
+        header: the first line; it identifies what the journal belongs to.
+        resume: go on with the file that is there; otherwise it is replaced.
+        keep: whether a line is still valid; the first invalid one and all after it are dropped.
+
+    Raises:
+        UserError: the file is damaged, has another header, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        kind: TypeAdapter[Line],
+        *,
+        noun: str,
+        remedy: str,
+        header: Value | None = None,
+        resume: bool = True,
+        keep: Callable[[Line], bool] = lambda line: True,
+    ) -> None:
+        self.path, self.lines = path, list[Line]()
+        self._kind, self._noun, self._remedy = kind, noun, remedy
+        kept = self._read(header, keep) if resume and path.exists() else 0
+        try:
+            self._file = path.open("ab", buffering=0)  # nothing is left to write when it is closed
+            self._file.truncate(kept)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        if header is not None and not kept:
+            self._write(header)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def append(self, *lines: Line) -> None:
+        """Add lines.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        self._write(*lines)
+        self.lines.extend(lines)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _read(self, header: Value | None, keep: Callable[[Line], bool]) -> int:
+        """Read the lines; returns the number of bytes up to the last one that is kept."""
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read: {error.strerror}") from None
+        kept = 0
+        for number, text in enumerate(content.splitlines(keepends=True), start=1):
+            if not text.endswith(b"\n"):
+                break
+            try:
+                if header is not None and number == 1:
+                    self._require_same(type(header).model_validate_json(text), header)
+                else:
+                    line = self._kind.validate_json(text)
+                    if not keep(line):
+                        break
+                    self.lines.append(line)
+            except ValidationError:
+                raise UserError(
+                    f"{self.path}:{number}: is no line of {self._noun}; {self._remedy}"
+                ) from None
+            kept += len(text)
+        return kept
+
+    def _require_same(self, was: Value, now: Value) -> None:
+        for name, field in type(now).model_fields.items():
+            before, given = getattr(was, name), getattr(now, name)
+            if before == given:
+                continue
+            if isinstance(before, Value):
+                self._require_same(before, given)
+            words = next((it.text for it in field.metadata if isinstance(it, Words)), None)
+            difference = (
+                f"is of {self._noun} with {words}"
+                if words
+                else f"was started with {name} {_text(before)}, got {_text(given)}"
+            )
+            raise UserError(f"{self.path}: {difference}; {self._remedy}")
+
+    def _write(self, *lines: Value) -> None:
+        text = "".join(json.dumps(line.model_dump(mode="json")) + "\n" for line in lines)
+        rest = memoryview(text.encode())
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f"{self.path}: cannot be written: {error.strerror}")
+
+
+def _text(value: object) -> str:
+    """One line: values within values as JSON."""
+    if isinstance(value, str | int | float):
+        return str(value)
+    return json.dumps(TypeAdapter(Any).dump_python(value, mode="json"))
