@@ -181,17 +181,16 @@ def test_unfinished_build_of_another_space_or_target_is_refused_and_kept(
         assert journal.path.read_bytes() == before
 
 
-def test_second_build_into_one_file_is_refused(built, tiny, tmp_path):
+def test_second_build_into_one_file_is_refused(built, tiny, tmp_path, recorder):
     path = tmp_path / "t.csv"
 
-    class BuildAgain:
-        def update(self, text, done, total=None):
-            with pytest.raises(UserError, match=r"partial\.jsonl: another build is writing it"):
-                built(tiny, path)
-            raise Killed
+    def build_again(*_):
+        with pytest.raises(UserError, match=r"partial\.jsonl: another build is writing it"):
+            built(tiny, path)
+        raise Killed
 
     with pytest.raises(Killed):
-        built(tiny, path, progress=BuildAgain())
+        built(tiny, path, progress=recorder(build_again))
 
 
 def test_refused_build_leaves_nothing_behind(built, tiny, tmp_path):
