@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from nas.data import load_dataset
-from nas.data.streaming import StreamedImages
+from nas.data.images import StreamedImages
 
 CLASSES = 20
 MOST_GROWTH = 1.05

@@ -26,7 +26,7 @@ from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetCon
 from transformers.modeling_outputs import BackboneOutput
 
 from nas import Architecture, build
-from nas.deploy.files import read_weights
+from nas.deploy.weights import read_weights
 from nas.network import Backbone
 
 MAPS = 3

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture
-    from nas.deploy.resizing import resize_attention_biases
+    from nas.deploy.weights import resize_attention_biases
     from nas.deploy.timm import load_timm_state_dict, to_timm_state_dict
     from nas.errors import UserError
     from nas.latency.table import LatencyTable
@@ -28,7 +28,7 @@ _HOMES = {
     "build": "nas.network",
     "load_timm_state_dict": "nas.deploy.timm",
     "mobile_efficiency_score": "nas.search",
-    "resize_attention_biases": "nas.deploy.resizing",
+    "resize_attention_biases": "nas.deploy.weights",
     "to_timm_state_dict": "nas.deploy.timm",
 }
 

@@ -15,7 +15,7 @@ from PIL import Image
 from nas import cli
 from nas.architecture import Architecture
 from nas.cli.options import default_run, default_table
-from nas.deploy.files import save_weights
+from nas.deploy.weights import save_weights
 from nas.latency.table import LatencyTable
 from nas.network import build
 from nas.slim.result import SearchReport

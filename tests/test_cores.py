@@ -11,7 +11,7 @@ from PIL import Image
 
 import nas.data
 from nas.data import load_dataset
-from nas.data.streaming import StreamedImages
+from nas.data.images import StreamedImages
 from nas.errors import UserError
 from nas.latency.target import detect_target
 from nas.machine import usable_cores

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import nas
-from nas.deploy.files import save_weights
+from nas.deploy.weights import save_weights
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

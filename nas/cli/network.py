@@ -109,7 +109,7 @@ def evaluate(
     loaded = Architecture.load(architecture)
 
     from nas.data import load_dataset
-    from nas.deploy.files import load_weights
+    from nas.deploy.weights import load_weights
     from nas.network import build
     from nas.training.evaluate import accuracy
 
@@ -142,8 +142,8 @@ def resize(
     before = Architecture.load(architecture)
     after = before.with_input_size(input_size)
 
-    from nas.deploy.files import read_weights, write_weights
-    from nas.deploy.resizing import resize_attention_biases
+    from nas.deploy.weights import read_weights, write_weights
+    from nas.deploy.weights import resize_attention_biases
 
     state = resize_attention_biases(read_weights(weights), before, after)
     after.save(paths["architecture"])
@@ -179,7 +179,7 @@ def export(
         require_new(file, force=force)
     loaded = Architecture.load(architecture)
 
-    from nas.deploy.files import load_weights
+    from nas.deploy.weights import load_weights
     from nas.documents import write_atomically
     from nas.network import build
 

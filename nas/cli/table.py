@@ -139,7 +139,7 @@ def bench(
 ) -> None:
     import numpy as np
 
-    from nas.deploy.files import read_onnx
+    from nas.deploy.weights import read_onnx
     from nas.deploy.quantize import precision_of
     from nas.latency.measure import PATIENT, measure
     from nas.latency.target import detect_target

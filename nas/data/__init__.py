@@ -8,15 +8,12 @@ from pathlib import Path
 import torch
 
 from nas.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation
-from nas.data.decoding import decode_all
-from nas.data.digits import digits
 from nas.data.folder import folder
 from nas.data.hub import hub
-from nas.data.images import Images, MemoryImages
+from nas.data.images import Images, MemoryImages, StreamedImages
 from nas.data.parquet import parquet
-from nas.data.sources import Pictures, Source
+from nas.data.sources import Pictures, Source, decode_all, digits
 from nas.data.splits import Indices, split_source
-from nas.data.streaming import StreamedImages
 from nas.documents import did_you_mean
 from nas.errors import UserError
 from nas.machine import usable_cores

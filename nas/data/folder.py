@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from nas.data.sources import Pictures, Source, check_test_classes
+from nas.data.sources import Pictures, Source, require_test_classes
 from nas.errors import UserError
 
 SUFFIXES = frozenset(
@@ -66,7 +66,7 @@ def _folder(spec: str, path: Path) -> Source:
     if test_path is None:
         return Source(spec, classes, train, test=None, mirror=True)
     test_classes, test = _pictures(spec, test_path)
-    check_test_classes(str(test_path), classes, test_classes)
+    require_test_classes(str(test_path), classes, test_classes)
     return Source(spec, classes, train, test, mirror=True)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nas.data.sources import Pictures, Source, check_labels, check_test_classes, classes_of
+from nas.data.sources import (
+    Pictures,
+    Source,
+    classes_of,
+    open_encoded,
+    require_labels,
+    require_test_classes,
+)
 from nas.errors import UserError
 
 TEST_SPLITS = ("test", "validation")
@@ -33,11 +39,9 @@ class HubPictures(Pictures):
 
     def open(self, index: int) -> Image.Image:
         encoded = self.split[index][self.column]
-        if encoded is None or (encoded["bytes"] is None and encoded["path"] is None):
-            raise UserError(f"{self.place(index)}: holds no image bytes")
-        if encoded["bytes"] is None:
+        if encoded and encoded["bytes"] is None and encoded["path"] is not None:
             return Image.open(encoded["path"])
-        return Image.open(BytesIO(encoded["bytes"]))
+        return open_encoded(encoded and encoded["bytes"], self.place(index))
 
     def place(self, index: int) -> str:
         return f"{self.where}: row {index}"
@@ -67,7 +71,7 @@ def hub(spec: str, name: str) -> Source:
         encoded = splits[split].select_columns([image])
         encoded = encoded.cast_column(image, datasets.Image(decode=False))
         pictures = HubPictures(f"{spec}: {split}", encoded, image, labels.astype(np.int64))
-        check_labels(pictures, classes)
+        require_labels(pictures, classes)
         return classes, pictures
 
     classes, train = read("train", _values(spec, splits, "train", label))
@@ -76,7 +80,7 @@ def hub(spec: str, name: str) -> Source:
         if values is None or (names and bool((values < 0).any())):
             continue
         test_classes, test = read(split, values)
-        check_test_classes(f"{spec}: {split}", classes, test_classes)
+        require_test_classes(f"{spec}: {split}", classes, test_classes)
         return Source(spec, classes, train, test, mirror=True)
     return Source(spec, classes, train, test=None, mirror=True)
 

@@ -1,4 +1,4 @@
-"""Labelled images, served in normalised batches."""
+"""Labelled images, served in normalised batches: from memory, or decoded on demand."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader, Dataset
 
-from nas.data.augmentation import Augmentation, augment, normalise
-from nas.data.resizing import resize
+from nas.data.augmentation import Augmentation, augment, normalise, rand_augment
+from nas.data.sources import Pictures, decode, decode_random_crop
+from nas.errors import UserError
+
+Positions = Sequence[int] | NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +38,7 @@ class Images(ABC):
         return len(self.labels)
 
     @abstractmethod
-    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Images:
+    def subset(self, indices: Positions) -> Images:
         """The images at these positions, in this order."""
 
     def at(self, side: int) -> Images:
@@ -56,10 +61,10 @@ class Images(ABC):
         """Batches of normalised float32 images (B, 3, S, S) and int64 labels (B,).
 
         With ``rng`` they are shuffled, and augmented if asked for; the generator's state decides
-        both, and has moved by the same amount however many batches are taken. Without it they come
+        both, and advances by the same amount however many batches are taken. Without it they come
         in order. ``drop_last`` drops a last batch that is not full, unless it is the only one.
-        A sequence in place of ``batch_size`` holds the size of each batch; images beyond are left.
-        ``share`` (i, n) gives every n-th image of each batch, from the i-th on (from 0).
+        A sequence in place of ``batch_size`` holds the size of each batch; further images are left
+        out. ``share`` (i, n) takes every n-th image of each batch, from the i-th on (from 0).
         """
         if augmentation is not None and rng is None:
             raise ValueError("batches: augmentation needs an rng")
@@ -92,7 +97,7 @@ class MemoryImages(Images):
     pixels: Tensor
     labels: Tensor
 
-    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> MemoryImages:
+    def subset(self, indices: Positions) -> MemoryImages:
         positions = torch.as_tensor(np.asarray(indices, np.int64))
         return MemoryImages(self.pixels[positions], self.labels[positions])
 
@@ -113,7 +118,7 @@ class ResizedImages(Images):
     images: Images
     side: int
 
-    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Images:
+    def subset(self, indices: Positions) -> Images:
         return self.images.subset(indices).at(self.side)
 
     def _pixels(self, requests: list[Request]) -> Iterator[Tensor]:
@@ -122,3 +127,81 @@ class ResizedImages(Images):
     def _serve(self, requests: list[Request]) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in self.images._serve(requests):
             yield resize(images, self.side), labels
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedImages(Images):
+    """The pictures at ``indices``, decoded by ``workers`` processes (0: by this one).
+
+    An augmented image is a random resized crop, distorted if asked for.
+    """
+
+    pictures: Pictures
+    indices: NDArray[np.int64]
+    labels: Tensor
+    side: int
+    workers: int
+
+    def subset(self, indices: Positions) -> StreamedImages:
+        positions = np.asarray(indices, np.int64)
+        labels = self.labels[torch.from_numpy(positions)]
+        return StreamedImages(
+            self.pictures, self.indices[positions], labels, self.side, self.workers
+        )
+
+    def _pixels(self, requests: list[Request]) -> Iterator[Tensor]:
+        loader = DataLoader(
+            _Batches(self, requests),
+            batch_size=None,  # an item is a batch already
+            num_workers=max(0, min(self.workers, len(requests) - 1)),
+            generator=torch.Generator(),  # without it, it would draw from the global generator
+        )
+        for pixels in loader:
+            if isinstance(pixels, UserError):
+                raise pixels
+            yield pixels
+
+
+@dataclass(frozen=True, eq=False)
+class _Batches(Dataset[Tensor | UserError]):
+    """Decodes batch by batch. A UserError is returned: raised in a worker it would lose its line.
+
+    Every batch has its own seed, so that the number of workers changes nothing.
+    """
+
+    images: StreamedImages
+    requests: list[Request]
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __getitem__(self, number: int) -> Tensor | UserError:
+        request = self.requests[number]
+        try:
+            pixels = torch.from_numpy(np.stack(list(self._decoded(request))))
+        except UserError as error:
+            return error
+        if request.augmentation is not None and request.augmentation.distortion is not None:
+            generator = torch.Generator().manual_seed(request.seed)
+            pixels = rand_augment(pixels, request.augmentation.distortion, generator)
+        return pixels
+
+    def _decoded(self, request: Request) -> Iterator[NDArray[np.uint8]]:
+        pictures, side = self.images.pictures, self.images.side
+        rng = np.random.default_rng(request.seed)
+        for index in self.images.indices[request.positions.numpy()].tolist():
+            if request.augmentation is None:
+                yield decode(pictures, index, side)
+            else:
+                mirror = request.augmentation.mirror
+                yield decode_random_crop(pictures, index, side, rng, mirror=mirror)
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """Images (N, 3, S, S) as (N, 3, side, side), by antialiased bicubic interpolation.
+
+    On the device where they are; the very same images where that is their size.
+    """
+    if images.shape[2:] == (side, side):
+        return images
+    return interpolate(images, (side, side), mode="bicubic", antialias=True)

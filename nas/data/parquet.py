@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from nas.data.sources import Pictures, Source, check_labels, check_test_classes, classes_of
+from nas.data.sources import (
+    Pictures,
+    Source,
+    classes_of,
+    open_encoded,
+    require_labels,
+    require_test_classes,
+)
 from nas.errors import UserError
 
 TEST_WORDS = ("test", "validation", "val")
@@ -34,10 +40,7 @@ class ParquetPictures(Pictures):
     labels: NDArray[np.int64]
 
     def open(self, index: int) -> Image.Image:
-        encoded = self.encoded[index].as_py()
-        if encoded is None:
-            raise UserError(f"{self.place(index)}: holds no image bytes")
-        return Image.open(BytesIO(encoded))
+        return open_encoded(self.encoded[index].as_py(), self.place(index))
 
     def place(self, index: int) -> str:
         file = int(np.searchsorted(self.starts, index, side="right")) - 1
@@ -94,10 +97,10 @@ def _read(
     else:
         labels = values.astype(np.int64)
     pictures = ParquetPictures(tuple(files), starts, encoded, labels)
-    check_labels(pictures, names)
+    require_labels(pictures, names)
     if train_classes is None:
         return names, pictures
-    check_test_classes(str(files[0]), train_classes, names)
+    require_test_classes(str(files[0]), train_classes, names)
     order = np.array([train_classes.index(name) for name in names])
     return train_classes, replace(pictures, labels=order[labels])
 

@@ -1,1 +1,1 @@
-"""From an architecture to something that runs elsewhere."""
+"""Export of networks: ONNX, int8, OpenVINO, Python source; weights in and out."""

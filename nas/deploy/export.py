@@ -1,4 +1,4 @@
-"""Networks and layers as ONNX, and the proof that they compute the same."""
+"""Networks and layers as ONNX, and the proof that they compute what torch computes."""
 
 from __future__ import annotations
 
@@ -32,19 +32,18 @@ PARITY_BOUND = 1e-4
 ROUNDING_MARGIN = 4
 """Times torch's own error in float32 that an export may have where that is above the bound.
 
-0.5 to 2.6 were measured for folding alone, in torch, on 44 networks of EfficientViT at 64 px whose
-rounding was below 1e-6; no network above the bound was at hand.
+Folding alone has 0.5 to 2.6 times that error; see benchmarks/README.md.
 """
 
 MOST_ROUNDING = 1e-2
-"""An error above which float32 does not tell what a network computes, whoever makes it."""
+"""An error above which no float32 result shows what a network computes, torch's own included."""
 
 LEAST_AGREEMENT = 0.8
-"""Share of images for which an int8 network must give the class of the float32 network.
+"""Share of images for which an int8 network must predict the class of the float32 network.
 
-At most the others can be lost of its accuracy, and losing more than a fifth is a failure, not a
-price. 99.7 to 100 % were measured on digits, calibrated on one image to 128; with wrong weights or
-scales it falls towards chance, which is one by the number of classes.
+Accuracy falls by the other images at most, and a loss of more than a fifth is a failure, not a
+price. Sound networks reach 99.7 % (benchmarks/README.md); with wrong weights or scales the share
+falls towards chance, one by the number of classes.
 """
 
 
@@ -58,7 +57,7 @@ def to_onnx(module: nn.Module, input_shape: Shape) -> onnx.ModelProto:
 
 
 def export_folded(module: nn.Module, input_shape: Shape) -> onnx.ModelProto:
-    """``to_onnx`` of a module that is folded already."""
+    """``to_onnx`` of a module whose norms are folded already."""
     with _silence():
         program = torch.onnx.export(
             module.float().cpu(),
@@ -78,8 +77,8 @@ def export_folded(module: nn.Module, input_shape: Shape) -> onnx.ModelProto:
         del node.metadata_props[:]  # stack traces of the exporter, with paths of this machine
         node.doc_string = ""
         for attribute in node.attribute:
-            # they differ for results of one pixel only, and onnxruntime's blocked layout, which
-            # halves the time, knows one of them
+            # the two differ for results of one pixel only, and onnxruntime's blocked layout, which
+            # halves the time, supports half_pixel
             if attribute.s == b"pytorch_half_pixel":
                 attribute.s = b"half_pixel"
     return model
@@ -118,7 +117,7 @@ def to_checked_onnx(module: nn.Module, input_shape: Shape) -> tuple[onnx.ModelPr
     """``to_onnx`` and its ``parity``.
 
     Raises:
-        UserError: the model computes something else, as ``require_parity`` says.
+        UserError: the model computes something else, by the rule of ``require_parity``.
     """
     model = to_onnx(module, input_shape)
     return model, require_parity(OnnxNetwork(model), module, input_shape)
@@ -143,7 +142,7 @@ def to_checked_int8(
 
 
 def agreement(network: nn.Module, module: nn.Module, images: torch.Tensor) -> float:
-    """The share of images for which both give the same class, in [0, 1]."""
+    """The share of images, in [0, 1], for which both predict the same class."""
     module = copy.deepcopy(module).float().cpu().eval()
     with torch.no_grad():
         same = [
@@ -156,10 +155,10 @@ def agreement(network: nn.Module, module: nn.Module, images: torch.Tensor) -> fl
 def require_parity(
     run: Callable[[torch.Tensor], torch.Tensor], module: nn.Module, input_shape: Shape
 ) -> float:
-    """``largest_difference``, once that is rounding.
+    """The ``largest_difference``, if rounding explains it.
 
     Above ``PARITY_BOUND`` float64 decides: where a network magnifies the rounding of float32,
-    torch's own result is as far from the exact one as that of the export.
+    torch's own result is as far from the exact one as the export's.
 
     Raises:
         UserError: the export is farther from the exact result than rounding explains.
@@ -167,8 +166,8 @@ def require_parity(
     difference = largest_difference(run, module, input_shape)
     if difference <= PARITY_BOUND:
         return difference
-    torchs = copy.deepcopy(module).float().cpu().eval()
-    rounding = largest_difference(torchs, module, input_shape, dtype=torch.float64)
+    reference = copy.deepcopy(module).float().cpu().eval()
+    rounding = largest_difference(reference, module, input_shape, dtype=torch.float64)
     error = largest_difference(run, module, input_shape, dtype=torch.float64)
     if not error <= min(ROUNDING_MARGIN * rounding, MOST_ROUNDING):
         raise UserError(
@@ -217,7 +216,7 @@ def largest_difference(
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """The exporter prints progress, and warns of its own use of torch; neither is for users."""
+    """Hide the exporter's progress and its warnings of its own use of torch."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

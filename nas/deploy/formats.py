@@ -19,11 +19,11 @@ from nas.deploy.export import (
     to_checked_int8,
     to_checked_onnx,
 )
-from nas.deploy.files import save_weights
 from nas.deploy.openvino import OpenVinoNetwork, to_openvino
 from nas.deploy.quantize import Placement
 from nas.deploy.standalone import source_file
 from nas.deploy.timm import load_timm_state_dict, to_timm_state_dict
+from nas.deploy.weights import save_weights
 from nas.errors import UserError
 from nas.network import build
 
@@ -34,21 +34,21 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "python": (".py", ".safetensors"),
     "timm": (".safetensors",),
 }
-"""Formats of certain files, of which ``--out`` names the first."""
+"""The suffixes of the files that a format writes; ``--out`` names the first file."""
 
 
 class Rounding(NamedTuple):
-    """What an int8 export needs: images, and where its runtime wants numbers to be rounded."""
+    """The needs of an int8 export: images, and where its runtime expects numbers to be rounded."""
 
     examples: Examples
     placement: Placement
 
 
 class Exported(NamedTuple):
-    """The files of an export, by path, and how near it comes to torch.
+    """The files of an export, by path, and how close its results are to torch's.
 
-    ``relative_difference`` is that of ``largest_difference``, ``agreement`` a share of images: one
-    of them is None.
+    ``relative_difference`` is the ``largest_difference``, ``agreement`` a share of images: one of
+    them is None.
     """
 
     files: Mapping[Path, bytes]
@@ -78,7 +78,7 @@ def export_network(
     out: Path,
     rounding: Rounding | None = None,
 ) -> Exported:
-    """The files of a network, which is in evaluation mode; ``rounding`` is for int8.
+    """Export a network, which is in evaluation mode; ``rounding`` is for int8.
 
     Raises:
         UserError: the export computes something else than torch, or its runtime is not installed.
@@ -110,7 +110,7 @@ def export_network(
 def _python(
     architecture: Architecture, network: nn.Module
 ) -> tuple[tuple[bytes, bytes], Callable[[], nn.Module]]:
-    """The source and the weights, and a function that makes the network of these two alone."""
+    """The source and the weights, and a function that returns the network made of these alone."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "network.py"
         source.write_text(source_file(architecture), encoding="utf-8")

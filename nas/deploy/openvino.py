@@ -35,7 +35,7 @@ def import_openvino() -> Any:  # noqa: ANN401 - it is there or not
 
 
 def to_openvino(model: onnx.ModelProto) -> OpenVinoFiles:
-    """The model in OpenVINO's format, with all weights in the precision that they have."""
+    """The model in OpenVINO's format; all weights keep their precision."""
     openvino = import_openvino()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
@@ -45,7 +45,7 @@ def to_openvino(model: onnx.ModelProto) -> OpenVinoFiles:
 
 
 class OpenVinoNetwork:
-    """Files as ``to_openvino`` makes them, computing in float32."""
+    """A network of files from ``to_openvino``, computing in float32."""
 
     def __init__(self, files: OpenVinoFiles) -> None:
         core = import_openvino().Core()

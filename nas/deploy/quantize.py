@@ -1,13 +1,10 @@
 """Int8 networks: rounded weights and activations as QuantizeLinear, DequantizeLinear pairs in ONNX.
 
-Convolutions and linear layers with weights compute in int8; what lies between them (activations,
-residual sums, attention's products and softmax) stays as the runtime likes it. Rounding those as
-well gave nothing: with everything in int8, interpolation above all, EfficientFormer V2 S0 at 224 px
-took 6.6 ms of onnxruntime, as much as in float32, and 5.6 like this.
-
-onnxruntime's own ``quantize_static`` makes the same integers, which a test holds, but takes 0.03 to
-0.7 s for a layer and 1.4 s for that network, most of it in a loop over channels. This takes 4 ms
-for a layer, so that each probe of a latency table can be rounded as a whole.
+Convolutions and linear layers with weights compute in int8; the operators between them
+(activations, residual sums, attention's products and softmax) stay in float32: rounding those as
+well makes networks slower. onnxruntime's own ``quantize_static`` makes the same integers, which a
+test holds, but takes up to 0.7 s for a layer. This takes 4 ms, so that each probe of a latency
+table can be rounded as a whole. Figures: benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 Precision = Literal["float32", "int8"]
 
 Ranges = Mapping[str, tuple[float, float]]
-"""Least and greatest number of each activation."""
+"""The least and the greatest number of each activation, by name."""
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 """Operators that compute in int8 where their second input is a weight."""
@@ -35,9 +32,9 @@ which cost 13 % of the outputs' size and more than a third of the predictions.""
 
 
 class Placement(NamedTuple):
-    """What of an operator is rounded besides its input and its weights.
+    """Which numbers of an operator are rounded besides its input and its weights.
 
-    ``outputs``: the outputs of convolutions, and biases, to 32 bits: then all of it is integers.
+    ``outputs``: the outputs of convolutions, and biases, to 32 bits: then all numbers are integers.
     """
 
     outputs: bool
@@ -49,12 +46,11 @@ INTEGER_OPERATORS = Placement(outputs=True)
 FUSED_OPERATORS = Placement(outputs=False)
 """OpenVINO goes on in float32 within an operator, up to the activation behind it.
 
-NNCF 3.4 rounds residual sums, too; that network took 3.79 ms with it and 3.85 with this, that of
-`demo_64px` 0.32 and 0.33, for one or two seconds a layer.
+NNCF 3.4 rounds residual sums, too, which gains 2 to 3 % for one or two seconds a layer.
 """
 
 
-class Scale(NamedTuple):
+class AffineScale(NamedTuple):
     """number = step * (integer - zero), with one or many steps."""
 
     step: np.ndarray
@@ -68,28 +64,28 @@ def precision_of(model: onnx.ModelProto) -> Precision:
 
 
 def quantize(model: onnx.ModelProto, images: np.ndarray, placement: Placement) -> onnx.ModelProto:
-    """The same network in int8; ``images`` (N, C, H, W) show which numbers its activations take.
+    """The same network in int8; ``images`` (N, C, H, W) determine the ranges of activations.
 
     Activations are rounded to unsigned 8 bits between their least and greatest number, weights to
-    signed 8 bits, symmetric, each output channel on its own scale: x86 has kernels for this pair
-    only, with signed activations the network above took 10.3 ms.
+    signed 8 bits, symmetric, each output channel on its own scale: x86 has fast kernels for this
+    pair only.
     """
     return _Quantizer(model, placement).quantized(images)
 
 
-def activation_scale(low: float, high: float) -> Scale:
+def activation_scale(low: float, high: float) -> AffineScale:
     """Unsigned 8 bits for numbers between ``low`` and ``high``; zero is exact."""
     low, high = min(low, 0.0), max(high, 0.0)
     step = np.asarray((high - low) / 255 or 1.0, np.float32)
-    return Scale(step, np.asarray(np.round(-low / step), np.uint8))
+    return AffineScale(step, np.asarray(np.round(-low / step), np.uint8))
 
 
-def weight_scale(weight: np.ndarray, axis: int) -> Scale:
+def weight_scale(weight: np.ndarray, axis: int) -> AffineScale:
     """Signed 8 bits, symmetric, a scale for each index along ``axis``."""
     others = tuple(it for it in range(weight.ndim) if it != axis)
     step = np.abs(weight).max(others).astype(np.float32) / np.float32(127)
     step[step == 0] = 1.0
-    return Scale(step, np.zeros(step.shape, np.int8))
+    return AffineScale(step, np.zeros(step.shape, np.int8))
 
 
 class _Quantizer:
@@ -101,7 +97,7 @@ class _Quantizer:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self.names = _rounded_values(model, self.weights, placement)
-        self.scales: dict[str, Scale] = {}
+        self.scales: dict[str, AffineScale] = {}
 
     def quantized(self, images: np.ndarray) -> onnx.ModelProto:
         ranges = measure_ranges(self.model, images, self.names)
@@ -125,13 +121,13 @@ class _Quantizer:
         return self._assembled()
 
     def _round(self, name: str, source: str, result: str) -> None:
-        """A pair of nodes from ``source`` to ``result``, with the scale of the value ``name``."""
+        """Add two nodes from ``source`` to ``result``, with the scale of the value ``name``."""
         scale, integer = self._scale(name, self.scales[name]), f"{name}/integer"
         self.nodes.append(helper.make_node("QuantizeLinear", [source, *scale], [integer]))
         self.nodes.append(helper.make_node("DequantizeLinear", [integer, *scale], [result]))
 
     def _round_weights(self, node: onnx.NodeProto) -> None:
-        """Integers in place of the node's weight, and of its bias where all is integers."""
+        """Put integers in place of the node's weight, and of its bias where outputs are rounded."""
         axis = _output_axis(node)
         source = self.scales[node.input[0]]
         weight = numpy_helper.to_array(self.weights[node.input[1]])
@@ -142,22 +138,22 @@ class _Quantizer:
             # a bias must fit into 32 bits of its own step, which is that of the products
             least = np.abs(bias) / (source.step * np.float32(2**30))
             scale = scale._replace(step=np.maximum(scale.step, least.astype(np.float32)))
-            product = Scale(source.step * scale.step, np.zeros(scale.step.shape, np.int32))
+            product = AffineScale(source.step * scale.step, np.zeros(scale.step.shape, np.int32))
             integers = np.round(bias / product.step).astype(np.int32)
             node.input[2] = self._constant(node.input[2], integers, product, axis=0)
         steps = scale.step.reshape([-1 if it == axis else 1 for it in range(weight.ndim)])
         integers = np.clip(np.round(weight / steps), -127, 127).astype(np.int8)
         node.input[1] = self._constant(node.input[1], integers, scale, axis=axis)
 
-    def _constant(self, name: str, integers: np.ndarray, scale: Scale, *, axis: int) -> str:
-        """Integers that are read through a scale; returns the name of the numbers."""
+    def _constant(self, name: str, integers: np.ndarray, scale: AffineScale, *, axis: int) -> str:
+        """Add integers that are read through a scale; returns the name of the resulting numbers."""
         self._add(f"{name}/integer", integers)
         inputs = [f"{name}/integer", *self._scale(name, scale)]
         result = f"{name}/rounded"
         self.nodes.append(helper.make_node("DequantizeLinear", inputs, [result], axis=axis))
         return result
 
-    def _scale(self, name: str, scale: Scale) -> Sequence[str]:
+    def _scale(self, name: str, scale: AffineScale) -> Sequence[str]:
         self._add(f"{name}/step", scale.step)
         self._add(f"{name}/zero", scale.zero)
         return f"{name}/step", f"{name}/zero"

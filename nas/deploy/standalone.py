@@ -1,7 +1,7 @@
 """A network as one Python file that needs torch and nothing else.
 
 The file holds the definitions of the classes that the network is built of, word for word, with all
-that they refer to, and the constructor's call of every layer.
+definitions that they refer to, and the constructor's call of every layer.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import NamedTuple
 from torch import nn
 
 from nas.architecture import Architecture
-from nas.deploy.reader import read_tensors
+from nas.deploy.weights import read_tensors
 from nas.errors import UserError
 from nas.network import Network
 
 UNUSED_METHODS = frozenset({"fold", "logical_shapes"})
-"""For export and for the supernet; a network at work calls neither."""
+"""Left out: export and the supernet call them, a finished network does not."""
 
 PACKAGE = "nas"
 
@@ -60,8 +60,8 @@ def load(path: Path = Path(__file__).with_suffix(".safetensors")) -> Network:
 '''
 
 
-class Source(NamedTuple):
-    """The definitions at the top of a module, and what its imports bring in, both by name."""
+class ModuleSource(NamedTuple):
+    """A module's source: its top-level definitions and its imports, both by name."""
 
     lines: list[str]
     definitions: Mapping[str, ast.stmt]
@@ -105,14 +105,14 @@ def call_text(call: partial[nn.Module]) -> str:
 
 @dataclass
 class _Parts:
-    """Definitions in an order in which each finds those that it refers to, and import lines."""
+    """Definitions, each behind those that it refers to, and import lines."""
 
     definitions: dict[tuple[str, str], str] = field(default_factory=dict)
     imports: set[str] = field(default_factory=set)
     _visited: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, module: str, name: str) -> None:
-        """Add a definition of a module of this package, and before it all that it refers to."""
+        """Add a definition of this package, behind all definitions that it refers to."""
         module = importlib.import_module(module).__name__  # of two names for one, its own
         if (module, name) in self._visited:
             return
@@ -142,7 +142,7 @@ class _Parts:
 
 
 @lru_cache
-def read_source(module: str) -> Source:
+def read_source(module: str) -> ModuleSource:
     """The source of a module of this package, taken apart."""
     text = inspect.getsource(importlib.import_module(module))
     definitions: dict[str, ast.stmt] = {}
@@ -159,7 +159,7 @@ def read_source(module: str) -> Source:
             case ast.ImportFrom():
                 for one in node.names:
                     imports[one.asname or one.name] = node.module or "", one.name
-    return Source(text.splitlines(), definitions, imports)
+    return ModuleSource(text.splitlines(), definitions, imports)
 
 
 def _literal(value: object) -> str:

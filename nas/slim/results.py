@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.deploy.files import save_weights
+from nas.deploy.weights import save_weights
 from nas.documents import write_atomically, write_json
 from nas.latency.prices import Prices
 from nas.report.folder import PAGE_FILE, REPORT_FILE

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.data.resizing import resize
+from nas.data.images import resize
 from nas.errors import UserError
 from nas.progress import SILENT, Progress
 from nas.space import SearchSpace

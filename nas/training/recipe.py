@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from nas.architecture import Architecture
-from nas.data.rand_augment import MOST
+from nas.data.augmentation import LARGEST_MAGNITUDE
 from nas.documents import Value
 from nas.families import LAYERS
 from nas.network import measure_size
@@ -47,7 +47,7 @@ class Recipe(Value):
     layer_scale: Annotated[float, Field(gt=0)] = 0.1
     clipping: Annotated[float, Field(gt=0)] | None = 5.0
     distortions: Annotated[int, Field(ge=0)] = 0
-    magnitude: Annotated[float, Field(ge=0, le=MOST)] = 9.0
+    magnitude: Annotated[float, Field(ge=0, le=LARGEST_MAGNITUDE)] = 9.0
     erasing: Share = 0.0
     mixup: Annotated[float, Field(ge=0)] = 0.0
     cutmix: Annotated[float, Field(ge=0)] = 0.0

@@ -28,7 +28,7 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.deploy.files import load_weights, save_weights
+from nas.deploy.weights import load_weights, save_weights
 from nas.documents import read_document, write_json
 from nas.errors import UserError
 from nas.network import build, measure_size

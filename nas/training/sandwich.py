@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas.architecture import Architecture
-from nas.data.resizing import resize
+from nas.data.images import resize
 from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training.distillation import Divergence, diverge

@@ -14,9 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.data.mixing import erase, mix, soft_targets
-from nas.data.rand_augment import RandAugment
-from nas.data.resizing import resize
+from nas.data.augmentation import RandAugment, erase, mix, soft_targets
+from nas.data.images import resize
 from nas.errors import UserError
 from nas.network import build
 from nas.training.distillation import diverge

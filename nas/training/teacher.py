@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from nas.architecture import Architecture
 from nas.data import Images
-from nas.data.resizing import resize
-from nas.deploy.files import load_weights, read_onnx
+from nas.data.images import resize
+from nas.deploy.weights import load_weights, read_onnx
 from nas.errors import UserError
 from nas.network import build
 

@@ -11,7 +11,7 @@ import torch
 
 import nas.data
 from nas.data import Dataset, load_dataset
-from nas.data.streaming import StreamedImages
+from nas.data.images import StreamedImages
 from nas.errors import UserError
 
 Write = Callable[..., Path]

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from nas.data.augmentation import Augmentation, normalise
-from nas.data.decoding import decode_all
+from nas.data.augmentation import Augmentation, RandAugment, normalise
 from nas.data.folder import folder
-from nas.data.images import Images, MemoryImages
-from nas.data.rand_augment import RandAugment
-from nas.data.streaming import StreamedImages
+from nas.data.images import Images, MemoryImages, StreamedImages
+from nas.data.sources import decode_all
 from nas.errors import UserError
 
 KINDS = ["memory", "streamed here", "streamed by two workers"]

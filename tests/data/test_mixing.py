@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas.data.mixing import cutmix, erase, mix, mixup, soft_targets
+from nas.data.augmentation import cutmix, erase, mix, mixup, soft_targets
 
 SIDE = 16
 LABELS = torch.tensor([3, 1, 0, 2, 2, 1])

@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from nas.data.augmentation import Augmentation, augment
-from nas.data.rand_augment import OPERATIONS, RandAugment, rand_augment
+from nas.data.augmentation import OPERATIONS, Augmentation, RandAugment, augment, rand_augment
 
 PIXELS = torch.randint(0, 256, (12, 3, 16, 16), generator=torch.Generator().manual_seed(1)).byte()
 # Muted and uneven, so that stretching and equalising have something to do.

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nas.data.resizing import resize
+from nas.data.images import resize
 from nas.training.settings import DataSettings
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
-from nas.data.digits import digits
+from nas.data.sources import digits
 from nas.data.splits import choose_stratified, split_source
 from nas.errors import UserError
 

@@ -9,9 +9,8 @@ import torch
 
 import nas
 from nas.architecture import Architecture
-from nas.deploy.files import save_weights
-from nas.deploy.reader import read_tensors
 from nas.deploy.standalone import _Parts, call_text, source_file
+from nas.deploy.weights import read_tensors, save_weights
 from nas.errors import UserError
 from nas.families import LAYERS
 from nas.space import SearchSpace

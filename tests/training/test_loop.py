@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nas.data import Dataset
-from nas.deploy.files import save_weights
+from nas.deploy.weights import save_weights
 from nas.errors import UserError
 from nas.space import SearchSpace
 from nas.store.checkpoint import read_state

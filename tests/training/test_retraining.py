@@ -12,7 +12,7 @@ import pytest
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.deploy.files import load_weights
+from nas.deploy.weights import load_weights
 from nas.errors import UserError
 from nas.network import build
 from nas.space import SearchSpace

@@ -10,7 +10,7 @@ from torch import nn
 
 from nas.data import Dataset
 from nas.deploy.export import to_onnx
-from nas.deploy.files import save_weights
+from nas.deploy.weights import save_weights
 from nas.errors import UserError
 from nas.space import SearchSpace
 from nas.training.evaluate import accuracy

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import nas
-from nas.deploy.resizing import resize_attention_biases
+from nas.deploy.weights import resize_attention_biases
 
 WITH_BIASES = ("efficientformer_v1_l1", "efficientformer_v2_s0", "efficientvit_m0")
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.data.decoding import decode, decode_random_crop
-from nas.data.sources import Pictures
+from nas.data.sources import Pictures, decode, decode_random_crop
 from nas.errors import UserError
 
 
