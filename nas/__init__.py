@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture
-    from nas.deploy.weights import resize_attention_biases
     from nas.deploy.timm import load_timm_state_dict, to_timm_state_dict
+    from nas.deploy.weights import resize_attention_biases
     from nas.errors import UserError
     from nas.latency.table import LatencyTable
     from nas.network import build

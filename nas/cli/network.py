@@ -142,8 +142,7 @@ def resize(
     before = Architecture.load(architecture)
     after = before.with_input_size(input_size)
 
-    from nas.deploy.weights import read_weights, write_weights
-    from nas.deploy.weights import resize_attention_biases
+    from nas.deploy.weights import read_weights, resize_attention_biases, write_weights
 
     state = resize_attention_biases(read_weights(weights), before, after)
     after.save(paths["architecture"])

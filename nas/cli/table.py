@@ -139,8 +139,8 @@ def bench(
 ) -> None:
     import numpy as np
 
-    from nas.deploy.weights import read_onnx
     from nas.deploy.quantize import precision_of
+    from nas.deploy.weights import read_onnx
     from nas.latency.measure import PATIENT, measure
     from nas.latency.target import detect_target
     from nas.report.tables import print_table
