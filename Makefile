@@ -2,7 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-PARALLEL := -n auto --dist loadfile
+PYTEST := $(BIN)/pytest -n auto --dist worksteal
+
+# Runs checks and tests side by side: prints what the checks print when they are done, ends with
+# pytest's line, and fails if either fails.
+define with_checks
+	@(found=$$($(MAKE) -s check 2>&1); failed=$$?; printf '\n%s\n' "$$found"; exit $$failed) & \
+	checks=$$!; $(1); failed=$$?; wait $$checks || { echo "make check has failed, see above"; exit 1; }; \
+	exit $$failed
+endef
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all check
@@ -15,11 +23,11 @@ install: $(INSTALLED)  ## fill .venv with nas, its dependencies and the tools of
 demo: $(INSTALLED)  ## the whole pipeline on embedded data
 	@$(BIN)/nas demo
 
-test: check  ## check, and the quick tests
-	@$(BIN)/pytest $(PARALLEL)
+test: $(INSTALLED)  ## check, and the quick tests
+	$(call with_checks,$(PYTEST))
 
-test-all: check  ## check, and all tests
-	@$(BIN)/pytest $(PARALLEL) -m ""
+test-all: $(INSTALLED)  ## check, and all tests
+	$(call with_checks,$(PYTEST) -m "")
 
 check: $(INSTALLED)  ## format, lint, types and layers
 	@$(BIN)/ruff format --check --quiet .
