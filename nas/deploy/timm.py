@@ -1,21 +1,23 @@
-"""Weights named as timm names them, into our networks and out of them.
+"""Weights named as timm names them, loaded into our networks and written from them.
 
-Both ways follow the same places: what loads moves timm's numbers to ours, and what writes finds out
-by moving their positions instead.
+Both directions follow the same places: loading moves timm's numbers to ours, and writing finds the
+way back by moving their positions instead. Each family states its names and its layouts in its own
+``timm.py``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from nas.architecture import BUILT_IN, Architecture
-from nas.deploy.timm_names import EFFICIENTFORMER_V1, family_of
-from nas.deploy.timm_places import Place, places
 from nas.errors import UserError
+from nas.families import FAMILIES
+from nas.families.layer import Sizes, TimmNames
 from nas.network import build, make_module
 
 INDEX = re.compile(r"attention_biase?_idxs$")
@@ -53,30 +55,138 @@ def to_timm_state_dict(network: nn.Module, architecture: Architecture) -> dict[s
     """
     state: dict[str, torch.Tensor] = {}
     own = network.state_dict()
+    has_bias_indices = names_of(architecture).has_bias_indices
     for name, place in _places(architecture, network).items():
         whole = state.setdefault(place.key, own[name].new_empty(place.shape))
         positions = torch.arange(whole.numel()).reshape(place.shape)
         whole.view(-1)[place.take(positions).flatten()] = own[name].flatten()
-        if name.endswith(".bias.biases") and family_of(architecture) is EFFICIENTFORMER_V1:
-            # a buffer in timm's files of this family
+        if name.endswith(".bias.biases") and has_bias_indices:
             key = place.key.replace("attention_biases", "attention_bias_idxs")
             state[key] = _bias_indices(*own[name].shape[1:])
     return state
 
 
-def _bias_indices(height: int, width: int) -> torch.Tensor:
-    """Which bias each pair of a query and a key has, (pixels, pixels)."""
-    y, x = torch.arange(height * width) // width, torch.arange(height * width) % width
-    return (y[:, None] - y).abs() * width + (x[:, None] - x).abs()
+def names_of(architecture: Architecture) -> TimmNames:
+    """The names of the family that an architecture is of: the one with its stem, and its head.
+
+    Raises:
+        UserError: timm's networks of that family have no such layer; the message names its slot.
+    """
+    first, *_, last = architecture.layers
+    names = max(
+        (family.timm for family in FAMILIES if family.timm is not None),
+        key=lambda timm: (isinstance(first, timm.layers), isinstance(last, timm.layers)),
+    )
+    for layer in architecture.layers:
+        if not isinstance(layer, names.layers):
+            raise UserError(
+                f"{architecture.name or 'the architecture'}: timm's {names.family} has no layer "
+                f"such as {layer.slot} ({layer.kind})"
+            )
+    return names
+
+
+class Place(NamedTuple):
+    """timm's tensor of that key and shape, and a function that takes ours from it.
+
+    The function only moves numbers.
+    """
+
+    key: str
+    shape: Sizes
+    take: Callable[[torch.Tensor], torch.Tensor]
 
 
 def _places(architecture: Architecture, network: nn.Module) -> dict[str, Place]:
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    return places(architecture, shapes)
+    return _places_of(architecture, shapes)
+
+
+def _places_of(architecture: Architecture, shapes: Mapping[str, Sizes]) -> dict[str, Place]:
+    """The place of each of our tensors, given by name and shape, in timm's network."""
+    timm = names_of(architecture)
+    layers = {layer.slot: layer for layer in architecture.layers}
+    keys = _keys(architecture, timm, shapes)
+    siblings: dict[str, list[str]] = {}
+    for name, key in keys.items():
+        siblings.setdefault(key, []).append(name)
+    found = {}
+    for name, key in keys.items():
+        layer = next(layer for slot, layer in layers.items() if name.startswith(f"{slot}."))
+        names, own, axis = siblings[key], shapes[name], timm.axis(name)
+        sizes = [shapes[other][axis] for other in names] if own else []
+        part = _Part(
+            own=own,
+            axis=axis,
+            groups=timm.groups(layer, name),
+            start=sum(sizes[: names.index(name)]),
+            order=timm.order(architecture.layers, name) if own else None,
+        )
+        whole = (*own[:axis], sum(sizes), *own[axis + 1 :]) if own else ()
+        if name.endswith(".bias.biases"):  # (heads, dy, dx); timm flattens the offsets
+            whole = whole[0], whole[1] * whole[2]
+        found[name] = Place(key, timm.shape(layer, whole), part.take)
+    return found
+
+
+def _keys(architecture: Architecture, timm: TimmNames, names: Iterable[str]) -> dict[str, str]:
+    """The name in timm of each of our tensors; several of ours may be parts of one there."""
+
+    def renumbered_block(found: re.Match[str]) -> str:
+        stage, block = int(found[1]), int(found[2])
+        return f"stages.{stage}.blocks.{timm.block_index(architecture.layers, stage, block)}."
+
+    def renumbered_stage(found: re.Match[str]) -> str:
+        return f"stages.{int(found[1]) - timm.first_stage}."
+
+    rules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+        *timm.rules,
+        (r"^stages\.(\d+)\.blocks\.(\d+)\.", renumbered_block),
+        (r"^stages\.(\d+)\.", renumbered_stage),
+    )
+    found = {}
+    for name in names:
+        key = name
+        for pattern, replacement in rules:
+            key = re.sub(pattern, replacement, key)
+        found[name] = key
+    return found
+
+
+class _Part(NamedTuple):
+    """One of our tensors inside the one of timm that holds it, perhaps with others.
+
+    Along ``axis`` there are equal groups, and in each of them this tensor's share stands behind
+    those of the tensors before it, whose sizes add up to ``start``.
+    """
+
+    own: Sizes
+    axis: int
+    groups: int
+    start: int
+    order: tuple[int, Sequence[int]] | None
+
+    def take(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not self.own:
+            return tensor
+        sizes, axis = tensor.shape, self.axis
+        groups = tensor.reshape(*sizes[:axis], self.groups, -1, *sizes[axis + 1 :])
+        start, size = self.start // self.groups, self.own[axis] // self.groups
+        part = groups.narrow(axis + 1, start, size).reshape(self.own)
+        if self.order is None:
+            return part
+        ordered_axis, order = self.order
+        return part.index_select(ordered_axis, torch.tensor(order))
+
+
+def _bias_indices(height: int, width: int) -> torch.Tensor:
+    """The index of the bias that each pair of a query and a key has, (pixels, pixels)."""
+    y, x = torch.arange(height * width) // width, torch.arange(height * width) % width
+    return (y[:, None] - y).abs() * width + (x[:, None] - x).abs()
 
 
 def _misfit(found: Mapping[str, Place], given: Mapping[str, torch.Tensor]) -> str | None:
-    """What first keeps weights from fitting."""
+    """The first reason why weights do not fit."""
     for name, place in found.items():
         if place.key not in given:
             return f"'{place.key}' is missing (our '{name}')"
@@ -88,7 +198,7 @@ def _misfit(found: Mapping[str, Place], given: Mapping[str, torch.Tensor]) -> st
 
 
 def _closest(given: Mapping[str, torch.Tensor], but: Architecture) -> str:
-    """Which published architecture has most tensors in common with the weights, if one has any."""
+    """The published architecture that has most tensors in common with the weights, if any has."""
     shares = {}
     for file in sorted((BUILT_IN / "published").glob("*.json")):
         architecture = Architecture.load(file)
@@ -105,8 +215,10 @@ def _may_fit(architecture: Architecture, given: Mapping[str, torch.Tensor]) -> b
     stem = architecture.layers[0]
     with torch.device("meta"):
         module = make_module(stem, architecture.input_shape)
-    shapes = {f"{stem.slot}.{name}": tuple(it.shape) for name, it in module.state_dict().items()}
-    return all(place.key in given for place in places(architecture, shapes).values())
+    shapes = {
+        f"{stem.slot}.{name}": tuple(tensor.shape) for name, tensor in module.state_dict().items()
+    }
+    return all(place.key in given for place in _places_of(architecture, shapes).values())
 
 
 def _share(architecture: Architecture, given: Mapping[str, torch.Tensor]) -> float:

@@ -12,6 +12,7 @@ from nas.families.layer import (
     NAME,
     Activation,
     BlockFile,
+    Family,
     Layer,
     MapMisfitError,
     ResidualLayer,
@@ -19,15 +20,15 @@ from nas.families.layer import (
 )
 
 FAMILIES = (
-    efficientformer_v2.LAYERS,
-    efficientformer_v1.LAYERS,
-    efficientvit.LAYERS,
-    pvt_v2.LAYERS,
-    mobilevit.LAYERS,
+    efficientformer_v2.FAMILY,
+    efficientformer_v1.FAMILY,
+    efficientvit.FAMILY,
+    pvt_v2.FAMILY,
+    mobilevit.FAMILY,
 )
 
 LAYERS: dict[str, type[Layer]] = {
-    layer.model_fields["kind"].default: layer for family in FAMILIES for layer in family
+    layer.model_fields["kind"].default: layer for family in FAMILIES for layer in family.layers
 }
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "NAME",
     "Activation",
     "BlockFile",
+    "Family",
     "Layer",
     "MapMisfitError",
     "ResidualLayer",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, ParamSpec
 
 from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -147,6 +148,55 @@ def call(
 ) -> partial[nn.Module]:
     """``functools.partial`` whose arguments are checked, of any module."""
     return partial(make, *args, **kwargs)
+
+
+Sizes = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TimmNames:
+    """How timm (Wightman, Apache-2.0) names and lays out the weights of a family's networks.
+
+    ``rules`` are regular expressions and their replacements, which turn names of ours one after the
+    other into timm's, stages and blocks numbered as here, as in ``stages.2.blocks.1.``. Several
+    tensors of ours whose name becomes the same are parts of one there. A family that needs more
+    than rules overrides methods. ``layers`` are all those that such networks have in timm.
+    """
+
+    family: str
+    layers: tuple[type[Layer], ...]
+    rules: tuple[tuple[str, str], ...]
+    first_stage: int = 1
+    """Our number of the stage that timm counts as 0; one that only the stem has is none there."""
+    has_bias_indices: bool = False
+    """Whether timm's files hold the integer buffers that attention looks its biases up with."""
+
+    def block_index(self, layers: Sequence[Layer], stage: int, block: int) -> int:
+        """The number that timm gives to a block, from our numbers of its stage and of itself."""
+        return block - 1
+
+    def axis(self, name: str) -> int:
+        """The axis along which timm joins the tensor of that name with others."""
+        return 0
+
+    def groups(self, layer: Layer, name: str) -> int:
+        """The number of equal groups of which each holds its share of all tensors so joined."""
+        return 1
+
+    def shape(self, layer: Layer, shape: Sizes) -> Sizes:
+        """The shape in timm of a tensor of ours, which has ``shape`` where timm joins several."""
+        return shape
+
+    def order(self, layers: Sequence[Layer], name: str) -> tuple[int, Sequence[int]] | None:
+        """An axis, and for each of our channels along it that of timm; None where they agree."""
+        return None
+
+
+class Family(NamedTuple):
+    """Layers that were published together, and the names of their weights in timm."""
+
+    layers: tuple[type[Layer], ...]
+    timm: TimmNames | None = None
 
 
 class ResidualLayer(Layer):

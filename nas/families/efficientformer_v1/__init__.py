@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from nas.families.efficientformer_v1.layers import (
-    MetaBlock3D,
-    MetaBlock4D,
-    PointwiseFFN,
-    Pooling,
-    TokenClassifier,
-)
+from nas.families.efficientformer_v1 import layers
+from nas.families.efficientformer_v1.timm import TIMM
+from nas.families.layer import Family
 
-LAYERS = (
-    Pooling,
-    PointwiseFFN,
-    MetaBlock4D,
-    MetaBlock3D,
-    TokenClassifier,
+FAMILY = Family(
+    layers=(
+        layers.Pooling,
+        layers.PointwiseFFN,
+        layers.MetaBlock4D,
+        layers.MetaBlock3D,
+        layers.TokenClassifier,
+    ),
+    timm=TIMM,
 )

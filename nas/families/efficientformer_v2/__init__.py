@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from nas.families.efficientformer_v2.layers import (
-    Attention4D,
-    AttentionDownsample,
-    Classifier,
-    ConvDownsample,
-    ConvFFN,
-    ConvStem,
-)
+from nas.families.efficientformer_v2 import layers
+from nas.families.efficientformer_v2.timm import TIMM
+from nas.families.layer import Family
 
-LAYERS = (
-    ConvStem,
-    ConvFFN,
-    Attention4D,
-    ConvDownsample,
-    AttentionDownsample,
-    Classifier,
+FAMILY = Family(
+    layers=(
+        layers.ConvStem,
+        layers.ConvFFN,
+        layers.Attention4D,
+        layers.ConvDownsample,
+        layers.AttentionDownsample,
+        layers.Classifier,
+    ),
+    timm=TIMM,
 )

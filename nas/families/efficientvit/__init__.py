@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from nas.families.efficientvit.layers import (
-    CascadedAttention,
-    DeepConvStem,
-    DepthwiseFFN,
-    PatchMerging,
-    PooledClassifier,
-)
+from nas.families.efficientvit import layers
+from nas.families.efficientvit.timm import TIMM
+from nas.families.layer import Family
 
-LAYERS = (
-    DeepConvStem,
-    DepthwiseFFN,
-    CascadedAttention,
-    PatchMerging,
-    PooledClassifier,
+FAMILY = Family(
+    layers=(
+        layers.DeepConvStem,
+        layers.DepthwiseFFN,
+        layers.CascadedAttention,
+        layers.PatchMerging,
+        layers.PooledClassifier,
+    ),
+    timm=TIMM,
 )

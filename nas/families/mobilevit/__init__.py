@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from nas.families.mobilevit.layers import (
-    ConvClassifier,
-    InvertedDownsample,
-    InvertedResidual,
-    MeanClassifier,
-    MobileViTV1Block,
-    MobileViTV2Block,
-    MobileViTV3Block,
-    MobileViTV3SeparableBlock,
-    SeparableAttention,
-    ShortStem,
-)
+from nas.families.layer import Family
+from nas.families.mobilevit import layers
+from nas.families.mobilevit.timm import TIMM
 
-LAYERS = (
-    ShortStem,
-    InvertedResidual,
-    InvertedDownsample,
-    SeparableAttention,
-    MobileViTV1Block,
-    MobileViTV2Block,
-    MobileViTV3Block,
-    MobileViTV3SeparableBlock,
-    ConvClassifier,
-    MeanClassifier,
+FAMILY = Family(
+    layers=(
+        layers.ShortStem,
+        layers.InvertedResidual,
+        layers.InvertedDownsample,
+        layers.SeparableAttention,
+        layers.MobileViTV1Block,
+        layers.MobileViTV2Block,
+        layers.MobileViTV3Block,
+        layers.MobileViTV3SeparableBlock,
+        layers.ConvClassifier,
+        layers.MeanClassifier,
+    ),
+    timm=TIMM,
 )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from nas.families.pvt_v2.layers import (
-    PatchDownsample,
-    PatchStem,
-    ReducedAttention,
-    TokenFFN,
-)
+from nas.families.layer import Family
+from nas.families.pvt_v2 import layers
+from nas.families.pvt_v2.timm import TIMM
 
-LAYERS = (
-    PatchStem,
-    PatchDownsample,
-    ReducedAttention,
-    TokenFFN,
+FAMILY = Family(
+    layers=(
+        layers.PatchStem,
+        layers.PatchDownsample,
+        layers.ReducedAttention,
+        layers.TokenFFN,
+    ),
+    timm=TIMM,
 )
