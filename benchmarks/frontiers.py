@@ -23,6 +23,7 @@ os.environ.setdefault(
 import argparse
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ from nas.latency.prices import Prices
 from nas.report.progress import Bar
 from nas.report.tables import print_table
 from nas.search import (
+    Frontier,
     InfeasibleTarget,
     Problem,
     Solution,
@@ -42,7 +44,7 @@ from nas.search import (
     hypervolume,
     scale_uniformly,
     search_randomly,
-    slim_by_frontier,
+    slim_problems,
 )
 from nas.space import Assignment, SearchSpace
 from nas.training.evaluate import inherited_accuracy
@@ -66,7 +68,7 @@ SUBJECTS = {
 SEARCH_SHARE = 0.2
 BOUNDS = 8
 METHODS = {
-    "slimmed": slim_by_frontier,
+    "slimmed": partial(slim_problems, strategy=Frontier()),
     "random": search_randomly,
     "NSGA-II": evolve,
 }

@@ -20,22 +20,24 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the matrices are small
 import argparse
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tables import Table, crossed, nas_bench_macro, staged
 
 from nas.search import (
+    Frontier,
     Solution,
     evolve,
     hypervolume,
     search_randomly,
-    slim_by_frontier,
     slim_greedily,
+    slim_problems,
 )
 
 METHODS: dict[str, Callable[..., Solution]] = {
-    "slim": slim_by_frontier,
+    "slim": partial(slim_problems, strategy=Frontier()),
     "random": search_randomly,
     "NSGA-II": evolve,
     "greedy": slim_greedily,

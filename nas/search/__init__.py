@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from nas.search.importance import PathChoice, PathChoices, slim_by_importance
+from nas.search.importance import Importance, PathChoice, PathChoices
 from nas.search.problem import (
     Assignment,
     Costs,
@@ -30,15 +30,13 @@ from nas.search.problem import (
 )
 from nas.search.racing import run_race
 from nas.search.study import evolve, search_randomly
-from nas.search.walk import Action, Solution, Step, slim_by_frontier, slim_greedily
+from nas.search.walk import Action, Frontier, Solution, Step, Strategy, slim_greedily, slim_problems
 
-STRATEGIES: Mapping[str, Callable[..., Solution]] = {
-    "frontier": slim_by_frontier,
-    "importance": slim_by_importance,
+STRATEGIES: Mapping[str, Callable[[PathChoices], Strategy]] = {
+    "frontier": lambda _: Frontier(),
+    "importance": Importance,
 }
-"""How slimming goes down, by the names of ``nas slim --strategy``. Each takes problems that differ
-in their bounds, and ``evaluations``, ``rng``, ``start``, ``known`` and ``paths``, as
-``slim_by_frontier`` describes them."""
+"""How slimming goes down, by the names of ``nas slim --strategy``: for ``slim_problems``."""
 
 
 def slim(
@@ -54,32 +52,24 @@ def slim(
 ) -> Solution:
     """Walk from the largest network to the bounds of ``target``, then refine on the bounds.
 
-    Args:
-        sizes: number of options of each choice, cheapest first.
-        cost: returns an assignment's costs, ``{"latency_ms": ..., "params": ...}``; called some
-            thousand times, once for each assignment.
-        accuracy: called at most ``evaluations`` times, never twice for one assignment.
-        target: an upper bound for each cost that matters.
-        evaluations: for walk and refinement together.
-        rng: draws what the model believes, breaks ties, orders actions of which nothing is known.
-        score: efficiency of costs, higher is better.
-        canonical: returns the one assignment that stands for all that make the same network; by
-            default each makes its own. Only canonical ones are evaluated and returned.
-
-    Returns:
-        ``best``, ``trace`` and ``evaluated``, the accuracies in the order of their evaluation.
+    ``sizes``, ``cost``, ``accuracy``, ``target``, ``score`` and ``canonical`` are what ``Problem``
+    describes; ``cost`` is called some thousand times. ``accuracy`` is called at most
+    ``evaluations`` times, for walk and refinement together. The result holds ``best``, ``trace``
+    and ``evaluated``, the accuracies in the order of their evaluation.
 
     Raises:
         InfeasibleTarget: nothing meets every bound; found before anything is evaluated.
         ValueError: no evaluation is allowed, or a bound names no cost.
     """
     problem = Problem(tuple(sizes), cost, accuracy, target, canonical, score=score)
-    return slim_by_frontier([problem], evaluations=evaluations, rng=rng)
+    return slim_problems([problem], Frontier(), evaluations=evaluations, rng=rng)
 
 
 __all__ = [
     "STRATEGIES",
     "Action",
+    "Frontier",
+    "Importance",
     "InfeasibleTarget",
     "PathChoice",
     "PathChoices",
@@ -88,6 +78,7 @@ __all__ = [
     "Rank",
     "Solution",
     "Step",
+    "Strategy",
     "evolve",
     "hypervolume",
     "mobile_efficiency_score",
@@ -95,7 +86,6 @@ __all__ = [
     "scale_uniformly",
     "search_randomly",
     "slim",
-    "slim_by_frontier",
-    "slim_by_importance",
     "slim_greedily",
+    "slim_problems",
 ]

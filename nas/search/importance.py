@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nas.search.problem import Assignment, Problem
-from nas.search.walk import Action, Key, Position, Solution, Strategy, walk_down
+from nas.search.walk import Action, Key, Position, Strategy
 
 Lowering = tuple[int, int]
 """A choice, and the option that it is lowered to."""
@@ -112,27 +112,6 @@ class Importance(Strategy):
                 importances[slot.stage] += slot.importance
         for stage in sorted(importances, key=lambda it: importances[it]):
             yield from _below(current, self._paths.widths[stage])
-
-
-def slim_by_importance(
-    problems: Sequence[Problem],
-    *,
-    evaluations: int,
-    rng: np.random.Generator | None = None,  # noqa: ARG001
-    start: Assignment | None = None,
-    known: Mapping[Assignment, float] | None = None,
-    paths: PathChoices,
-) -> Solution:
-    """Walk by ``Importance`` to the bounds of one problem after the other, each with its share.
-
-    ``rng`` is of no use to this strategy; all else is as ``slim_by_frontier`` has it.
-
-    Raises:
-        InfeasibleTarget: nothing meets every bound of a problem; found before any evaluation.
-        ValueError: no evaluation is allowed.
-    """
-    strategy = Importance(paths)
-    return walk_down(problems, strategy, evaluations=evaluations, start=start, known=known)
 
 
 def _missed(problem: Problem, current: Assignment) -> str:

@@ -77,9 +77,7 @@ def refine(
         if evaluations < 1 and not feasible:
             raise ValueError(f"refine: evaluations must be at least 1, got {evaluations}")
     share = -(-evaluations // len(pools))
-    proposals = _in_turn(
-        [_proposals(it, _tighter(it.problem, problems), evaluated, share, rng) for it in pools]
-    )
+    proposals = _in_turn([_proposals(pool, problems, evaluated, share, rng) for pool in pools])
     for assignment in itertools.islice(proposals, evaluations):
         evaluated[assignment] = problems[0].accuracy(assignment)
     return [_best(pool, evaluated) for pool in pools], evaluated
@@ -97,7 +95,7 @@ class Pool:
         self._options = np.array([v for n in problem.sizes for v in range(1, n)], int)
         largest = problem.price(problem.largest)
         self._floors = [max(SMALLEST * cost, SMALLEST) for cost in largest.values()]
-        self._table: tuple[Floats, Floats] | None = None
+        self._table = np.empty((0, len(self._options))), np.empty((0, len(largest)))
         self._slopes: tuple[int, Floats] | None = None
         self.is_complete = math.prod(problem.sizes) <= ENUMERABLE
         if self.is_complete:
@@ -105,10 +103,6 @@ class Pool:
             self.members = dict.fromkeys(it for it in everything if problem.fits(it))
         else:
             self.members = dict.fromkeys(problem.sample(rng) for _ in range(RANDOM))
-
-    def unseen(self, seen: Container[Assignment]) -> list[Assignment]:
-        """Return the members that are not in ``seen``."""
-        return [member for member in self.members if member not in seen]
 
     def search(self, values: Values, seen: Container[Assignment]) -> Assignment | None:
         """Return the member of the highest value that is not in ``seen``; None if all are.
@@ -138,14 +132,12 @@ class Pool:
 
     def table(self) -> tuple[Floats, Floats]:
         """Return the features of all members."""
-        known = 0 if self._table is None else len(self._table[0])
-        if self._table is None:
-            self._table = self.features(list(self.members))
-        elif known < len(self.members):
-            new = self.features(list(self.members)[known:])
+        new = list(self.members)[len(self._table[0]) :]
+        if new:
+            indicators, costs = self.features(new)
             self._table = (
-                np.concatenate([self._table[0], new[0]]),
-                np.concatenate([self._table[1], new[1]]),
+                np.concatenate([self._table[0], indicators]),
+                np.concatenate([self._table[1], costs]),
             )
         return self._table
 
@@ -234,23 +226,20 @@ def _in_turn(proposals: Sequence[Iterator[Assignment]]) -> Iterator[Assignment]:
                 yield proposed
 
 
-def _tighter(problem: Problem, problems: Sequence[Problem]) -> list[Problem]:
-    """Return those whose bounds the largest network misses by more."""
-    excess = problem.excess(problem.largest)
-    return [other for other in problems if other.excess(other.largest) > excess]
-
-
 def _proposals(
     pool: Pool,
-    tighter: Sequence[Problem],
+    problems: Sequence[Problem],
     evaluated: Mapping[Assignment, float],
     share: int,
     rng: np.random.Generator,
 ) -> Iterator[Assignment]:
     """Yield what to evaluate for a pool that has ``share`` evaluations; ``evaluated`` may grow."""
-    if pool.is_complete and len(pool.unseen(evaluated)) <= share:
-        yield from (member for member in pool.unseen(evaluated) if member not in evaluated)
+    unseen = [member for member in pool.members if member not in evaluated]
+    if pool.is_complete and len(unseen) <= share:
+        yield from (member for member in unseen if member not in evaluated)
         return
+    excess = pool.problem.excess(pool.problem.largest)
+    tighter = [other for other in problems if other.excess(other.largest) > excess]
     own = sum(
         pool.problem.fits(it) and not any(other.fits(it) for other in tighter) for it in evaluated
     )

@@ -12,7 +12,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -22,7 +22,7 @@ import numpy as np
 from nas.errors import UserError
 from nas.progress import SILENT, Progress
 from nas.search.problem import Assignment, Problem
-from nas.search.walk import Solution
+from nas.search.walk import Solution, most_accurate
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -114,7 +114,7 @@ def search_randomly(
 ) -> Solution:
     """Return for each problem the most accurate of random networks near the bounds of all, in turn.
 
-    Arguments and errors are those of ``slim_by_frontier``.
+    Arguments and errors are those of ``slim_problems``.
     """
     problems = [problem.ready(evaluations) for problem in problems]
     evaluated: dict[Assignment, float] = {}
@@ -126,7 +126,7 @@ def search_randomly(
         misses = misses + 1 if sampled in evaluated else 0
         if not misses:
             evaluated[sampled] = problem.accuracy(sampled)
-    return _most_accurate(problems, evaluated)
+    return _solution(problems, evaluated)
 
 
 def evolve(problems: Sequence[Problem], *, evaluations: int, rng: np.random.Generator) -> Solution:
@@ -134,7 +134,7 @@ def evolve(problems: Sequence[Problem], *, evaluations: int, rng: np.random.Gene
 
     Its first generation is random networks near the bounds of each problem. Evolution of accuracy
     alone was better on some tables and worse on others: see benchmarks/README.md. Arguments and
-    errors are those of ``slim_by_frontier``.
+    errors are those of ``slim_problems``.
     """
     problems = [problem.ready(evaluations) for problem in problems]
     loosest = {
@@ -152,7 +152,7 @@ def evolve(problems: Sequence[Problem], *, evaluations: int, rng: np.random.Gene
         first=lambda: next(turns).sample(rng),
     )
     trials = study.get_trials(deepcopy=False)
-    return _most_accurate(problems, evaluated_in(trials, problems[0]))
+    return _solution(problems, evaluated_in(trials, problems[0]))
 
 
 def work(
@@ -190,9 +190,9 @@ def work(
             continue
         fixed = _taken_over(study, dead[0], problem) if dead else None
         if fixed is None and len(trials) < POPULATION:
-            fixed = _parameters(first() if first else problem.sample(rng))
+            fixed = first() if first else problem.sample(rng)
         elif fixed is None and misses >= MISSES:
-            fixed = _parameters(tuple(int(rng.integers(size)) for size in problem.sizes))
+            fixed = tuple(int(rng.integers(size)) for size in problem.sizes)
         study.sampler = _fixed(sampler, fixed) if fixed else sampler
         trial = study.ask()  # not enqueued: a trial's number must show when it began
         try:
@@ -208,18 +208,15 @@ def work(
 def evaluated_in(trials: list[FrozenTrial], problem: Problem) -> dict[Assignment, float]:
     """Return the accuracy of each assignment that a worker evaluated, in the order of trials."""
     return {
-        _assignment(trial.params, problem): trial.values[0]
+        proposal: trial.values[0]
         for trial in trials
         if trial.user_attrs.get(EVALUATED) and trial.values is not None
+        if (proposal := _proposal(trial, problem)) is not None
     }
 
 
 def _evaluate(
-    study: Study,
-    trial: Trial,
-    problem: Problem,
-    evaluations: int,
-    pulse_seconds: float,
+    study: Study, trial: Trial, problem: Problem, evaluations: int, pulse_seconds: float
 ) -> list[float] | None:
     """Return accuracy and cost of a trial's proposal; None if another worker is to evaluate it.
 
@@ -250,9 +247,9 @@ def _evaluate(
         if other.state is TrialState.RUNNING and other.number != trial.number
         if other.number < trial.number or BEAT in other.user_attrs
     ]
-    if len(known) + len(before) >= evaluations or any(
-        _proposes(other, proposed, problem) for other in before
-    ):
+    if len(known) + len(before) >= evaluations:
+        return None
+    if proposed in [_proposal(other, problem) for other in before]:
         return None
     with _beating(trial, pulse_seconds):
         found = problem.accuracy(proposed)
@@ -260,8 +257,8 @@ def _evaluate(
     return [found, price]
 
 
-def _fixed(sampler: BaseSampler, values: Mapping[str, int]) -> BaseSampler:
-    """Return the sampler, but with these proposals; Optuna's own is experimental."""
+def _fixed(sampler: BaseSampler, proposal: Assignment) -> BaseSampler:
+    """Return the sampler, but with this proposal; Optuna's own is experimental."""
     from optuna.samplers import BaseSampler
 
     class Fixed(BaseSampler):
@@ -282,12 +279,12 @@ def _fixed(sampler: BaseSampler, values: Mapping[str, int]) -> BaseSampler:
             param_name: str,
             param_distribution: BaseDistribution,  # noqa: ARG002
         ) -> int:
-            return values[param_name]
+            return proposal[int(param_name)]
 
     return Fixed()
 
 
-def _taken_over(study: Study, dead: FrozenTrial, problem: Problem) -> Mapping[str, int] | None:
+def _taken_over(study: Study, dead: FrozenTrial, problem: Problem) -> Assignment | None:
     """Return a dead worker's proposal; None if there is none, or another worker was faster."""
     from optuna.trial import TrialState
 
@@ -295,7 +292,7 @@ def _taken_over(study: Study, dead: FrozenTrial, problem: Problem) -> Mapping[st
         study.tell(dead.number, state=TrialState.FAIL)
     except (ValueError, RuntimeError):  # it is finished: another worker took it over, or it lives
         return None
-    return dead.params if _has_proposed(dead, problem) else None
+    return _proposal(dead, problem)
 
 
 class _Pulses:
@@ -350,31 +347,15 @@ def _storage(storage: str) -> BaseStorage:
     return JournalStorage(JournalFileBackend(storage))
 
 
-def _parameters(assignment: Assignment) -> Mapping[str, int]:
-    return {str(choice): option for choice, option in enumerate(assignment)}
+def _proposal(trial: FrozenTrial, problem: Problem) -> Assignment | None:
+    """Return what a trial proposes; None until all its choices have reached the storage."""
+    if len(trial.params) < len(problem.sizes):
+        return None
+    choices = range(len(problem.sizes))
+    return problem.canonical(tuple(trial.params[str(choice)] for choice in choices))
 
 
-def _assignment(parameters: Mapping[str, int], problem: Problem) -> Assignment:
-    return problem.canonical(tuple(parameters[str(choice)] for choice in range(len(problem.sizes))))
-
-
-def _has_proposed(trial: FrozenTrial, problem: Problem) -> bool:
-    """Return whether its worker has made all choices; they reach the storage one at a time."""
-    return len(trial.params) == len(problem.sizes)
-
-
-def _proposes(trial: FrozenTrial, assignment: Assignment, problem: Problem) -> bool:
-    return _has_proposed(trial, problem) and _assignment(trial.params, problem) == assignment
-
-
-def _most_accurate(problems: Sequence[Problem], evaluated: dict[Assignment, float]) -> Solution:
-    """Return the best of ``evaluated``; where none meets the bounds, the one that is sure to."""
-    bests = [
-        max(
-            (assignment for assignment in evaluated if problem.fits(assignment)),
-            key=lambda it: evaluated[it],
-            default=problem.feasible(),
-        )
-        for problem in problems
-    ]
+def _solution(problems: Sequence[Problem], evaluated: dict[Assignment, float]) -> Solution:
+    """Return the best of ``evaluated``; where none meets the bounds, a network that is sure to."""
+    bests = [most_accurate(problem, evaluated, problem.feasible()) for problem in problems]
     return Solution(tuple(bests), (), evaluated)

@@ -19,9 +19,6 @@ import numpy as np
 from nas.search.problem import Assignment, Costs, Floats, Problem
 from nas.search.refinement import refine
 
-WALK_SHARE = 0.15
-"""Part of the evaluations of one target that walks; the rest refines: see benchmarks/README.md."""
-
 
 class Action(NamedTuple):
     """Lowering choice ``choice`` to option ``option``, and what that makes of the network."""
@@ -65,7 +62,7 @@ Actions = Mapping[Key, Action]
 
 
 class Position(NamedTuple):
-    """Where a step starts, and which actions it has."""
+    """The start of a step, and its actions."""
 
     problem: Problem
     assignment: Assignment
@@ -74,18 +71,18 @@ class Position(NamedTuple):
 
     @property
     def costs(self) -> Costs:
-        """The costs of the network that the step starts from."""
         return self.problem.price(self.assignment)
 
     @property
     def score(self) -> float:
-        """The efficiency of the network that the step starts from."""
         return self.problem.score(self.costs)
 
 
 class Strategy(ABC):
     """Which actions a step has, how they rank, and how many of them it may evaluate."""
 
+    walk_share = 1.0
+    """Part of the evaluations of one problem that walks; if below 1, the others refine."""
     recalls = True
     """Whether a step that may evaluate nothing compares with what earlier steps evaluated."""
 
@@ -109,32 +106,21 @@ class Strategy(ABC):
         """Return the drop to expect of an action, by the last drops of all; None if unknown."""
         return drops.get(key)
 
-    def order(self, count: int) -> Sequence[int]:
+    def order(self, count: int, rng: np.random.Generator) -> Sequence[int]:  # noqa: ARG002
         """Return in which order ``count`` equally good actions stand."""
         return range(count)
 
     def choose(
-        self,
-        actions: Actions,
-        ranked: Sequence[Key],
-        evaluated: Container[Assignment],
-        affordable: int,
+        self, ranked: Actions, evaluated: Container[Assignment], affordable: int
     ) -> list[Key]:
         """Return the actions to evaluate, in this order; those in ``evaluated`` cost nothing.
 
-        ``ranked`` are the actions by what is known of them: unknown ones first, then the most
-        promising.
+        ``ranked`` are the actions of unknown drop, then the others, the most promising first.
         """
-        chosen: list[Key] = []
-        new: set[Assignment] = set()
-        for key in ranked:
-            assignment = actions[key].assignment
-            is_free = assignment in evaluated or assignment in new
-            if is_free or len(new) < affordable:
-                chosen.append(key)
-            if not is_free and len(new) < affordable:
-                new.add(assignment)
-        return chosen
+        every = [action.assignment for action in ranked.values()]
+        new = dict.fromkeys(assignment for assignment in every if assignment not in evaluated)
+        unaffordable = list(new)[max(0, affordable) :]
+        return [key for key, action in ranked.items() if action.assignment not in unaffordable]
 
     def preference(self, problem: Problem, assignment: Assignment) -> float:  # noqa: ARG002
         """Return which of equally accurate networks is the best: the highest, then the first."""
@@ -146,9 +132,9 @@ class Frontier(Strategy):
 
     recalls = False
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        """``rng`` breaks ties: where nothing is known chance decides, not the order of choices."""
-        self._rng = rng
+    def __init__(self, walk_share: float = 0.15) -> None:
+        """Set the part of the evaluations that walks; for the default see benchmarks/README.md."""
+        self.walk_share = walk_share
 
     def actions(self, problem: Problem, current: Assignment) -> Actions:
         """Return, for each choice, the next option that raises the score and lowers a missed bound.
@@ -186,22 +172,21 @@ class Frontier(Strategy):
         others = [drop for other, drop in drops.items() if other[0] == key[0]]
         return others[-1] if others else None
 
-    def order(self, count: int) -> Sequence[int]:
-        return [int(index) for index in self._rng.permutation(count)]
+    def order(self, count: int, rng: np.random.Generator) -> Sequence[int]:
+        """Return a random order: where nothing is known, chance decides."""
+        return [int(index) for index in rng.permutation(count)]
 
     def choose(
-        self,
-        actions: Actions,
-        ranked: Sequence[Key],
-        evaluated: Container[Assignment],
-        affordable: int,
+        self, ranked: Actions, evaluated: Container[Assignment], affordable: int
     ) -> list[Key]:
-        first = {actions[key].assignment for key in ranked[: max(0, affordable)]}
-        return [
+        """Return the first few in the order of choices, and those in ``evaluated``."""
+        first = {action.assignment for action in list(ranked.values())[: max(0, affordable)]}
+        chosen = [
             key
-            for key, action in actions.items()
+            for key, action in ranked.items()
             if action.assignment in first or action.assignment in evaluated
         ]
+        return sorted(chosen, key=lambda key: ranked[key].choice)
 
 
 class Walk:
@@ -211,13 +196,14 @@ class Walk:
         self,
         problem: Problem,
         strategy: Strategy,
+        rng: np.random.Generator,
         budget: int,
         known: Mapping[Assignment, float],
     ) -> None:
-        """``budget`` evaluations may be made; ``known`` accuracies need none."""
+        """Allow ``budget`` evaluations beside the ``known`` accuracies."""
         self.evaluated = dict(known)
         self.trace: list[Step] = []
-        self._problem, self._strategy, self._budget = problem, strategy, budget
+        self._problem, self._strategy, self._rng, self._budget = problem, strategy, rng, budget
         self._drops: dict[Key, float] = {}
 
     def run(self, start: Assignment) -> Assignment:
@@ -262,15 +248,17 @@ class Walk:
             return drop is not None, float(rank)
 
         keys = list(actions)
-        ranked = sorted((keys[index] for index in strategy.order(len(keys))), key=expected)
-        chosen = strategy.choose(actions, ranked, self.evaluated, affordable)
+        ranked = sorted(
+            (keys[index] for index in strategy.order(len(keys), self._rng)), key=expected
+        )
+        chosen = strategy.choose({key: actions[key] for key in ranked}, self.evaluated, affordable)
         self._race(at, {actions[key].assignment: gains[key] for key in chosen})
         for key in chosen:
             found = self._evaluate(actions[key].assignment)
             actions[key] = actions[key]._replace(accuracy=found)
             if found is not None and now is not None:
                 self._drops[key] = now - found
-        order = strategy.order(len(keys))
+        order = strategy.order(len(keys), self._rng)
         ranks = [(expected(key)[1], place) for key, place in zip(keys, order, strict=True)]
         taken = actions[keys[ranks.index(min(ranks))]]
         self.trace.append(
@@ -290,47 +278,57 @@ class Walk:
         self.evaluated.update(zip(new, found, strict=True))
 
 
-def slim_by_frontier(
+def slim_problems(
     problems: Sequence[Problem],
+    strategy: Strategy,
     *,
     evaluations: int,
     rng: np.random.Generator,
     start: Assignment | None = None,
     known: Mapping[Assignment, float] | None = None,
-    paths: object = None,  # noqa: ARG001
 ) -> Solution:
-    """Walk to the tightest of the bounds, then refine on the bounds of each problem in turn.
+    """Walk by a strategy, then refine on the bounds of each problem in turn.
 
-    All problems learn from all evaluations, the walk's among them, so together they cover the
-    frontier of latency and accuracy.
+    A strategy with a ``walk_share`` of 1 walks alone, from the bounds of one problem to those of
+    the next, each with its share of the evaluations. Another walks to the tightest bounds; then all
+    problems learn from all evaluations, so together they cover the frontier of latency and
+    accuracy.
 
     Args:
         problems: the same problem ``within`` different bounds, or one alone.
+        strategy: which actions a step has, and how they rank.
         evaluations: how often ``accuracy`` may be called for all problems together; it is never
             called twice for one assignment.
         rng: draws what the model believes, breaks ties, orders actions of which nothing is known.
         start: where to start instead of at the largest network.
         known: accuracies that need no evaluation.
-        paths: of no use to this strategy.
 
     Raises:
         InfeasibleTarget: nothing meets every bound of a problem; found before any evaluation.
         ValueError: no evaluation is allowed.
     """
     problems = [problem.ready(evaluations) for problem in problems]
-    tightest = max(problems, key=lambda problem: problem.excess(problem.largest))
-    seen = _canonical(known, tightest)
-    walk = Walk(
-        tightest, Frontier(rng), max(1, round(WALK_SHARE * evaluations / len(problems))), seen
-    )
-    walk.run(tightest.canonical(start) if start else tightest.largest)
-    bests, evaluated = refine(
-        problems,
-        evaluations=evaluations - (len(walk.evaluated) - len(seen)),
-        rng=rng,
-        known=walk.evaluated,
-    )
-    return Solution(tuple(bests), tuple(walk.trace), evaluated)
+    canonical = problems[0].canonical
+    seen = {canonical(assignment): found for assignment, found in (known or {}).items()}
+    current = canonical(start) if start else problems[0].largest
+    if strategy.walk_share < 1:
+        tightest = max(problems, key=lambda problem: problem.excess(problem.largest))
+        budget = max(1, round(strategy.walk_share * evaluations / len(problems)))
+        walk = Walk(tightest, strategy, rng, budget, seen)
+        walk.run(current)
+        left = evaluations - (len(walk.evaluated) - len(seen))
+        found, evaluated = refine(problems, evaluations=left, rng=rng, known=walk.evaluated)
+        return Solution(tuple(found), tuple(walk.trace), evaluated)
+    bests: list[Assignment] = []
+    trace: list[Step] = []
+    for problem in problems:
+        walk = Walk(problem, strategy, rng, max(1, evaluations // len(problems)), seen)
+        reached = walk.run(current)
+        current = walk.trace[-1].taken.assignment if walk.trace else current
+        seen = walk.evaluated
+        trace += walk.trace
+        bests.append(most_accurate(problem, seen, reached, strategy.preference))
+    return Solution(tuple(bests), tuple(trace), seen)
 
 
 def slim_greedily(
@@ -339,58 +337,32 @@ def slim_greedily(
     """Walk by ``Frontier`` with all evaluations, as published: a baseline.
 
     Where evaluations do not suffice for every action of every step, an action that was tried
-    before is ranked by its last drop, and the most promising are looked at again. Arguments and
-    errors are those of ``slim_by_frontier``.
+    before is ranked by its last drop, and the most promising are evaluated again. Arguments and
+    errors are those of ``slim_problems``.
     """
-    return walk_down(problems, Frontier(rng), evaluations=evaluations)
+    return slim_problems(problems, Frontier(walk_share=1.0), evaluations=evaluations, rng=rng)
 
 
-def walk_down(
-    problems: Sequence[Problem],
-    strategy: Strategy,
-    *,
-    evaluations: int,
-    start: Assignment | None = None,
-    known: Mapping[Assignment, float] | None = None,
-) -> Solution:
-    """Walk alone, from the bounds of one problem to those of the next, each with its share.
+def most_accurate(
+    problem: Problem,
+    evaluated: Mapping[Assignment, float],
+    default: Assignment,
+    preference: Callable[[Problem, Assignment], float] = lambda *_: 0.0,
+) -> Assignment:
+    """Return the best of ``evaluated`` that meets the bounds, or the default where none does.
 
-    For each problem the most accurate network evaluated that meets its bounds is the best; where
-    none of them does, the one that the walk ended at. Arguments and errors are those of
-    ``slim_by_frontier``.
+    Of equally accurate ones the highest ``preference`` decides, then their order.
     """
-    problems = [problem.ready(evaluations) for problem in problems]
-    share = max(1, evaluations // len(problems))
-    evaluated = _canonical(known, problems[0])
-    current = problems[0].canonical(start) if start else problems[0].largest
-    bests: list[Assignment] = []
-    trace: list[Step] = []
-    for problem in problems:
-        walk = Walk(problem, strategy, share, evaluated)
-        reached = walk.run(current)
-        current = walk.trace[-1].taken.assignment if walk.trace else current
-        evaluated = walk.evaluated
-        trace += walk.trace
-        bests.append(_most_accurate(problem, evaluated, strategy, reached))
-    return Solution(tuple(bests), tuple(trace), evaluated)
+    return max(
+        (assignment for assignment in evaluated if problem.fits(assignment)),
+        key=lambda it: (evaluated[it], preference(problem, it)),
+        default=default,
+    )
 
 
 def drop_per_gain(drops: Floats, gains: Floats) -> Floats:
     """Return drops per gain, the least is the best; where accuracy rises, more of either is."""
     return np.where(drops > 0, drops / gains, drops * gains)
-
-
-def _most_accurate(
-    problem: Problem,
-    evaluated: Mapping[Assignment, float],
-    strategy: Strategy,
-    default: Assignment,
-) -> Assignment:
-    return max(
-        (assignment for assignment in evaluated if problem.fits(assignment)),
-        key=lambda it: (evaluated[it], strategy.preference(problem, it)),
-        default=default,
-    )
 
 
 def _raising(
@@ -408,9 +380,3 @@ def _raising(
                 found[choice, option] = Action(choice, option, lowered, costs, score)
                 break
     return found
-
-
-def _canonical(
-    known: Mapping[Assignment, float] | None, problem: Problem
-) -> dict[Assignment, float]:
-    return {problem.canonical(assignment): found for assignment, found in (known or {}).items()}

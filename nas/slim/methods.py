@@ -18,6 +18,7 @@ from nas.search import (
     evolve,
     scale_uniformly,
     search_randomly,
+    slim_problems,
 )
 from nas.search.problem import meets
 from nas.slim.workshop import Workshop
@@ -163,13 +164,14 @@ class Slimming(Method):
     def _search(
         self, targets: Sequence[Mapping[str, float]], evaluations: int
     ) -> Sequence[Assignment]:
-        found = STRATEGIES[self.workshop.plan.strategy](
+        strategy = STRATEGIES[self.workshop.plan.strategy](_path_choices(self.workshop))
+        found = slim_problems(
             _within(self.workshop.problem, targets),
+            strategy,
             evaluations=evaluations,
             rng=self._rng,
             start=self._reached,
             known=self.evaluated,
-            paths=_path_choices(self.workshop),
         )
         self._spend(found.evaluated)
         self.trace += found.trace

@@ -5,14 +5,20 @@ import numpy as np
 import pytest
 
 from nas.search import (
+    Frontier,
     InfeasibleTarget,
     Problem,
     evolve,
     hypervolume,
     search_randomly,
-    slim_by_frontier,
     slim_greedily,
+    slim_problems,
 )
+
+
+def slim_by_frontier(problems, **options):
+    return slim_problems(problems, Frontier(), **options)
+
 
 SIZES = (3, 4, 2, 3, 3, 2)
 WEIGHTS = np.random.default_rng(0).uniform(0.2, 1, (2, len(SIZES)))

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.search import InfeasibleTarget, PathChoice, PathChoices, Problem, slim_by_importance
+from nas.search import (
+    Importance,
+    InfeasibleTarget,
+    PathChoice,
+    PathChoices,
+    Problem,
+    slim_problems,
+)
 
 # Two stages: the width of each, then of each two slots, which may be nothing, a cheap kind, or, in
 # the second stage, a dear one.
@@ -33,8 +40,9 @@ def accuracy(assignment):
 
 def searched(sizes, cost, accuracy, target, *, paths, widths, evaluations, race=None, **options):
     problem = Problem(sizes, cost, accuracy, target, race=race)
-    choices = PathChoices(paths, widths)
-    return slim_by_importance([problem], evaluations=evaluations, paths=choices, **options)
+    strategy = Importance(PathChoices(paths, widths))
+    rng = np.random.default_rng(0)
+    return slim_problems([problem], strategy, evaluations=evaluations, rng=rng, **options)
 
 
 def slimmed(bound, evaluations=1000, **options):

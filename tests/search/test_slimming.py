@@ -6,13 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.search import (
+    Frontier,
     InfeasibleTarget,
     Problem,
     scale_uniformly,
     slim,
-    slim_by_frontier,
     slim_greedily,
+    slim_problems,
 )
+
+
+def slim_by_frontier(problems, **options):
+    return slim_problems(problems, Frontier(), **options)
 
 
 def additive(weights):
