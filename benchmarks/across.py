@@ -35,11 +35,10 @@ from nas.report.tables import print_networks, print_table
 from nas.slim.plan import Plan
 from nas.slim.slimming import slim_run
 from nas.space import SearchSpace
-from nas.training.evaluate import accuracy
-from nas.training.recipe import like_the_supernet
+from nas.training.alone import train_alone
+from nas.training.evaluation import accuracy
 from nas.training.run import SEARCH_RESULT, Run
-from nas.training.settings import DataSettings, Settings
-from nas.training.standalone import train_alone
+from nas.training.settings import DataSettings, SupernetSettings, like_the_supernet
 
 ACROSS = "across"
 FAMILIES: Mapping[str, tuple[str, ...]] = {
@@ -121,7 +120,7 @@ def trained(space: SearchSpace, name: str, arguments: argparse.Namespace) -> tup
         arguments.out / name,
         space if name == ACROSS else with_mixers(space, name),
         DataSettings(spec=arguments.data, limit=arguments.limit, seed=arguments.seed),
-        Settings(epochs=arguments.epochs, batch_size=BATCH, seed=arguments.seed),
+        SupernetSettings(epochs=arguments.epochs, batch_size=BATCH, seed=arguments.seed),
     )
 
 
@@ -130,7 +129,7 @@ def trained_alone(out: Path, run: Run, dataset: Dataset, seeds: int) -> list[flo
     path, architecture = out / "alone.json", Architecture.load(out / "architecture.json")
     found: list[float] = json.loads(path.read_text()) if path.exists() else []
     for seed in range(len(found), seeds):
-        settings = Settings(epochs=run.settings.epochs, batch_size=ALONE_BATCH, seed=seed)
+        settings = SupernetSettings(epochs=run.settings.epochs, batch_size=ALONE_BATCH, seed=seed)
         network = train_alone(architecture, dataset, like_the_supernet(settings))
         found.append(accuracy(network, dataset.test.at(architecture.input_size)))
         path.write_text(json.dumps(found))

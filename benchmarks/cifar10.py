@@ -26,7 +26,7 @@ from nas.report.tables import print_networks
 from nas.slim.plan import Plan
 from nas.slim.slimming import slim_run
 from nas.space import SearchSpace
-from nas.training.settings import DataSettings, Settings
+from nas.training.settings import DataSettings, SupernetSettings
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     space = SearchSpace.load(arguments.space)
     table = table_at(arguments.out / "table.csv", space)
     data = DataSettings(spec=arguments.data, limit=10_000)
-    settings = Settings(epochs=arguments.epochs, batch_size=50)
+    settings = SupernetSettings(epochs=arguments.epochs, batch_size=50)
     run, _ = run_at(arguments.out / "run", space, data, settings)
     largest_ms = table.predict(run.space.largest())
     targets = tuple(

@@ -27,8 +27,8 @@ from prepared import run_at
 from nas.report.tables import print_table
 from nas.space import SearchSpace
 from nas.training.check import spanning_architectures
-from nas.training.evaluate import inherited_accuracy
-from nas.training.settings import DataSettings, Settings
+from nas.training.evaluation import inherited_accuracy
+from nas.training.settings import DataSettings, SupernetSettings
 
 ARCHITECTURES = 12
 
@@ -84,7 +84,7 @@ def inherited(
     """Mean accuracy of networks that span the space, and that of the smallest and largest."""
     length = LENGTHS[name]
     data = DataSettings(spec=arguments.data, limit=length.images, search_share=length.search_share)
-    settings = Settings(epochs=length.epochs, batch_size=50, distillation=share, seed=seed)
+    settings = SupernetSettings(epochs=length.epochs, batch_size=50, distillation=share, seed=seed)
     path = arguments.out / f"{name}_{share:g}_seed{seed}"
     run, dataset = run_at(path, space, data, settings)
     supernet = run.load_supernet()

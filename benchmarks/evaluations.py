@@ -42,8 +42,7 @@ from nas.search import Problem, Rank, slim_greedily
 from nas.search.racing import CONFIDENCE
 from nas.space import Assignment, SearchSpace
 from nas.supernet import Supernet
-from nas.training.evaluate import accuracy, calibrate
-from nas.training.evaluator import CACHE_MB, Evaluator
+from nas.training.evaluation import CACHE_MB, Evaluator, accuracy, calibrate
 from nas.training.prefixes import CALIBRATION_BATCH, CALIBRATION_IMAGES
 from nas.training.run import Run
 

@@ -47,23 +47,24 @@ from nas.search import (
     slim_problems,
 )
 from nas.space import Assignment, SearchSpace
-from nas.training.evaluate import inherited_accuracy
-from nas.training.evaluator import Evaluator
+from nas.training.evaluation import Evaluator, inherited_accuracy
 from nas.training.run import Run
-from nas.training.settings import DataSettings, Settings
+from nas.training.settings import DataSettings, SupernetSettings
 
 
 class Subject(NamedTuple):
     """What is searched: a supernet, and how it is trained."""
 
     space: str
-    settings: Settings
+    settings: SupernetSettings
     limit: int | None = None
 
 
 SUBJECTS = {
-    "digits": Subject(str(Path(__file__).with_name("digits_32px.yaml")), Settings(epochs=15)),
-    "cifar10": Subject("cifar10_32px", Settings(epochs=12, batch_size=50), limit=12_500),
+    "digits": Subject(
+        str(Path(__file__).with_name("digits_32px.yaml")), SupernetSettings(epochs=15)
+    ),
+    "cifar10": Subject("cifar10_32px", SupernetSettings(epochs=12, batch_size=50), limit=12_500),
 }
 SEARCH_SHARE = 0.2
 BOUNDS = 8

@@ -5,7 +5,7 @@
 
 Cosines over the weights that both networks have, means over batches of 50 training images: of the
 largest, the smallest and random networks on the same batch, and of the largest on its two halves.
-It is why the networks of a step learn from different batches, see ``nas/training/lessons.py``.
+It is why the networks of a step learn from different batches, see ``nas/training/batches.py``.
 """
 
 from __future__ import annotations

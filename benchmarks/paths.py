@@ -26,10 +26,10 @@ from prepared import run_at
 from nas.data import Dataset
 from nas.report.tables import print_table
 from nas.space import SearchSpace
-from nas.training.evaluate import inherited_accuracy
+from nas.training.evaluation import inherited_accuracy
 from nas.training.paths import Probabilities, path_probabilities
 from nas.training.run import Run
-from nas.training.settings import DataSettings, Settings
+from nas.training.settings import DataSettings, SupernetSettings
 
 SUBNETS = 8
 
@@ -80,7 +80,9 @@ def trained(
     arguments: argparse.Namespace, seed: int, path_choice: bool, suffix: str = ""
 ) -> tuple[Run, Dataset]:
     """A run, and its images."""
-    settings = Settings(epochs=arguments.epochs, batch_size=100, seed=seed, path_choice=path_choice)
+    settings = SupernetSettings(
+        epochs=arguments.epochs, batch_size=100, seed=seed, path_choice=path_choice
+    )
     return run_at(
         arguments.out / f"seed{seed}_{'paths' if path_choice else 'plain'}{suffix}",
         SearchSpace.load(arguments.space),

@@ -10,11 +10,10 @@ from nas.latency.build import BuildSettings, build_table
 from nas.latency.table import LatencyTable
 from nas.latency.target import detect_target
 from nas.report.progress import Bar
-from nas.report.training import TrainingBar
 from nas.space import SearchSpace
-from nas.training.loop import train_supernet
 from nas.training.run import Run
-from nas.training.settings import DataSettings, Settings
+from nas.training.settings import DataSettings, SupernetSettings
+from nas.training.supernets import train_supernet
 
 
 def table_at(path: Path, space: SearchSpace, *, quick: bool = False) -> LatencyTable:
@@ -33,7 +32,7 @@ def table_at(path: Path, space: SearchSpace, *, quick: bool = False) -> LatencyT
 
 
 def run_at(
-    path: Path, space: SearchSpace, data: DataSettings, settings: Settings
+    path: Path, space: SearchSpace, data: DataSettings, settings: SupernetSettings
 ) -> tuple[Run, Dataset]:
     """The run at ``path``, trained to its end, and its images."""
     dataset = data.load(space.largest_size)
@@ -41,6 +40,6 @@ def run_at(
         run = Run.open(path)
     except UserError:
         run = Run.create(path, space=space, data=data, settings=settings, dataset=dataset)
-    with TrainingBar() as bar:
-        train_supernet(run, dataset, resume=True, report=bar.report, progress=bar)
+    with Bar("training") as bar:
+        train_supernet(run, dataset, resume=True, progress=bar)
     return run, dataset

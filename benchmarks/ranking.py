@@ -35,12 +35,11 @@ from nas.report.progress import Bar
 from nas.report.tables import print_table
 from nas.space import SearchSpace
 from nas.statistics import Interval
+from nas.training.alone import train_alone
 from nas.training.check import JOURNAL, Check, check_supernet
-from nas.training.evaluate import accuracy, inherited_network
-from nas.training.recipe import Recipe, like_the_supernet
+from nas.training.evaluation import accuracy, inherited_network
 from nas.training.run import Run
-from nas.training.settings import DataSettings, Settings
-from nas.training.standalone import train_alone
+from nas.training.settings import DataSettings, Recipe, SupernetSettings, like_the_supernet
 
 BATCHES_OF_100 = {
     "staggered": False,
@@ -129,7 +128,7 @@ def trained(name: str, seed: int, arguments: argparse.Namespace) -> tuple[Run, D
     space = SearchSpace.load(arguments.space)
     space = SearchSpace.model_validate({**space.model_dump(exclude_defaults=True), **in_space})
     data = DataSettings(spec=arguments.data, limit=12_500, search_share=0.2)
-    settings = Settings.model_validate(
+    settings = SupernetSettings.model_validate(
         {"epochs": arguments.epochs, "batch_size": BATCH, "seed": seed, **in_settings}
     )
     path = arguments.out / f"{name} seed{seed}".replace(", ", "_").replace(" ", "_")
@@ -161,7 +160,7 @@ def checked(run: Run, dataset: Dataset, arguments: argparse.Namespace) -> Check:
 
 def recipe_of(run: Run, rate: float) -> Recipe:
     """The recipe of the networks alone: one for all variants."""
-    settings = Settings(epochs=run.settings.epochs, batch_size=ALONE_BATCH)
+    settings = SupernetSettings(epochs=run.settings.epochs, batch_size=ALONE_BATCH)
     return like_the_supernet(settings).model_copy(update={"learning_rate": rate})
 
 

@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from nas.architecture import Architecture
@@ -41,20 +41,18 @@ from nas.network import build
 from nas.report.tables import print_table
 from nas.space import DEFAULT_SPACE, SearchSpace
 from nas.supernet import Supernet
-from nas.training.lessons import SPACING, Lesson, Lessons
-from nas.training.loop import fresh_supernet
-from nas.training.optimizer import make_optimizer
-from nas.training.paths import add_path_gradients
-from nas.training.sandwich import add_gradients, draw_subnets
+from nas.training.batches import SPACING, Batch, BatchHistory, TaughtBatch
+from nas.training.distillation import Distillation
+from nas.training.sandwich import add_gradients, add_path_gradients, draw_subnets
+from nas.training.step import make_optimizer
+from nas.training.supernets import fresh_supernet
 
 PARTS = ("step", "memory", "growth", "flat")
 BATCH, PIXELS, CLASSES = 64, 64, 10
-PUPILS = 3
+STUDENTS = 3
 DRAWS, ROUNDS = 4, 5
 DEPTHS, BATCHES = (2, 8, 14, 20, 26), (16, 32, 64, 96, 128)
 FLAT_STEPS = (100, 2000)
-
-Batch = tuple[Tensor, Tensor]
 
 
 class Line(NamedTuple):
@@ -94,13 +92,13 @@ def of_step() -> Iterator[Line]:
     """A sandwich step against plain steps of the same networks, taking turns."""
     space = SearchSpace.load(DEFAULT_SPACE)
     data, rng, supernet = batch(BATCH), np.random.default_rng(0), trained(space)
-    optimizer, lessons = optimizer_of(supernet), full_lessons(BATCH)
+    optimizer, history = optimizer_of(supernet), full_history(BATCH)
     times: list[tuple[float, float]] = []
     for _ in range(DRAWS):
         subnets = draw_subnets(space, rng, 2)
         others = [alone(architecture) for architecture in (space.largest(), *subnets)]
         works = (
-            lambda subnets=subnets: sandwich_step(supernet, optimizer, data, subnets, lessons),
+            lambda subnets=subnets: sandwich_step(supernet, optimizer, data, subnets, history),
             lambda others=others: [plain_step(*other, data) for other in others],
         )
         for index in range(ROUNDS + 1):
@@ -143,10 +141,10 @@ def of_flat() -> Iterator[Line]:
     """Memory of the process between two steps of a long training."""
     space = SearchSpace.load("demo_64px")
     supernet, rng, data = trained(space), np.random.default_rng(0), batch(8)
-    optimizer, lessons = optimizer_of(supernet), full_lessons(8)
+    optimizer, history = optimizer_of(supernet), full_history(8)
     found = []
     for number in range(1, FLAT_STEPS[1] + 1):
-        sandwich_step(supernet, optimizer, data, draw_subnets(space, rng, 2), lessons)
+        sandwich_step(supernet, optimizer, data, draw_subnets(space, rng, 2), history)
         if number in FLAT_STEPS:
             found.append(resident_megabytes())
     text = f"{found[0]:.0f} MB, {found[1]:.0f} MB"
@@ -161,9 +159,9 @@ def peak_megabytes(what: str) -> float:
     before = resident_megabytes()
     if what == "supernet":
         supernet, rng = trained(space), np.random.default_rng(0)
-        optimizer, lessons = optimizer_of(supernet), full_lessons(BATCH)
+        optimizer, history = optimizer_of(supernet), full_history(BATCH)
         for _ in range(3):
-            sandwich_step(supernet, optimizer, data, draw_subnets(space, rng, 2), lessons)
+            sandwich_step(supernet, optimizer, data, draw_subnets(space, rng, 2), history)
     else:
         network, optimizer = alone(space.largest())
         for _ in range(3):
@@ -182,12 +180,13 @@ def optimizer_of(network: nn.Module) -> torch.optim.Optimizer:
     return make_optimizer(network, learning_rate=1e-3, weight_decay=0.02)
 
 
-def full_lessons(images: int) -> Lessons:
+def full_history(images: int) -> BatchHistory:
     """As many as an epoch keeps, each of other images, for the three subnets of a step."""
-    lessons = Lessons(PUPILS)
-    for step in range((PUPILS + 1) * SPACING + 1):
-        lessons.add(Lesson(*batch(images, seed=step), target=torch.zeros(images, CLASSES)))
-    return lessons
+    history = BatchHistory(STUDENTS)
+    for step in range((STUDENTS + 1) * SPACING + 1):
+        earlier, target = batch(images, seed=step), torch.zeros(images, CLASSES)
+        history.add(TaughtBatch(earlier.images, earlier.labels, target))
+    return history
 
 
 def sandwich_step(
@@ -195,27 +194,24 @@ def sandwich_step(
     optimizer: torch.optim.Optimizer,
     data: Batch,
     subnets: list[Architecture],
-    lessons: Lessons,
+    history: BatchHistory,
 ) -> None:
     """One optimiser step on the gradients of the largest and of all subnets."""
-    largest = supernet.space.largest()
-    add_gradients(
-        supernet, *data, largest=largest, subnets=subnets, distillation=0.5, lessons=lessons
-    )
+    networks = [supernet.space.largest(), *subnets]
+    add_gradients(supernet, data, networks, Distillation(0.5), history=history)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
 def mixture_pass(supernet: Supernet, data: Batch, rng: np.random.Generator) -> None:
     """The gradients of the path logits."""
-    add_path_gradients(supernet, *data, rng=rng, temperature=1.0, latency=None)
+    add_path_gradients(supernet, data, rng=rng, temperature=1.0, latency=None)
     supernet.zero_grad(set_to_none=True)
 
 
 def plain_step(network: nn.Module, optimizer: torch.optim.Optimizer, data: Batch) -> None:
     """One optimiser step of a stand-alone network."""
-    images, labels = data
-    functional.cross_entropy(network(images), labels).backward()
+    functional.cross_entropy(network(data.images), data.labels).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
@@ -231,7 +227,7 @@ def batch(images: int, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(images, 3, PIXELS, PIXELS, generator=generator)
     labels = torch.randint(CLASSES, (images,), generator=generator)
-    return pixels.to(memory_format=torch.channels_last), labels
+    return Batch(pixels.to(memory_format=torch.channels_last), labels, images, PIXELS)
 
 
 def step_seconds(space: SearchSpace, images: int) -> float:
@@ -240,10 +236,10 @@ def step_seconds(space: SearchSpace, images: int) -> float:
     Random subnets would differ from depth to depth.
     """
     supernet, data = trained(space), batch(images)
-    optimizer, lessons = optimizer_of(supernet), full_lessons(images)
-    subnets = [space.largest()] * PUPILS
+    optimizer, history = optimizer_of(supernet), full_history(images)
+    subnets = [space.largest()] * STUDENTS
     times = [
-        seconds(lambda: sandwich_step(supernet, optimizer, data, subnets, lessons))
+        seconds(lambda: sandwich_step(supernet, optimizer, data, subnets, history))
         for _ in range(6)
     ]
     return statistics.median(times[1:])

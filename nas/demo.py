@@ -8,13 +8,12 @@ from typing import Any
 from nas.latency.build import build_table
 from nas.latency.target import detect_target
 from nas.report.progress import Bar
-from nas.report.training import TrainingBar
 from nas.slim.plan import Plan
 from nas.slim.slimming import slim_run
 from nas.space import SearchSpace
-from nas.training.loop import train_supernet
 from nas.training.run import Run
-from nas.training.settings import DataSettings, Settings
+from nas.training.settings import DataSettings, SupernetSettings
+from nas.training.supernets import train_supernet
 
 SPACE = "demo_64px"
 TARGET_SHARE = 0.6
@@ -50,13 +49,13 @@ def run_demo(out: Path, *, quiet: bool) -> dict[str, Any]:
         out / "run",
         space=space,
         data=data,
-        settings=Settings(epochs=EPOCHS),
+        settings=SupernetSettings(epochs=EPOCHS),
         dataset=dataset,
         force=True,
     )
-    with TrainingBar(quiet=quiet) as training:
-        training.say("2 of 3: training one supernet that holds every network of the space")
-        train_supernet(run, dataset, report=training.report, progress=training)
+    with Bar("training", quiet=quiet) as bar:
+        bar.say("2 of 3: training one supernet that holds every network of the space")
+        train_supernet(run, dataset, progress=bar)
     target_ms = round(TARGET_SHARE * table.predict(space.largest()), 3)
     with Bar("3 of 3, slimming", quiet=quiet) as bar:
         bar.say(f"3 of 3: slimming it to {target_ms:g} ms")

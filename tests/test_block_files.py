@@ -17,6 +17,8 @@ from nas.latency.table import space_hash
 from nas.network import build, measure_size
 from nas.space import SearchSpace
 from nas.supernet import Supernet
+from nas.training.batches import Batch
+from nas.training.distillation import Distillation
 from nas.training.sandwich import add_gradients, draw_subnets
 
 PAGE = (Path(__file__).parent.parent / "docs" / "own_block.md").read_text()
@@ -125,9 +127,8 @@ def test_a_sandwich_step_reaches_every_weight_of_own_layers(space):
     supernet = Supernet(space).train()
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
     subnets = [*draw_subnets(space, np.random.default_rng(0), 1), with_kinds(space, 1, 0)]
-    add_gradients(
-        supernet, images, labels, largest=space.largest(), subnets=subnets, distillation=0.5
-    )
+    batch = Batch(images, labels, size=len(labels), resolution=space.largest_size)
+    add_gradients(supernet, batch, [space.largest(), *subnets], Distillation(0.5))
     weights = {
         name: parameter.grad
         for name, parameter in supernet.named_parameters()

@@ -25,8 +25,7 @@ from nas.cli.options import (
 )
 from nas.deploy.formats import ExportFormat
 from nas.errors import UserError
-from nas.training.recipe import RECIPES, Recipe
-from nas.training.settings import DataSettings
+from nas.training.settings import RECIPES, DataSettings, Recipe
 
 
 @options_of(images=DataSettings, changes=Recipe, without=("name",), show_defaults=False)
@@ -64,8 +63,8 @@ def retrain(
     images = {name: value for name, value in images.items() if name != "seed"}
     changes = {**changes, "name": recipe} if recipe else changes
 
+    from nas.report.progress import Bar
     from nas.report.tables import print_retrained
-    from nas.report.training import TrainingBar
     from nas.training.processes import find_device
     from nas.training.retraining import Retraining
     from nas.training.retraining import retrain as train
@@ -89,8 +88,8 @@ def retrain(
             force=force,
             device=found_device,
         )
-    with TrainingBar(quiet=as_json) as bar:
-        result = train(opened, dataset, report=bar.report, progress=bar, device=found_device)
+    with Bar("training", quiet=as_json) as bar:
+        result = train(opened, dataset, progress=bar, device=found_device)
     if as_json:
         print_json(result)
         return
@@ -111,7 +110,7 @@ def evaluate(
     from nas.data import load_dataset
     from nas.deploy.weights import load_weights
     from nas.network import build
-    from nas.training.evaluate import accuracy
+    from nas.training.evaluation import accuracy
 
     network = build(loaded)
     load_weights(network, weights)

@@ -23,16 +23,21 @@ from nas.cli.options import (
 )
 from nas.errors import UserError
 from nas.space import DEFAULT_SPACE, SearchSpace
-from nas.training.recipe import Recipe
-from nas.training.settings import DataSettings, Settings
+from nas.training.settings import (
+    DataSettings,
+    LatencyTerm,
+    Recipe,
+    SupernetSettings,
+    like_the_supernet,
+    price_paths,
+)
 
 if TYPE_CHECKING:
     from nas.data import Dataset
-    from nas.training.latency_term import LatencyTerm
     from nas.training.run import Run
 
 
-@options_of(images=DataSettings, settings=Settings)
+@options_of(images=DataSettings, settings=SupernetSettings)
 def train_supernet(
     *,
     space: Annotated[
@@ -59,15 +64,15 @@ def train_supernet(
     latency = _latency_term(priced, latency_table, latency_weight)
     changes = {**settings, "latency": latency} if latency else settings
 
-    from nas.report.training import TrainingBar
-    from nas.training.loop import train_supernet as train
+    from nas.report.progress import Bar
+    from nas.training.batches import reading_size
     from nas.training.processes import join_processes
-    from nas.training.resolutions import reading_size
     from nas.training.run import Run
+    from nas.training.supernets import train_supernet as train
 
     def start() -> tuple[Run, Dataset]:
         data_settings = DataSettings.model_validate({"spec": "digits", **images})
-        wanted = Settings.model_validate(changes)
+        wanted = SupernetSettings.model_validate(changes)
         Run.require_free(path, force=force)  # before the images are read, which may take long
         dataset = data_settings.load(reading_size(loaded, wanted.resolutions))
         created = Run.create(
@@ -92,22 +97,14 @@ def train_supernet(
 
     with (
         join_processes(device) as processes,
-        TrainingBar(quiet=as_json or not processes.is_first) as bar,
+        Bar("training", quiet=as_json or not processes.is_first) as bar,
     ):
         opened, dataset = processes.in_turn(go_on if resume else start, go_on)
-        train(
-            opened,
-            dataset,
-            resume=resume,
-            report=bar.report,
-            progress=bar,
-            device=processes.device,
-            processes=processes,
-        )
+        accuracies = train(opened, dataset, resume=resume, progress=bar, processes=processes)
     if not processes.is_first:
         return
     if as_json:
-        print_json({"run": str(path), "accuracies": dict(bar.accuracies)})
+        print_json({"run": str(path), "accuracies": dict(accuracies)})
     else:
         print_paths({"run": str(path)})
 
@@ -133,7 +130,6 @@ def check_supernet(
     from nas.report.progress import Bar
     from nas.training.check import check_supernet as check
     from nas.training.processes import find_device
-    from nas.training.recipe import like_the_supernet
     from nas.training.run import CHECKS, Run
 
     found_device = find_device(device)
@@ -169,6 +165,5 @@ def _latency_term(
         raise UserError("--latency-table and --latency-weight (above 0) need each other")
 
     from nas.latency.table import LatencyTable
-    from nas.training.latency_term import price_paths
 
     return price_paths(space, LatencyTable.load(table), weight)

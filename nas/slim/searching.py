@@ -26,7 +26,7 @@ from nas.slim.slimming import judge_networks
 from nas.slim.workshop import Workshop
 from nas.space import Assignment
 from nas.store.folder import LOCK_FILE, HeldError, hold_lock
-from nas.training.memory import keep_freed_memory
+from nas.training.prefixes import keep_freed_memory
 from nas.training.run import SEARCH_RESULT, Run
 
 NAME, STORAGE = "searched", "study.log"

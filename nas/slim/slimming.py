@@ -33,7 +33,7 @@ from nas.slim.results import Outcome, write_results
 from nas.slim.verdict import judge_methods, right_answers
 from nas.slim.workshop import Workshop
 from nas.store.folder import hold_folder
-from nas.training.memory import keep_freed_memory
+from nas.training.prefixes import keep_freed_memory
 from nas.training.run import Run
 
 

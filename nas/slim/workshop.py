@@ -25,8 +25,7 @@ from nas.slim.network import Delivered, take_examples
 from nas.slim.plan import Plan
 from nas.space import Assignment, SearchSpace
 from nas.supernet import Supernet
-from nas.training.evaluate import inherited_network
-from nas.training.evaluator import Evaluator
+from nas.training.evaluation import Evaluator, inherited_network
 
 
 @dataclass

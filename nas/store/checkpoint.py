@@ -36,7 +36,7 @@ class State(Value):
     ``epoch`` counts finished epochs; ``teacher`` is what the largest subnet knows, see
     ``distillation_share``; ``recipe_sha256`` identifies space, data and settings. Each of the
     ``setbacks`` has halved the learning rate; ``losses`` are those that a spike is judged by, see
-    ``nas/training/setbacks.py``.
+    ``nas/training/loop.py``.
     """
 
     epoch: int

@@ -19,12 +19,10 @@ from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
 from nas.statistics import Interval, kendall, spread_over, with_interval
 from nas.store.journal import Journal
-from nas.training.evaluate import accuracy, inherited_accuracy
-from nas.training.progress import Progress as TrainingProgress
-from nas.training.progress import Report
-from nas.training.recipe import Recipe
+from nas.training.alone import train_alone
+from nas.training.evaluation import accuracy, inherited_accuracy
 from nas.training.run import Run
-from nas.training.standalone import train_alone
+from nas.training.settings import Recipe
 
 JOURNAL = "check.jsonl"
 """In a run's folder: the finished trainings of all its checks."""
@@ -112,8 +110,8 @@ def check_supernet(
                 key = training_key(architecture, own, run)
                 if key in accuracies:
                     continue
-                report = _reporting(progress, number, len(trainings))
-                network = train_alone(architecture, dataset, own, report=report, device=device)
+                part = _NetworkProgress(progress, number, len(trainings))
+                network = train_alone(architecture, dataset, own, progress=part, device=device)
                 found = accuracy(network, dataset.search.at(architecture.input_size))
                 accuracies[key] = found
                 journal.append(Finished(training=key, accuracy=found))
@@ -184,15 +182,19 @@ def training_key(architecture: Architecture, recipe: Recipe, run: Run) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _reporting(progress: Progress, done: int, count: int) -> Report:
-    """Report of one training, after ``done`` of ``count``, as a part of them all."""
+class _NetworkProgress:
+    """The progress of one training, after ``done`` of ``count``, as a part of them all."""
 
-    def report(training: TrainingProgress) -> None:
-        steps = training.total_steps
-        progress.update(
-            f"network {done + 1} of {count}, epoch {training.epoch} of {training.epochs}",
-            done * steps + training.step,
-            count * steps,
+    def __init__(self, progress: Progress, done: int, count: int) -> None:
+        self._progress, self._done, self._count = progress, done, count
+
+    def update(self, text: str, done: int, total: int | None = None) -> None:
+        steps = total or 1
+        self._progress.update(
+            f"network {self._done + 1} of {self._count}, {text}",
+            self._done * steps + done,
+            self._count * steps,
         )
 
-    return report
+    def say(self, line: str) -> None:
+        self._progress.say(line)

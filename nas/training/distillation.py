@@ -1,32 +1,51 @@
-"""How much of the labels a teacher's outputs replace, and how far a pupil is from them.
+"""Teachers: how much of the labels their outputs replace, and how far a student is from them.
 
-A teacher that knows nothing cost its pupils 7 points on CIFAR-10 when they followed it from the
-first step (in a prototype; not measured again). So its word counts as far as it is right: in each
-epoch the share is what it got right of the training images in the epoch before, above chance.
-
-What twelve subnets inherit on CIFAR-10 is a point more by it than by labels alone, with one seed
-each, and seeds differ by as much. 40 epochs of 4,000 images, of which the largest learns 90 %: 60.8
-against 59.8 % of the test images, the largest itself 62.8 against 63.4
-(benchmarks/distillation.py). 12 epochs of 10,000 images, when networks still learnt from the same
-images: -2.7 against -3.7 points to what they reach alone. 8 epochs of them, eight subnets: 56.5
-against 56.3 % on `cifar10_32px`; 54.5 against 54.4 on an early four-stage version of it, where a
-share that rises with the epochs had 54.1. Pupils end nearer to their teacher: a divergence of 0.118
-against 0.135.
+A teacher that is wrong costs its students accuracy when they follow it from the first step. So its
+outputs count as far as they are right: in each epoch the share is the part of the training images
+that it got right in the epoch before, above chance. For the gain see benchmarks/README.md.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-Divergence = Literal["kl", "alpha"]
+from nas.architecture import Architecture
+from nas.data import Images
+from nas.data.images import resize
+from nas.deploy.weights import load_weights, read_onnx
+from nas.errors import UserError
+from nas.network import build
+from nas.training.settings import Divergence
+
+Teacher = Callable[[Tensor], Tensor]
+"""From normalised images (N, 3, S, S) to logits (N, classes), without gradients."""
 
 ALPHAS = (-1.0, 1.0)
 MOST_RATIO = 5.0
 """Both are AlphaNet's (Wang et al. 2021, arXiv 2102.07954, section 4)."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What students learn from beside the labels, and by which share in [0, 1].
+
+    Without a ``teacher`` of their own, the subnets of a supernet learn from the largest.
+    """
+
+    share: float
+    divergence: Divergence = "kl"
+    teacher: Teacher | None = None
+
+    def loss(self, cross_entropy: Tensor, divergence: Tensor) -> Tensor:
+        """That with the labels and that with the teacher, by their shares."""
+        return (1 - self.share) * cross_entropy + self.share * divergence
 
 
 def above_chance(accuracy: float, classes: int) -> float:
@@ -86,3 +105,95 @@ def _clipped(
     ratio = (alpha * (log_p - log_q.detach())).exp().clamp(max=most_ratio)
     value = ((q * ratio).sum(1) - 1) / (alpha * (alpha - 1))
     return value, -(q * ratio / alpha * log_q).sum(1)
+
+
+def load_teacher(
+    spec: str, *, classes: int, image_size: int, device: torch.device | str = "cpu"
+) -> Teacher:
+    """The teacher that ``spec`` names: ``ARCHITECTURE:WEIGHTS``, or an ONNX file.
+
+    It gets the very images that its student gets, resized to ``image_size`` and normalised as ours
+    are (ImageNet's mean and standard deviation); ONNX runs on the CPU.
+
+    Raises:
+        UserError: there is no such teacher, or it takes images of another size, or tells other
+            classes apart.
+    """
+    name, colon, weights = spec.partition(":")
+    if spec.endswith(".onnx"):
+        teacher = _from_onnx(spec, image_size, torch.device(device))
+    elif colon and weights:
+        teacher = _from_weights(name, Path(weights), image_size, torch.device(device))
+    else:
+        raise UserError(f"teacher '{spec}': must be ARCHITECTURE:WEIGHTS or a file *.onnx")
+    shape = tuple(teacher(torch.zeros(2, 3, image_size, image_size, device=device)).shape)
+    if shape != (2, classes):
+        told = f"{shape[1]} classes" if len(shape) == 2 else f"outputs of the shape {shape}"
+        raise UserError(f"teacher '{spec}': must tell {classes} classes apart, has {told}")
+    return lambda images: teacher(resize(images, image_size))
+
+
+def teacher_accuracy(teacher: Teacher, images: Images, *, batch_size: int = 256) -> float:
+    """The share of images whose most probable class, says the teacher, is their label."""
+    hits = sum(
+        int((teacher(inputs).argmax(1).cpu() == labels).sum())
+        for inputs, labels in images.batches(batch_size)
+    )
+    return hits / len(images)
+
+
+def _from_weights(name: str, weights: Path, image_size: int, device: torch.device) -> Teacher:
+    architecture = Architecture.load(name)
+    _require_size(f"{name}:{weights}", architecture.input_shape, image_size)
+    network: nn.Module = build(architecture)
+    load_weights(network, weights)
+    network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def teach(images: Tensor) -> Tensor:
+        images = images.to(device, memory_format=torch.channels_last)
+        return network(images)  # type: ignore[no-any-return]
+
+    return teach
+
+
+def _from_onnx(path: str, image_size: int, device: torch.device) -> Teacher:
+    import onnxruntime  # only these teachers need it
+
+    model = read_onnx(Path(path))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"teacher '{path}': onnxruntime refuses it: {reason}") from error
+    (entry, *others) = session.get_inputs()
+    if others or len(entry.shape) != 4 or entry.type != "tensor(float)":
+        raise UserError(f"teacher '{path}': must take one float32 tensor of images (N, 3, S, S)")
+    batch, *shape = entry.shape  # an open dimension is a name
+    _require_size(path, tuple(it if isinstance(it, int) else None for it in shape), image_size)
+
+    def teach(images: Tensor) -> Tensor:
+        pixels = images.cpu().contiguous().numpy()
+        size = batch if isinstance(batch, int) else len(pixels)
+        # a model of a fixed batch size takes its own, the last one filled up
+        padding = np.zeros((-len(pixels) % size, *pixels.shape[1:]), np.float32)
+        padded = np.concatenate([pixels, padding])
+        logits = [
+            session.run(None, {entry.name: padded[start : start + size]})[0]
+            for start in range(0, len(padded), size)
+        ]
+        return torch.from_numpy(np.concatenate(logits)[: len(pixels)]).to(device)
+
+    return teach
+
+
+def _require_size(spec: str, shape: tuple[int | None, ...], image_size: int) -> None:
+    wanted = (3, image_size, image_size)
+    if any(found not in (None, side) for found, side in zip(shape, wanted, strict=True)):
+        listed, expected = ("x".join(str(it or "any") for it in one) for one in (shape, wanted))
+        raise UserError(f"teacher '{spec}': must take images of {expected}, takes {listed}")

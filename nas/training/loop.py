@@ -1,315 +1,382 @@
-"""Training a supernet: epochs of sandwich steps, each epoch judged, logged and saved."""
+"""Epochs of steps, each watched, evaluated, logged and saved: the loop of all trainings.
+
+A training has gone wrong when a loss or, after an epoch, a weight is not finite, or when the first
+of its losses has a spike: the median of the last 5 steps lies above the median of the 32 steps
+before them by more than 10 standard deviations (1.4826 times the median absolute deviation) and by
+more than a quarter of what guessing costs, ln(classes). A single bad batch is no spike, and neither
+is noise around a loss that is small already. A training that has gone wrong returns to the last
+epoch that was saved, and continues with half the learning rate: a setback. Losses go from epoch to
+epoch, and into checkpoints; after a setback they start empty.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import AdamW
 
-from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.data.images import resize
 from nas.errors import UserError
 from nas.progress import SILENT, Progress
-from nas.space import SearchSpace
-from nas.supernet import Supernet
-from nas.training.distillation import above_chance
-from nas.training.epochs import Files, Learn, Training, train_epochs
-from nas.training.evaluate import judge, judged_images
-from nas.training.lessons import Lessons
-from nas.training.optimizer import make_optimizer, set_learning_rate
-from nas.training.parts import add_in_parts
-from nas.training.paths import (
-    Probabilities,
-    add_path_gradients,
-    path_probabilities,
-    scheduled_temperature,
-)
+from nas.store.checkpoint import State, load_model, load_optimizer, save_checkpoint
+from nas.training.batches import Batch, BatchPlan
+from nas.training.log import Log
 from nas.training.processes import ALONE, Processes
-from nas.training.progress import Report
-from nas.training.resolutions import Batch
-from nas.training.run import Run
-from nas.training.sandwich import Losses, add_gradients, draw_subnets
-from nas.training.teacher import teacher_accuracy
+from nas.training.settings import Settings
+from nas.training.step import scheduled_rate
 
-MIXTURE = 2**16
-"""Tells the mixture's draws from all others: those have 0 here, or a process's rank and 1."""
+PROGRESS_SECONDS = 0.2
+"""Between two reports of progress."""
+
+MOST_SETBACKS = 3
+"""The fourth ends the training: then the recipe is wrong, not the luck."""
+RATE_FACTOR = 0.5
+CHECK_STEPS = 100
+"""Losses are read that often, and at the end of an epoch: reading makes a GPU wait."""
+RECENT_STEPS, EARLIER_STEPS = 5, 32
+DEVIATIONS = 10.0
+SHARE_OF_GUESSING = 0.25
 
 
-def train_supernet(
-    run: Run,
-    dataset: Dataset,
-    *,
-    resume: bool = False,
-    report: Report | None = None,
-    progress: Progress = SILENT,
-    device: torch.device | str = "cpu",
-    processes: Processes = ALONE,
-) -> None:
-    """Train the supernet of ``run``; with ``resume`` from its last finished epoch on.
+class Files(NamedTuple):
+    """Where a training is kept, and what identifies its recipe."""
 
-    On a CPU, the weights after the last epoch do not depend on how often it was stopped. After a
-    setback it goes back to the last finished epoch; ``progress`` receives a line about that, and
-    about a damaged checkpoint.
+    checkpoint: Path
+    log: Path
+    curves: Path
+    recipe_sha256: str
 
-    Raises:
-        UserError: the data are not the run's; the run has begun and ``resume`` is not asked for;
-            another process trains it; there were too many setbacks; nothing can be written; or
-            Ctrl-C, told with the command that continues.
+
+class SetbackError(Exception):
+    """What went wrong, and in which step of the training, from 1."""
+
+    def __init__(self, reason: str, step: int) -> None:
+        super().__init__(reason)
+        self.reason, self.step = reason, step
+
+
+class LossMonitor:
+    """Collects the losses of steps and judges them in order, whenever they are read.
+
+    So the steps that it finds do not depend on when it reads, and all processes find the same.
     """
-    try:
-        with ExitStack() as stack:
-            with processes.together():
-                run.require_images(dataset)
-                if processes.is_first:
-                    stack.enter_context(run.locked())
-                    _prepare(run, resume=resume, progress=progress)
-            train_epochs(
-                partial(_Training, run, dataset, torch.device(device), report, processes),
-                Files(run.checkpoint_path, run.log_path, run.tensorboard_path, run.recipe_sha256),
-                tell=progress.say,
-                processes=processes,
-            )
-    except KeyboardInterrupt:
-        if not processes.is_first:
-            raise SystemExit(2) from None
-        raise run.interrupted() from None
+
+    def __init__(self, classes: int, earlier: Sequence[float] = ()) -> None:
+        self.losses = list(earlier)
+        """In nats, of as many of the last steps as a spike is judged by."""
+        self._classes = classes
+        self._unread: list[Tensor] = []
+
+    def add(self, losses: Tensor, step: int) -> None:
+        """Take the losses (L,) of a step, the one that is judged first; read all now and then.
+
+        Raises:
+            SetbackError: a step since the last reading went wrong.
+        """
+        self._unread.append(losses)
+        if step % CHECK_STEPS == 0:
+            self.read(step)
+
+    def read(self, step: int) -> None:
+        """Judge all steps up to ``step``, the last one that was added.
+
+        Raises:
+            SetbackError: one of them went wrong.
+        """
+        if not self._unread:
+            return
+        first = step - len(self._unread) + 1
+        read = torch.stack(self._unread).tolist()
+        self._unread.clear()
+        for number, losses in enumerate(read, start=first):
+            if not all(math.isfinite(loss) for loss in losses):
+                raise SetbackError("the loss is not finite", number)
+            self.losses = [*self.losses, losses[0]][-(RECENT_STEPS + EARLIER_STEPS) :]
+            if is_spike(self.losses, self._classes):
+                raise SetbackError(
+                    f"the loss rose to {median(self.losses[-RECENT_STEPS:]):.3g}", number
+                )
 
 
-def fresh_supernet(
-    space: SearchSpace, *, seed: int, layer_scale: float, resolutions: Sequence[int] = ()
-) -> Supernet:
-    """A supernet with random weights that depend on ``seed`` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        supernet = Supernet(space, resolutions)
-    for name, parameter in supernet.named_parameters():
-        if name.endswith("/gamma"):
-            torch.nn.init.constant_(parameter, layer_scale)
-    return supernet
+def is_spike(losses: Sequence[float], classes: int) -> bool:
+    """Whether the last losses, in nats, lie far above those before them; see this file's head."""
+    if len(losses) < RECENT_STEPS + EARLIER_STEPS:
+        return False
+    earlier, recent = losses[-RECENT_STEPS - EARLIER_STEPS : -RECENT_STEPS], losses[-RECENT_STEPS:]
+    usual = median(earlier)
+    deviation = 1.4826 * median(abs(loss - usual) for loss in earlier)  # of a normal distribution
+    rise = median(recent) - usual
+    return rise > DEVIATIONS * deviation and rise > SHARE_OF_GUESSING * math.log(classes)
 
 
-def _prepare(run: Run, *, resume: bool, progress: Progress) -> None:
-    if resume:
-        run.mend(progress)
-    elif run.finished_epochs:
-        raise UserError(f"{run.path}: has begun; {run.resume_command} continues it")
+class Training(ABC):
+    """The state of a training: weights, optimizer, finished epochs, and their accuracies.
 
-
-class _Training(Training):
-    """The training of a run's supernet.
-
-    The teacher is the largest subnet, unless the settings name an external one.
+    Everything random in an epoch is drawn from (seed, epoch): on a CPU the weights after the last
+    epoch do not depend on how often a training was stopped and its state saved and loaded.
+    ``teacher_accuracy`` is that of the network that others learn from, above chance, see
+    ``above_chance``; 0 before it is known, and where there is none.
     """
+
+    optimizer: AdamW
+    loss_names: tuple[str, ...]
+    """Of the losses of a step, in nats; the first is with the labels."""
 
     def __init__(
         self,
-        run: Run,
+        settings: Settings,
         dataset: Dataset,
-        device: torch.device,
-        report: Report | None,
-        processes: Processes,
+        *,
+        input_size: int,
+        progress: Progress = SILENT,
+        processes: Processes = ALONE,
     ) -> None:
-        self.space, self.settings = run.space, run.settings
-        super().__init__(
-            run.settings,
-            dataset,
-            input_size=run.space.largest_size,
-            report=report,
-            device=device,
-            processes=processes,
-        )
-        settings = run.settings
-        self.mixes = settings.path_choice and bool(run.space.paths)
-        self._mixture = torch.zeros((), device=self.device)
-        self.supernet: Supernet = fresh_supernet(
-            run.space,
-            seed=settings.seed,
-            layer_scale=settings.layer_scale,
+        self.settings, self.dataset = settings, dataset
+        self.progress, self.processes = progress, processes
+        self.augmentation = dataset.augmentation
+        self.plan = BatchPlan(
+            images=len(dataset.train),
+            batch_size=settings.batch_size,
+            input_size=input_size,
             resolutions=settings.resolutions,
-        ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(
-            self.supernet,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            path_learning_rate=settings.path_learning_rate,
+            epochs=settings.epochs,
+            seed=settings.seed,
         )
-        self.external = run.load_teacher(device)
-        if self.external is not None:
-            found = teacher_accuracy(self.external, judged_images(dataset))
-            self.knowledge = above_chance(found, run.space.classes)
-        if (state := run.state()) is not None:
-            self.load(run.checkpoint_path, state)
-        smallest = min(self.plan.sizes.values())
-        _require_images_for_parts(smallest, settings.accumulate, processes.count)
+        self.epoch, self.setbacks, self.teacher_accuracy = 0, 0, 0.0
+        self.accuracies: Mapping[str, float] = {}
+        self.images_per_second = 0.0
+        self.monitor = LossMonitor(len(dataset.classes))
+        self._started, self._first_step = time.monotonic(), 0
 
     @property
-    def saved(self) -> Supernet:
-        """All shared weights and path logits."""
-        return self.supernet
+    @abstractmethod
+    def saved(self) -> nn.Module:
+        """All tensors of the training but the optimizer's, under stable names."""
 
-    def path_probabilities(self) -> Probabilities:
-        """What the path logits say; nothing without path choice."""
-        return path_probabilities(self.supernet) if self.mixes else {}
+    @abstractmethod
+    def start_epoch(self, draws: np.random.Generator) -> None:
+        """Prepare for the steps of the coming epoch, which may draw from ``draws``."""
 
-    def judge(self) -> None:
-        """Find the accuracies of three subnets on the search slice."""
-        self.accuracies = judge(self.supernet, self.dataset, self.processes)
-        self.show(0)
+    @abstractmethod
+    def take_step(self, batch: Batch, step: int) -> Tensor:
+        """Train on a batch, in a step of the training from 1; returns the whole batch's losses.
 
+        Those are means over its images, one for each of ``loss_names``.
+        """
+
+    @abstractmethod
     def run_epoch(self) -> dict[str, float]:
-        """Train for an epoch; gives the numbers for the log."""
-        share = self._share
-        hits = dict(zip(Losses._fields, self.take_steps(), strict=True))["hits"]
-        self.processes.average_statistics(self.supernet)
-        self.finish_epoch()
-        if self.external is None:
-            self.knowledge = above_chance(hits, self.space.classes)
-        return {
-            **{f"loss/{name}": loss for name, loss in self.losses.items()},
-            "distillation_share": share,
-            "learning_rate": self.rate(self.last_step),
-            **({"temperature": self._temperature(self.last_step)} if self.mixes else {}),
-            "images_per_second": self.images_per_second,
-            "training_accuracy/largest": hits,
-        }
+        """Train for an epoch; returns the numbers for the log.
 
-    def begin_epoch(self, draws: np.random.Generator) -> Learn:
-        """Steps whose random subnets come from ``draws``."""
-        settings = self.settings
-        sampled = settings.path_sampling and 2 * self.epoch >= settings.epochs
-        chances = self.path_probabilities() if sampled else {}
-        self.supernet.train()
-        lessons = Lessons(1 + settings.random_subnets, parts=settings.accumulate)
-        return partial(
-            self._learn,
-            draws=draws,
-            chances=chances,
-            lessons=lessons if settings.staggered else None,
-        )
+        Raises:
+            SetbackError: it went wrong.
+        """
 
-    def named(self, means: Sequence[float]) -> dict[str, float]:
-        """All but the hits, and but the mixture where there is none."""
-        named = dict(zip(Losses._fields, means, strict=True))
-        del named["hits"]
-        if not self.mixes:
-            del named["mixture"]
-        return named
+    @abstractmethod
+    def evaluate(self) -> Mapping[str, float]:
+        """The accuracies to show after an epoch, by name, in [0, 1]."""
+
+    def path_probabilities(self) -> Mapping[str, Mapping[str, float]]:
+        """For each path choice the probability of each kind; nothing without path choice."""
+        return {}
 
     @property
-    def _share(self) -> float:
-        """Of the teacher's outputs in what the subnets learn from."""
-        return self.settings.distillation * self.knowledge
+    def is_finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch >= self.settings.epochs
 
-    def _learn(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        batch: Batch,
-        step: int,
-        *,
-        draws: np.random.Generator,
-        chances: Probabilities,
-        lessons: Lessons | None,
-    ) -> Tensor:
-        settings, space = self.settings, self.space
-        mixes = self._mixes_in(step)
-        random_subnets = max(0, settings.random_subnets - mixes)  # the mixture stands for one
-        networks = [space.largest(), *draw_subnets(space, draws, random_subnets, chances)]
-        if settings.resolutions:
-            networks = [it.with_input_size(batch.resolution) for it in networks]
-        rank = self.processes.rank
-        part = add_in_parts(
-            partial(
-                self._add,
-                networks=networks,
-                batch=batch,
-                step=step,
-                mixes=mixes,
-                lessons=lessons,
-                drops=np.random.default_rng((settings.seed, self.epoch, step, 1 + rank)),
-            ),
-            images,
-            labels,
-            parts=settings.accumulate,
-            batch_size=batch.images,
+    @property
+    def last_step(self) -> int:
+        """The last step of the finished epochs, from 0."""
+        return self.plan.first_steps[self.epoch] - 1
+
+    def save(self, files: Files) -> None:
+        """Replace the checkpoint."""
+        state = State(
+            epoch=self.epoch,
+            teacher=self.teacher_accuracy,
+            accuracies=dict(self.accuracies),
+            recipe_sha256=files.recipe_sha256,
+            setbacks=self.setbacks,
+            losses=tuple(self.monitor.losses),
         )
-        losses = self.processes.add_up_gradients(self.supernet, torch.stack(part))
-        place = Losses._fields.index("mixture")
-        self._mixture = losses[place].clone() if mixes else self._mixture
-        losses[place] = self._mixture  # until the next mixture the loss of the last one stands
-        set_learning_rate(self.optimizer, self.rate(step - 1))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)  # what a step did not use stays as it is
-        return losses
+        save_checkpoint(files.checkpoint, self.saved, self.optimizer, state)
 
-    def _add(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        weight: float,
-        networks: list[Architecture],
-        batch: Batch,
-        step: int,
-        mixes: bool,
-        lessons: Lessons | None,
-        drops: np.random.Generator,
-    ) -> Losses:
-        """Add the gradients of one step, or of a part of its images."""
+    def load(self, checkpoint: Path, state: State) -> None:
+        """Continue where a checkpoint of that state was written."""
+        load_model(checkpoint, self.saved)
+        load_optimizer(checkpoint, self.saved, self.optimizer)
+        self.epoch, self.setbacks, self.accuracies = state.epoch, state.setbacks, state.accuracies
+        self.teacher_accuracy = state.teacher
+        self.monitor = LossMonitor(len(self.dataset.classes), state.losses)
+        self._first_step = self.plan.first_steps[self.epoch]
+
+    def count_setbacks(self, setbacks: int) -> None:
+        """Continue after that many setbacks, each of which halves the rate."""
+        self.setbacks, self.monitor = setbacks, LossMonitor(len(self.dataset.classes))
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, from 0."""
         settings = self.settings
-        largest, *subnets = networks
-        losses = add_gradients(
-            self.supernet,
-            images,
-            labels,
-            largest=largest,
-            subnets=subnets,
-            distillation=self._share,
-            divergence=settings.divergence,
-            teacher=self.external,
-            lessons=lessons,
-            weight=weight,
-            precision=settings.precision,
-            drop_rate=settings.drop_path,
-            rng=drops,
+        return RATE_FACTOR**self.setbacks * scheduled_rate(
+            step, steps=self.plan.total_steps, peak=settings.learning_rate, warmup=settings.warmup
         )
-        if not mixes:
-            return losses
-        mixture = add_path_gradients(
-            self.supernet,
-            resize(images, batch.resolution),
-            labels,
-            rng=np.random.default_rng((settings.seed, 0, step, MIXTURE)),  # the same for all parts
-            temperature=self._temperature(step - 1),
-            latency=settings.latency,
-            weight=weight,
-            precision=settings.precision,
+
+    def take_steps(self) -> dict[str, float]:
+        """One pass over the training images; returns the mean of each loss.
+
+        Raises:
+            SetbackError: a step went wrong.
+        """
+        order, draws = (
+            np.random.default_rng((self.settings.seed, self.epoch, stream)) for stream in (0, 1)
         )
-        return losses._replace(mixture=mixture)
+        plan = self.plan.epoch(self.epoch)
+        batches = self.dataset.train.batches(
+            [planned.size for planned in plan],
+            rng=order,
+            augmentation=self.augmentation,
+            share=(self.processes.rank, self.processes.count),
+        )
+        self.start_epoch(draws)
+        device = self.processes.device
+        sums: Tensor | None = None
+        seen, first_step = 0, self.plan.first_steps[self.epoch]
+        started = shown = time.monotonic()
+        for number, (planned, (images, labels)) in enumerate(zip(plan, batches, strict=True), 1):
+            batch = Batch(
+                images.to(device, memory_format=torch.channels_last, non_blocking=True),
+                labels.to(device, non_blocking=True),
+                *planned,
+            )
+            losses = self.take_step(batch, first_step + number)
+            sums = losses if sums is None else sums + losses
+            self.monitor.add(losses, first_step + number)
+            seen += planned.size
+            now = time.monotonic()
+            if now - shown > PROGRESS_SECONDS or number == len(plan):
+                shown, self.images_per_second = now, seen / (now - started)
+                self.show(number)
+        self.monitor.read(first_step + len(plan))
+        assert sums is not None
+        return dict(zip(self.loss_names, (sums / len(plan)).tolist(), strict=True))
 
-    def _mixes_in(self, step: int) -> bool:
-        """Whether a mixture runs in this step; always in the first one of an epoch."""
-        number = step - self.plan.first_steps[self.epoch] - 1
-        return self.mixes and number % self.settings.path_interval == 0
+    def finish_epoch(self) -> None:
+        """Count one more epoch as finished.
 
-    def _temperature(self, step: int) -> float:
-        settings = self.settings
-        return scheduled_temperature(
+        Raises:
+            SetbackError: its weights are not finite.
+        """
+        finite = [tensor.isfinite().all() for tensor in self.saved.state_dict().values()]
+        if not bool(torch.stack(finite).all()):
+            raise SetbackError("the weights are not finite", self.plan.first_steps[self.epoch + 1])
+        self.epoch += 1
+
+    def show(self, steps: int = 0) -> None:
+        """Report the progress after that many steps of the coming epoch."""
+        step, total, epochs = (
+            self.plan.first_steps[self.epoch] + steps,
+            self.plan.total_steps,
+            self.settings.epochs,
+        )
+        elapsed = time.monotonic() - self._started  # with the evaluations between steps
+        left = elapsed / (step - self._first_step) * (total - step)
+        minutes, seconds = divmod(round(left), 60)
+        self.progress.update(
+            f"epoch {min(self.epoch + 1, epochs)} of {epochs}, "
+            f"{self.images_per_second:.0f} images/s, {minutes}:{seconds:02} left",
             step,
-            steps=self.plan.total_steps,
-            start=settings.first_temperature,
-            end=settings.last_temperature,
+            total,
         )
 
+    def show_accuracies(self) -> None:
+        """Report the accuracies after the last finished epoch, if there is one."""
+        if self.accuracies:
+            found = ", ".join(f"{name} {100 * it:.1f} %" for name, it in self.accuracies.items())
+            self.progress.say(f"epoch {self.epoch} of {self.settings.epochs}: {found}")
 
-def _require_images_for_parts(batch_size: int, accumulate: int, processes: int) -> None:
-    if batch_size < 2 * accumulate * processes:  # a norm needs two
+
+T = TypeVar("T", bound=Training)
+
+
+def train_epochs(
+    begin: Callable[[], T],
+    files: Files,
+    *,
+    progress: Progress = SILENT,
+    processes: Processes = ALONE,
+) -> T:
+    """The training that ``begin`` returns, as it was last saved, after its last epoch.
+
+    The first process alone writes, the others wait for it. After a setback the training returns to
+    its last saved epoch, or to its start, and continues with half the rate; ``progress`` gets a
+    line about that.
+
+    Raises:
+        UserError: there were too many setbacks, or nothing can be written.
+    """
+    with ExitStack() as stack:
+        log: Log | None = None
+        with processes.together():
+            training = begin()
+            if processes.is_first and not training.is_finished:
+                done = {"finished_epochs": training.epoch, "setbacks": training.setbacks}
+                log = stack.enter_context(Log(files.log, files.curves, **done))
+                training.show_accuracies()
+        while not training.is_finished:
+            try:
+                numbers = training.run_epoch()
+            except SetbackError as setback:
+                with processes.together():
+                    training = _after_setback(training, setback, begin, files)
+                    if log is not None:
+                        progress.say(_line(training, setback))
+                        log.append_setback(
+                            training.setbacks,
+                            training.epoch + 1,
+                            reason=setback.reason,
+                            step=setback.step,
+                        )
+                        training.save(files)
+            else:
+                training.accuracies = training.evaluate()
+                training.show_accuracies()
+                training.show()
+                numbers |= {f"accuracy/{name}": it for name, it in training.accuracies.items()}
+                with processes.together():
+                    if log is not None:
+                        # before saving: a surplus line is dropped
+                        log.append(training.epoch, numbers, training.path_probabilities())
+                        training.save(files)
+    return training
+
+
+def _after_setback(training: T, setback: SetbackError, begin: Callable[[], T], files: Files) -> T:
+    if training.setbacks == MOST_SETBACKS:
         raise UserError(
-            f"batch_size: must hold two images for each of {accumulate} part(s) in each of "
-            f"{processes} process(es), got {batch_size}"
+            f"{files.checkpoint.parent}: {setback.reason} in epoch {training.epoch + 1}, with the "
+            f"rate halved {MOST_SETBACKS} times already; start anew (--force) with a learning rate "
+            f"below {training.settings.learning_rate * RATE_FACTOR**MOST_SETBACKS:g}"
         )
+    saved = begin()
+    saved.count_setbacks(training.setbacks + 1)
+    return saved
+
+
+def _line(training: Training, setback: SetbackError) -> str:
+    """About the setback after which ``training`` continues."""
+    back = f"the end of epoch {training.epoch}" if training.epoch else "the start"
+    return (
+        f"step {setback.step}, epoch {training.epoch + 1}: {setback.reason}; back to {back}, on "
+        f"with {RATE_FACTOR**training.setbacks:g} of the learning rate"
+    )

@@ -2,25 +2,28 @@
 
 Norms calibrate on the statistics of the batch at hand, so what a layer gives in calibration, and
 with its calibrated norms on any image, depends on the layers up to it only: subnets whose first
-layers are equal share all that. Feature maps are kept where subnets part, and where a subnet is
-judged with ``keep_all`` behind each of its layers, as those to come part from it; image by image,
-as races look at other parts of the images at each step. Calibrated layers are kept wherever they
-are shared. What is calibrated runs with its norms in its convolutions, which takes a pass over each
-map less.
+layers are equal share all that. Feature maps are kept where subnets part, and behind each layer of
+a subnet that is evaluated with ``keep_all``, as those to come part from it; image by image, as
+races look at other parts of the images at each step. Calibrated layers are kept wherever they are
+shared. Calibrated layers run with their norms in their convolutions: a pass over each map less.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import ctypes
+import sys
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas.architecture import Architecture
 from nas.data import Dataset
@@ -28,8 +31,6 @@ from nas.families import Layer, Shape
 from nas.families.parts import ConvNorm
 from nas.network import fold_in_place, layer_size
 from nas.supernet import Supernet
-from nas.training.evaluate import remembering_norms
-from nas.training.memory import BoundedMemory
 
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64
 """For each evaluation of a search; the networks that it delivers are calibrated on more."""
@@ -41,6 +42,46 @@ MODULE_BYTES = 50_000
 """What an ordinary module takes besides its tensors, about."""
 MAP_BYTES = 1_000
 """What a kept tensor takes besides its numbers, about."""
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt(3)."""
+
+Kept = TypeVar("Kept")
+
+
+class BoundedMemory(Generic[Kept]):
+    """Values by key, together at most ``capacity`` bytes; ``peak`` is the most they ever took.
+
+    What was used the longest ago makes room.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.used = self.peak = 0
+        self._kept: OrderedDict[Hashable, tuple[Kept, int]] = OrderedDict()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
+
+    def get(self, key: Hashable) -> Kept | None:
+        """The value, used just now; None if it is not kept."""
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return self._kept[key][0]
+
+    def put(self, key: Hashable, value: Kept, size: int) -> None:
+        """Keep a value of ``size`` bytes, unless it alone is larger than the memory."""
+        self.used -= self._kept.pop(key, (None, 0))[1]
+        if size > self.capacity:
+            return
+        while self.used + size > self.capacity:
+            _, (_, freed) = self._kept.popitem(last=False)
+            self.used -= freed
+        self._kept[key] = value, size
+        self.used += size
+        self.peak = max(self.peak, self.used)
 
 
 @dataclass(eq=False)
@@ -63,7 +104,7 @@ class Prefix:
         return len(self.children) > 1
 
 
-class Judged(NamedTuple):
+class Predictions(NamedTuple):
     """Which images were right, (B,), and by how much the label's logit leads all others, (B,)."""
 
     hits: NDArray[np.bool_]
@@ -103,7 +144,7 @@ class Prefixes:
         )
 
     def subnet(self, architecture: Architecture) -> Subnet:
-        """What ``judge`` takes. Of those that are to share layers make all before any runs."""
+        """What ``predict`` takes. Of those that are to share layers make all before any runs."""
         shape = architecture.input_shape
         prefixes = [self._roots.setdefault(shape, Prefix(None, shape))]
         for layer, input_shape in architecture.placed():
@@ -115,14 +156,14 @@ class Prefixes:
         return Subnet(prefixes)
 
     @torch.no_grad()
-    def judge(
+    def predict(
         self, subnet: Subnet, positions: NDArray[np.int64], *, keep_all: bool = False
-    ) -> Judged:
+    ) -> Predictions:
         """What a subnet makes of the images at these positions of the search slice.
 
         ``keep_all``: what each of its layers gives is kept, as those to come may part from it.
         """
-        key = (subnet.prefixes[-1], "judged")
+        key = (subnet.prefixes[-1], "predictions")
         kept = self.memory.get(key)
         known = kept if isinstance(kept, Tensor) else torch.full((2, len(self._labels)), torch.nan)
         missing = positions[known[0, torch.from_numpy(positions)].isnan().numpy()]
@@ -130,13 +171,13 @@ class Prefixes:
             subnet.modules = self._calibrated(subnet.prefixes)
         for start in range(0, len(missing), BATCH):
             order, logits = self._logits(subnet, missing[start : start + BATCH].tolist(), keep_all)
-            known[:, order] = self._judged(logits.float().cpu(), self._labels[order])
+            known[:, order] = self._predictions(logits.float().cpu(), self._labels[order])
         self.memory.put(key, known, _size(known))
         hits, margins = known[:, torch.from_numpy(positions)].numpy()
-        return Judged(hits > 0, margins.astype(np.float64))
+        return Predictions(hits > 0, margins.astype(np.float64))
 
     @staticmethod
-    def _judged(logits: Tensor, labels: Tensor) -> Tensor:
+    def _predictions(logits: Tensor, labels: Tensor) -> Tensor:
         """Hits as 0 and 1, and margins, (2, B)."""
         labels = labels[:, None]
         others = logits.scatter(1, labels, -torch.inf).amax(1)
@@ -249,6 +290,40 @@ class Prefixes:
 
     def _placed(self, images: Tensor) -> Tensor:
         return images.to(self._device, memory_format=torch.channels_last)
+
+
+@contextmanager
+def remembering_norms(network: nn.Module) -> Iterator[None]:
+    """Inside, norms use the statistics of each batch and take the mean over all batches as theirs.
+
+    All else is in evaluation; afterwards the mode is as it was.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    was_training = network.training
+    network.eval()  # all but the norms
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's sign for the mean over all batches
+        norm.train()
+    yield
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.train(was_training)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, of up to a gigabyte a piece, for what it needs next.
+
+    glibc gives large pieces back to the system at once, which clears each page when it is needed
+    again. Other allocators stay as they are.
+    """
+    if sys.platform != "linux":
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_MMAP_THRESHOLD, 2**30)
+        set_option(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _apart(batch: Tensor) -> Iterable[Tensor]:

@@ -34,15 +34,20 @@ from nas.errors import UserError
 from nas.network import build, measure_size
 from nas.progress import SILENT, Progress
 from nas.store.folder import REMEDY, RunFolder
-from nas.training.epochs import Files, train_epochs
-from nas.training.evaluate import accuracy, inherited_network
-from nas.training.progress import Report
-from nas.training.recipe import RECIPES, Recipe, published_drop_path, suitable_recipe
-from nas.training.resolutions import Resolutions, reading_size
+from nas.training.alone import NetworkTraining, fresh_network
+from nas.training.batches import reading_size
+from nas.training.distillation import load_teacher
+from nas.training.evaluation import accuracy, inherited_network
+from nas.training.loop import Files, train_epochs
 from nas.training.run import ImagesRecord, Run, circumstances
-from nas.training.settings import DataSettings
-from nas.training.standalone import Standalone, fresh_network
-from nas.training.teacher import load_teacher
+from nas.training.settings import (
+    RECIPES,
+    DataSettings,
+    Recipe,
+    Resolutions,
+    published_drop_path,
+    suitable_recipe,
+)
 
 INHERITED, WEIGHTS, RESULT = "inherited.safetensors", "weights.safetensors", "result.json"
 
@@ -195,7 +200,6 @@ def retrain(
     retraining: Retraining,
     dataset: Dataset,
     *,
-    report: Report | None = None,
     progress: Progress = SILENT,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
@@ -216,14 +220,14 @@ def retrain(
         with retraining.locked():
             retraining.mend(progress)
             training = train_epochs(
-                partial(_begin, retraining, dataset, report, torch.device(device)),
+                partial(_begin, retraining, dataset, progress, torch.device(device)),
                 Files(
                     retraining.checkpoint_path,
                     retraining.log_path,
                     retraining.tensorboard_path,
                     retraining.recipe_sha256,
                 ),
-                tell=progress.say,
+                progress=progress,
             )
             return _deliver(retraining, dataset, training.delivered)
     except KeyboardInterrupt:
@@ -231,8 +235,8 @@ def retrain(
 
 
 def _begin(
-    retraining: Retraining, dataset: Dataset, report: Report | None, device: torch.device
-) -> Standalone:
+    retraining: Retraining, dataset: Dataset, progress: Progress, device: torch.device
+) -> NetworkTraining:
     """The training as it was last saved, or at its start."""
     architecture, record = retraining.architecture, retraining.record
     teacher = None
@@ -243,13 +247,13 @@ def _begin(
             image_size=architecture.input_size,
             device=device,
         )
-    training = Standalone(
+    training = NetworkTraining(
         architecture,
         retraining.start(),
         dataset,
         record.recipe,
         teacher=teacher,
-        report=report,
+        progress=progress,
         device=device,
     )
     if (state := retraining.state()) is not None:

@@ -32,9 +32,9 @@ from nas.space import SearchSpace
 from nas.store.checkpoint import load_model
 from nas.store.folder import REMEDY, RunFolder
 from nas.supernet import Supernet
-from nas.training.resolutions import reading_size
-from nas.training.settings import DataSettings, Settings
-from nas.training.teacher import Teacher, load_teacher
+from nas.training.batches import reading_size
+from nas.training.distillation import Teacher, load_teacher
+from nas.training.settings import DataSettings, SupernetSettings
 
 CHECKS = ("check.json", "check.csv", "check.png")
 """What ``nas check-supernet`` writes beside its journal."""
@@ -61,7 +61,7 @@ class ImagesRecord(Value):
 class RunRecord(ImagesRecord):
     """The contents of ``run.json``."""
 
-    settings: Settings
+    settings: SupernetSettings
     made: dict[str, Any]
 
 
@@ -78,7 +78,7 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         *,
         space: SearchSpace,
         data: DataSettings,
-        settings: Settings,
+        settings: SupernetSettings,
         dataset: Dataset,
         force: bool = False,
         progress: Progress = SILENT,
@@ -138,7 +138,7 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         return self.record.data
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> SupernetSettings:
         """The recipe."""
         return self.record.settings
 
@@ -215,7 +215,7 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         *,
         space: SearchSpace | None = None,
         data: DataSettings | None = None,
-        settings: Settings | None = None,
+        settings: SupernetSettings | None = None,
     ) -> None:
         """Raise UserError unless what is given is what the run was started with."""
         if space is not None and space != self.space:

@@ -1,100 +1,181 @@
-"""How a supernet is trained, and on what: the values that a run records."""
+"""How networks are trained, and on what: the values that run.json and retraining.json record.
+
+Nothing here loads torch: the command line makes its options from these fields.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from nas.data import Dataset, load_dataset
+from nas.architecture import Architecture
 from nas.documents import Value
-from nas.training.distillation import Divergence
-from nas.training.latency_term import LatencyTerm
-from nas.training.precision import TrainingPrecision
-from nas.training.resolutions import Resolutions
+from nas.families import LAYERS
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nas.data import Dataset
+    from nas.latency.table import LatencyTable
+    from nas.space import SearchSpace
+
+Divergence = Literal["kl", "alpha"]
+TrainingPrecision = Literal["float32", "bfloat16"]
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-DropRate = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0)]
+Resolutions = tuple[Count, ...]
+"""Sides of square images in pixels, smallest first; empty: every network at its own input size."""
+
+PUBLISHED_IMAGES = 100_000
+"""Training images from which on ``published`` is the default recipe. With fewer, its few steps end
+before a network has learnt to see through the distortions."""
 
 
 class Settings(Value):
-    """The recipe.
+    """The fields that the trainings of supernets and of single networks have in common.
 
-    ``warmup`` is the share of all steps in which the rate rises to ``learning_rate``; from there it
-    falls to 0 along a cosine. ``random_subnets`` train in each step beside the largest and the
-    smallest; if ``staggered``, each of them from another batch, see ``nas/training/lessons.py``.
-    ``distillation`` is how much the largest network's outputs may replace the labels of the others;
-    0 means labels only. ``divergence`` is how far outputs are from outputs, see
-    ``nas/training/distillation.py``. A ``teacher``, see ``load_teacher``, takes the place of the
-    largest network, which then learns from it too. ``layer_scale`` is where the residuals' scales
-    start. A batch is processed in ``accumulate`` parts, which need less memory: their gradients add
-    up to those of the whole batch, but for the norms, which see one part at a time. The largest
-    network drops paths, its last block with rate ``drop_path``, see ``nas/training/drop_path.py``.
-    ``precision`` is what products are computed in; by default what suits the device.
-
-    With ``resolutions`` all networks of a step see one of them in place of their own input size,
-    and a batch holds more or fewer images, see ``nas/training/resolutions.py``. Without, each sees
-    images of its own input size, all resized from the largest.
-
-    With ``path_choice``, in spaces where slots may vary in kind or be left out, a mixture of all
-    candidates takes the place of one of the random subnets in every ``path_interval``-th step, from
-    an epoch's first on. Its path logits learn at a rate of their own, which rises and falls as the
-    others do; the temperature of the noise falls from ``first_temperature`` to
-    ``last_temperature``, by the same factor in each step. ``latency`` adds what the mixture costs
-    to its loss. With ``path_sampling``, the random subnets of the second half of the epochs take
-    their kinds by the path probabilities.
-
-    What subnets inherit, less what the same twelve networks reach alone in as many epochs, and
-    Kendall's tau between the two (benchmarks/ranking.py; CIFAR-10, 10,000 images, 12 epochs): +2.2
-    and +1.2 points, 0.94 and 0.87, with two seeds. All that follows is from before networks were
-    ``staggered``: batches of 50 -1.0 and -1.3 points, 0.85 and 0.94. Rates of 3e-3 to 8e-3, one or
-    three random subnets, batches of 32 and shared norms are between -0.3 and -2.7, which is what
-    seeds differ by, see benchmarks/README.md. Batches of 100 and a mixture every step: -2.7, 0.79;
-    with labels only -3.7, 0.81; with shared norms -2.3, 0.75 (one seed).
-
-    Mean inherited accuracy of eight subnets, CIFAR-10, 10,000 images, batch 100, 8 epochs, one
-    seed, on an early `cifar10_32px` of four stages, labels only: 54.4 % at a rate of 4e-3; 53.3 at
-    8e-3; 51.4 with layer scales of 1. The published 1e-5 (for 300 epochs) had 54.7,
-    but was behind after 96 steps on digits: the smallest, middle and largest subnet of `demo_64px`
-    had 96.4, 96.7 and 98.6 % of 360 images with it, and 98.6, 98.3 and 99.2 with 0.1.
+    Each description is the help text of the field's option. Files list the fields of a subclass in
+    ``FILE_ORDER``, then those that it does not name: finished trainings are known by that text.
     """
 
-    epochs: Count = 10
-    batch_size: Annotated[int, Field(gt=1)] = 64
-    accumulate: Count = 1
-    resolutions: Resolutions = ()
-    learning_rate: Annotated[float, Field(gt=0)] = 4e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.025
-    warmup: Share = 0.1
-    random_subnets: Annotated[int, Field(ge=0)] = 2
-    staggered: bool = True
-    distillation: Share = 1.0
-    divergence: Divergence = "kl"
-    teacher: str | None = None
-    layer_scale: Annotated[float, Field(gt=0)] = 0.1
-    precision: TrainingPrecision | None = None
-    drop_path: DropRate = 0.0
-    path_choice: bool = True
-    path_interval: Count = 4
-    path_learning_rate: Annotated[float, Field(gt=0)] = 0.05
-    first_temperature: Annotated[float, Field(gt=0)] = 5.0
-    last_temperature: Annotated[float, Field(gt=0)] = 0.5
-    latency: LatencyTerm | None = None
-    path_sampling: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    FILE_ORDER: ClassVar[tuple[str, ...]] = ()
+
+    epochs: Count = Field(10, description="Passes over the training images.")
+    batch_size: int = Field(64, gt=1, description="Images of a step.")
+    resolutions: Resolutions = Field(
+        (), description="Sides of batches, such as 48,64,80: the larger, the fewer images."
+    )
+    learning_rate: Rate = Field(
+        4e-3, description="Peak of the rate; from there it falls to 0 along a cosine."
+    )
+    weight_decay: NonNegative = Field(0.025, description="Of kernels and matrices.")
+    warmup: Share = Field(0.1, description="Share of the steps in which the rate rises.")
+    layer_scale: Rate = Field(0.1, description="Start of the residuals' scales.")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="Rate of the last block's branches.")
+    precision: TrainingPrecision | None = Field(
+        None, description="Of products; if left out, bfloat16 on GPUs that have it."
+    )
+    seed: Seed = Field(0, description="Same seed, same result.")
+
+    @model_serializer(mode="wrap")
+    def _in_file_order(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found = serialize(self)
+        names = dict.fromkeys((*self.FILE_ORDER, *found))
+        return {name: found[name] for name in names if name in found}
+
+
+class LatencyTerm(Value):
+    """``weight`` times the expected ms of all path choices, as a share of the largest network's.
+
+    ``ms`` holds for each path choice what its candidates cost at the largest widths. A run records
+    them, so that it goes on alike when ``table`` changes or disappears.
+    """
+
+    weight: Rate
+    table: str
+    largest_ms: Rate
+    ms: dict[str, tuple[NonNegative, ...]]
+
+    def __str__(self) -> str:
+        return f"{self.weight:g} (largest network {self.largest_ms:.3f} ms by {self.table})"
+
+    def __call__(self, logits: Mapping[str, Tensor]) -> Tensor:
+        """The term, a scalar; expected under the softmax of the logits, without their noise."""
+        expected = [
+            (vector.softmax(0) * vector.new_tensor(self.ms[slot])).sum()
+            for slot, vector in logits.items()
+        ]
+        total: Tensor = sum(expected[1:], start=expected[0])
+        return self.weight * total / self.largest_ms
+
+
+class SupernetSettings(Settings):
+    """How a supernet is trained: AdamW and the sandwich rule, see ``nas/training/sandwich.py``."""
+
+    FILE_ORDER = (
+        *("epochs", "batch_size", "accumulate", "resolutions", "learning_rate", "weight_decay"),
+        *("warmup", "random_subnets", "staggered", "distillation", "divergence", "teacher"),
+        *("layer_scale", "precision", "drop_path", "path_choice", "path_interval"),
+        *("path_learning_rate", "first_temperature", "last_temperature", "latency"),
+        *("path_sampling", "seed"),
+    )
+
+    accumulate: Count = Field(1, description="Parts of a batch, to save memory.")
+    random_subnets: int = Field(
+        2, ge=0, description="Trained in each step beside the largest and the smallest."
+    )
+    staggered: bool = Field(True, description="Each subnet of a step learns from another batch.")
+    distillation: Share = Field(
+        1.0, description="Largest share of the labels that a teacher's outputs replace."
+    )
+    divergence: Divergence = Field(
+        "kl", description="Of outputs from the teacher's: kl, or AlphaNet's alpha."
+    )
+    teacher: str | None = Field(
+        None, description="In place of the largest: ARCHITECTURE:WEIGHTS, or an ONNX file."
+    )
+    path_choice: bool = Field(True, description="Learn which kinds of each slot matter.")
+    path_interval: Count = Field(4, description="Steps from one mixture of all kinds to the next.")
+    path_learning_rate: Rate = Field(0.05, description="Of the path logits.")
+    first_temperature: Rate = Field(5.0, description="Of the paths' noise, at the start.")
+    last_temperature: Rate = Field(0.5, description="Of the paths' noise, at the end.")
+    latency: LatencyTerm | None = Field(None, description="Adds latency to the mixture's loss.")
+    path_sampling: bool = Field(
+        False, description="Draw later random subnets by path probabilities."
+    )
+
+
+class Recipe(Settings):
+    """How one network is trained alone, by AdamW."""
+
+    FILE_ORDER = (
+        *("name", "epochs", "batch_size", "resolutions", "learning_rate", "weight_decay", "warmup"),
+        *("layer_scale", "clipping", "distortions", "magnitude", "erasing", "mixup", "cutmix"),
+        *("smoothing", "drop_path", "distillation", "averaging", "precision", "seed"),
+    )
+
+    name: str = Field(description="The recipe that it comes from.")
+    clipping: Rate | None = Field(5.0, description="Largest norm of the gradient.")
+    distortions: int = Field(0, ge=0, description="RandAugment's operations on every other image.")
+    magnitude: float = Field(9.0, ge=0, description="Of RandAugment's operations, up to 10.")
+    erasing: Share = Field(0.0, description="Share of the images that lose a rectangle.")
+    mixup: NonNegative = Field(0.0, description="Alpha of mixup's Beta distribution; 0: never.")
+    cutmix: NonNegative = Field(0.0, description="Alpha of cutmix's Beta distribution; 0: never.")
+    smoothing: Share = Field(0.0, description="Share of each label that goes to all classes.")
+    distillation: Share = Field(
+        0.5, description="Share of the labels that the teacher's outputs replace."
+    )
+    averaging: float | None = Field(
+        None, gt=0, lt=1, description="Decay of the moving average of the weights, if any."
+    )
+
+    @model_validator(mode="after")
+    def _require_magnitude(self) -> Self:
+        if "magnitude" in self.model_fields_set and self.distortions:
+            from nas.data.augmentation import RandAugment  # loads torch
+
+            RandAugment(self.distortions, self.magnitude)
+        return self
 
 
 class DataSettings(Value):
     """Which images: the arguments of ``load_dataset``."""
 
-    spec: str
-    seed: Annotated[int, Field(ge=0)] = 0
-    search_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    limit: Count | None = None
+    spec: str = Field(description="digits, folder:PATH, parquet:PATH or hf:NAME.")
+    seed: Seed = Field(0, description="Same seed, same split.")
+    search_share: float = Field(0.1, gt=0, lt=1, description="Held out of the training images.")
+    limit: Count | None = Field(None, description="Use only this many training images.")
 
     def load(self, image_size: int) -> Dataset:
         """The data set as square images of ``image_size`` pixels."""
+        from nas.data import load_dataset  # loads torch
+
         return load_dataset(
             self.spec,
             image_size,
@@ -102,3 +183,69 @@ class DataSettings(Value):
             search_share=self.search_share,
             limit=self.limit,
         )
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "light": Recipe(name="light", epochs=30, smoothing=0.1),
+    # EfficientFormer V2 (arXiv 2212.08059, section 4) and DeiT (arXiv 2012.12877, table 9)
+    "published": Recipe(
+        name="published",
+        epochs=300,
+        batch_size=1024,
+        learning_rate=1e-3,
+        warmup=5 / 300,
+        layer_scale=1e-5,
+        distortions=2,
+        erasing=0.25,
+        mixup=0.8,
+        cutmix=1.0,
+        smoothing=0.1,
+        averaging=0.9999,
+    ),
+}
+
+
+def suitable_recipe(training_images: int) -> str:
+    """The name of the default recipe for so many training images."""
+    return "published" if training_images >= PUBLISHED_IMAGES else "light"
+
+
+def like_the_supernet(settings: SupernetSettings) -> Recipe:
+    """The recipe of one network that is trained as a supernet was, but by the labels alone."""
+    shared = settings.model_dump(include=Settings.model_fields.keys() - {"drop_path"})
+    return Recipe(name="supernet", clipping=None, **shared)
+
+
+def published_drop_path(architecture: Architecture) -> float:
+    """The rate that networks of its family and its number of parameters were published with.
+
+    Rates are interpolated linearly between networks, and held below the first and above the last.
+    EfficientFormer V1, EfficientViT and MobileViT were published without drop path.
+    """
+    from nas.network import measure_size  # loads torch
+
+    kinds = {type(layer) for layer in architecture.layers}
+    for kind in LAYERS.values():
+        if kind in kinds and kind.published_drop_path:
+            params, rates = zip(*kind.published_drop_path, strict=True)
+            return float(np.interp(measure_size(architecture).params, params, rates))
+    return 0.0
+
+
+def price_paths(space: SearchSpace, table: LatencyTable, weight: float) -> LatencyTerm:
+    """The term for a space, from the rows of a latency table.
+
+    Raises:
+        UserError: the table lacks a layer of the space.
+    """
+    table.require_layers(space)
+    factor = table.calibration.factor
+    return LatencyTerm(
+        weight=weight,
+        table=str(table.path),
+        largest_ms=table.predict(space.largest()),
+        ms={
+            slot: tuple(factor * table.row(*placed).ms if placed else 0.0 for placed in candidates)
+            for slot, candidates in space.paths.items()
+        },
+    )

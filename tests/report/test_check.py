@@ -8,7 +8,7 @@ import pytest
 from nas.architecture import Architecture
 from nas.report.check import draw_check, print_check, write_check
 from nas.training.check import Check, Compared, judge_ranks
-from nas.training.recipe import RECIPES
+from nas.training.settings import RECIPES
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from nas.latency.calibration import Calibration
 from nas.latency.table import LatencyTable, Row
 from nas.latency.target import detect_target
 from nas.space import SearchSpace
-from nas.training.loop import train_supernet
 from nas.training.run import Run
-from nas.training.settings import DataSettings, Settings
+from nas.training.settings import DataSettings, SupernetSettings
+from nas.training.supernets import train_supernet
 
 EXAMPLE = Path(__file__).parents[2] / "latency_tables" / "example_cpu.csv"
 SPACE = {
@@ -40,7 +40,7 @@ LARGEST_MS = 3.0
 def run(tmp_path_factory):
     space, data = SearchSpace.model_validate(SPACE), DataSettings(spec="digits", limit=200)
     dataset = data.load(32)
-    settings = Settings(epochs=1, random_subnets=0)
+    settings = SupernetSettings(epochs=1, random_subnets=0)
     path = tmp_path_factory.mktemp("run") / "r"
     run = Run.create(path, space=space, data=data, settings=settings, dataset=dataset)
     train_supernet(run, dataset)

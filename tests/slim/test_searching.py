@@ -12,7 +12,7 @@ from nas.slim.plan import Plan
 from nas.slim.result import SearchReport
 from nas.slim.searching import search_run
 from nas.store.folder import hold_lock
-from nas.training.evaluator import Evaluator
+from nas.training.evaluation import Evaluator
 
 PLAN = Plan(targets=({"latency_ms": 2.2},), evaluations=5)
 

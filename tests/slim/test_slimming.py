@@ -11,7 +11,7 @@ from nas.slim.plan import Plan, Term
 from nas.slim.result import SearchReport
 from nas.slim.slimming import slim_run
 from nas.store.folder import hold_lock
-from nas.training.evaluator import Evaluator
+from nas.training.evaluation import Evaluator
 
 METHODS = ("uniform", "random", "evolution", "slimmed")
 

@@ -18,7 +18,7 @@ from nas.store.checkpoint import (
     read_state,
     save_checkpoint,
 )
-from nas.training.optimizer import make_optimizer
+from nas.training.step import make_optimizer
 
 STATE = State(epoch=3, teacher=0.25, accuracies={"largest": 0.5}, recipe_sha256="abc")
 

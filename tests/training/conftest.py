@@ -105,3 +105,17 @@ def with_infinity(with_fault):
         return with_fault(dataset, fault)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def stop_at(recorder):
+    """Makes a progress that interrupts a training, as Ctrl-C does, from a step on."""
+
+    def make(step: int):
+        def stop(text: str, done: int, total: int | None) -> None:
+            if done >= step:
+                raise KeyboardInterrupt
+
+        return recorder(stop)
+
+    return make

@@ -10,18 +10,17 @@ from nas.data import Dataset
 from nas.errors import UserError
 from nas.network import measure_size
 from nas.space import SearchSpace
+from nas.training.alone import train_alone
 from nas.training.check import (
     Compared,
     check_supernet,
     judge_ranks,
     spanning_architectures,
 )
-from nas.training.evaluate import accuracy, inherited_accuracy
-from nas.training.loop import train_supernet
-from nas.training.recipe import Recipe, like_the_supernet
+from nas.training.evaluation import accuracy, inherited_accuracy
 from nas.training.run import Run
-from nas.training.settings import DataSettings, Settings
-from nas.training.standalone import train_alone
+from nas.training.settings import DataSettings, Recipe, SupernetSettings, like_the_supernet
+from nas.training.supernets import train_supernet
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def run(tmp_path: Path, tiny_space: SearchSpace, dataset: Dataset) -> Run:
         tmp_path / "run",
         space=tiny_space,
         data=DataSettings(spec="digits", limit=120, search_share=0.4),
-        settings=Settings(epochs=1, batch_size=32),
+        settings=SupernetSettings(epochs=1, batch_size=32),
         dataset=dataset,
     )
     train_supernet(run, dataset)
@@ -44,7 +43,7 @@ def run(tmp_path: Path, tiny_space: SearchSpace, dataset: Dataset) -> Run:
 
 @pytest.fixture
 def recipe() -> Recipe:
-    return like_the_supernet(Settings(epochs=1, batch_size=32))
+    return like_the_supernet(SupernetSettings(epochs=1, batch_size=32))
 
 
 def compared(space: SearchSpace, *rows: tuple[float, ...]) -> list[Compared]:
@@ -114,23 +113,21 @@ def test_a_check_compares_what_it_says(run: Run, dataset: Dataset, recipe: Recip
     assert check.images == len(dataset.search)
 
 
-def test_a_stopped_check_goes_on(run: Run, dataset: Dataset, recipe: Recipe, recorder) -> None:
+def test_a_stopped_check_goes_on(
+    run: Run, dataset: Dataset, recipe: Recipe, recorder, stop_at
+) -> None:
     journal = run.path / "check.jsonl"
 
-    def stop(text: str, done: int, total: int | None) -> None:
-        if text.startswith("network 3 of 4"):
-            raise KeyboardInterrupt
-
     with pytest.raises(UserError) as error:
-        check_supernet(run, dataset, recipe, architectures=4, seeds=1, progress=recorder(stop))
+        check_supernet(run, dataset, recipe, architectures=4, seeds=1, progress=stop_at(5))
     assert str(error.value) == (
         f"stopped; 2 trainings are kept in {journal}, the same command goes on"
     )
     kept = journal.read_text().splitlines()
     assert len(kept) == 2
-    second = recorder()
-    check = check_supernet(run, dataset, recipe, architectures=4, seeds=1, progress=second)
-    assert {text.partition(",")[0] for text, *_ in second.updates} == {
+    progress = recorder()
+    check = check_supernet(run, dataset, recipe, architectures=4, seeds=1, progress=progress)
+    assert {text.partition(",")[0] for text, *_ in progress.updates} == {
         "network 3 of 4",
         "network 4 of 4",
     }
@@ -143,15 +140,15 @@ def test_only_what_was_trained_alike_is_taken_from_the_journal(
     run: Run, dataset: Dataset, recipe: Recipe, recorder
 ) -> None:
     check_supernet(run, dataset, recipe, architectures=4, seeds=1)
-    again = recorder()
-    check_supernet(run, dataset, recipe, architectures=4, seeds=1, progress=again)
-    assert again.updates == []
+    progress = recorder()
+    check_supernet(run, dataset, recipe, architectures=4, seeds=1, progress=progress)
+    assert progress.updates == []
     slower = recipe.model_copy(update={"learning_rate": 1e-4})
-    check_supernet(run, dataset, slower, architectures=4, seeds=1, progress=again)
-    assert again.updates[-1][1:] == (8, 8)  # four trainings of two steps
-    more = recorder()
-    check_supernet(run, dataset, recipe, architectures=4, seeds=2, progress=more)
-    assert more.updates[0][1] > 8  # of 16: the first seed is known
+    check_supernet(run, dataset, slower, architectures=4, seeds=1, progress=progress)
+    assert progress.updates[-1][1:] == (8, 8)  # four trainings of two steps
+    progress = recorder()
+    check_supernet(run, dataset, recipe, architectures=4, seeds=2, progress=progress)
+    assert progress.updates[0][1] > 8  # of 16: the first seed is known
 
 
 def test_other_images_are_refused(run: Run, dataset: Dataset, recipe: Recipe) -> None:

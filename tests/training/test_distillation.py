@@ -11,7 +11,7 @@ from nas.training.distillation import above_chance, alpha_divergence, diverge, k
     ("accuracy", "classes", "expected"),
     [(0.1, 10, 0.0), (0.05, 10, 0.0), (1.0, 10, 1.0), (0.55, 10, 0.5), (0.75, 2, 0.5)],
 )
-def test_knowledge_is_counted_above_chance(accuracy: float, classes: int, expected: float) -> None:
+def test_accuracy_is_counted_above_chance(accuracy: float, classes: int, expected: float) -> None:
     assert above_chance(accuracy, classes) == pytest.approx(expected)
 
 
@@ -20,9 +20,9 @@ def logits(seed: int, spread: float = 1.0) -> Tensor:
     return spread * torch.randn(6, 5, dtype=torch.float64, generator=generator)
 
 
-def by_definition(pupil: Tensor, teacher: Tensor, alpha: float) -> Tensor:
+def by_definition(student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
     """Of each image, as the paper writes it."""
-    p, q = teacher.softmax(1), pupil.softmax(1)
+    p, q = teacher.softmax(1), student.softmax(1)
     if alpha == 1:
         return (p * (p / q).log()).sum(1)
     return (q * ((p / q) ** alpha - 1)).sum(1) / (alpha * (alpha - 1))
@@ -30,33 +30,33 @@ def by_definition(pupil: Tensor, teacher: Tensor, alpha: float) -> Tensor:
 
 @pytest.mark.parametrize("alpha", [-1.0, 0.5, 1.0, 2.0])
 def test_uncut_alpha_divergence_and_its_gradient_follow_the_definition(alpha: float) -> None:
-    pupil, teacher = logits(0).requires_grad_(), logits(1)
-    expected = by_definition(pupil, teacher, alpha)
-    found = alpha_divergence(pupil, teacher, alphas=(alpha, alpha), most_ratio=1e9)
+    student, teacher = logits(0).requires_grad_(), logits(1)
+    expected = by_definition(student, teacher, alpha)
+    found = alpha_divergence(student, teacher, alphas=(alpha, alpha), most_ratio=1e9)
     torch.testing.assert_close(found, expected)
-    (gradient,) = torch.autograd.grad(found.sum(), pupil)
-    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), pupil)[0])
+    (gradient,) = torch.autograd.grad(found.sum(), student)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), student)[0])
 
 
 def test_the_larger_of_two_divergences_counts_for_each_image() -> None:
-    pupil, teacher = logits(2).requires_grad_(), logits(3)
-    both = [by_definition(pupil, teacher, alpha) for alpha in (-1.0, 1.0)]
+    student, teacher = logits(2).requires_grad_(), logits(3)
+    both = [by_definition(student, teacher, alpha) for alpha in (-1.0, 1.0)]
     assert 0 < int((both[0] > both[1]).sum()) < 6
     expected = torch.maximum(*both)
-    found = alpha_divergence(pupil, teacher, most_ratio=1e9)
+    found = alpha_divergence(student, teacher, most_ratio=1e9)
     torch.testing.assert_close(found, expected)
-    (gradient,) = torch.autograd.grad(found.sum(), pupil)
-    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), pupil)[0])
+    (gradient,) = torch.autograd.grad(found.sum(), student)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), student)[0])
 
 
 def test_the_ratio_is_cut_in_value_and_gradient() -> None:
-    pupil, teacher = logits(4, 3.0).requires_grad_(), logits(5, 3.0)
-    p, q = teacher.softmax(1), pupil.softmax(1)
+    student, teacher = logits(4, 3.0).requires_grad_(), logits(5, 3.0)
+    p, q = teacher.softmax(1), student.softmax(1)
     cut = torch.minimum(q / p, torch.tensor(5.0)).detach()  # (p / q) ** -1
     assert 0 < int((cut == 5).sum()) < 20
-    found = alpha_divergence(pupil, teacher, alphas=(-1.0, -1.0))
+    found = alpha_divergence(student, teacher, alphas=(-1.0, -1.0))
     torch.testing.assert_close(found, ((q * cut).sum(1) - 1) / 2)
-    (gradient,) = torch.autograd.grad(found.sum(), pupil)
+    (gradient,) = torch.autograd.grad(found.sum(), student)
     # -E_q[cut / alpha grad log q] through the softmax, by hand
     weight = (q * cut).detach()
     torch.testing.assert_close(gradient, weight - weight.sum(1, keepdim=True) * q.detach())
@@ -65,19 +65,21 @@ def test_the_ratio_is_cut_in_value_and_gradient() -> None:
 def test_divergences_stay_finite_where_one_side_is_sure() -> None:
     sure = torch.tensor([[200.0, -200.0, 0.0]])
     for sign in 1, -1:
-        pupil, teacher = (sign * sure).requires_grad_(), -sign * sure
-        found = alpha_divergence(pupil, teacher)
-        (gradient,) = torch.autograd.grad(found.sum(), pupil)
+        student, teacher = (sign * sure).requires_grad_(), -sign * sure
+        found = alpha_divergence(student, teacher)
+        (gradient,) = torch.autograd.grad(found.sum(), student)
         assert torch.isfinite(found).all()
         assert torch.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("divergence", ["kl", "alpha"])
 def test_a_divergence_is_a_mean_over_images_and_nothing_between_equals(divergence) -> None:
-    pupil, teacher = logits(0), logits(1)
-    each = [diverge(pupil[[row]], teacher[[row]], divergence) for row in range(6)]
-    torch.testing.assert_close(diverge(pupil, teacher, divergence), sum(each) / 6)
-    assert abs(float(diverge(pupil, pupil + 3, divergence))) < 1e-12  # a shift changes no softmax
+    student, teacher = logits(0), logits(1)
+    each = [diverge(student[[row]], teacher[[row]], divergence) for row in range(6)]
+    torch.testing.assert_close(diverge(student, teacher, divergence), sum(each) / 6)
+    assert (
+        abs(float(diverge(student, student + 3, divergence))) < 1e-12
+    )  # a shift changes no softmax
 
 
 def test_kl_is_that_of_the_definition() -> None:

@@ -24,8 +24,8 @@ from nas.families.pvt_v2.modules import ReducedAttentionModule, TokenFFNModule
 from nas.network import build, make_module
 from nas.space import SearchSpace
 from nas.supernet import Supernet
-from nas.training.drop_path import drop_path
-from nas.training.loop import fresh_supernet
+from nas.training.step import DropPath
+from nas.training.supernets import fresh_supernet
 
 CERTAIN = 1 - 1e-12
 """A rate at which no draw keeps a branch."""
@@ -74,7 +74,7 @@ def images(count: int = 6) -> Tensor:
 @pytest.mark.parametrize("name", residual_blocks())
 def test_dropped_samples_are_their_inputs(name: str) -> None:
     block, x = prepared(residual_blocks()[name]), images()
-    with drop_path({"stage1.block1": block}, CERTAIN, np.random.default_rng(0)):
+    with DropPath(CERTAIN, np.random.default_rng(0)).applied_to({"stage1.block1": block}):
         dropped = block(x)
     assert torch.equal(dropped, x)
     assert not torch.equal(block(x), x)
@@ -84,7 +84,7 @@ def test_dropped_samples_are_their_inputs(name: str) -> None:
 def test_each_sample_is_its_input_or_has_its_branch_over_the_chance_to_keep_it(name: str) -> None:
     block, x = prepared(residual_blocks()[name]), images(64)
     whole = block(x)
-    with drop_path({"stage1.block1": block}, 0.25, np.random.default_rng(0)):
+    with DropPath(0.25, np.random.default_rng(0)).applied_to({"stage1.block1": block}):
         dropped = block(x)
     is_kept = torch.from_numpy(np.random.default_rng(0).random(64) >= 0.25)
     assert 0 < int(is_kept.sum()) < 64
@@ -97,7 +97,7 @@ def test_the_mean_over_many_draws_is_the_whole_block(name: str) -> None:
     block, x = prepared(residual_blocks()[name]), images()
     whole, rng, draws = block(x).detach(), np.random.default_rng(0), 500
     total = torch.zeros_like(x)
-    with torch.no_grad(), drop_path({"stage1.block1": block}, 0.4, rng):
+    with torch.no_grad(), DropPath(0.4, rng).applied_to({"stage1.block1": block}):
         for _ in range(draws):
             total += block(x)
     # a draw of the branch's factor has the standard deviation sqrt(0.4 / 0.6)
@@ -109,7 +109,7 @@ def test_rates_rise_linearly_over_blocks_and_branches_of_a_block_share_theirs() 
     slots = ["stage1.block1", "stage1.block2", "stage2.block1.attention", "stage2.block1.ffn"]
     parts: dict[str, nn.Module] = {"stem": nn.Identity(), **{slot: Scale(1) for slot in slots}}
     x, found = torch.ones(20_000, 1, 1, 1), {}
-    with drop_path(parts, 0.4, np.random.default_rng(0)):
+    with DropPath(0.4, np.random.default_rng(0)).applied_to(parts):
         for slot in slots:
             parts[slot].gamma.data.fill_(1.0)
             values = parts[slot](x).unique().tolist()
@@ -134,14 +134,14 @@ def test_each_layer_that_may_be_left_out_has_branches_to_drop(family: str) -> No
         for layer, shape in filter(None, candidates):
             with torch.device("meta"):
                 block = make_module(layer, shape)
-            with drop_path({slot: block}, 0.5, np.random.default_rng(0)):
+            with DropPath(0.5, np.random.default_rng(0)).applied_to({slot: block}):
                 assert any(child._forward_hooks for child in block.modules()), layer.kind
 
 
 def test_rate_zero_draws_nothing_and_changes_nothing() -> None:
     block, x = prepared(residual_blocks()["ConvFFN"]), images()
     rng = np.random.default_rng(0)
-    with drop_path({"stage1.block1": block}, 0.0, rng):
+    with DropPath(0.0, rng).applied_to({"stage1.block1": block}):
         assert torch.equal(block(x), block(x))
     assert rng.random() == np.random.default_rng(0).random()
 
@@ -149,7 +149,7 @@ def test_rate_zero_draws_nothing_and_changes_nothing() -> None:
 def test_nothing_is_dropped_in_evaluation_or_after_the_context() -> None:
     block, x = prepared(residual_blocks()["MetaBlock4D"]), images()
     whole = block(x)
-    with drop_path({"stage1.block1": block}, CERTAIN, np.random.default_rng(0)):
+    with DropPath(CERTAIN, np.random.default_rng(0)).applied_to({"stage1.block1": block}):
         evaluated = block.eval()(x)
     assert torch.equal(evaluated, block(x))
     assert torch.equal(block.train()(x), whole)
@@ -165,9 +165,9 @@ def test_a_supernet_drops_what_the_extracted_network_drops(supernet: Supernet) -
     largest: Architecture = supernet.space.largest()
     x = torch.randn(8, 3, 32, 32, dtype=torch.float64, generator=torch.Generator())
     network, whole = supernet.extract(largest), supernet(x, largest)
-    with drop_path(supernet.plain_modules(largest), 0.5, np.random.default_rng(3)):
+    with DropPath(0.5, np.random.default_rng(3)).applied_to(supernet.plain_modules(largest)):
         dropped = supernet(x, largest)
-    with drop_path({"": network}, 0.5, np.random.default_rng(3)):
+    with DropPath(0.5, np.random.default_rng(3)).applied_to({"": network}):
         expected = network(x)
     torch.testing.assert_close(dropped, expected, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(dropped, whole)
@@ -177,7 +177,7 @@ def test_a_supernet_drops_what_the_extracted_network_drops(supernet: Supernet) -
 def test_a_network_without_residual_branches_is_refused() -> None:
     network = nn.Sequential(nn.Linear(2, 2))
     refused = pytest.raises(UserError, match=r"drop_path: needs .*, got a rate of 0\.1")
-    with refused, drop_path({"": network}, 0.1, np.random.default_rng(0)):
+    with refused, DropPath(0.1, np.random.default_rng(0)).applied_to({"": network}):
         pass
-    with drop_path({"": network}, 0.0, np.random.default_rng(0)):
+    with DropPath(0.0, np.random.default_rng(0)).applied_to({"": network}):
         pass

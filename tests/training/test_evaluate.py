@@ -11,14 +11,14 @@ from nas.data import Dataset
 from nas.network import build
 from nas.space import SearchSpace
 from nas.supernet import Supernet
-from nas.training.evaluate import (
+from nas.training.evaluation import (
     accuracy,
     calibrate,
+    evaluate_supernet,
     inherited_accuracy,
     inherited_network,
-    judge,
 )
-from nas.training.loop import fresh_supernet
+from nas.training.supernets import fresh_supernet
 
 
 @pytest.fixture
@@ -128,9 +128,9 @@ def test_an_inherited_network_has_the_weights_and_its_own_statistics(
         assert tensor.equal(extracted[name]) != is_statistic, name
 
 
-def test_judging_takes_three_subnets(
+def test_three_subnets_are_evaluated_after_an_epoch(
     tiny_space: SearchSpace, digits: Dataset, supernet: Supernet
 ) -> None:
-    judged = judge(supernet, digits)
-    assert list(judged) == ["smallest", "middle", "largest"]
-    assert judged["largest"] == inherited_accuracy(supernet, tiny_space.largest(), digits)
+    found = evaluate_supernet(supernet, digits)
+    assert list(found) == ["smallest", "middle", "largest"]
+    assert found["largest"] == inherited_accuracy(supernet, tiny_space.largest(), digits)

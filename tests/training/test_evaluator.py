@@ -10,9 +10,8 @@ from nas.data import Dataset
 from nas.search.walk import drop_per_gain
 from nas.space import SearchSpace
 from nas.supernet import Supernet
-from nas.training.evaluate import accuracy, calibrate
-from nas.training.evaluator import Evaluator
-from nas.training.loop import fresh_supernet
+from nas.training.evaluation import Evaluator, accuracy, calibrate
+from nas.training.supernets import fresh_supernet
 
 
 def scrambled(space: SearchSpace) -> Supernet:
@@ -26,7 +25,7 @@ def scrambled(space: SearchSpace) -> Supernet:
 
 
 def evaluated_alone(supernet: Supernet, architecture: Architecture, dataset: Dataset) -> float:
-    """Extracted, calibrated and judged as a whole."""
+    """Extracted, calibrated and found as a whole."""
     network = supernet.extract(architecture)
     images = dataset.at(architecture.input_size)
     calibrate(network, images.train, batches=4, batch_size=64, rng=np.random.default_rng(0))
@@ -120,10 +119,10 @@ def test_what_finalists_gave_is_not_computed_again(tiny_space: SearchSpace, smal
         everything = np.arange(len(small.search))
         shuffled = np.random.default_rng(0).permutation(everything)
         # one by one, so that nobody knows where the second is to part from the first
-        prefixes.judge(prefixes.subnet(first), shuffled[:50], keep_all=keep_all)
+        prefixes.predict(prefixes.subnet(first), shuffled[:50], keep_all=keep_all)
         subnet = prefixes.subnet(second)
         forwarded = prefixes.macs
-        found = prefixes.judge(subnet, everything)
+        found = prefixes.predict(subnet, everything)
         spent[keep_all] = prefixes.macs - forwarded
         alone = evaluated_alone(prefixes.supernet, second, small)
         assert found.hits.mean() == pytest.approx(alone, abs=1e-12)

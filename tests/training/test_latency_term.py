@@ -11,7 +11,7 @@ from nas.latency.calibration import Calibration
 from nas.latency.table import LatencyTable, Provenance, Row
 from nas.latency.target import detect_target
 from nas.space import SearchSpace
-from nas.training.latency_term import LatencyTerm, price_paths
+from nas.training.settings import LatencyTerm, price_paths
 
 
 @pytest.fixture

@@ -12,55 +12,56 @@ from torch.nn import functional
 from nas.architecture import Architecture
 from nas.space import SearchSpace
 from nas.supernet import Supernet
-from nas.training.lessons import Lesson, Lessons
-from nas.training.loop import fresh_supernet, train_supernet
+from nas.training.batches import Batch, BatchHistory, TaughtBatch
+from nas.training.distillation import Distillation
 from nas.training.run import Run
 from nas.training.sandwich import add_gradients, draw_subnets
-from nas.training.settings import DataSettings, Settings
+from nas.training.settings import DataSettings, SupernetSettings
+from nas.training.supernets import fresh_supernet, train_supernet
 
 
-def lesson(name: int, side: int = 8) -> Lesson:
-    return Lesson(torch.zeros(1, 3, side, side), torch.tensor([name]), torch.zeros(1, 10))
+def batch(name: int, side: int = 8) -> TaughtBatch:
+    return TaughtBatch(torch.zeros(1, 3, side, side), torch.tensor([name]), torch.zeros(1, 10))
 
 
-def heard(lessons: Lessons, pupils: int) -> list[int]:
-    return [int(lessons.of(pupil).labels) for pupil in range(1, 1 + pupils)]
+def names(history: BatchHistory, students: int) -> list[int]:
+    return [int(history.batch_of(student).labels) for student in range(1, 1 + students)]
 
 
-def test_pupils_learn_from_lessons_of_earlier_steps_as_far_apart_as_they_can_be() -> None:
-    lessons = Lessons(2, spacing=2)
+def test_students_learn_from_batches_of_earlier_steps_as_far_apart_as_they_can_be() -> None:
+    history = BatchHistory(2, spacing=2)
     found = []
     for name in range(9):
-        lessons.add(lesson(name))
-        found.append(heard(lessons, 2))
+        history.add(batch(name))
+        found.append(names(history, 2))
     young = [[0, 0], [1, 1], [2, 1], [2, 1], [3, 2], [4, 2]]
     assert found == [*young, [4, 2], [5, 3], [6, 4]]
 
 
 @pytest.mark.parametrize(("steps", "spacing"), [(9, 3), (8, 2), (6, 2), (1, 1)])
 def test_images_take_no_more_memory_than_is_granted(steps: int, spacing: int) -> None:
-    lessons = Lessons(2, spacing=4, most_bytes=steps * lesson(0).images.nbytes)
+    history = BatchHistory(2, spacing=4, most_bytes=steps * batch(0).images.nbytes)
     for name in range(30):
-        lessons.add(lesson(name))
-    assert heard(lessons, 2) == [29 - spacing, 29 - 2 * spacing]
+        history.add(batch(name))
+    assert names(history, 2) == [29 - spacing, 29 - 2 * spacing]
 
 
 def test_each_part_of_a_step_is_preceded_by_its_like() -> None:
-    lessons = Lessons(2, parts=2, spacing=1)
+    history = BatchHistory(2, parts=2, spacing=1)
     found = []
     for name in range(10):  # two parts of five steps
-        lessons.add(lesson(name))
-        found.append(heard(lessons, 2))
+        history.add(batch(name))
+        found.append(names(history, 2))
     assert found[-2:] == [[6, 4], [7, 5]]
     assert found[:6] == [[0, 0], [1, 1], [2, 2], [3, 3], [4, 2], [5, 3]]
 
 
-def test_images_of_another_size_are_lessons_of_their_own() -> None:
-    lessons = Lessons(1, spacing=1)
+def test_images_of_another_size_have_a_history_of_their_own() -> None:
+    history = BatchHistory(1, spacing=1)
     found = []
     for name in range(8):
-        lessons.add(lesson(name, side=(8, 16)[name % 2]))
-        found += heard(lessons, 1)
+        history.add(batch(name, side=(8, 16)[name % 2]))
+        found += names(history, 1)
     assert found == [0, 1, 2, 3, 2, 3, 4, 5]
 
 
@@ -74,19 +75,17 @@ def test_each_subnet_learns_from_another_batch_what_the_teacher_made_of_it_then(
     batches = [
         (torch.randn(6, 3, 32, 32, dtype=torch.float64), torch.randint(10, (6,))) for _ in range(5)
     ]
-    lessons = Lessons(3, spacing=1)
+    history = BatchHistory(3, spacing=1)
     targets = []
     for images, labels in batches:
         targets.append(supernet.extract(largest)(images).detach().log_softmax(1))
         supernet.zero_grad(set_to_none=True)
         add_gradients(
             supernet,
-            images,
-            labels,
-            largest=largest,
-            subnets=subnets,
-            distillation=0.3,
-            lessons=lessons,
+            Batch(images, labels, size=6, resolution=32),
+            [largest, *subnets],
+            Distillation(0.3),
+            history=history,
         )
         found = {name: it.grad for name, it in supernet.named_parameters()}
         with torch.no_grad():  # a step: what the teacher makes of the next batch differs
@@ -117,7 +116,7 @@ def test_in_a_training_no_two_networks_of_a_step_see_the_same_images(
 ) -> None:
     data = DataSettings(spec="digits", limit=160, search_share=0.2)
     dataset = data.load(32)
-    settings = Settings(epochs=1, batch_size=16, path_choice=False, staggered=staggered)
+    settings = SupernetSettings(epochs=1, batch_size=16, path_choice=False, staggered=staggered)
     run = Run.create(
         tmp_path / "run", space=tiny_space, data=data, settings=settings, dataset=dataset
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -18,13 +19,12 @@ from nas.deploy.weights import save_weights
 from nas.errors import UserError
 from nas.space import SearchSpace
 from nas.store.checkpoint import read_state
-from nas.training.evaluate import accuracy, inherited_accuracy, inherited_network
-from nas.training.loop import train_supernet
-from nas.training.progress import Progress
+from nas.training.evaluation import accuracy, inherited_accuracy, inherited_network
 from nas.training.run import Run
-from nas.training.settings import DataSettings, Settings
+from nas.training.settings import DataSettings, SupernetSettings
+from nas.training.supernets import train_supernet
 
-QUICK = Settings(epochs=3, batch_size=32, random_subnets=1, seed=5)
+QUICK = SupernetSettings(epochs=3, batch_size=32, random_subnets=1, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def small_space(tiny_space: SearchSpace) -> SearchSpace:
 
 @pytest.fixture(scope="module")
 def new_run(tmp_path_factory: pytest.TempPathFactory, tiny_space, data, dataset):
-    def make(settings: Settings = QUICK) -> Run:
+    def make(settings: SupernetSettings = QUICK) -> Run:
         path = tmp_path_factory.mktemp("runs") / "run"
         return Run.create(path, space=tiny_space, data=data, settings=settings, dataset=dataset)
 
@@ -72,14 +72,6 @@ def assert_same(run: Run, other: Run) -> None:
     assert lines(run) == lines(other)
 
 
-def stop_at(step: int):
-    def report(progress: Progress) -> None:
-        if progress.step >= step:
-            raise KeyboardInterrupt
-
-    return report
-
-
 def test_same_seed_same_result(new_run, dataset: Dataset, uninterrupted: Run) -> None:
     run = new_run()
     torch.manual_seed(123)  # the global generator has no say
@@ -91,11 +83,11 @@ def test_same_seed_same_result(new_run, dataset: Dataset, uninterrupted: Run) ->
 
 
 def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
-    new_run, dataset: Dataset, uninterrupted: Run
+    new_run, dataset: Dataset, uninterrupted: Run, stop_at
 ) -> None:
     run = new_run()
     with pytest.raises(UserError) as error:
-        train_supernet(run, dataset, report=stop_at(8))  # 4 steps are an epoch
+        train_supernet(run, dataset, progress=stop_at(8))  # 4 steps are an epoch
     assert str(error.value) == (
         f"stopped in epoch 2 of 3, epoch 1 is saved; to continue: nas train-supernet --run "
         f"{run.path} --resume"
@@ -109,11 +101,11 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
 
 
 def test_a_stop_in_the_first_epoch_has_nothing_to_lose(
-    new_run, dataset: Dataset, uninterrupted: Run
+    new_run, dataset: Dataset, uninterrupted: Run, stop_at
 ) -> None:
     run = new_run()
     with pytest.raises(UserError, match="stopped in epoch 1 of 3, no epoch was finished; to cont"):
-        train_supernet(run, dataset, report=stop_at(1))
+        train_supernet(run, dataset, progress=stop_at(1))
     train_supernet(run, dataset, resume=True)
     assert_same(run, uninterrupted)
 
@@ -121,7 +113,7 @@ def test_a_stop_in_the_first_epoch_has_nothing_to_lose(
 STOPPED = """
 import sys, torch
 torch.set_num_threads(1)
-from nas.training.loop import train_supernet
+from nas.training.supernets import train_supernet
 from nas.training.run import Run
 
 folder, event, name, count = sys.argv[1:]
@@ -138,7 +130,14 @@ def stop_at(found, place):
 run = Run.open(folder)
 dataset = run.data.load(32)
 sys.addaudithook(lambda found, them: stop_at(found, them[found == "os.rename"] if them else ""))
-train_supernet(run, dataset, report=lambda progress: stop_at("step", progress.step))
+class Stopping:
+    def update(self, text, done, total=None):
+        stop_at("step", done)
+
+    def say(self, line):
+        pass
+
+train_supernet(run, dataset, progress=Stopping())
 """
 
 STEPS_OF_AN_EPOCH = 4
@@ -159,7 +158,7 @@ MOMENTS = {  # of the second epoch: what happens, to what, and how many times by
     ],
 )
 def test_a_killed_process_goes_on_as_if_nothing_had_happened(
-    new_run, dataset: Dataset, uninterrupted: Run, moment: str
+    new_run, dataset: Dataset, uninterrupted: Run, moment: str, recorder
 ) -> None:
     run = new_run()
     with subprocess.Popen(
@@ -179,33 +178,28 @@ def test_a_killed_process_goes_on_as_if_nothing_had_happened(
     assert run.checkpoint_path.exists() == (moment != "between the renames")
     if partial.exists():  # as if the kill had come while it was written
         partial.write_bytes(partial.read_bytes()[:1000])
-    steps: list[int] = []
-    train_supernet(
-        Run.open(run.path),
-        dataset,
-        resume=True,
-        report=lambda progress: steps.append(progress.step),
-    )
-    assert steps[0] > STEPS_OF_AN_EPOCH
+    progress = recorder()
+    train_supernet(Run.open(run.path), dataset, resume=True, progress=progress)
+    assert progress.updates[0][1] > STEPS_OF_AN_EPOCH
     assert_same(run, uninterrupted)
     assert not partial.exists()
 
 
 def test_what_was_logged_but_not_saved_is_dropped(
-    new_run, dataset: Dataset, uninterrupted: Run
+    new_run, dataset: Dataset, uninterrupted: Run, stop_at
 ) -> None:
     run = new_run()
     with pytest.raises(UserError, match="stopped in epoch 2"):
-        train_supernet(run, dataset, report=stop_at(8))
+        train_supernet(run, dataset, progress=stop_at(8))
     with run.log_path.open("a") as file:
         file.write('{"epoch": 2, "loss/largest": 9.9}\n')
     train_supernet(run, dataset, resume=True)
     assert_same(run, uninterrupted)
 
 
-def test_a_finished_run_stays_as_it_is(dataset: Dataset, uninterrupted: Run) -> None:
+def test_a_finished_run_stays_as_it_is(dataset: Dataset, uninterrupted: Run, stop_at) -> None:
     before = uninterrupted.checkpoint_path.read_bytes()
-    train_supernet(uninterrupted, dataset, resume=True, report=stop_at(0))
+    train_supernet(uninterrupted, dataset, resume=True, progress=stop_at(0))
     assert uninterrupted.checkpoint_path.read_bytes() == before
     assert uninterrupted.is_finished
 
@@ -243,18 +237,22 @@ def test_the_teacher_has_no_say_before_it_knows_something(uninterrupted: Run) ->
         assert after["distillation_share"] == pytest.approx(knowledge, abs=1e-5)
 
 
-def test_progress_counts_to_the_end(new_run, dataset: Dataset) -> None:
-    found: list[Progress] = []
+def test_progress_counts_to_the_end(new_run, dataset: Dataset, recorder) -> None:
+    progress = recorder()
     run = new_run(QUICK.model_copy(update={"epochs": 2}))
-    train_supernet(run, dataset, report=found.append)
-    assert found[-1].step == found[-1].total_steps == 8
-    assert found[-1].epoch == found[-1].epochs == 2
-    assert found[-1].remaining_seconds == 0
-    assert found[0].remaining_seconds > 0
-    assert found[0].accuracies == {}
-    assert set(found[-1].accuracies) == {"smallest", "middle", "largest"}
-    assert set(found[-1].losses) == {"largest", "subnets", "distillation", "mixture"}
-    assert all(it.images_per_second > 0 for it in found)
+    accuracies = train_supernet(run, dataset, progress=progress)
+    assert progress.updates[-1][1:] == (8, 8)
+    assert all(
+        re.fullmatch(r"epoch [12] of 2, [1-9]\d* images/s, \d+:\d\d left", text)
+        for text, *_ in progress.updates
+    )
+    assert progress.updates[0][0].startswith("epoch 1 of 2")
+    assert progress.updates[-1][0].startswith("epoch 2 of 2")
+    assert progress.updates[-1][0].endswith("0:00 left")
+    assert list(accuracies) == ["smallest", "middle", "largest"]
+    shown = ", ".join(f"{name} {100 * it:.1f} %" for name, it in accuracies.items())
+    assert [line.partition(":")[0] for line in progress.lines] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert progress.lines[-1] == f"epoch 2 of 2: {shown}"
 
 
 def setbacks(run: Run) -> list[dict[str, object]]:
@@ -271,7 +269,7 @@ def test_a_loss_that_is_not_finite_goes_back_and_on_with_half_the_rate(
         "step 7, epoch 2: the loss is not finite; back to the end of epoch 1, on with 0.5 of the "
         "learning rate"
     )
-    assert progress.lines == [line]
+    assert [it for it in progress.lines if "back" in it] == [line]
     assert setbacks(run) == [
         {"setback": 1, "epoch": 2, "step": 7, "reason": "the loss is not finite"}
     ]
@@ -285,12 +283,16 @@ def test_a_loss_that_is_not_finite_goes_back_and_on_with_half_the_rate(
     assert all(it.isfinite().all() for it in weights)
 
 
-def test_a_lower_rate_survives_a_stop(new_run, dataset: Dataset, with_infinity) -> None:
+def test_a_lower_rate_survives_a_stop(
+    new_run, dataset: Dataset, with_infinity, stop_after_setbacks
+) -> None:
     whole, stopped = new_run(), new_run()
     train_supernet(whole, with_infinity(dataset, {1, 3}))
     assert [it["epoch"] for it in setbacks(whole)] == [1, 2]
     with pytest.raises(UserError, match="stopped in epoch 1 of 3, no epoch was finished"):
-        train_supernet(stopped, with_infinity(dataset, {1}), report=stop_after_setbacks(stopped, 1))
+        train_supernet(
+            stopped, with_infinity(dataset, {1}), progress=stop_after_setbacks(stopped, 1)
+        )
     with pytest.raises(UserError, match="no epoch is finished yet"):
         stopped.load_supernet()
     with pytest.raises(UserError, match="stopped in epoch 2 of 3, epoch 1 is saved"):
@@ -298,18 +300,22 @@ def test_a_lower_rate_survives_a_stop(new_run, dataset: Dataset, with_infinity) 
             stopped,
             with_infinity(dataset, {2}),
             resume=True,
-            report=stop_after_setbacks(stopped, 2),
+            progress=stop_after_setbacks(stopped, 2),
         )
     train_supernet(stopped, dataset, resume=True)
     assert_same(stopped, whole)
 
 
-def stop_after_setbacks(run: Run, number: int):
-    def report(progress: Progress) -> None:
-        if run.log_path.exists() and len(setbacks(run)) == number:
-            raise KeyboardInterrupt
+@pytest.fixture(scope="module")
+def stop_after_setbacks(recorder):
+    def make(run: Run, number: int):
+        def stop(text: str, step: int, total: int | None) -> None:
+            if run.log_path.exists() and len(setbacks(run)) == number:
+                raise KeyboardInterrupt
 
-    return report
+        return recorder(stop)
+
+    return make
 
 
 def test_weights_that_are_not_finite_are_never_saved(new_run, dataset: Dataset) -> None:
@@ -352,7 +358,7 @@ def test_a_spike_of_the_loss_goes_back(
     assert [it["epoch"] for it in lines(run)] == list(range(1, 9))
 
 
-def test_subnets_drawn_by_their_paths_go_on_alike_too(new_run, dataset: Dataset) -> None:
+def test_subnets_drawn_by_their_paths_go_on_alike_too(new_run, dataset: Dataset, stop_at) -> None:
     settings = QUICK.model_copy(
         update={"path_sampling": True, "random_subnets": 2, "path_learning_rate": 0.5}
     )
@@ -363,7 +369,7 @@ def test_subnets_drawn_by_their_paths_go_on_alike_too(new_run, dataset: Dataset)
     )
     train_supernet(run, dataset)
     with pytest.raises(UserError, match="stopped in epoch 3"):
-        train_supernet(other, dataset, report=stop_at(10))
+        train_supernet(other, dataset, progress=stop_at(10))
     train_supernet(other, dataset, resume=True)
     assert_same(run, other)
     train_supernet(plain, dataset)
@@ -372,12 +378,14 @@ def test_subnets_drawn_by_their_paths_go_on_alike_too(new_run, dataset: Dataset)
     assert found[2] != expected[2]
 
 
-def test_dropped_paths_go_on_alike_too(new_run, dataset: Dataset, uninterrupted: Run) -> None:
+def test_dropped_paths_go_on_alike_too(
+    new_run, dataset: Dataset, uninterrupted: Run, stop_at
+) -> None:
     settings = QUICK.model_copy(update={"drop_path": 0.5})
     run, other = new_run(settings), new_run(settings)
     train_supernet(run, dataset)
     with pytest.raises(UserError, match="stopped in epoch 2"):
-        train_supernet(other, dataset, report=stop_at(6))
+        train_supernet(other, dataset, progress=stop_at(6))
     train_supernet(other, dataset, resume=True)
     assert_same(run, other)
     assert lines(run)[0] != lines(uninterrupted)[0]
@@ -407,7 +415,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     with pytest.raises(UserError, match=r"--resume goes back to previous\.safetensors$"):
         run.load_supernet()
     train_supernet(run, dataset, resume=True, progress=progress)
-    assert progress.lines == [
+    assert progress.lines[:1] == [
         f"{run.checkpoint_path}: is damaged: it does not hold what was written; "
         "going on from the one before, previous.safetensors"
     ]
@@ -418,17 +426,17 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     ("size", "refused"), [(50_000, r"checkpoint\.safetensors"), (100, r"log\.jsonl")]
 )
 def test_a_full_disk_leaves_the_last_epoch_usable(
-    new_run, dataset: Dataset, uninterrupted: Run, files_limited, size: int, refused: str
+    new_run, dataset: Dataset, uninterrupted: Run, files_limited, size: int, refused: str, recorder
 ) -> None:
     run = new_run()
     with ExitStack() as stack:
 
-        def fill(progress: Progress) -> None:
-            if progress.step == 8:  # the second epoch is about to be logged and saved
+        def fill(text: str, step: int, total: int | None) -> None:
+            if step == 8:  # the second epoch is about to be logged and saved
                 stack.enter_context(files_limited(size))
 
         with pytest.raises(UserError, match=rf"{refused}: cannot be written: ") as error:
-            train_supernet(run, dataset, report=fill)
+            train_supernet(run, dataset, progress=recorder(fill))
     assert "\n" not in str(error.value)
     assert run.finished_epochs == 1
     run.load_supernet()
@@ -436,11 +444,11 @@ def test_a_full_disk_leaves_the_last_epoch_usable(
     assert_same(run, uninterrupted)
 
 
-def test_a_run_is_trained_by_one_process_at_a_time(new_run, dataset: Dataset) -> None:
+def test_a_run_is_trained_by_one_process_at_a_time(new_run, dataset: Dataset, recorder) -> None:
     run = new_run()
     refused: list[UserError] = []
 
-    def train_again(progress: Progress) -> None:
+    def train_again(text: str, step: int, total: int | None) -> None:
         with pytest.raises(UserError) as error:
             train_supernet(run, dataset, resume=True)
         with pytest.raises(UserError, match="another process is training there"):
@@ -456,7 +464,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(new_run, dataset: Dataset) ->
         raise KeyboardInterrupt
 
     with pytest.raises(UserError, match="stopped"):
-        train_supernet(run, dataset, report=train_again)
+        train_supernet(run, dataset, progress=recorder(train_again))
     assert str(refused[0]) == (
         f"{run.path}: another process is training there; wait for it or name another --run"
     )
@@ -498,7 +506,7 @@ def test_more_steps_than_images_for_them(tiny_space: SearchSpace, tmp_path: Path
         tmp_path / "run",
         space=tiny_space,
         data=data,
-        settings=Settings(epochs=2, batch_size=500),
+        settings=SupernetSettings(epochs=2, batch_size=500),
         dataset=dataset,
     )
     train_supernet(run, dataset)
@@ -513,7 +521,7 @@ def test_subnets_learn_digits(
         tmp_path / "run",
         space=small_space,
         data=digits_settings,
-        settings=Settings(epochs=3, batch_size=32, random_subnets=1),
+        settings=SupernetSettings(epochs=3, batch_size=32, random_subnets=1),
         dataset=digits,
     )
     train_supernet(run, digits)
@@ -526,7 +534,7 @@ def test_subnets_learn_digits(
 
 
 def test_an_external_teacher_counts_as_far_as_it_is_right(
-    new_run, tiny_space: SearchSpace, dataset: Dataset, uninterrupted: Run, tmp_path: Path
+    new_run, tiny_space: SearchSpace, dataset: Dataset, uninterrupted: Run, tmp_path: Path, stop_at
 ) -> None:
     tiny_space.largest().save(tmp_path / "a.json")
     network = inherited_network(uninterrupted.load_supernet(), tiny_space.largest(), dataset.train)
@@ -534,7 +542,7 @@ def test_an_external_teacher_counts_as_far_as_it_is_right(
     spec = f"{tmp_path / 'a.json'}:{tmp_path / 'w.safetensors'}"
     run = new_run(QUICK.model_copy(update={"epochs": 2, "teacher": spec, "divergence": "alpha"}))
     with pytest.raises(UserError, match="stopped in epoch 2"):
-        train_supernet(run, dataset, report=stop_at(8))
+        train_supernet(run, dataset, progress=stop_at(8))
     train_supernet(Run.open(run.path), dataset, resume=True)
     knowledge = max(0, accuracy(network, dataset.search) - 0.1) / 0.9
     assert knowledge > 0
@@ -550,7 +558,7 @@ def test_a_teacher_that_does_not_fit_leaves_no_run(
             tmp_path / "run",
             space=tiny_space,
             data=data,
-            settings=Settings(teacher="t.onnx"),
+            settings=SupernetSettings(teacher="t.onnx"),
             dataset=dataset,
         )
     assert not (tmp_path / "run").exists()
@@ -563,6 +571,7 @@ def test_a_stopped_training_at_several_sizes_goes_on_as_if_nothing_had_happened(
     tmp_path: Path,
     sizes: int | list[int],
     resolutions: tuple[int, ...],
+    recorder,
 ) -> None:
     space = SearchSpace.model_validate({**tiny_space.model_dump(), "input_size": sizes})
     settings = QUICK.model_copy(update={"epochs": 2, "resolutions": resolutions})
@@ -573,12 +582,12 @@ def test_a_stopped_training_at_several_sizes_goes_on_as_if_nothing_had_happened(
     )
     train_supernet(whole, dataset)
 
-    def stop(progress: Progress) -> None:
-        if progress.epoch == 2 and progress.losses and stopped.finished_epochs == 1:
+    def stop(text: str, step: int, total: int | None) -> None:
+        if stopped.finished_epochs == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(UserError, match="epoch 1 is saved"):
-        train_supernet(stopped, dataset, report=stop)
+        train_supernet(stopped, dataset, progress=recorder(stop))
     again = Run.open(stopped.path)
     assert again.image_size == max(resolutions, default=32)
     train_supernet(again, dataset, resume=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.training.memory import BoundedMemory
+from nas.training.prefixes import BoundedMemory
 
 
 def test_what_was_used_the_longest_ago_makes_room() -> None:
@@ -44,7 +44,7 @@ def test_freed_memory_is_not_cleared_again() -> None:
     script = """
 import resource
 import numpy as np
-from nas.training.memory import keep_freed_memory
+from nas.training.prefixes import keep_freed_memory
 
 def page_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -7,8 +7,7 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.network import build
 from nas.space import SearchSpace
-from nas.training.multiscale import MultiScale
-from nas.training.standalone import fresh_network
+from nas.training.alone import MultiScale, fresh_network
 
 BIASES = "stage2.block1.attention.bias.biases"
 

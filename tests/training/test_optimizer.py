@@ -6,8 +6,8 @@ from torch.nn import functional
 
 from nas.network import build
 from nas.space import SearchSpace
-from nas.training.loop import fresh_supernet
-from nas.training.optimizer import make_optimizer, scheduled_rate, set_learning_rate
+from nas.training.step import make_optimizer, scheduled_rate, set_learning_rate
+from nas.training.supernets import fresh_supernet
 
 
 def test_only_kernels_and_matrices_decay(tiny_space: SearchSpace) -> None:

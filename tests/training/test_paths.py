@@ -13,11 +13,9 @@ from torch.nn import functional
 from nas.data import Dataset
 from nas.space import SearchSpace
 from nas.supernet import Supernet
-from nas.training import loop
-from nas.training.latency_term import LatencyTerm
-from nas.training.loop import fresh_supernet, train_supernet
+from nas.training import supernets
+from nas.training.batches import Batch
 from nas.training.paths import (
-    add_path_gradients,
     gumbel_noise,
     gumbel_weights,
     path_probabilities,
@@ -25,7 +23,9 @@ from nas.training.paths import (
     scheduled_temperature,
 )
 from nas.training.run import Run
-from nas.training.settings import DataSettings, Settings
+from nas.training.sandwich import add_path_gradients
+from nas.training.settings import DataSettings, LatencyTerm, SupernetSettings
+from nas.training.supernets import fresh_supernet, train_supernet
 
 FFN, ATTENTION = "stage1.block1.ffn", "stage2.block1.attention"
 
@@ -36,9 +36,10 @@ def supernet(tiny_space: SearchSpace) -> Supernet:
 
 
 @pytest.fixture
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
+def batch() -> Batch:
     torch.manual_seed(0)
-    return torch.randn(6, 3, 32, 32, dtype=torch.float64), torch.randint(10, (6,))
+    images = torch.randn(6, 3, 32, 32, dtype=torch.float64)
+    return Batch(images, torch.randint(10, (6,)), size=6, resolution=32)
 
 
 def set_logits(supernet: Supernet, **values: list[float]) -> None:
@@ -90,10 +91,8 @@ def test_the_temperature_falls_by_the_same_factor_in_each_step() -> None:
     assert scheduled_temperature(0, steps=1, start=5.0, end=0.5) == 5.0
 
 
-def test_gradients_of_the_logits_equal_finite_differences(
-    supernet: Supernet, batch: tuple[torch.Tensor, torch.Tensor]
-) -> None:
-    images, labels = batch
+def test_gradients_of_the_logits_equal_finite_differences(supernet: Supernet, batch: Batch) -> None:
+    images, labels, *_ = batch
     set_logits(supernet, ffn=[0.3, -0.2], attention=[-0.1, 0.4])
     term = LatencyTerm(weight=0.7, table="t.csv", largest_ms=2.0,
                        ms={FFN: (0.0, 0.4), ATTENTION: (0.1, 1.1)})  # fmt: skip
@@ -111,7 +110,7 @@ def test_gradients_of_the_logits_equal_finite_differences(
         return functional.cross_entropy(outputs, labels).item() + 0.7 * ms / 2.0
 
     found = add_path_gradients(
-        supernet, images, labels, rng=np.random.default_rng(1), temperature=0.8, latency=term
+        supernet, batch, rng=np.random.default_rng(1), temperature=0.8, latency=term
     )
     for logits in supernet.path_logits.values():
         assert logits.grad is not None
@@ -128,14 +127,14 @@ def test_gradients_of_the_logits_equal_finite_differences(
 
 
 def test_a_high_price_lowers_the_probability_of_what_costs(
-    tiny_space: SearchSpace, supernet: Supernet, batch: tuple[torch.Tensor, torch.Tensor]
+    tiny_space: SearchSpace, supernet: Supernet, batch: Batch
 ) -> None:
     term = LatencyTerm(weight=1e3, table="t.csv", largest_ms=1.0,
                        ms={FFN: (0.0, 0.5), ATTENTION: (0.0, 0.5)})  # fmt: skip
     for latency, expected in ((term, True), (None, False)):
         supernet.zero_grad()
         add_path_gradients(
-            supernet, *batch, rng=np.random.default_rng(0), temperature=1.0, latency=latency
+            supernet, batch, rng=np.random.default_rng(0), temperature=1.0, latency=latency
         )
         gradients = [logits.grad for logits in supernet.path_logits.values()]
         assert all(bool(it[1] > 1) == expected for it in gradients if it is not None)
@@ -163,7 +162,7 @@ def test_without_probabilities_the_space_decides(tiny_space: SearchSpace) -> Non
 def trained(
     folder: Path, space: SearchSpace, dataset: Dataset, data: DataSettings, **settings: object
 ) -> Run:
-    recipe = Settings.model_validate({"epochs": 2, "batch_size": 32, "seed": 1, **settings})
+    recipe = SupernetSettings.model_validate({"epochs": 2, "batch_size": 32, "seed": 1, **settings})
     run = Run.create(folder / "run", space=space, data=data, settings=recipe, dataset=dataset,
                      force=True)  # fmt: skip
     train_supernet(run, dataset)
@@ -238,7 +237,7 @@ def test_a_mixture_runs_in_the_first_step_of_an_epoch_and_then_at_each_interval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     steps: list[str] = []
-    mix, draw = loop.add_path_gradients, loop.draw_subnets
+    mix, draw = supernets.add_path_gradients, supernets.draw_subnets
 
     def mixing(*arguments: Any, **options: Any) -> Any:
         steps[-1] += " mixed"
@@ -248,8 +247,8 @@ def test_a_mixture_runs_in_the_first_step_of_an_epoch_and_then_at_each_interval(
         steps.append(f"{random_subnets}")
         return draw(space, rng, random_subnets, chances)
 
-    monkeypatch.setattr(loop, "add_path_gradients", mixing)
-    monkeypatch.setattr(loop, "draw_subnets", drawing)
+    monkeypatch.setattr(supernets, "add_path_gradients", mixing)
+    monkeypatch.setattr(supernets, "draw_subnets", drawing)
     trained(tmp_path, tiny_space, dataset, data, epochs=2, random_subnets=1, path_interval=3)
     assert len(steps) % 2 == 0
     for epoch in (steps[: len(steps) // 2], steps[len(steps) // 2 :]):

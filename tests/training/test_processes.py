@@ -17,12 +17,14 @@ from torch import nn
 
 from nas.errors import UserError
 from nas.space import SearchSpace
-from nas.training.evaluate import judge
-from nas.training.loop import fresh_supernet
+from nas.training.batches import Batch
+from nas.training.distillation import Distillation
+from nas.training.evaluation import evaluate_supernet
 from nas.training.processes import ALONE, join_processes
 from nas.training.run import Run
 from nas.training.sandwich import add_gradients, draw_subnets
 from nas.training.settings import DataSettings
+from nas.training.supernets import fresh_supernet
 
 BATCH = 7
 
@@ -46,30 +48,24 @@ def torchrun(folder: Path, script: str, *arguments: str) -> subprocess.Completed
 
 SHARED = """
 import json, os, sys
-from functools import partial
 from pathlib import Path
 import numpy as np, torch
 from safetensors.torch import load_file, save_file
 from torch import distributed
 from nas.errors import UserError
 from nas.space import SearchSpace
-from nas.training.evaluate import judge
-from nas.training.loop import fresh_supernet
-from nas.training.parts import add_in_parts
+from nas.training.evaluation import evaluate_supernet
+from nas.training.supernets import fresh_supernet
 from nas.training.processes import LostProcessError, join_processes
+from nas.training.batches import Batch
+from nas.training.distillation import Distillation
 from nas.training.sandwich import add_gradients, draw_subnets
 from nas.training.settings import DataSettings
 
 space = SearchSpace.load("space.json")
 supernet = fresh_supernet(space, seed=0, layer_scale=0.5).double().eval()
 batch = load_file("batch.safetensors")
-add = partial(
-    add_gradients,
-    supernet,
-    largest=space.largest(),
-    subnets=draw_subnets(space, np.random.default_rng(3), 2),
-    distillation=0.3,
-)
+networks = [space.largest(), *draw_subnets(space, np.random.default_rng(3), 2)]
 messages, all_reduce = [], distributed.all_reduce
 
 def counted(tensor):
@@ -81,14 +77,17 @@ found = {}
 with join_processes("cpu") as processes:
     rank, count = processes.rank, processes.count
     own = {name: it[rank::count] for name, it in batch.items()}
-    losses = add_in_parts(add, own["images"], own["labels"], parts=2, batch_size=7)
-    losses = processes.add_up_gradients(supernet, torch.stack(losses))
+    losses = [
+        part.weight * add_gradients(supernet, part, networks, Distillation(0.3))
+        for part in Batch(**own, size=7, resolution=32).split(2)
+    ]
+    losses = processes.add_up_gradients(supernet, torch.stack(losses).sum(0))
     found["messages"] = len(messages)
     gradients = {n: it.grad for n, it in supernet.named_parameters() if it.grad is not None}
     save_file({"losses": losses, **gradients}, f"{rank}.safetensors")
 
     dataset = DataSettings(spec="digits", limit=300).load(32)
-    found["judged"] = judge(fresh_supernet(space, seed=0, layer_scale=0.5), dataset, processes)
+    found["accuracies"] = evaluate_supernet(fresh_supernet(space, seed=0, layer_scale=0.5), dataset, processes)
 
     norm = torch.nn.BatchNorm1d(2)
     norm.running_mean.fill_(rank)
@@ -140,17 +139,16 @@ def test_gradients_of_two_processes_are_those_of_one_on_the_joined_batch(
     supernet = fresh_supernet(tiny_space, seed=0, layer_scale=0.5).double().eval()
     losses = add_gradients(
         supernet,
-        **load_file(shared / "batch.safetensors"),
-        largest=tiny_space.largest(),
-        subnets=draw_subnets(tiny_space, np.random.default_rng(3), 2),
-        distillation=0.3,
+        Batch(**load_file(shared / "batch.safetensors"), size=BATCH, resolution=32),
+        [tiny_space.largest(), *draw_subnets(tiny_space, np.random.default_rng(3), 2)],
+        Distillation(0.3),
     )
     expected = {n: it.grad for n, it in supernet.named_parameters() if it.grad is not None}
     assert len(expected) < len(list(supernet.parameters()))
     for rank in (0, 1):
         found = load_file(shared / f"{rank}.safetensors")
         torch.testing.assert_close(
-            found.pop("losses"), torch.stack(losses), rtol=1e-6, atol=0, check_dtype=False
+            found.pop("losses"), losses, rtol=1e-6, atol=0, check_dtype=False
         )
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():
@@ -161,10 +159,10 @@ def test_a_step_needs_one_message(shared: Path) -> None:
     assert [found["messages"] for found in both(shared)] == [1, 1]
 
 
-def test_two_processes_judge_as_one_does(shared: Path, tiny_space: SearchSpace) -> None:
+def test_two_processes_evaluate_as_one_does(shared: Path, tiny_space: SearchSpace) -> None:
     dataset = DataSettings(spec="digits", limit=300).load(32)
-    expected = judge(fresh_supernet(tiny_space, seed=0, layer_scale=0.5), dataset)
-    assert [found["judged"] for found in both(shared)] == [expected] * 2
+    expected = evaluate_supernet(fresh_supernet(tiny_space, seed=0, layer_scale=0.5), dataset)
+    assert [found["accuracies"] for found in both(shared)] == [expected] * 2
 
 
 def test_running_statistics_are_averaged(shared: Path) -> None:

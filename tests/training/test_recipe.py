@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 
 from nas.architecture import Architecture
-from nas.training.recipe import (
+from nas.training.settings import (
     RECIPES,
+    SupernetSettings,
     like_the_supernet,
     published_drop_path,
     suitable_recipe,
 )
-from nas.training.settings import Settings
 
 
 @pytest.mark.parametrize(("images", "name"), [(99_999, "light"), (100_000, "published")])
@@ -25,7 +25,7 @@ def test_recipes_know_their_names() -> None:
 
 
 def test_the_supernets_recipe_takes_over_all_that_a_single_network_knows() -> None:
-    settings = Settings(
+    settings = SupernetSettings(
         epochs=3,
         batch_size=17,
         learning_rate=0.5,

@@ -8,7 +8,7 @@ import pytest
 from nas.architecture import Architecture
 from nas.errors import UserError
 from nas.space import SearchSpace
-from nas.training.resolutions import Batch, BatchPlan, reading_size
+from nas.training.batches import BatchPlan, PlannedBatch, reading_size
 
 
 def plan(**changes: Any) -> BatchPlan:
@@ -20,13 +20,13 @@ def test_a_step_takes_the_same_area_at_every_resolution() -> None:
     for epoch in range(5):
         found = plan().epoch(epoch)
         assert {batch.resolution for batch in found} == {32, 64, 96}
-        assert {batch.images * batch.resolution**2 for batch in found} == {36 * 64**2}
+        assert {batch.size * batch.resolution**2 for batch in found} == {36 * 64**2}
 
 
 def test_an_epoch_takes_all_images_but_a_last_batch_that_would_not_be_full() -> None:
     steps = [0]
     for epoch in range(5):
-        taken = sum(batch.images for batch in plan().epoch(epoch))
+        taken = sum(batch.size for batch in plan().epoch(epoch))
         assert 1000 - 144 < taken <= 1000  # 144 images of 32 px are a batch
         steps.append(steps[-1] + len(plan().epoch(epoch)))
     assert plan().first_steps == tuple(steps)
@@ -41,13 +41,13 @@ def test_resolutions_depend_on_seed_and_epoch_alone() -> None:
 
 def test_without_resolutions_all_batches_are_alike() -> None:
     alone = plan(resolutions=())
-    assert alone.epoch(4) == [Batch(36, 64)] * (1000 // 36)
+    assert alone.epoch(4) == [PlannedBatch(36, 64)] * (1000 // 36)
     assert alone.first_steps == (0, 27, 54, 81, 108, 135)
 
 
 def test_few_images_are_one_batch() -> None:
-    assert [batch.images for batch in plan(images=20, resolutions=()).epoch(0)] == [20]
-    assert all(sum(it.images for it in plan(images=20).epoch(epoch)) <= 20 for epoch in range(5))
+    assert [batch.size for batch in plan(images=20, resolutions=()).epoch(0)] == [20]
+    assert all(sum(it.size for it in plan(images=20).epoch(epoch)) <= 20 for epoch in range(5))
 
 
 def test_images_are_read_at_the_largest_size_that_a_network_sees(tiny_space: SearchSpace) -> None:

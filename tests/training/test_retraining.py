@@ -16,12 +16,11 @@ from nas.deploy.weights import load_weights
 from nas.errors import UserError
 from nas.network import build
 from nas.space import SearchSpace
-from nas.training.evaluate import accuracy, inherited_accuracy
-from nas.training.loop import train_supernet
-from nas.training.progress import Progress
+from nas.training.evaluation import accuracy, inherited_accuracy
 from nas.training.retraining import Retraining, retrain
 from nas.training.run import Run
-from nas.training.settings import DataSettings, Settings
+from nas.training.settings import DataSettings, SupernetSettings
+from nas.training.supernets import train_supernet
 
 IMAGES = {"spec": "digits", "limit": 120}
 QUICK = {"name": "published", "epochs": 3, "batch_size": 32, "drop_path": 0.3, "seed": 5}
@@ -40,7 +39,7 @@ def supernet(tmp_path_factory: pytest.TempPathFactory, tiny_space: SearchSpace) 
         tmp_path_factory.mktemp("supernet") / "run",
         space=tiny_space,
         data=data,
-        settings=Settings(epochs=2, batch_size=32),
+        settings=SupernetSettings(epochs=2, batch_size=32),
         dataset=dataset,
     )
     train_supernet(run, dataset)
@@ -72,20 +71,12 @@ def assert_same(path: Path, other: Path) -> None:
     assert lines(path) == lines(other)
 
 
-def stop_at(step: int):
-    def report(progress: Progress) -> None:
-        if progress.step >= step:
-            raise KeyboardInterrupt
-
-    return report
-
-
 def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
-    tmp_path: Path, small: Architecture, uninterrupted: Path
+    tmp_path: Path, small: Architecture, uninterrupted: Path, stop_at
 ) -> None:
     path = tmp_path / "run"
     with pytest.raises(UserError) as error:
-        retrain(*begin(path, small), report=stop_at(6))  # 3 steps are an epoch
+        retrain(*begin(path, small), progress=stop_at(6))  # 3 steps are an epoch
     assert str(error.value) == (
         f"stopped in epoch 2 of 3, epoch 1 is saved; to continue: nas retrain --run {path} --resume"
     )
@@ -101,7 +92,14 @@ torch.set_num_threads(1)
 from pathlib import Path
 from nas.training.retraining import Retraining, retrain
 opened = Retraining.open(Path(sys.argv[1]))
-retrain(opened, opened.load_images(), report=lambda progress: print(progress.step, flush=True))
+class Printing:
+    def update(self, text, done, total=None):
+        print(done, flush=True)
+
+    def say(self, line):
+        pass
+
+retrain(opened, opened.load_images(), progress=Printing())
 """
 
 
@@ -136,7 +134,7 @@ def test_a_setback_goes_back_to_the_last_epoch_with_half_the_rate_and_survives_a
     progress = recorder()
     opened, dataset = begin(whole, small)
     retrain(opened, with_infinity(dataset, {2}), progress=progress)
-    assert progress.lines == [
+    assert [line for line in progress.lines if "back" in line] == [
         "step 6, epoch 2: the loss is not finite; back to the end of epoch 1, on with 0.5 of the "
         "learning rate"
     ]
@@ -147,12 +145,12 @@ def test_a_setback_goes_back_to_the_last_epoch_with_half_the_rate_and_survives_a
     )
     opened, dataset = begin(path, small)
 
-    def stop(progress: Progress) -> None:
-        if progress.step == 6 and len(entries(path)) == 2:  # after the setback
+    def stop(text: str, step: int, total: int | None) -> None:
+        if step == 6 and len(entries(path)) == 2:  # after the setback
             raise KeyboardInterrupt
 
     with pytest.raises(UserError, match="stopped in epoch 2 of 3, epoch 1 is saved"):
-        retrain(opened, with_infinity(dataset, {2}), report=stop)
+        retrain(opened, with_infinity(dataset, {2}), progress=recorder(stop))
     retrain(opened, dataset)
     assert_same(path, whole)
 
@@ -188,14 +186,14 @@ def test_the_fourth_setback_ends_a_retraining(
 
 
 def test_a_network_is_retrained_by_one_process_at_a_time(
-    tmp_path: Path, small: Architecture
+    tmp_path: Path, small: Architecture, recorder
 ) -> None:
     opened, dataset = begin(tmp_path / "run", small)
     held = re.escape(
         f"{opened.path}: another process is training there; wait for it or name another --run"
     )
 
-    def again(progress: Progress) -> None:
+    def again(text: str, step: int, total: int | None) -> None:
         with pytest.raises(UserError, match=held):
             retrain(opened, dataset)
         with pytest.raises(UserError, match=held):
@@ -203,7 +201,7 @@ def test_a_network_is_retrained_by_one_process_at_a_time(
         raise KeyboardInterrupt
 
     with pytest.raises(UserError, match="stopped in epoch 1 of 3, no epoch was finished"):
-        retrain(opened, dataset, report=again)
+        retrain(opened, dataset, progress=recorder(again))
     assert not (opened.path / ".lock").exists()
 
 
@@ -226,10 +224,10 @@ def test_the_result_holds_for_the_weights(uninterrupted: Path, small: Architectu
     assert lines(uninterrupted)[-1]["accuracy/search slice"] <= 1
 
 
-def test_a_finished_training_gives_its_result_again(uninterrupted: Path) -> None:
+def test_a_finished_training_gives_its_result_again(uninterrupted: Path, stop_at) -> None:
     opened = Retraining.open(uninterrupted)
     before = (uninterrupted / "result.json").read_text()
-    found = retrain(opened, opened.load_images(), report=stop_at(0))
+    found = retrain(opened, opened.load_images(), progress=stop_at(0))
     assert found == json.loads(before)
 
 

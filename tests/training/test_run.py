@@ -11,11 +11,10 @@ from nas.data import Dataset
 from nas.errors import UserError
 from nas.space import SearchSpace
 from nas.store.checkpoint import State, save_checkpoint
-from nas.training.latency_term import LatencyTerm
-from nas.training.loop import fresh_supernet
-from nas.training.optimizer import make_optimizer
 from nas.training.run import Run
-from nas.training.settings import DataSettings, Settings
+from nas.training.settings import DataSettings, LatencyTerm, SupernetSettings
+from nas.training.step import make_optimizer
+from nas.training.supernets import fresh_supernet
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def run(
         tmp_path / "run",
         space=tiny_space,
         data=digits_settings,
-        settings=Settings(epochs=3, seed=7),
+        settings=SupernetSettings(epochs=3, seed=7),
         dataset=digits,
     )
 
@@ -127,7 +126,7 @@ def test_other_folders_are_not_taken_for_runs(
                 path,
                 space=tiny_space,
                 data=digits_settings,
-                settings=Settings(),
+                settings=SupernetSettings(),
                 dataset=digits,
             )
 
@@ -198,7 +197,7 @@ def test_the_head_must_fit_the_classes(
             tmp_path / "run",
             space=tiny_space.with_classes(7),
             data=digits_settings,
-            settings=Settings(),
+            settings=SupernetSettings(),
             dataset=digits,
         )
     assert str(error.value) == "digits: has 10 classes, but the head of the space 'tiny' has 7"
@@ -219,8 +218,8 @@ def test_a_run_without_path_choice_says_why(
         }
     )
     for space, settings, problem in (
-        (fixed, Settings(), "no slot of the space 'fixed' may vary in kind or be left out"),
-        (tiny_space, Settings(path_choice=False), "the run was started without it"),
+        (fixed, SupernetSettings(), "no slot of the space 'fixed' may vary in kind or be left out"),
+        (tiny_space, SupernetSettings(path_choice=False), "the run was started without it"),
     ):
         run = Run.create(
             tmp_path / "run",
@@ -245,7 +244,7 @@ def test_settings_that_need_path_choice_are_refused_without(
                 tmp_path / "run",
                 space=tiny_space,
                 data=digits_settings,
-                settings=Settings.model_validate({"path_choice": False, **given}),
+                settings=SupernetSettings.model_validate({"path_choice": False, **given}),
                 dataset=digits,
             )
         assert str(error.value).replace(str(tmp_path), "X") == (

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas.training.setbacks import CHECK_STEPS, SetbackError, Watch, is_spike
+from nas.training.loop import CHECK_STEPS, LossMonitor, SetbackError, is_spike
 
 QUIET = [0.8 + 0.1 * math.sin(step) for step in range(32)]  # deviates by 0.1 at most
 
 
-def watch_all(watch: Watch, losses: Tensor, *, every: int) -> None:
+def read_all(monitor: LossMonitor, losses: Tensor, *, every: int) -> None:
     """Read them after ``every`` so many steps."""
     for step, loss in enumerate(losses, start=1):
-        watch.add(loss.expand(3), step)
+        monitor.add(loss.expand(3), step)
         if step % every == 0:
-            watch.read(step)
+            monitor.read(step)
 
 
 def test_a_lasting_rise_is_a_spike() -> None:
@@ -57,44 +57,44 @@ def test_few_losses_are_not_judged() -> None:
 
 def test_falling_losses_with_noise_have_no_spike() -> None:
     rng = np.random.default_rng(0)
-    watch = Watch(10)
+    monitor = LossMonitor(10)
     for step in range(1, 3001):  # a loss of two images a batch has heavy tails
         mean = 2.3 * math.exp(-step / 500) + 0.1
-        watch.add(torch.tensor([mean * rng.exponential(size=2).mean()] * 3), step)
+        monitor.add(torch.tensor([mean * rng.exponential(size=2).mean()] * 3), step)
 
 
 def test_a_loss_that_is_not_finite_is_found_at_its_step() -> None:
     for bad in ([math.nan, 1.0, 1.0], [1.0, math.inf, 1.0], [1.0, 1.0, math.nan]):
-        watch = Watch(10)
+        monitor = LossMonitor(10)
         for step in range(41, 51):
-            watch.add(torch.tensor(bad if step == 43 else [1.0, 1.0, 1.0]), step)
+            monitor.add(torch.tensor(bad if step == 43 else [1.0, 1.0, 1.0]), step)
         with pytest.raises(SetbackError, match="the loss is not finite") as error:
-            watch.read(50)
+            monitor.read(50)
         assert error.value.step == 43
 
 
 def test_losses_are_read_now_and_then_only() -> None:
-    watch = Watch(10)
+    monitor = LossMonitor(10)
     for step in range(1, CHECK_STEPS):
-        watch.add(torch.tensor([math.nan] * 3), step)  # not looked at: no GPU waits
+        monitor.add(torch.tensor([math.nan] * 3), step)  # not looked at: no GPU waits
     with pytest.raises(SetbackError):
-        watch.add(torch.tensor([1.0] * 3), CHECK_STEPS)
+        monitor.add(torch.tensor([1.0] * 3), CHECK_STEPS)
 
 
 def test_what_is_found_does_not_depend_on_when_it_is_looked_for() -> None:
     losses = torch.tensor([*QUIET, *[0.8] * 20, *[4.0] * 20])
     found = []
     for every in (1, 7, 72):
-        watch = Watch(10)
+        monitor = LossMonitor(10)
         with pytest.raises(SetbackError, match="the loss rose to 4") as error:
-            watch_all(watch, losses, every=every)
+            read_all(monitor, losses, every=every)
         found.append(error.value.step)
     assert found == [55, 55, 55]  # the third of the high ones
 
 
 def test_losses_go_on_from_where_they_were() -> None:
-    watch = Watch(10, QUIET)
+    monitor = LossMonitor(10, QUIET)
     with pytest.raises(SetbackError) as error:
-        watch_all(watch, torch.tensor([5.0] * 5), every=1)
+        read_all(monitor, torch.tensor([5.0] * 5), every=1)
     assert error.value.step == 5
-    assert watch.losses[-1] == 5.0
+    assert monitor.losses[-1] == 5.0

@@ -16,12 +16,10 @@ from nas.data.images import MemoryImages
 from nas.errors import UserError
 from nas.families.parts import Scale
 from nas.space import SearchSpace
-from nas.training.evaluate import accuracy
-from nas.training.loop import fresh_supernet
-from nas.training.progress import Progress
-from nas.training.recipe import RECIPES, Recipe
-from nas.training.settings import DataSettings
-from nas.training.standalone import Standalone, fresh_network, train_alone
+from nas.training.alone import NetworkTraining, fresh_network, train_alone
+from nas.training.evaluation import accuracy
+from nas.training.settings import RECIPES, DataSettings, Recipe
+from nas.training.supernets import fresh_supernet
 
 PLAIN = Recipe(name="plain", epochs=1, batch_size=32, learning_rate=2e-3, clipping=None)
 
@@ -42,10 +40,10 @@ def changed(**options: Any) -> Recipe:
 
 def begun(
     small: Architecture, few: Dataset, recipe: Recipe, **options: Any
-) -> tuple[Standalone, list[Tensor]]:
+) -> tuple[NetworkTraining, list[Tensor]]:
     """A training, and a list that fills with the weights after each step."""
     network = fresh_network(small, seed=recipe.seed, layer_scale=recipe.layer_scale)
-    training = Standalone(small, network, few, recipe, **options)
+    training = NetworkTraining(small, network, few, recipe, **options)
     seen: list[Tensor] = []
     training.optimizer.register_step_post_hook(lambda *_: seen.append(weights(network)))
     return training, seen
@@ -128,7 +126,9 @@ def test_gradients_are_clipped_to_their_norm(small: Architecture, few: Dataset) 
         training, _ = begun(small, few, changed(clipping=clipping))
         found = norms[clipping] = []
 
-        def record(*_: object, training: Standalone = training, found: list[float] = found) -> None:
+        def record(
+            *_: object, training: NetworkTraining = training, found: list[float] = found
+        ) -> None:
             gradients = [it.grad.flatten() for it in training.network.parameters()]
             found.append(float(torch.cat(gradients).norm()))
 
@@ -174,17 +174,15 @@ def test_a_teacher_replaces_its_share_of_the_labels(small: Architecture, few: Da
     assert not torch.equal(last, between)
 
 
-def test_progress_counts_to_the_end(small: Architecture, few: Dataset) -> None:
-    found: list[Progress] = []
-    training, _ = begun(small, few, changed(epochs=2), report=found.append)
+def test_progress_counts_to_the_end(small: Architecture, few: Dataset, recorder) -> None:
+    progress = recorder()
+    training, _ = begun(small, few, changed(epochs=2), progress=progress)
     while not training.is_finished:
         numbers = training.run_epoch()
-        training.judge()
     assert set(numbers) == {"loss/labels", "learning_rate", "images_per_second"}
-    assert found[-1].step == found[-1].total_steps == 6
-    assert found[-1].epoch == found[-1].epochs == 2
-    assert found[-1].accuracies == {"search slice": accuracy(training.delivered, few.search)}
-    assert found[-1].remaining_seconds == 0
+    assert progress.updates[-1][1:] == (6, 6)
+    assert progress.updates[-1][0].endswith("0:00 left")
+    assert training.evaluate() == {"search slice": accuracy(training.delivered, few.search)}
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(small: Architecture, few: Dataset) -> None:

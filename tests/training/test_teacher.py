@@ -13,9 +13,9 @@ from nas.deploy.export import to_onnx
 from nas.deploy.weights import save_weights
 from nas.errors import UserError
 from nas.space import SearchSpace
-from nas.training.evaluate import accuracy
-from nas.training.standalone import fresh_network
-from nas.training.teacher import load_teacher, teacher_accuracy
+from nas.training.alone import fresh_network
+from nas.training.distillation import load_teacher, teacher_accuracy
+from nas.training.evaluation import accuracy
 
 IMAGES = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas.architecture import Architecture
 from nas.data import Dataset, Images
 from nas.data.splits import choose_stratified
+from nas.search import Rank, run_race
+from nas.search.racing import CONFIDENCE, Hits, Positions
 from nas.supernet import Supernet
+from nas.training.prefixes import Prefixes, remembering_norms
 from nas.training.processes import ALONE, Processes
 
-# Two draws of 1,000 images differ by 0.2 points of accuracy, of 300 by 0.3, of 100 by 1.1; 3,000
-# are no better than 1,000 (CIFAR-10, 5,000 held-out images, mean of eight subnets).
-CALIBRATION_BATCHES = 10
-CALIBRATION_BATCH_SIZE = 100
+CALIBRATION_BATCHES, CALIBRATION_BATCH_SIZE = 10, 100
+"""More images make no difference, see benchmarks/README.md."""
 CALIBRATION_SEED = 0  # all subnets see the same images, so that they differ in nothing else
-JUDGED_IMAGES = 2000  # after each epoch: accuracies to about a point, in little time
+EPOCH_IMAGES = 2000
+"""After each epoch: accuracies to about a point, in little time."""
+CACHE_MB = 512
+"""Of feature maps, calibrated layers and hits, at most: benchmarks/evaluations.py."""
 
 
 def calibrate(
@@ -37,26 +39,6 @@ def calibrate(
     with remembering_norms(network), torch.no_grad():
         for inputs, _ in islice(images.batches(batch_size, rng=rng, drop_last=True), batches):
             network(inputs.to(device, memory_format=torch.channels_last))
-
-
-@contextmanager
-def remembering_norms(network: nn.Module) -> Iterator[None]:
-    """Inside, norms use the statistics of each batch and take the mean over all batches as theirs.
-
-    All else is in evaluation; afterwards the mode is as it was.
-    """
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    was_training = network.training
-    network.eval()  # all but the norms
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's sign for the mean over all batches
-        norm.train()
-    yield
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    network.train(was_training)
 
 
 def accuracy(network: nn.Module, images: Images, *, batch_size: int = 256) -> float:
@@ -87,16 +69,18 @@ def inherited_accuracy(
     They are resized to the architecture's input size.
     """
     network = inherited_network(supernet, architecture, dataset.train)
-    judges = dataset.search if images is None else images
-    return accuracy(network, judges.at(architecture.input_size))
+    images = dataset.search if images is None else images
+    return accuracy(network, images.at(architecture.input_size))
 
 
-def judge(supernet: Supernet, dataset: Dataset, processes: Processes = ALONE) -> dict[str, float]:
+def evaluate_supernet(
+    supernet: Supernet, dataset: Dataset, processes: Processes = ALONE
+) -> dict[str, float]:
     """Inherited accuracies of the smallest, the middle and the largest subnet.
 
-    They are taken on the ``judged_images``, of which each process takes its share.
+    They are those on the ``evaluation_images``, of which each process takes its share.
     """
-    images = judged_images(dataset)
+    images = evaluation_images(dataset)
     space = supernet.space
     subnets = {
         "smallest": space.smallest(),
@@ -115,6 +99,63 @@ def judge(supernet: Supernet, dataset: Dataset, processes: Processes = ALONE) ->
     return {name: count / len(images) for name, count in zip(subnets, hits.tolist(), strict=True)}
 
 
+class Evaluator:
+    """Accuracies on the search slice with inherited weights; the supernet stays as it is.
+
+    They are what extracting, calibrating and judging the architecture alone would give, but layers
+    that it shares with architectures before it do not run again while ``cache_mb`` megabytes hold
+    what they gave. ``confidence`` is that of a race.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        dataset: Dataset,
+        *,
+        cache_mb: int = CACHE_MB,
+        confidence: float = CONFIDENCE,
+    ) -> None:
+        self.prefixes = Prefixes(supernet, dataset, cache_mb * 10**6)
+        self.confidence = confidence
+        self._everything = np.arange(len(dataset.search))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates forwarded so far, calibration included."""
+        return self.prefixes.macs
+
+    @property
+    def peak_cache_mb(self) -> float:
+        """The most that the cache held so far."""
+        return self.prefixes.memory.peak / 1e6
+
+    def accuracy(self, architecture: Architecture) -> float:
+        """The share of the search slice that the architecture gets right, in [0, 1]."""
+        hits, _ = self.prefixes.predict(self.prefixes.subnet(architecture), self._everything)
+        return int(hits.sum()) / len(hits)
+
+    def race(
+        self, current: Architecture, candidates: Sequence[Architecture], rank: Rank
+    ) -> list[float]:
+        """The candidates' accuracies, estimated for those that lost early: see ``run_race``."""
+        # all before any runs, so that it is known where they part
+        first, *subnets = [self.prefixes.subnet(one) for one in (current, *candidates)]
+        now = self.prefixes.predict(first, self._everything)
+
+        def look(candidate: int, part: Positions, is_finalist: bool) -> Hits:
+            return self.prefixes.predict(subnets[candidate], part, keep_all=is_finalist).hits
+
+        return run_race(
+            look,
+            len(candidates),
+            now.hits,
+            np.abs(now.margins),
+            rank,
+            rng=np.random.default_rng(0),
+            confidence=self.confidence,
+        )
+
+
 def _hits(network: nn.Module, images: Images, *, batch_size: int = 256) -> int:
     device, was_training = _device(network), network.training
     network.eval()
@@ -127,13 +168,13 @@ def _hits(network: nn.Module, images: Images, *, batch_size: int = 256) -> int:
     return int(correct)
 
 
-def judged_images(dataset: Dataset) -> Images:
+def evaluation_images(dataset: Dataset) -> Images:
     """The search slice, or a fixed stratified part of it if it is large."""
     images = dataset.search
-    if len(images) <= JUDGED_IMAGES:
+    if len(images) <= EPOCH_IMAGES:
         return images
     rng = np.random.default_rng(0)
-    return images.subset(choose_stratified(images.labels.numpy(), JUDGED_IMAGES, rng))
+    return images.subset(choose_stratified(images.labels.numpy(), EPOCH_IMAGES, rng))
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -1,0 +1,248 @@
+"""Training one network alone: epochs of ordinary steps, by a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
+
+from nas.architecture import Architecture
+from nas.data import Dataset
+from nas.data.augmentation import RandAugment, erase, mix, soft_targets
+from nas.data.images import resize
+from nas.errors import UserError
+from nas.network import build
+from nas.progress import SILENT, Progress
+from nas.training.batches import Batch
+from nas.training.distillation import Distillation, Teacher, diverge
+from nas.training.evaluation import accuracy, evaluation_images
+from nas.training.loop import SetbackError, Training
+from nas.training.processes import Processes
+from nas.training.settings import Recipe
+from nas.training.step import DropPath, in_precision, make_optimizer, set_learning_rate
+
+
+def fresh_network(architecture: Architecture, *, seed: int, layer_scale: float) -> nn.Module:
+    """A network with random weights that depend on ``seed`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build(architecture)
+    for name, parameter in network.named_parameters():
+        if name.endswith(".gamma"):
+            nn.init.constant_(parameter, layer_scale)
+    return network
+
+
+def train_alone(
+    architecture: Architecture,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    network: nn.Module | None = None,
+    progress: Progress = SILENT,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """The architecture, trained from scratch or from ``network``; nothing is written or evaluated.
+
+    Raises:
+        UserError: the training went wrong, see ``nas/training/loop.py``.
+    """
+    if network is None:
+        network = fresh_network(architecture, seed=recipe.seed, layer_scale=recipe.layer_scale)
+    training = NetworkTraining(
+        architecture, network, dataset, recipe, progress=progress, device=device
+    )
+    while not training.is_finished:
+        try:
+            training.run_epoch()
+        except SetbackError as setback:
+            raise UserError(
+                f"training alone: {setback.reason} in epoch {training.epoch + 1}; take a learning "
+                f"rate below {recipe.learning_rate:g}"
+            ) from None
+    return training.delivered
+
+
+class NetworkTraining(Training):
+    """The training of one network: its weights, and their moving average if the recipe wants it.
+
+    Its losses are ``labels``, and ``distillation`` with a teacher.
+    """
+
+    settings: Recipe
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        network: nn.Module,
+        dataset: Dataset,
+        recipe: Recipe,
+        *,
+        teacher: Teacher | None = None,
+        progress: Progress = SILENT,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        processes = Processes(device=torch.device(device))
+        super().__init__(
+            recipe,
+            dataset,
+            input_size=architecture.input_size,
+            progress=progress,
+            processes=processes,
+        )
+        self.architecture, self.teacher = architecture, teacher
+        self.loss_names = ("labels",) if teacher is None else ("labels", "distillation")
+        if recipe.resolutions:
+            network = MultiScale(architecture, network, recipe.resolutions)
+        self.network: nn.Module = network.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = _averaged(self.network, recipe.averaging) if recipe.averaging else None
+        self._forward = in_precision(self.network, processes.device, recipe.precision)
+        self.optimizer = make_optimizer(
+            self.network, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        if recipe.distortions:
+            distortion = RandAugment(recipe.distortions, recipe.magnitude)
+            self.augmentation = dataclasses.replace(self.augmentation, distortion=distortion)
+
+    @property
+    def delivered(self) -> nn.Module:
+        """The network that the training is for: the average of the weights if there is one."""
+        found = self.network if self.average is None else self.average.module
+        return found.extract() if isinstance(found, MultiScale) else found
+
+    @property
+    def saved(self) -> nn.Module:
+        """All tensors of the training but the optimizer's, under stable names."""
+        parts = {"network": self.network}
+        return nn.ModuleDict(parts if self.average is None else parts | {"average": self.average})
+
+    def evaluate(self) -> Mapping[str, float]:
+        """The accuracy on the search slice."""
+        images = evaluation_images(self.dataset).at(self.architecture.input_size)
+        return {"search slice": accuracy(self.delivered, images)}
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train for an epoch; returns its mean losses, its last rate, and its speed."""
+        losses = self.take_steps()
+        self.finish_epoch()
+        return {
+            **{f"loss/{name}": loss for name, loss in losses.items()},
+            "learning_rate": self.rate(self.last_step),
+            "images_per_second": self.images_per_second,
+        }
+
+    def start_epoch(self, draws: np.random.Generator) -> None:
+        """Take the distortions of the coming steps' images from ``draws``."""
+        self._draws = draws
+        self.network.train()
+
+    def take_step(self, batch: Batch, step: int) -> Tensor:
+        """An ordinary step, on the images as the recipe changes them."""
+        recipe, draws = self.settings, self._draws
+        images = resize(batch.images, batch.resolution)
+        targets = soft_targets(batch.labels, len(self.dataset.classes), recipe.smoothing)
+        if recipe.erasing:
+            images = erase(images, recipe.erasing, draws)
+        images, targets = mix(
+            images, targets, mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, rng=draws
+        )
+        with DropPath(recipe.drop_path, draws).applied_to({"": self.network}):
+            logits = self._forward(images)
+        loss = functional.cross_entropy(logits, targets)
+        losses = [loss.detach()]
+        if self.teacher is not None:
+            divergence = diverge(logits, self.teacher(images), "kl")
+            loss = Distillation(recipe.distillation).loss(loss, divergence)
+            losses.append(divergence.detach())
+        loss.backward()  # type: ignore[no-untyped-call]
+        if recipe.clipping is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clipping)
+        set_learning_rate(self.optimizer, self.rate(step - 1))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return torch.stack(losses)
+
+
+class MultiScale(nn.Module):
+    """The weights of a network of ``architecture``, for square images of each of ``resolutions``.
+
+    Resolutions differ in attention biases only, which are stored by offset: those of a smaller map
+    are a leading corner. Offsets that the network has no biases of start at 0, as fresh ones do.
+
+    Raises:
+        ValueError: a layer has other weights at another resolution, not merely more of them.
+    """
+
+    def __init__(
+        self, architecture: Architecture, network: nn.Module, resolutions: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        with torch.device("meta"):
+            plain = {it: build(architecture.with_input_size(it)) for it in resolutions}
+        # beside the modules, not among them: they hold no weights
+        self._plain = tuple(plain.items())
+        self.weights = build(architecture.with_input_size(max(resolutions)))
+        self.weights.to(next(network.parameters()))
+        whole = self.weights.state_dict()
+        for module in plain.values():
+            for name, tensor in module.state_dict().items():
+                if any(p > w for p, w in zip(tensor.shape, whole[name].shape, strict=True)):
+                    raise ValueError(f"{name}: {tensor.shape} is no corner of {whole[name].shape}")
+        with torch.no_grad():
+            for name, tensor in network.state_dict().items():
+                if whole[name].shape != tensor.shape:
+                    whole[name].zero_()
+                whole[name][_corner(tensor)] = tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, channels, S, S) of one of the resolutions to logits (N, classes)."""
+        module = dict(self._plain)[images.shape[-1]].train(self.training)
+        return functional_call(module, self._views(module), (images,), strict=True)  # type: ignore[no-any-return]
+
+    def extract(self) -> nn.Module:
+        """An ordinary network at the architecture's own size that holds a copy of the weights."""
+        with torch.device("meta"):
+            network = build(self.architecture)
+        state = {name: it.detach().clone() for name, it in self._views(network).items()}
+        network.load_state_dict(state, strict=True, assign=True)
+        for parameter in network.parameters():
+            parameter.requires_grad_(True)
+        return network.train(self.training)
+
+    def _views(self, module: nn.Module) -> dict[str, Tensor]:
+        whole = self.weights.state_dict(keep_vars=True)
+        return {
+            name: whole[name] if whole[name].shape == it.shape else whole[name][_corner(it)]
+            for name, it in module.state_dict().items()
+        }
+
+
+def _averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of weights and statistics.
+
+    In the first steps it forgets faster, (1 + n) / (10 + n) of it is kept after n steps: else the
+    fresh weights would weigh for 1 / (1 - decay) steps.
+    """
+
+    def update(averages: Sequence[Tensor], currents: Sequence[Tensor], steps: Tensor | int) -> None:
+        kept = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        for average, current in zip(averages, currents, strict=True):
+            if average.is_floating_point():
+                average.lerp_(current, 1 - kept)
+            else:
+                average.copy_(current)  # a number of batches
+
+    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+
+
+def _corner(part: Tensor) -> tuple[slice, ...]:
+    return tuple(slice(0, side) for side in part.shape)
