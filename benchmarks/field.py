@@ -27,9 +27,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from nas.architecture import Architecture
-from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import PATIENT, Measurement
-from nas.latency.networks import measure_networks
+from nas.latency.networks import Runner
 from nas.latency.runtimes import RUNTIMES
 from nas.latency.target import Target, detect_target
 from nas.network import measure_size
@@ -74,15 +73,8 @@ def main() -> None:
     target = detect_target(runtime=arguments.runtime, threads=arguments.threads)
     networks = [Architecture.load(name) for name in arguments.networks]
     with Bar("measuring") as bar:
-        found = measure_networks(
-            networks,
-            target,
-            LayerGraphs(),
-            np.random.default_rng(arguments.seed),
-            passes=arguments.passes,
-            plan=PATIENT,
-            progress=bar,
-        )
+        runner = Runner(target, np.random.default_rng(arguments.seed), progress=bar)
+        found = runner.measure_networks(networks, passes=arguments.passes, plan=PATIENT)
     table = field(networks, found)
     arguments.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(arguments.out / "field.csv", index=False, float_format="%.6g")

@@ -37,9 +37,8 @@ from nas.deploy.timm import load_timm_state_dict
 from nas.errors import UserError
 from nas.latency.build import BuildSettings, build_table
 from nas.latency.calibration import Calibration, reanchor
-from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import PATIENT, Measurement, measure
-from nas.latency.networks import measure_networks, network_sums, pick_networks
+from nas.latency.networks import Runner, network_sums, pick_networks
 from nas.latency.runtimes.onnxruntime import OnnxRuntime
 from nas.latency.table import LatencyTable
 from nas.latency.target import detect_target
@@ -147,7 +146,7 @@ def of_second_build(space: SearchSpace, first: LatencyTable, out: Path) -> Itera
     rng = np.random.default_rng(7)
     networks = pick_networks(space, first.rows, rng, ANCHORS + CHECKED)
     with Bar("measuring networks") as bar:
-        found = measure_networks(networks, first.target, LayerGraphs(), rng, passes=3, progress=bar)
+        found = Runner(first.target, rng, progress=bar).measure_networks(networks, passes=3)
     second, _ = table_of(space, out / f"{space.name}_second.csv", seed=1)
     sizes = np.array([network_sums(second.rows, network)[:2] for network in networks])
     measured = np.array([one.ms for one in found])

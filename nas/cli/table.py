@@ -193,6 +193,7 @@ def profile(
 
     import numpy as np
 
+    from nas.latency.networks import Runner
     from nas.latency.profile import profile_networks
     from nas.latency.target import detect_target
     from nas.report.profile import describe_profiles, draw_profiles, print_profiles
@@ -200,7 +201,8 @@ def profile(
 
     target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
     with Bar("measuring", quiet=as_json) as bar:
-        found = profile_networks(networks, target, np.random.default_rng(0), progress=bar)
+        runner = Runner(target, np.random.default_rng(0), progress=bar)
+        found = profile_networks(networks, runner)
     if out:
         draw_profiles(out, found, target)
     if as_json:

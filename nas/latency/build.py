@@ -20,7 +20,7 @@ from nas.errors import UserError
 from nas.families import Layer, Shape
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import LAYER_VISITS, Measurement, VisitPlan
-from nas.latency.networks import BATCH_LAYERS, NetworkSample, calibrate, measure_layers
+from nas.latency.networks import BATCH_LAYERS, NetworkSample, Runner, calibrate
 from nas.latency.staircase import (
     SWEEP_VISITS,
     keys_misfit,
@@ -165,16 +165,14 @@ def build_table(
         if finished is not None:
             journal.append(*(MeasuredRow.of(*it) for it in _measured(finished.rows).items()))
         rows = dict(line.keyed for line in journal.lines)
-        rng, plan = np.random.default_rng(settings.seed), settings.measuring
-        graphs = graphs if graphs is not None else LayerGraphs()
+        plan, rng = settings.measuring, np.random.default_rng(settings.seed)
+        runner = Runner(target, rng, graphs or LayerGraphs(), progress)
         layers = space.layers()
         step = measure_step(target, rng, plan.sweep)
 
         def measure_rows(keys: Sequence[Key]) -> None:
             missing = {key: layers[key] for key in keys if key not in rows}
-            for batch in measure_layers(
-                missing, target, graphs, rng, plan=plan.layers, batch=plan.batch, progress=progress
-            ):
+            for batch in runner.measure_layers(missing, plan=plan.layers, batch=plan.batch):
                 found = {key: _row(layers[key], key, one) for key, one in batch.items()}
                 journal.append(*(MeasuredRow.of(*it) for it in found.items()))
                 rows.update(found)
@@ -185,9 +183,7 @@ def build_table(
         extra, modelled = model_rows(layers, rows, sizes, step)
         complete = {**rows, **extra}
         ordered = {**{key: complete[key] for key in layers}, **complete}
-        calibration, validation = calibrate(
-            space, ordered, target, graphs, rng, sample=plan.networks, progress=progress
-        )
+        calibration, validation = calibrate(space, ordered, runner, plan.networks)
         provenance = Provenance(
             space=space.name,
             space_argument=settings.space_argument or space.name,

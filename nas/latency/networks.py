@@ -8,7 +8,7 @@ networks have shifted by more than small ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -109,64 +109,59 @@ class Drift(Value):
     calibration: Calibration
 
 
-def measure_layers(
-    layers: Mapping[Key, Layer],
-    target: Target,
-    graphs: LayerGraphs,
-    rng: np.random.Generator,
-    *,
-    plan: VisitPlan = LAYER_VISITS,
-    batch: int = BATCH_LAYERS,
-    progress: Progress = SILENT,
-) -> Iterator[dict[Key, Measurement]]:
-    """The latency of each layer inside a network, in random order, ``batch`` layers at a time."""
-    keys = list(layers)
-    order = [keys[index] for index in rng.permutation(len(keys))]
-    done = 0
-    progress.update("layers", done, len(keys))
-    for probes in _batches(order, lambda key: graphs.probe(layers[key], key[1]), batch):
-        found = measure_probes(list(probes.values()), target, rng=rng, plan=plan)
-        yield dict(zip(probes, found, strict=True))
-        done += len(probes)
-        progress.update("layers", done, len(keys))
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """Times layers and whole networks on a target; ``graphs`` may bring templates along."""
 
+    target: Target
+    rng: np.random.Generator
+    graphs: LayerGraphs = field(default_factory=LayerGraphs)
+    progress: Progress = SILENT
 
-def measure_networks(
-    networks: Sequence[Architecture],
-    target: Target,
-    graphs: LayerGraphs,
-    rng: np.random.Generator,
-    *,
-    passes: int,
-    plan: VisitPlan = NETWORK_VISITS,
-    progress: Progress = SILENT,
-) -> list[Measurement]:
-    """Whole networks in random order, in batches that fit into memory.
+    def measure_layers(
+        self,
+        layers: Mapping[Key, Layer],
+        *,
+        plan: VisitPlan = LAYER_VISITS,
+        batch: int = BATCH_LAYERS,
+    ) -> Iterator[dict[Key, Measurement]]:
+        """The latency of each layer inside a network, in random order, batch by batch."""
+        keys = list(layers)
+        order = [keys[index] for index in self.rng.permutation(len(keys))]
+        done = 0
+        self.progress.update("layers", done, len(keys))
+        for probes in _batches(order, lambda key: self.graphs.probe(layers[key], key[1]), batch):
+            yield self._measure(probes, plan)
+            done += len(probes)
+            self.progress.update("layers", done, len(keys))
 
-    Several passes with other batches: a spell of other work on the machine then hits all alike.
-    """
-    found: list[list[Measurement]] = [[] for _ in networks]
-    total = passes * len(networks)
-    progress.update("networks", 0, total)
-    for _ in range(passes):
-        order = rng.permutation(len(networks)).tolist()
-        for probes in _batches(order, lambda index: Probe(graphs.network(networks[index]))):
-            measured = measure_probes(list(probes.values()), target, rng=rng, plan=plan)
-            for index, measurement in zip(probes, measured, strict=True):
-                found[index].append(measurement)
-            progress.update("networks", sum(map(len, found)), total)
-    return [combine(measurements, target) for measurements in found]
+    def measure_networks(
+        self, networks: Sequence[Architecture], *, passes: int, plan: VisitPlan = NETWORK_VISITS
+    ) -> list[Measurement]:
+        """Whole networks in random order, in batches that fit into memory.
+
+        Several passes with other batches: a spell of other work on the machine then hits all alike.
+        """
+        found: list[list[Measurement]] = [[] for _ in networks]
+        total = passes * len(networks)
+        self.progress.update("networks", 0, total)
+        for _ in range(passes):
+            order = self.rng.permutation(len(networks)).tolist()
+            for probes in _batches(
+                order, lambda index: Probe(self.graphs.network(networks[index]))
+            ):
+                for index, measurement in self._measure(probes, plan).items():
+                    found[index].append(measurement)
+                self.progress.update("networks", sum(map(len, found)), total)
+        return [combine(measurements, self.target) for measurements in found]
+
+    def _measure(self, probes: Mapping[T, Probe], plan: VisitPlan) -> dict[T, Measurement]:
+        found = measure_probes(list(probes.values()), self.target, rng=self.rng, plan=plan)
+        return dict(zip(probes, found, strict=True))
 
 
 def calibrate(
-    space: SearchSpace,
-    rows: Mapping[Key, Row],
-    target: Target,
-    graphs: LayerGraphs,
-    rng: np.random.Generator,
-    *,
-    sample: NetworkSample,
-    progress: Progress = SILENT,
+    space: SearchSpace, rows: Mapping[Key, Row], runner: Runner, sample: NetworkSample
 ) -> tuple[Calibration, Validation | None]:
     """Measure random networks between the smallest and the largest of ``space``.
 
@@ -174,23 +169,13 @@ def calibrate(
     few networks to hold any out there is no validation. A validation that fails is measured on,
     up to ``MOST_ROUNDS`` times as long: on a busy machine the networks' noise may be to blame.
     """
-    networks = pick_networks(space, rows, rng, sample.fitted + sample.held_out)
+    networks = pick_networks(space, rows, runner.rng, sample.fitted + sample.held_out)
     sums = [network_sums(rows, network) for network in networks]
     rounds: list[list[Measurement]] = []
     while True:
-        rounds.append(
-            measure_networks(
-                networks,
-                target,
-                graphs,
-                rng,
-                passes=sample.passes,
-                plan=sample.visits,
-                progress=progress,
-            )
-        )
-        measured = [combine(one, target) for one in zip(*rounds, strict=True)]
-        calibration, validation = _fit(sums, measured, target, sample)
+        rounds.append(runner.measure_networks(networks, passes=sample.passes, plan=sample.visits))
+        measured = [combine(one, runner.target) for one in zip(*rounds, strict=True)]
+        calibration, validation = _fit(sums, measured, runner.target, sample)
         if validation is None or not judge(validation).failures or len(rounds) == MOST_ROUNDS:
             return calibration, validation
 
@@ -218,12 +203,7 @@ def noise_floor(visits: Sequence[Sequence[float]], quantile: float) -> float:
 
 
 def measure_drift(
-    table: LatencyTable,
-    *,
-    networks: int,
-    seed: int,
-    graphs: LayerGraphs | None = None,
-    progress: Progress = SILENT,
+    table: LatencyTable, *, networks: int, seed: int, progress: Progress = SILENT
 ) -> Drift:
     """Measure random networks of the table's space, spread over its latencies, on this machine.
 
@@ -231,16 +211,14 @@ def measure_drift(
         UserError: the table is for another target, its space is gone or has changed, or has too
             few networks.
     """
-    target = table.target
-    table.require_target(detect_again(target))
-    rng = np.random.default_rng(seed)
-    chosen = pick_networks(space_of(table), table.rows, rng, networks)
+    table.require_target(detect_again(table.target))
+    runner = Runner(table.target, np.random.default_rng(seed), progress=progress)
+    chosen = pick_networks(space_of(table), table.rows, runner.rng, networks)
     if len(chosen) < LEAST_HELD_OUT:
         raise UserError(
             f"{table.path}: its space has {len(chosen)} networks, too few to check it by"
         )
-    graphs = graphs if graphs is not None else LayerGraphs()
-    found = measure_networks(chosen, target, graphs, rng, passes=CHECK_PASSES, progress=progress)
+    found = runner.measure_networks(chosen, passes=CHECK_PASSES)
     sums = [network_sums(table.rows, network) for network in chosen]
     return judge_drift(
         table.calibration,

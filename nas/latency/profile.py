@@ -11,16 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from nas.architecture import Architecture
 from nas.families import Layer, Shape
-from nas.latency.graphs import LayerGraphs, with_batch
+from nas.latency.graphs import with_batch
 from nas.latency.measure import LAYER_VISITS, PATIENT, Measurement, VisitPlan, measure
-from nas.latency.networks import measure_layers
+from nas.latency.networks import Runner
 from nas.latency.table import Key
-from nas.latency.target import Target, make_runtime
-from nas.progress import SILENT, Progress
+from nas.latency.target import make_runtime
 
 PROFILED_RUNS = 60
 
@@ -102,26 +99,23 @@ class Profile:
 
 def profile_networks(
     networks: Mapping[str, Architecture],
-    target: Target,
-    rng: np.random.Generator,
+    runner: Runner,
     *,
-    graphs: LayerGraphs | None = None,
     layer_plan: VisitPlan = LAYER_VISITS,
     network_plan: VisitPlan = PATIENT,
-    progress: Progress = SILENT,
 ) -> list[Profile]:
     """Profile networks by their names; layers that several have in common are measured once."""
-    graphs = graphs if graphs is not None else LayerGraphs()
+    target = runner.target
     layers: dict[Key, Layer] = {
         (layer.signature, shape): layer
         for network in networks.values()
         for layer, shape in network.placed()
     }
     times: dict[Key, Measurement] = {}
-    for batch in measure_layers(layers, target, graphs, rng, plan=layer_plan, progress=progress):
+    for batch in runner.measure_layers(layers, plan=layer_plan):
         times.update(batch)
-    models = [graphs.network(network) for network in networks.values()]
-    wholes = measure(models, target, rng=rng, plan=network_plan)
+    models = [runner.graphs.network(network) for network in networks.values()]
+    wholes = measure(models, target, rng=runner.rng, plan=network_plan)
     runtime = make_runtime(target)
     found = []
     for (name, network), model, whole in zip(networks.items(), models, wholes, strict=True):

@@ -5,6 +5,7 @@ import pytest
 
 from nas.families.efficientformer_v2.layers import ConvFFN
 from nas.latency.measure import Measurement
+from nas.latency.networks import Runner
 from nas.latency.profile import (
     OPERATORS,
     LayerTime,
@@ -20,9 +21,10 @@ MS = Measurement(ms=1.0, ms_low=0.9, ms_high=1.1, runs=10, status="ok")
 
 
 @pytest.fixture(scope="module")
-def profiles(tiny, graphs, target):
+def profiles(tiny, graphs, target, brief):
     networks = {"small": tiny.smallest(), "large": tiny.largest()}
-    return profile_networks(networks, target, np.random.default_rng(0), graphs=graphs)
+    runner = Runner(target, np.random.default_rng(0), graphs)
+    return profile_networks(networks, runner, layer_plan=brief, network_plan=brief)
 
 
 def test_every_layer_of_every_network_is_timed(profiles, tiny):
