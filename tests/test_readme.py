@@ -1,6 +1,6 @@
-"""The README's file tree says of each module what the module says of itself.
+"""The documents show code that runs, and a file tree that says of each module what it says itself.
 
-To write it anew:  .venv/bin/python tests/test_readme.py
+To write the tree anew:  .venv/bin/python tests/test_readme.py
 """
 
 import ast
@@ -16,7 +16,8 @@ from nas.latency.target import detect_target
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-TREE = re.compile(r"(?<=## Where everything is\n\n```\n).*?(?=```\n)", re.DOTALL)
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+TREE = re.compile(r"(?<=tests/test_readme.py`.\n\n```\n).*?(?=```\n)", re.DOTALL)
 CODE = re.compile(r"(?<=```python\n).*?(?=```\n)", re.DOTALL)
 
 
@@ -27,32 +28,41 @@ def first_sentence(path):
 
 
 def tree():
-    lines = []
-    for path in [ROOT / "nas" / "cli" / "__init__.py", *sorted((ROOT / "nas").rglob("*.py"))]:
-        name = str(path.relative_to(ROOT))
-        if name not in [line.split()[0] for line in lines]:
-            lines.append(f"{name:<37}{first_sentence(path)}")
-    lines += [
-        f"{name:<37}{text}"
-        for name, text in (
-            ("search_spaces/*.yaml", "The built-in search spaces"),
-            ("search_spaces/published/*.json", "Published networks, layer by layer"),
-            ("search_spaces/schema/*.json", "JSON Schema of both file formats, for editors"),
-            ("docs/", "How to bring a block of your own"),
-            ("latency_tables/", "An example table, and where yours go"),
-            ("runs/", "Where trainings and searches write"),
-            ("examples/", "What to do with a network once it is found, one command each"),
-            ("benchmarks/", "Long proofs, one command each"),
-            ("tests/", "Mirrors nas/"),
-        )
-    ]
-    return "\n".join(lines) + "\n"
+    """One line for each module, and for each folder beside the package."""
+    described = {
+        str(path.relative_to(ROOT)): first_sentence(path) for path in (ROOT / "nas").rglob("*.py")
+    }
+    named = dict(sorted(described.items(), key=lambda item: (item[0].rpartition("/")[0], item[0])))
+    named |= {
+        "search_spaces/*.yaml": "The built-in search spaces",
+        "search_spaces/published/*.json": "Published networks, layer by layer",
+        "search_spaces/schema/*.json": "JSON Schema of both file formats, for editors",
+        "docs/": "Architecture, blocks of your own, and the field's networks measured",
+        "latency_tables/": "An example table, and where yours go",
+        "runs/": "Where trainings and searches write",
+        "examples/": "What to do with a network once it is found, one command each",
+        "benchmarks/": "Long proofs, one command each",
+        "tests/": "Mirrors nas/",
+    }
+    width = max(map(len, named)) + 2
+    return "".join(f"{name:<{width}}{text}\n" for name, text in named.items())
 
 
 def test_the_file_tree_is_up_to_date():
-    found = TREE.search(README.read_text())
+    found = TREE.search(ARCHITECTURE.read_text())
     assert found is not None
     assert found[0] == tree()
+
+
+def test_the_walk_through_the_code_fits_on_two_pages():
+    assert ARCHITECTURE.read_text().split("## Where everything is")[0].count("\n") <= 110
+
+
+def test_the_walk_through_the_code_names_files_that_exist():
+    text = ARCHITECTURE.read_text().split("## Where everything is")[0]
+    named = re.findall(r"`((?:nas|tests|docs|search_spaces)/[a-z0-9_/]*(?:\.[a-z]+)?)`", text)
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_every_module_says_what_it_is():
@@ -71,4 +81,4 @@ def test_the_runtime_of_the_readme_works(monkeypatch):
 
 
 if __name__ == "__main__":
-    README.write_text(TREE.sub(lambda found: tree(), README.read_text()))
+    ARCHITECTURE.write_text(TREE.sub(lambda found: tree(), ARCHITECTURE.read_text()))
