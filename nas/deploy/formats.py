@@ -6,26 +6,17 @@ import runpy
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
-
-import torch
-from safetensors.torch import save
-from torch import nn
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from nas.architecture import Architecture
-from nas.deploy.export import (
-    Examples,
-    require_parity,
-    to_checked_int8,
-    to_checked_onnx,
-)
 from nas.deploy.openvino import OpenVinoNetwork, to_openvino
 from nas.deploy.quantize import Placement
-from nas.deploy.standalone import source_file
-from nas.deploy.timm import load_timm_state_dict, to_timm_state_dict
-from nas.deploy.weights import save_weights
 from nas.errors import UserError
-from nas.network import build
+
+if TYPE_CHECKING:  # torch takes seconds to load, and the names of the formats are options
+    from torch import nn
+
+    from nas.deploy.export import Examples
 
 ExportFormat = Literal["onnx", "onnx-int8", "openvino", "python", "timm"]
 
@@ -83,6 +74,13 @@ def export_network(
     Raises:
         UserError: the export computes something else than torch, or its runtime is not installed.
     """
+    import torch
+    from safetensors.torch import save
+
+    from nas.deploy.export import require_parity, to_checked_int8, to_checked_onnx
+    from nas.deploy.timm import load_timm_state_dict, to_timm_state_dict
+    from nas.network import build
+
     paths, shape = files_of(form, out), architecture.input_shape
     if form == "python":
         contents, load = _python(architecture, network)
@@ -111,6 +109,9 @@ def _python(
     architecture: Architecture, network: nn.Module
 ) -> tuple[tuple[bytes, bytes], Callable[[], nn.Module]]:
     """The source and the weights, and a function that returns the network made of these alone."""
+    from nas.deploy.standalone import source_file
+    from nas.deploy.weights import save_weights
+
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "network.py"
         source.write_text(source_file(architecture), encoding="utf-8")
