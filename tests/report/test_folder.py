@@ -43,6 +43,13 @@ def test_a_damaged_log_is_told_by_its_line(run_folder, line):
         read_folder(run_folder)
 
 
+def test_a_last_line_that_is_still_being_written_is_left_out(run_folder):
+    before = read_folder(run_folder).training
+    with (run_folder / "log.jsonl").open("a") as file:
+        file.write('{"epoch": 9, "lo')
+    assert read_folder(run_folder).training == before
+
+
 def test_a_damaged_report_is_told_by_its_key(run_folder):
     path = run_folder / "slim_2" / "report.json"
     path.write_text('{"space": "a"}')
