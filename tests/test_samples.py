@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nas.training.evaluate import accuracy, inherited_accuracy
 from safetensors.torch import load_file
 
 from nas.architecture import Architecture
@@ -24,7 +25,6 @@ from nas.slim.plan import Plan
 from nas.slim.preparation import identify
 from nas.space import SearchSpace
 from nas.training.check import Check, check_supernet
-from nas.training.evaluate import accuracy, inherited_accuracy
 from nas.training.loop import train_supernet
 from nas.training.retraining import Retraining, retrain
 from nas.training.run import Run
