@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, model
 from nas.documents import (
     Document,
     Value,
-    did_you_mean,
+    find,
     parse_document,
     read_document,
     write_atomically,
@@ -21,16 +21,6 @@ from nas.documents import (
 from nas.errors import UserError
 from nas.families import BlockFile, Layer, Shape
 from nas.families.own import AnyLayer, files_of, placed, with_own_kinds
-
-BUILT_IN = next(
-    folder
-    for folder in (
-        Path(__file__).parent / "search_spaces",  # inside an installed wheel
-        Path(__file__).parent.parent / "search_spaces",  # in a checkout
-    )
-    if folder.is_dir()
-)
-"""The folder of the built-in spaces; ``published/`` in it holds the built-in architectures."""
 
 
 class Architecture(Value):
@@ -166,25 +156,6 @@ class Architecture(Value):
     def save(self, path: str | Path) -> None:
         """Write ``to_json`` to ``path``, atomically."""
         write_atomically(Path(path), self.to_json())
-
-
-def find(name_or_path: str | Path, folder: str, suffixes: tuple[str, ...], what: str) -> Path:
-    """The path of a built-in file by its name, or ``name_or_path`` itself if that is a file."""
-    path = Path(name_or_path)
-    if path.suffix in (".json", ".yaml", ".yml") or path.is_file():
-        return path
-    known = {
-        file.stem: file
-        for file in sorted((BUILT_IN / folder).glob("*"))
-        if file.suffix in suffixes and not file.stem.endswith(".schema")
-    }
-    if str(name_or_path) in known:
-        return known[str(name_or_path)]
-    hint = did_you_mean(str(name_or_path), known)
-    raise UserError(
-        f"{what} '{name_or_path}' is neither a file nor built in{hint}; built in: "
-        f"{', '.join(known)}"
-    )
 
 
 def _explicit(layer: Layer) -> dict[str, Any]:

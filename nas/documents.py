@@ -24,6 +24,16 @@ from nas.errors import UserError
 
 Location = tuple[str | int, ...]
 
+BUILT_IN = next(
+    folder
+    for folder in (
+        Path(__file__).parent / "search_spaces",  # inside an installed wheel
+        Path(__file__).parent.parent / "search_spaces",  # in a checkout
+    )
+    if folder.is_dir()
+)
+"""The folder of the built-in spaces; ``published/`` in it holds the built-in architectures."""
+
 
 class Value(BaseModel):
     """An immutable value, validated when it is made; unknown keys are refused."""
@@ -128,6 +138,35 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint such as ``; did you mean 'width'?``, or nothing when no known word is close."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def find(name_or_path: str | Path, folder: str, suffixes: tuple[str, ...], what: str) -> Path:
+    """The path of a built-in file by its name, or ``name_or_path`` itself if that is a file."""
+    path = Path(name_or_path)
+    if path.suffix in (".json", ".yaml", ".yml") or path.is_file():
+        return path
+    known = {
+        file.stem: file
+        for file in sorted((BUILT_IN / folder).glob("*"))
+        if file.suffix in suffixes and not file.stem.endswith(".schema")
+    }
+    if str(name_or_path) in known:
+        return known[str(name_or_path)]
+    hint = did_you_mean(str(name_or_path), known)
+    raise UserError(
+        f"{what} '{name_or_path}' is neither a file nor built in{hint}; built in: "
+        f"{', '.join(known)}"
+    )
+
+
+def built_in_spaces() -> list[str]:
+    """The names of the spaces that come with the package."""
+    return sorted(file.stem for file in BUILT_IN.glob("*.yaml"))
+
+
+def built_in_architectures() -> list[str]:
+    """The names of the published architectures that come with the package."""
+    return sorted(file.stem for file in (BUILT_IN / "published").glob("*.json"))
 
 
 def read_document(path: Path) -> Document:

@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from nas.architecture import BUILT_IN, Architecture
-from nas.documents import parse_document
+from nas.architecture import Architecture
+from nas.documents import BUILT_IN, parse_document
 from nas.errors import UserError
 from nas.network import layer_size, measure_size
 from nas.space import (

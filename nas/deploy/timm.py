@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from nas.architecture import BUILT_IN, Architecture
+from nas.architecture import Architecture
+from nas.documents import BUILT_IN
 from nas.errors import UserError
 from nas.families import FAMILIES
 from nas.families.layer import Sizes, TimmNames

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nas.documents import built_in_architectures, built_in_spaces
 from nas.space.choices import Choice, named_choice
 from nas.space.document import IDENTITY, Slot
 from nas.space.search_space import (
@@ -9,8 +10,6 @@ from nas.space.search_space import (
     WIDTH_STEP,
     Assignment,
     SearchSpace,
-    built_in_architectures,
-    built_in_spaces,
 )
 
 __all__ = [

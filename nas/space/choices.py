@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
 
 from nas.documents import Location
-from nas.families import NAME, Layer
+from nas.families import NAME, Layer, Shape
 from nas.space.document import IDENTITY, LayerSpec, Option, Slot, Stage
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Role = Literal["input_size", "width", "kind", "field"]
 
@@ -142,6 +149,44 @@ def _slot_choices(slot: Slot) -> Iterator[Choice]:
     )
 
 
+def sample_options(choices: Iterable[Choice], rng: np.random.Generator) -> tuple[int, ...]:
+    """A random option of each choice; the sizes of networks spread evenly, see ``sample``."""
+    share = rng.uniform()
+    return tuple(
+        _sample_kind(choice, share, rng)
+        if choice.role == "kind"
+        else int(rng.binomial(len(choice.options) - 1, share))
+        for choice in choices
+    )
+
+
+def _sample_kind(choice: Choice, share: float, rng: np.random.Generator) -> int:
+    count, optional = len(choice.options), int(choice.is_optional)
+    if optional and not rng.binomial(1, share):
+        return 0
+    return int(rng.integers(optional, count)) if count > optional + 1 else optional
+
+
+def scale_options(
+    choices: Iterable[Choice], slots: Iterable[Slot], share: float
+) -> tuple[int, ...]:
+    """The same share of the options of each choice, see ``SearchSpace.uniform``."""
+    keys = {slot.name: slot.key for slot in slots}
+    indices = []
+    counts: Counter[tuple[int | None, str]] = Counter()
+    for choice in choices:
+        last = len(choice.options) - 1
+        if choice.role == "kind" and choice.slot is not None:
+            group = choice.stage, keys[choice.slot]
+            before = math.floor(counts[group] * share + 1e-9)
+            counts[group] += 1
+            is_kept = math.floor(counts[group] * share + 1e-9) > before
+            indices.append(last if is_kept else 0)
+        else:
+            indices.append(math.floor(last * share + 0.5))
+    return tuple(indices)
+
+
 def elastic_fields(spec: LayerSpec) -> dict[str, tuple[Option, ...]]:
     """The fields of which a candidate lists several options, with these."""
     return {name: value for name, value in _own_fields(spec) if isinstance(value, tuple)}
@@ -173,6 +218,12 @@ def make_layer(
     return made.model_validate({"slot": slot.name, **filled, **fixed, **fields})
 
 
+def largest_layer(slot: Slot, spec: LayerSpec, classes: int) -> Layer | None:
+    """A candidate with the most expensive option of each of its fields, at the largest widths."""
+    fields = {field: options[-1] for field, options in elastic_fields(spec).items()}
+    return make_layer(slot, spec, fields, slot.before[-1], slot.after[-1], classes)
+
+
 def slot_complaints(slot: Slot) -> Iterator[tuple[Location, str]]:
     """What is wrong with the candidates of a slot, each with the place in the file."""
     if not re.fullmatch(NAME, slot.key):
@@ -187,6 +238,31 @@ def slot_complaints(slot: Slot) -> Iterator[tuple[Location, str]]:
         for field, value in _own_fields(spec):
             descending = spec.layer is not None and field in spec.layer.descending
             yield from disorder((*place, field), value, descending=descending)
+
+
+def slot_misfits(
+    slot: Slot, variants: Iterable[tuple[Layer | None, Shape]]
+) -> Iterator[tuple[Location, str]]:
+    """What is wrong with the maps that the variants of a slot make, with the place in the file."""
+    maps: dict[tuple[int, ...], tuple[int, ...]] = {}
+    try:
+        for layer, shape in variants:
+            width, *made = layer.output_shape(shape) if layer is not None else shape
+            if slot.position == "head":
+                continue
+            known = maps.setdefault(shape[1:], tuple(made))
+            if known != tuple(made):
+                message = f"kinds make maps of different sizes, {known} and {tuple(made)}"
+                yield slot.location, message
+            if width not in slot.after:
+                message = f"a slot that changes the width cannot be {(width, *made)}"
+                yield slot.location, message
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        where = ".".join(map(str, detail["loc"]))
+        yield slot.location, f"{where}: {detail['msg']}" if where else detail["msg"]
+    except ValueError as error:
+        yield slot.location, str(error)
 
 
 def disorder(

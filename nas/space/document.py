@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union
@@ -125,13 +126,16 @@ class Slot(NamedTuple):
     """A place for a layer: what may stand there, and where the file says so.
 
     ``stage`` counts from 0; the stem lies in the first stage and the head in the last. ``key`` is
-    the slot's key in the file, which is the last word of its name.
+    the slot's key in the file, which is the last word of its name. ``before`` and ``after`` are
+    the widths that the map may have in front of the slot and behind it.
     """
 
     name: str
     key: str
     position: Literal["stem", "downsample", "block", "head"]
     stage: int
+    before: tuple[int, ...]
+    after: tuple[int, ...]
     candidates: tuple[LayerSpec, ...]
     location: Location
 
@@ -145,25 +149,35 @@ class Slot(NamedTuple):
         """Whether layers of several kinds, or none, may stand in it."""
         return len(self.candidates) > 1
 
+    def width_pairs(self) -> list[tuple[int, int]]:
+        """Each width before the slot with each after it; in a stage the two are one."""
+        if self.enters or self.position == "stem":
+            return list(itertools.product(self.before, self.after))
+        return [(width, width) for width in self.after]
 
-def lay_out(stem: LayerSpec, stages: tuple[Stage, ...], head: LayerSpec) -> Iterator[Slot]:
+
+def lay_out(
+    channels: int, stem: LayerSpec, stages: tuple[Stage, ...], head: LayerSpec
+) -> Iterator[Slot]:
     """All slots of a space, in the order in which images pass them."""
-    yield Slot("stem", "stem", "stem", 0, (stem,), ("stem",))
+    last = width = as_tuple(stages[0].width)
+    yield Slot("stem", "stem", "stem", 0, (channels,), width, (stem,), ("stem",))
     for number, stage in enumerate(stages):
         location: Location = ("stages", number)
-        prefix = f"stage{number + 1}"
+        name, last, width = f"stage{number + 1}", width, as_tuple(stage.width)
         if stage.downsample is not None:
             key = "downsample"
             own = as_tuple(stage.downsample), (*location, key)
-            yield Slot(f"{prefix}.{key}", key, "downsample", number, *own)
+            yield Slot(f"{name}.{key}", key, "downsample", number, last, width, *own)
         count = 0
         for index, block in enumerate(stage.blocks):
             for _ in range(block.repeat):
                 count += 1
                 for key, candidates in (block.__pydantic_extra__ or {}).items():
                     own = as_tuple(candidates), (*location, "blocks", index, key)
-                    yield Slot(f"{prefix}.block{count}.{key}", key, "block", number, *own)
-    yield Slot("head", "head", "head", len(stages) - 1, (head,), ("head",))
+                    slot = f"{name}.block{count}.{key}"
+                    yield Slot(slot, key, "block", number, width, width, *own)
+    yield Slot("head", "head", "head", len(stages) - 1, width, width, (head,), ("head",))
 
 
 def as_tuple(value: T | tuple[T, ...]) -> tuple[T, ...]:

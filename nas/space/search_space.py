@@ -1,7 +1,7 @@
 """A ``SearchSpace``: a YAML file in which a list is a choice and anything else is fixed.
 
-It compiles to an ordered mapping of choices. An assignment is a tuple of option indices, one for
-each choice, cheapest first; ``decode`` makes the ``Architecture`` of it.
+It compiles to a sequence of choices. An assignment is a tuple of option indices, one for each
+choice, cheapest first; ``decode`` makes the ``Architecture`` of it.
 """
 
 from __future__ import annotations
@@ -9,19 +9,17 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-import numpy as np
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
 from pydantic_core import PydanticCustomError
 
-from nas.architecture import BUILT_IN, Architecture, find
-from nas.documents import Document, Location, Value, location_text, read_document
+from nas.architecture import Architecture
+from nas.documents import Document, Location, Value, find, location_text, read_document
 from nas.errors import UserError
 from nas.families import BlockFile, Layer, MapMisfitError, Shape
 from nas.families.own import files_of, placed, with_own_kinds
@@ -29,17 +27,22 @@ from nas.space.choices import (
     Choice,
     compile_choices,
     disorder,
-    elastic_fields,
     fillings,
+    largest_layer,
     make_layer,
+    sample_options,
+    scale_options,
     slot_complaints,
+    slot_misfits,
 )
-from nas.space.document import AnySpec, LayerSpec, Option, Slot, Stage, Widths, as_tuple, lay_out
+from nas.space.document import AnySpec, Option, Slot, Stage, Widths, as_tuple, lay_out
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Assignment = tuple[int, ...]
 Placed = tuple[Layer, Shape]
 """A layer and its input shape."""
-_Known = dict[tuple[int, ...], Placed | None]
 
 DEFAULT_SPACE = "mobile_64px"
 WIDTH_STEP = 4
@@ -105,18 +108,20 @@ class SearchSpace(Value):
         """The side of the largest images, in pixels."""
         return self.input_sizes[-1]
 
-    @property
-    def stride(self) -> int:
-        """What input sizes must be multiples of, in pixels."""
-        return next(it for it in range(1, self.largest_size + 1) if self._takes(it))
-
     def require_input_sizes(self, sizes: Sequence[int]) -> None:
         """Raise UserError unless the strides divide each of ``sizes``, in pixels."""
         for pixels in sizes:
             if not self._takes(pixels):
-                raise UserError(
-                    f"{self.name}: input sizes must be multiples of {self.stride}, got {pixels}"
-                )
+                stride = next(side for side in itertools.count(1) if self._takes(side))
+                wanted = f"input sizes must be multiples of {stride}"
+                raise UserError(f"{self.name}: {wanted}, got {pixels}")
+
+    def _takes(self, pixels: int) -> bool:
+        try:
+            self._maps(pixels)
+        except MapMisfitError:
+            return False
+        return True
 
     def __hash__(self) -> int:
         return hash(self.to_json())
@@ -124,7 +129,7 @@ class SearchSpace(Value):
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
         """The places for layers, in the order in which images pass them."""
-        return tuple(lay_out(self.stem, self.stages, self.head))
+        return tuple(lay_out(self.channels, self.stem, self.stages, self.head))
 
     @cached_property
     def typed_choices(self) -> tuple[Choice, ...]:
@@ -139,24 +144,15 @@ class SearchSpace(Value):
     @cached_property
     def kind_choices(self) -> Mapping[str, int]:
         """For each slot that is a path choice the index of its kind among the choices."""
-        return MappingProxyType(
-            {
-                choice.slot: index
-                for index, choice in enumerate(self.typed_choices)
-                if choice.role == "kind" and choice.slot is not None
-            }
-        )
+        choices = enumerate(self.typed_choices)
+        return {choice.slot: i for i, choice in choices if choice.role == "kind" and choice.slot}
 
     @cached_property
     def width_choices(self) -> Mapping[int, int]:
         """For each stage (from 0) of several widths the index of its width among the choices."""
-        return MappingProxyType(
-            {
-                choice.stage: index
-                for index, choice in enumerate(self.typed_choices)
-                if choice.role == "width" and choice.stage is not None
-            }
-        )
+        choices = enumerate(self.typed_choices)
+        widths = ((choice.stage, i) for i, choice in choices if choice.role == "width")
+        return {stage: i for stage, i in widths if stage is not None}
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -174,8 +170,9 @@ class SearchSpace(Value):
         Raises:
             ValueError: the assignment has another length, or an index beyond its options.
         """
-        pixels, _ = self._sizes_of(self._options(assignment))
+        self._require_options(assignment)
         layers = tuple(layer for layer, _ in self.placed(assignment))
+        pixels = self._pixels(assignment)
         return Architecture(
             name=self.name,
             input_shape=(self.channels, pixels, pixels),
@@ -186,11 +183,10 @@ class SearchSpace(Value):
     def placed(self, assignment: Sequence[int]) -> Iterator[Placed]:
         """The layers of ``decode(assignment)`` with their input shapes, without the network.
 
-        A layer is made and checked once for each combination of the options that decide it, which
-        makes this about ten times as fast as ``decode``.
+        A layer is made and checked once for each combination of the options that decide it.
         """
         if len(assignment) != len(self.typed_choices):
-            raise self._wrong_length(assignment)
+            self._require_options(assignment)
         for slot, indices, known in self._layers:
             key = tuple([assignment[index] for index in indices])
             if key not in known:
@@ -200,9 +196,9 @@ class SearchSpace(Value):
                 yield found
 
     def canonical(self, assignment: Assignment) -> Assignment:
-        """The assignment with the first option wherever another choice makes it pointless.
+        """The assignment with the first option of each choice that another one makes pointless.
 
-        Such as the expansion of a block that is left out; the architecture stays the same.
+        The expansion of a block that is left out is pointless. The architecture stays the same.
         """
         settled = list(assignment)
         for choice, idle in self._idle.items():
@@ -229,35 +225,16 @@ class SearchSpace(Value):
 
     def sample_assignment(self, rng: np.random.Generator) -> Assignment:
         """The assignment of ``sample``."""
-        share = rng.uniform()
-        return tuple(
-            _sample_kind(choice, share, rng)
-            if choice.role == "kind"
-            else int(rng.binomial(len(choice.options) - 1, share))
-            for choice in self.typed_choices
-        )
+        return sample_options(self.typed_choices, rng)
 
     def uniform(self, share: float) -> Assignment:
         """Uniform scaling: the same share, in [0, 1], of each width, expansion, depth and size.
 
-        A kind is no size. Of the slots of one key in a stage that share, evenly spread, has the
-        most expensive kind, as in the largest network; the others have the cheapest, which often
-        leaves them out. So each stage keeps its part of the depth, and the largest's design.
+        Of the slots of one key in a stage that share, evenly spread, has the most expensive kind,
+        as in the largest network; the others have the cheapest, which often leaves them out. So
+        each stage keeps its part of the depth, and kinds are not scaled.
         """
-        keys = {slot.name: slot.key for slot in self.slots}
-        indices = []
-        counts: Counter[tuple[int | None, str]] = Counter()
-        for choice in self.typed_choices:
-            last = len(choice.options) - 1
-            if choice.role == "kind" and choice.slot is not None:
-                group = choice.stage, keys[choice.slot]
-                counts[group] += 1
-                kept = math.floor(counts[group] * share + 1e-9)
-                is_kept = kept > math.floor((counts[group] - 1) * share + 1e-9)
-                indices.append(last if is_kept else 0)
-            else:
-                indices.append(math.floor(last * share + 0.5))
-        return tuple(indices)
+        return scale_options(self.typed_choices, self.slots, share)
 
     def variants(
         self, slot: Slot, input_sizes: Sequence[int] = ()
@@ -266,17 +243,10 @@ class SearchSpace(Value):
 
         Images are of each of ``input_sizes``, by default of the space's.
         """
-        here = as_tuple(self.stages[slot.stage].width)
-        if slot.position == "stem":
-            widths = [(self.channels, width) for width in here]
-        elif slot.enters:
-            widths = list(itertools.product(as_tuple(self.stages[slot.stage - 1].width), here))
-        else:
-            widths = [(width, width) for width in here]
         for pixels in input_sizes or self.input_sizes:
             map_size = self._maps(pixels)[slot.name]
             for spec, fields in fillings(slot):
-                for before, after in widths:
+                for before, after in slot.width_pairs():
                     layer = make_layer(slot, spec, fields, before, after, self.classes)
                     yield layer, (before, *map_size)
 
@@ -290,17 +260,13 @@ class SearchSpace(Value):
 
     def paths_at(self, pixels: int) -> Mapping[str, tuple[Placed | None, ...]]:
         """``paths`` for images of another size."""
-        widths = [as_tuple(stage.width)[-1] for stage in self.stages]
-        return MappingProxyType(
-            {
-                slot.name: tuple(
-                    self._fill(slot, spec, _last_options(spec), pixels, widths)
-                    for spec in slot.candidates
-                )
-                for slot in self.slots
-                if slot.is_path_choice
-            }
-        )
+        found: dict[str, tuple[Placed | None, ...]] = {}
+        for slot in self.slots:
+            if slot.is_path_choice:
+                shape = (slot.before[-1], *self._maps(pixels)[slot.name])
+                layers = (largest_layer(slot, spec, self.classes) for spec in slot.candidates)
+                found[slot.name] = tuple((layer, shape) if layer else None for layer in layers)
+        return MappingProxyType(found)
 
     def layers(self) -> Mapping[tuple[str, Shape], Layer]:
         """One layer for each distinct signature and input shape: the rows of a latency table."""
@@ -311,77 +277,59 @@ class SearchSpace(Value):
                     found.setdefault((layer.signature, shape), layer)
         return MappingProxyType(found)
 
-    def _options(self, assignment: Sequence[int]) -> tuple[Option, ...]:
-        """The option of each choice."""
+    def _require_options(self, assignment: Sequence[int]) -> None:
         if len(assignment) != len(self.typed_choices):
-            raise self._wrong_length(assignment)
-        for choice, index in zip(self.typed_choices, assignment, strict=True):
-            if not 0 <= index < len(choice.options):
-                raise ValueError(
-                    f"{self.name}: {choice.name}: {len(choice.options)} options, got {index}"
-                )
-        return tuple(
-            choice.options[index]
-            for choice, index in zip(self.typed_choices, assignment, strict=True)
-        )
-
-    def _wrong_length(self, assignment: Sequence[int]) -> ValueError:
-        return ValueError(f"{self.name}: {len(self.typed_choices)} choices, got {len(assignment)}")
-
-    def _sizes_of(self, options: Sequence[Option]) -> tuple[int, list[int]]:
-        """The side of the images and the width of each stage."""
-        pixels, widths = self.largest_size, [as_tuple(stage.width)[0] for stage in self.stages]
-        for choice, option in zip(self.typed_choices, options, strict=True):
-            if choice.role == "input_size":
-                pixels = int(option)
-            elif choice.role == "width" and choice.stage is not None:
-                widths[choice.stage] = int(option)
-        return pixels, widths
+            raise ValueError(f"{self.name}: {len(self.sizes)} choices, got {len(assignment)}")
+        for choice, size, index in zip(self.typed_choices, self.sizes, assignment, strict=True):
+            if not 0 <= index < size:
+                raise ValueError(f"{self.name}: {choice.name}: {size} options, got {index}")
 
     @cached_property
-    def _layers(self) -> tuple[tuple[Slot, tuple[int, ...], _Known], ...]:
+    def _layers(self) -> Sequence[tuple[Slot, Sequence[int], dict[Assignment, Placed | None]]]:
         """For each slot the indices of the choices that concern it, and its layers made so far."""
         choices = list(enumerate(self.typed_choices))
-        return tuple(
-            (slot, tuple(index for index, choice in choices if choice.concerns(slot)), {})
+        return [
+            (slot, [index for index, choice in choices if choice.concerns(slot)], {})
             for slot in self.slots
-        )
+        ]
 
     def _place(self, slot: Slot, assignment: Sequence[int]) -> Placed | None:
         """The layer in a slot, with its input shape."""
-        options = self._options(assignment)
+        self._require_options(assignment)
         index = self.kind_choices.get(slot.name)
         spec = slot.candidates[0 if index is None else assignment[index]]
         fields = {
-            choice.field: option
-            for choice, option in zip(self.typed_choices, options, strict=True)
+            choice.field: choice.options[index]
+            for choice, index in zip(self.typed_choices, assignment, strict=True)
             if choice.field is not None and choice.is_field_of(slot, spec)
         }
-        return self._fill(slot, spec, fields, *self._sizes_of(options))
+        before = after = self._width(slot.stage, assignment)
+        if slot.position == "stem":
+            before = self.channels
+        elif slot.enters:
+            before = self._width(slot.stage - 1, assignment)
+        layer = make_layer(slot, spec, fields, before, after, self.classes)
+        map_size = self._maps(self._pixels(assignment))[slot.name]
+        return None if layer is None else (layer, (before, *map_size))
 
-    def _fill(
-        self,
-        slot: Slot,
-        spec: LayerSpec,
-        fields: Mapping[str, Option],
-        pixels: int,
-        widths: Sequence[int],
-    ) -> Placed | None:
-        """A candidate in its place, given the size of the images and the width of each stage."""
-        before = self._before(slot, widths)
-        layer = make_layer(slot, spec, fields, before, widths[slot.stage], self.classes)
-        return None if layer is None else (layer, (before, *self._maps(pixels)[slot.name]))
+    def _pixels(self, assignment: Sequence[int]) -> int:
+        """The side of the images; where it is a choice, it is the first."""
+        return self.input_sizes[assignment[0] if isinstance(self.input_size, tuple) else 0]
+
+    def _width(self, stage: int, assignment: Sequence[int]) -> int:
+        index = self.width_choices.get(stage)
+        return as_tuple(self.stages[stage].width)[0 if index is None else assignment[index]]
 
     @cached_property
     def _idle(self) -> Mapping[int, Sequence[Sequence[int]]]:
-        """For each choice of a kind, and each kind, the choices that it makes pointless."""
+        """For each choice of a kind, and each of its options, the choices that it rules out."""
         return {
             self.kind_choices[slot.name]: [
                 [
                     index
                     for index, choice in enumerate(self.typed_choices)
-                    if choice.role == "field"
-                    and choice.slot == slot.name
+                    if choice.field is not None
+                    and choice.concerns(slot)
                     and not choice.is_field_of(slot, spec)
                 ]
                 for spec in slot.candidates
@@ -390,43 +338,27 @@ class SearchSpace(Value):
             if slot.is_path_choice
         }
 
-    def _before(self, slot: Slot, widths: Sequence[int]) -> int:
-        """The channels that enter a slot, given the width of each stage."""
-        if slot.position == "stem":
-            return self.channels
-        return widths[slot.stage - 1] if slot.enters else widths[slot.stage]
-
     def _maps(self, pixels: int) -> dict[str, tuple[int, int]]:
         """Height and width of the map that each slot sees, for square images of that size."""
         if pixels not in self._map_sizes:
-            widths = [as_tuple(stage.width)[-1] for stage in self.stages]
             shape: Shape = (self.channels, pixels, pixels)
             maps = {}
             for slot in self.slots:
                 maps[slot.name] = shape[1:]
-                spec = slot.candidates[-1]
-                before, after = self._before(slot, widths), widths[slot.stage]
-                layer = make_layer(slot, spec, _last_options(spec), before, after, self.classes)
+                layer = largest_layer(slot, slot.candidates[-1], self.classes)
                 if layer is not None and slot.position != "head":
                     try:
-                        shape = (after, *layer.output_shape(shape)[1:])
+                        shape = (slot.after[-1], *layer.output_shape(shape)[1:])
                     except MapMisfitError:
                         raise
                     except ValueError:
-                        continue  # channels that do not fit; ``_misfits`` says where
+                        continue  # channels that do not fit; ``slot_misfits`` says where
             self._map_sizes[pixels] = maps
         return self._map_sizes[pixels]
 
     @cached_property
     def _map_sizes(self) -> dict[int, dict[str, tuple[int, int]]]:
         return {}
-
-    def _takes(self, pixels: int) -> bool:
-        try:
-            self._maps(pixels)
-        except MapMisfitError:
-            return False
-        return True
 
     @model_validator(mode="wrap")
     @classmethod
@@ -460,50 +392,4 @@ class SearchSpace(Value):
             except MapMisfitError as error:
                 yield ("input_size",), f"{pixels} px do not fit: {error}"
         for slot in self.slots:
-            yield from self._misfits(slot)
-
-    def _misfits(self, slot: Slot) -> Iterator[tuple[Location, str]]:
-        maps: dict[tuple[int, ...], tuple[int, ...]] = {}
-        try:
-            for layer, shape in self.variants(slot):
-                made = layer.output_shape(shape) if layer is not None else shape
-                if slot.position != "head" and maps.setdefault(shape[1:], made[1:]) != made[1:]:
-                    yield (
-                        slot.location,
-                        (f"kinds make maps of different sizes, {maps[shape[1:]]} and {made[1:]}"),
-                    )
-                width = self.stages[slot.stage].width
-                if slot.position != "head" and made[0] not in as_tuple(width):
-                    yield slot.location, f"a slot that changes the width cannot be {made}"
-        except ValueError as error:
-            yield slot.location, _first_line(error)
-
-
-def built_in_spaces() -> list[str]:
-    """The names of the spaces that come with the package."""
-    return sorted(file.stem for file in BUILT_IN.glob("*.yaml"))
-
-
-def built_in_architectures() -> list[str]:
-    """The names of the published architectures that come with the package."""
-    return sorted(file.stem for file in (BUILT_IN / "published").glob("*.json"))
-
-
-def _sample_kind(choice: Choice, share: float, rng: np.random.Generator) -> int:
-    count, optional = len(choice.options), int(choice.is_optional)
-    if optional and not rng.binomial(1, share):
-        return 0
-    return int(rng.integers(optional, count)) if count > optional + 1 else optional
-
-
-def _last_options(spec: LayerSpec) -> dict[str, Option]:
-    """The most expensive option of each field that is a choice."""
-    return {field: options[-1] for field, options in elastic_fields(spec).items()}
-
-
-def _first_line(error: ValueError) -> str:
-    if isinstance(error, ValidationError):
-        detail = error.errors(include_url=False)[0]
-        where = ".".join(map(str, detail["loc"]))
-        return f"{where}: {detail['msg']}" if where else detail["msg"]
-    return str(error)
+            yield from slot_misfits(slot, self.variants(slot))
