@@ -30,14 +30,15 @@ from prepared import run_at, table_at
 from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.latency.table import LatencyTable
-from nas.report.progress import Bar
-from nas.report.tables import print_networks, print_table
+from nas.report import write_search
+from nas.report.terminal import ProgressBar, print_networks, print_table
 from nas.slim.plan import Plan
+from nas.slim.result import FILES, FinalNetwork, SearchResult
 from nas.slim.slimming import slim_run
 from nas.space import SearchSpace
 from nas.training.alone import train_alone
 from nas.training.evaluation import accuracy
-from nas.training.run import SEARCH_RESULT, Run
+from nas.training.run import Run
 from nas.training.settings import DataSettings, SupernetSettings, like_the_supernet
 
 ACROSS = "across"
@@ -76,18 +77,18 @@ def main() -> None:
     target_ms = round(arguments.share * table.predict(space.largest()), 3)
     names = arguments.spaces or (ACROSS, *FAMILIES)
     runs = {name: trained(space, name, arguments) for name in names}  # before anything is measured
-    rows: list[dict[str, Any]] = []
+    rows: list[FinalNetwork] = []
     found = {}
     for name, (run, dataset) in runs.items():
         out = slimmed(run, table, target_ms, arguments)
-        networks = json.loads((out / SEARCH_RESULT).read_text())["networks"]
         rows += [
-            {**row, "name": f"{name}, {row['name']}"}
-            for row in networks
-            if row["name"] != "largest"
+            network.model_copy(update={"name": f"{name}, {network.name}"})
+            for network in SearchResult.load(out / FILES["report"]).networks
+            if network.target
         ]
         found[name] = trained_alone(out, run, dataset, arguments.seeds)
-        (arguments.out / "figures.json").write_text(json.dumps([rows, found], indent=2))
+        figures = [[network.summary() for network in rows], found]
+        (arguments.out / "figures.json").write_text(json.dumps(figures, indent=2))
     title = f"{space.name} to {target_ms} ms, {arguments.limit} images, {arguments.epochs} epochs"
     print_networks(rows, title=title)
     print_table(
@@ -139,10 +140,10 @@ def trained_alone(out: Path, run: Run, dataset: Dataset, seeds: int) -> list[flo
 def slimmed(run: Run, table: LatencyTable, target_ms: float, arguments: argparse.Namespace) -> Path:
     """The folder of what slimming a run to the target gives, which may be there already."""
     out = run.path / f"slim_{target_ms:g}_{arguments.evaluations}"
-    if (out / SEARCH_RESULT).exists():
+    if (out / FILES["result"]).exists():
         return out
-    with Bar(f"slimming {run.space.name} to {target_ms} ms") as bar:
-        slim_run(
+    with ProgressBar(f"slimming {run.space.name} to {target_ms} ms") as bar:
+        result = slim_run(
             run,
             {"cpu": table},
             Plan(
@@ -152,10 +153,11 @@ def slimmed(run: Run, table: LatencyTable, target_ms: float, arguments: argparse
                 seed=arguments.seed,
             ),
             out=out,
-            bar=bar,
+            progress=bar,
             force=True,
             accept_tables=True,
         )
+    write_search(out, result)
     return out
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from prepared import run_at, table_at
 
-from nas.report.progress import Bar
-from nas.report.tables import print_networks
+from nas.report import write_search
+from nas.report.terminal import ProgressBar, print_search
 from nas.slim.plan import Plan
 from nas.slim.slimming import slim_run
 from nas.space import SearchSpace
@@ -53,7 +53,7 @@ def main() -> None:
         {"latency_ms": round(share * largest_ms, 3)}
         for share in sorted(arguments.shares, reverse=True)
     )
-    with Bar("slimming") as bar:
+    with ProgressBar("slimming") as bar:
         result = slim_run(
             run,
             {"cpu": table},
@@ -61,12 +61,11 @@ def main() -> None:
             out=arguments.out / "slim",
             force=True,
             accept_tables=True,
-            bar=bar,
+            progress=bar,
         )
-    rows = result["networks"]
-    print_networks(rows, title=f"{space.name}, {run.data.spec}, {run.data.limit} images")
-    print(*result["verdicts"], sep="\n")
-    (arguments.out / "figures.json").write_text(json.dumps(rows, indent=2))
+    described = write_search(arguments.out / "slim", result)
+    print_search(result, title=f"{space.name}, {run.data.spec}, {run.data.limit} images")
+    (arguments.out / "figures.json").write_text(json.dumps(described["networks"], indent=2))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from prepared import run_at
 
-from nas.report.tables import print_table
+from nas.report.terminal import print_table
 from nas.space import SearchSpace
 from nas.training.check import spanning_architectures
 from nas.training.evaluation import inherited_accuracy

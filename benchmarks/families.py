@@ -35,7 +35,7 @@ from nas.latency.measure import PATIENT, measure
 from nas.latency.table import LatencyTable
 from nas.latency.target import detect_target
 from nas.network import build
-from nas.report.tables import count, print_table
+from nas.report.terminal import count, print_table
 from nas.space import SearchSpace
 
 

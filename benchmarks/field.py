@@ -32,8 +32,7 @@ from nas.latency.networks import Runner
 from nas.latency.runtimes import RUNTIMES
 from nas.latency.target import Target, detect_target
 from nas.network import measure_size
-from nas.report.progress import Bar
-from nas.report.tables import count, print_table
+from nas.report.terminal import ProgressBar, count, print_table
 from nas.search import mobile_efficiency_score
 from nas.space import built_in_architectures
 
@@ -72,7 +71,7 @@ def main() -> None:
     arguments = parser.parse_args()
     target = detect_target(runtime=arguments.runtime, threads=arguments.threads)
     networks = [Architecture.load(name) for name in arguments.networks]
-    with Bar("measuring") as bar:
+    with ProgressBar("measuring") as bar:
         runner = Runner(target, np.random.default_rng(arguments.seed), progress=bar)
         found = runner.measure_networks(networks, passes=arguments.passes, plan=PATIENT)
     table = field(networks, found)

@@ -33,8 +33,7 @@ from prepared import run_at, table_at
 
 from nas.data import Dataset
 from nas.latency.prices import Prices
-from nas.report.progress import Bar
-from nas.report.tables import print_table
+from nas.report.terminal import ProgressBar, print_table
 from nas.search import (
     Frontier,
     InfeasibleTarget,
@@ -78,7 +77,7 @@ METHODS = {
 class Judge:
     """Accuracies of a run's networks, on the search slice and on the test images, each once."""
 
-    def __init__(self, run: Run, dataset: Dataset, bar: Bar) -> None:
+    def __init__(self, run: Run, dataset: Dataset, bar: ProgressBar) -> None:
         self.run, self.dataset, self.bar = run, dataset, bar
         self.path = run.path / "judged.jsonl"
         self.known: dict[tuple[str, Assignment], float] = {}
@@ -133,7 +132,7 @@ def main() -> None:
     run, dataset = run_at(arguments.out / arguments.on, space, data, subject.settings)
     table = table_at(arguments.out / f"{arguments.on}.csv", space)
     prices = Prices(space, {"cpu": table})
-    with Bar("judging") as bar:
+    with ProgressBar("judging") as bar:
         judge = Judge(run, dataset, bar)
         sizes, canonical = space.sizes, space.canonical
         problem = Problem(sizes, prices.cost, judge.seen, {"latency_ms": 1e-9}, canonical)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas.architecture import Architecture
-from nas.report.tables import print_table
+from nas.report.terminal import print_table
 from nas.supernet import Supernet
 from nas.training.run import Run
 from nas.training.sandwich import draw_subnets

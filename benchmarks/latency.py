@@ -43,9 +43,8 @@ from nas.latency.runtimes.onnxruntime import OnnxRuntime
 from nas.latency.table import LatencyTable
 from nas.latency.target import detect_target
 from nas.network import build
-from nas.report.calibration import draw_calibration
-from nas.report.progress import Bar
-from nas.report.tables import print_table
+from nas.report.pictures import draw_calibration
+from nas.report.terminal import ProgressBar, print_table
 from nas.space import DEFAULT_SPACE, SearchSpace
 
 PARTS = ("full", "quick", "second", "threads", "openvino", "published")
@@ -145,7 +144,7 @@ def of_second_build(space: SearchSpace, first: LatencyTable, out: Path) -> Itera
     """The error of another build on networks measured with the first, one factor fitted anew."""
     rng = np.random.default_rng(7)
     networks = pick_networks(space, first.rows, rng, ANCHORS + CHECKED)
-    with Bar("measuring networks") as bar:
+    with ProgressBar("measuring networks") as bar:
         found = Runner(first.target, rng, progress=bar).measure_networks(networks, passes=3)
     second, _ = table_of(space, out / f"{space.name}_second.csv", seed=1)
     sizes = np.array([network_sums(second.rows, network)[:2] for network in networks])
@@ -218,7 +217,7 @@ def table_of(
     if path.exists() and not again:
         return LatencyTable.load(path), 0.0
     start = time.perf_counter()
-    with Bar(path.stem) as bar:
+    with ProgressBar(path.stem) as bar:
         table = build_table(
             space,
             detect_target(runtime=runtime, threads=threads),

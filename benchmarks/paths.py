@@ -24,7 +24,7 @@ import torch
 from prepared import run_at
 
 from nas.data import Dataset
-from nas.report.tables import print_table
+from nas.report.terminal import print_table
 from nas.space import SearchSpace
 from nas.training.evaluation import inherited_accuracy
 from nas.training.paths import Probabilities, path_probabilities

@@ -9,7 +9,7 @@ from nas.errors import UserError
 from nas.latency.build import BuildSettings, build_table
 from nas.latency.table import LatencyTable
 from nas.latency.target import detect_target
-from nas.report.progress import Bar
+from nas.report.terminal import ProgressBar
 from nas.space import SearchSpace
 from nas.training.run import Run
 from nas.training.settings import DataSettings, SupernetSettings
@@ -20,7 +20,7 @@ def table_at(path: Path, space: SearchSpace, *, quick: bool = False) -> LatencyT
     """The space's table of this machine at ``path``; latencies need an idle machine."""
     if path.exists():
         return LatencyTable.load(path)
-    with Bar("measuring") as bar:
+    with ProgressBar("measuring") as bar:
         return build_table(
             space,
             detect_target(),
@@ -40,6 +40,6 @@ def run_at(
         run = Run.open(path)
     except UserError:
         run = Run.create(path, space=space, data=data, settings=settings, dataset=dataset)
-    with Bar("training") as bar:
+    with ProgressBar("training") as bar:
         train_supernet(run, dataset, resume=True, progress=bar)
     return run, dataset

@@ -30,9 +30,8 @@ import numpy as np
 from prepared import run_at
 
 from nas.data import Dataset
-from nas.report.check import draw_check, print_check
-from nas.report.progress import Bar
-from nas.report.tables import print_table
+from nas.report.pictures import draw_check
+from nas.report.terminal import ProgressBar, print_check, print_table
 from nas.space import SearchSpace
 from nas.statistics import Interval
 from nas.training.alone import train_alone
@@ -143,7 +142,7 @@ def checked(run: Run, dataset: Dataset, arguments: argparse.Namespace) -> Check:
         shutil.copy(KEPT, shared)
     if shared.exists():
         shutil.copy(shared, run.path / JOURNAL)
-    with Bar("checking") as bar:
+    with ProgressBar("checking") as bar:
         check = check_supernet(
             run,
             dataset,

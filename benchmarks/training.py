@@ -38,7 +38,7 @@ from torch.nn import functional
 from nas.architecture import Architecture
 from nas.latency.target import detect_target
 from nas.network import build
-from nas.report.tables import print_table
+from nas.report.terminal import print_table
 from nas.space import DEFAULT_SPACE, SearchSpace
 from nas.supernet import Supernet
 from nas.training.batches import SPACING, Batch, BatchHistory, TaughtBatch

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import optuna
 
-from nas.report.tables import print_table
+from nas.report.terminal import print_table
 from nas.search.study import EVALUATED
 from nas.slim.searching import STORAGE
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from nas.latency.build import build_table
 from nas.latency.target import detect_target
-from nas.report.progress import Bar
+from nas.report import write_search
+from nas.report.terminal import ProgressBar
 from nas.slim.plan import Plan
+from nas.slim.result import SearchResult
 from nas.slim.slimming import slim_run
 from nas.space import SearchSpace
 from nas.training.run import Run
@@ -26,14 +28,15 @@ SEARCH_SHARE = 0.25
 0.7 points."""
 
 
-def run_demo(out: Path, *, quiet: bool) -> dict[str, Any]:
+def run_demo(out: Path, *, quiet: bool) -> tuple[SearchResult, dict[str, Any]]:
     """Build a table, train a supernet on digits, slim it to a target, export and measure.
 
+    Returns the result, and its summary with the target and the paths of all files.
     Everything is written below ``out``; what an earlier demo left there is replaced.
     """
     space = SearchSpace.load(SPACE)
     table_path = out / f"{SPACE}_cpu.csv"
-    with Bar("1 of 3, measuring layers", quiet=quiet) as bar:
+    with ProgressBar("1 of 3, measuring layers", quiet=quiet) as bar:
         bar.say(f"1 of 3: measuring each layer that {SPACE} can contain on this machine")
         table = build_table(
             space,
@@ -53,23 +56,24 @@ def run_demo(out: Path, *, quiet: bool) -> dict[str, Any]:
         dataset=dataset,
         force=True,
     )
-    with Bar("training", quiet=quiet) as bar:
+    with ProgressBar("training", quiet=quiet) as bar:
         bar.say("2 of 3: training one supernet that holds every network of the space")
         train_supernet(run, dataset, progress=bar)
     target_ms = round(TARGET_SHARE * table.predict(space.largest()), 3)
-    with Bar("3 of 3, slimming", quiet=quiet) as bar:
+    with ProgressBar("3 of 3, slimming", quiet=quiet) as bar:
         bar.say(f"3 of 3: slimming it to {target_ms:g} ms")
         result = slim_run(
             run,
             {"cpu": table},
             Plan(targets=({"latency_ms": target_ms},), evaluations=EVALUATIONS),
             out=out / "slim",
-            bar=bar,
+            progress=bar,
             force=True,
             accept_tables=True,  # a busy machine must not end the demo; a line says so
         )
-    return {
-        **result,
+    written = write_search(out / "slim", result)
+    return result, {
+        **written,
         "target_ms": target_ms,
-        "paths": {"table": str(table_path), "run": str(run.path), **result["paths"]},
+        "paths": {"table": str(table_path), "run": str(run.path), **written["paths"]},
     }

@@ -1,4 +1,4 @@
-"""Rank correlations with confidence intervals by resampling, and evenly spread samples."""
+"""Rank correlations with intervals, McNemar's test, and evenly spread samples."""
 
 from __future__ import annotations
 
@@ -61,6 +61,18 @@ def spread_over(values: Sequence[float], count: int) -> list[int]:
         free.remove(best)
         chosen.append(best)
     return chosen
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """How often chance alone makes two networks differ like this on the same images, in [0, 1].
+
+    The exact test of McNemar (1947, Psychometrika 12): of the images that only one of the networks
+    gets right, half should be each one's. ``first`` and ``second`` (N,) are bool: right or wrong.
+    """
+    from scipy.stats import binomtest
+
+    wins, losses = int((first & ~second).sum()), int((second & ~first).sum())
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
 def _signs(values: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from nas.cli.options import default_run, default_table
 from nas.deploy.weights import save_weights
 from nas.latency.table import LatencyTable
 from nas.network import build
-from nas.slim.result import SearchReport
+from nas.slim.result import SearchResult
 from nas.space import DEFAULT_SPACE, SearchSpace
 
 SPACE = """\
@@ -176,7 +176,7 @@ def test_slim_writes_what_it_promises(capsys, folder):
     assert slimmed["measured_ms"] <= 0.1
     assert [method["name"] for method in result["methods"]] == names[1:]
     assert all(method["hypervolume"] >= 0 for method in result["methods"])
-    report = SearchReport.model_validate_json(Path("s/report.json").read_text())
+    report = SearchResult.model_validate_json(Path("s/report.json").read_text())
     assert [network.name for network in report.networks] == names
     assert report.networks[-1].costs["params"] == slimmed["params"]
     layers = report.networks[-1].layers

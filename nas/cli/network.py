@@ -63,8 +63,7 @@ def retrain(
     images = {name: value for name, value in images.items() if name != "seed"}
     changes = {**changes, "name": recipe} if recipe else changes
 
-    from nas.report.progress import Bar
-    from nas.report.tables import print_retrained
+    from nas.report.terminal import ProgressBar, print_retrained
     from nas.training.processes import find_device
     from nas.training.retraining import Retraining
     from nas.training.retraining import retrain as train
@@ -88,7 +87,7 @@ def retrain(
             force=force,
             device=found_device,
         )
-    with Bar("training", quiet=as_json) as bar:
+    with ProgressBar("training", quiet=as_json) as bar:
         result = train(opened, dataset, progress=bar, device=found_device)
     if as_json:
         print_json(result)

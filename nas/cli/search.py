@@ -27,6 +27,7 @@ from nas.space import DEFAULT_SPACE, SearchSpace
 if TYPE_CHECKING:
     from nas.latency.prices import Prices
     from nas.slim.plan import Plan
+    from nas.slim.result import SearchResult
 
 TargetMs = Annotated[
     str | None,
@@ -56,8 +57,9 @@ def demo(
     """The steps are: latency table, supernet, slimming, export, measurement."""
     from nas.demo import run_demo
 
-    result = run_demo(out, quiet=as_json)
-    _print_result(result, f"digits, target {result['target_ms']:.2f} ms", as_json=as_json)
+    result, described = run_demo(out, quiet=as_json)
+    title = f"digits, target {described['target_ms']:.2f} ms"
+    _print_search(result, described, title=title, as_json=as_json)
 
 
 def slim(
@@ -112,23 +114,25 @@ def slim(
     )
     prices = _possible_prices(folder, paths, plan)
 
-    from nas.report.progress import Bar
+    from nas.report import write_search
+    from nas.report.terminal import ProgressBar
     from nas.slim.slimming import slim_run
     from nas.training.run import SLIMMING, Run
 
-    bounds = [bound for target in wanted for bound in target.values()]
-    with Bar("slimming", quiet=as_json) as bar:
+    bounds = "_".join(f"{bound:g}" for target in wanted for bound in target.values())
+    out = out or folder / f"{SLIMMING}{bounds}"
+    with ProgressBar("slimming", quiet=as_json) as bar:
         result = slim_run(
             Run.open(folder),
             prices.tables,
             plan,
-            out=out or folder / f"{SLIMMING}{'_'.join(f'{bound:g}' for bound in bounds)}",
-            bar=bar,
+            out=out,
+            progress=bar,
             resume=resume,
             force=force,
             accept_tables=accept_table,
         )
-    _print_result(result, f"{result['space']}, {result['data']}", as_json=as_json)
+    _print_search(result, write_search(out, result), as_json=as_json)
 
 
 def search(
@@ -167,28 +171,30 @@ def search(
     )
     prices = _possible_prices(folder, paths, plan)
 
-    from nas.report.progress import Bar
+    from nas.report import write_search
+    from nas.report.terminal import ProgressBar
     from nas.slim.searching import search_run
     from nas.training.run import SEARCH, Run
 
     bounds = "_".join(f"{bound:g}" for bound in wanted[0].values())
+    out = out or folder / f"{SEARCH}{sampler}_{bounds}"
     try:
-        with Bar("searching", quiet=as_json) as bar:
+        with ProgressBar("searching", quiet=as_json) as bar:
             result = search_run(
                 Run.open(folder),
                 prices.tables,
                 plan,
                 sampler=sampler,
                 storage=storage,
-                out=out or folder / f"{SEARCH}{sampler}_{bounds}",
-                bar=bar,
+                out=out,
+                progress=bar,
                 force=force,
                 accept_tables=accept_table,
             )
     except KeyboardInterrupt:
         raise UserError("stopped; the study is kept, the same command goes on") from None
     if result:
-        _print_result(result, f"{result['space']}, {result['data']}", as_json=as_json)
+        _print_search(result, write_search(out, result), as_json=as_json)
     elif as_json:
         print_json(result)
 
@@ -202,8 +208,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """The page needs no network connection."""
-    from nas.report.folder import PAGE_FILE, read_folder
-    from nas.report.page import write_folder_page
+    from nas.report.page import PAGE_FILE, read_folder, write_folder_page
 
     contents = read_folder(folder)
     path = out or folder / PAGE_FILE
@@ -228,12 +233,13 @@ def _possible_prices(run: Path, tables: Mapping[str, Path], plan: Plan) -> Price
     return prices
 
 
-def _print_result(result: Mapping[str, Any], title: str, *, as_json: bool) -> None:
+def _print_search(
+    result: SearchResult, described: Mapping[str, Any], *, title: str | None = None, as_json: bool
+) -> None:
     if as_json:
-        print_json(result)
+        print_json(described)
         return
-    from nas.report.tables import print_networks
+    from nas.report.terminal import print_search
 
-    print_networks(result["networks"], title=title)
-    print(*result["verdicts"], sep="\n", end="\n\n")
-    print_paths(result["paths"])
+    print_search(result, title=title)
+    print_paths(described["paths"])

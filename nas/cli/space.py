@@ -25,7 +25,7 @@ def spaces(as_json: Json = False) -> None:
             {"default": DEFAULT_SPACE, "spaces": listed, "architectures": built_in_architectures()}
         )
         return
-    from nas.report.tables import print_table
+    from nas.report.terminal import print_table
 
     print_table(
         ("space", "choices", "description"),

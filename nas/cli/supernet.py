@@ -64,7 +64,7 @@ def train_supernet(
     latency = _latency_term(priced, latency_table, latency_weight)
     changes = {**settings, "latency": latency} if latency else settings
 
-    from nas.report.progress import Bar
+    from nas.report.terminal import ProgressBar
     from nas.training.batches import reading_size
     from nas.training.processes import join_processes
     from nas.training.run import Run
@@ -97,7 +97,7 @@ def train_supernet(
 
     with (
         join_processes(device) as processes,
-        Bar("training", quiet=as_json or not processes.is_first) as bar,
+        ProgressBar("training", quiet=as_json or not processes.is_first) as bar,
     ):
         opened, dataset = processes.in_turn(go_on if resume else start, go_on)
         accuracies = train(opened, dataset, resume=resume, progress=bar, processes=processes)
@@ -126,8 +126,8 @@ def check_supernet(
     space_of(run)  # reports a missing run before torch is loaded, which takes seconds
 
     from nas.documents import write_json
-    from nas.report.check import draw_check, print_check, write_check
-    from nas.report.progress import Bar
+    from nas.report.pictures import draw_check
+    from nas.report.terminal import ProgressBar, print_check, write_check
     from nas.training.check import check_supernet as check
     from nas.training.processes import find_device
     from nas.training.run import CHECKS, Run
@@ -136,7 +136,7 @@ def check_supernet(
     opened = Run.open(run)
     paths = {name.partition(".")[2]: run / name for name in CHECKS}
     require_new(paths["json"], force=force)
-    with Bar("checking", quiet=as_json) as bar:
+    with ProgressBar("checking", quiet=as_json) as bar:
         found = check(
             opened,
             opened.data.load(opened.image_size),

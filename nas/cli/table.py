@@ -57,12 +57,11 @@ def build_lut(
     path = out or default_table(loaded, target)
 
     from nas.latency.build import BuildSettings, build_table
-    from nas.report.calibration import draw_calibration
-    from nas.report.progress import Bar
-    from nas.report.validation import print_validation
+    from nas.report.pictures import draw_calibration
+    from nas.report.terminal import ProgressBar, print_validation
 
     try:
-        with Bar("measuring", quiet=as_json) as bar:
+        with ProgressBar("measuring", quiet=as_json) as bar:
             table = build_table(
                 loaded,
                 target,
@@ -104,10 +103,9 @@ def check_lut(
     loaded = LatencyTable.load(table)
 
     from nas.latency.networks import measure_drift, reanchored
-    from nas.report.progress import Bar
-    from nas.report.validation import print_drift
+    from nas.report.terminal import ProgressBar, print_drift
 
-    with Bar("checking", quiet=as_json) as bar:
+    with ProgressBar("checking", quiet=as_json) as bar:
         drift = measure_drift(loaded, networks=networks, seed=seed, progress=bar)
     rebuild = f"{build_command(table, loaded.provenance)} --force"
     if drift.action == "re-anchor":
@@ -143,7 +141,7 @@ def bench(
     from nas.deploy.weights import read_onnx
     from nas.latency.measure import PATIENT, measure
     from nas.latency.target import detect_target
-    from nas.report.tables import print_table
+    from nas.report.terminal import print_table
 
     target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
     models = [read_onnx(file) for file in files]
@@ -196,11 +194,12 @@ def profile(
     from nas.latency.networks import Runner
     from nas.latency.profile import profile_networks
     from nas.latency.target import detect_target
-    from nas.report.profile import describe_profiles, draw_profiles, print_profiles
-    from nas.report.progress import Bar
+    from nas.report.pictures import draw_profiles
+    from nas.report.show import describe_profiles
+    from nas.report.terminal import ProgressBar, print_profiles
 
     target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
-    with Bar("measuring", quiet=as_json) as bar:
+    with ProgressBar("measuring", quiet=as_json) as bar:
         runner = Runner(target, np.random.default_rng(0), progress=bar)
         found = profile_networks(networks, runner)
     if out:

@@ -1,1 +1,24 @@
-"""Pictures and tables of results."""
+"""Results, shown: tables on the terminal, an HTML page, pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nas.slim.result import SearchResult
+
+
+def write_search(folder: Path, result: SearchResult) -> dict[str, Any]:
+    """Draw a search beside its results; returns its summary, and the paths of all files.
+
+    Raises:
+        UserError: a file cannot be written, or ``report.html`` is there and is no page of ours.
+    """
+    from nas.report.page import write_page
+    from nas.report.pictures import draw_frontier
+
+    paths = result.paths(folder)
+    draw_frontier(paths["picture"], result)
+    write_page(paths["page"], result)
+    return {**result.summary(), "paths": {name: str(path) for name, path in paths.items()}}

@@ -1,4 +1,4 @@
-"""Interactive figures as plotly takes them: plain data, with colours named as the page names them.
+"""Interactive figures in plotly's format, and the texts in them: plain data, no drawing here.
 
 A figure is {"data": [...], "layout": {...}}; a colour such as ``--slimmed`` stands for the page's
 variable of that name, which is another one in the dark. https://plotly.com/javascript/reference
@@ -11,19 +11,9 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nas.report.frontier import Point, frontier
-from nas.report.tables import share
-from nas.report.wording import (
-    LATENCY,
-    bound_text,
-    cost_text,
-    differences,
-    first_latency,
-    latencies,
-    table_of,
-    target_text,
-)
-from nas.slim.result import EvaluatedNetwork, FinalNetwork, SearchReport
+from nas.report.terminal import count, latencies, share
+from nas.slim.result import EvaluatedNetwork, FinalNetwork, SearchResult, frontier
+from nas.space import IDENTITY, named_choice
 
 Figure = dict[str, Any]
 
@@ -49,19 +39,19 @@ def color_of(method: str) -> str:
     return f"--{known}" if known in SYMBOLS else "--other"
 
 
-def frontier_figure(report: SearchReport) -> Figure:
-    """Accuracy against the first latency: what each method saw, its frontier, and the targets."""
-    cost = first_latency(report)
+def frontier_figure(result: SearchResult) -> Figure:
+    """Accuracy against the first latency: evaluated networks, frontiers, and the targets."""
+    cost = first_latency(result)
     data: list[Figure] = []
-    final = {network.name for network in report.networks}
-    for method in report.methods:
-        traces = _method_traces(report, method.name, method.evaluated, cost)
-        data += [{**it, "showlegend": method.name not in final} for it in traces[1:]] + traces[:1]
-    for network in report.networks:
-        data.append(_network_trace(report, network, cost, in_legend=network.name in final))
+    final = {network.name for network in result.networks}
+    for method in result.methods:
+        traces = _method_traces(result, method.name, method.evaluated, cost)
+        data += [{**one, "showlegend": method.name not in final} for one in traces[1:]] + traces[:1]
+    for network in result.networks:
+        data.append(_network_trace(result, network, cost, in_legend=network.name in final))
         final.discard(network.name)
-    bounds = [target[cost] for target in report.targets if cost in target]
-    unit = ", ".join(it for it in ("ms", table_of(cost)) if it)
+    bounds = [target[cost] for target in result.targets if cost in target]
+    unit = ", ".join(word for word in ("ms", table_of(cost)) if word)
     layout = _layout(f"predicted latency ({unit})", "accuracy on the search slice (%)")
     layout["shapes"] = [_line(x0=bound, x1=bound, yref="paper", y0=0, y1=1) for bound in bounds]
     layout["annotations"] = [
@@ -75,16 +65,16 @@ def frontier_figure(report: SearchReport) -> Figure:
     return {"data": data, "layout": layout}
 
 
-def walk_figure(report: SearchReport) -> Figure:
+def walk_figure(result: SearchResult) -> Figure:
     """Accuracy and latency over the steps of the walk, one above the other.
 
     The last point is the network that the last step took.
     """
-    cost = first_latency(report)
-    last = report.trace[-1].actions[report.trace[-1].taken]
-    found = [*(it.accuracy for it in report.trace), last.accuracy]
-    accuracies = [None if it is None else 100 * it for it in found]
-    prices = [*(it.costs[cost] for it in report.trace), last.costs[cost]]
+    cost = first_latency(result)
+    last = result.trace[-1].actions[result.trace[-1].taken]
+    found = [*(step.accuracy for step in result.trace), last.accuracy]
+    accuracies = [None if accuracy is None else 100 * accuracy for accuracy in found]
+    prices = [*(step.costs[cost] for step in result.trace), last.costs[cost]]
     steps = list(range(1, len(prices) + 1))
     kwargs: Figure = {"type": "scatter", "mode": "lines+markers", "x": steps}
     data = [
@@ -106,16 +96,16 @@ def walk_figure(report: SearchReport) -> Figure:
     layout["showlegend"] = False
     layout["shapes"] = [
         _line(xref="paper", x0=0, x1=1, yref="y2", y0=target[cost], y1=target[cost])
-        for target in report.targets
+        for target in result.targets
         if cost in target
     ]
     return {"data": data, "layout": layout}
 
 
-def latency_figure(report: SearchReport) -> Figure:
+def latency_figure(result: SearchResult) -> Figure:
     """Predicted against measured ms with 95 % intervals, and where both would be equal."""
-    points = [(network, it) for network in report.networks for it in network.latencies]
-    ends = [x for _, it in points for x in (it.predicted, it.low, it.high)]
+    points = [(network, latency) for network in result.networks for latency in network.latencies]
+    ends = [x for _, latency in points for x in (latency.predicted, latency.low, latency.high)]
     line = [0.85 * min(ends), 1.1 * max(ends)]
     data: list[Figure] = [
         {
@@ -124,24 +114,25 @@ def latency_figure(report: SearchReport) -> Figure:
         }
     ]  # fmt: skip
     for name in dict.fromkeys(network.name for network, _ in points):
-        mine = [(network, it) for network, it in points if network.name == name]
+        mine = [(network, latency) for network, latency in points if network.name == name]
         data.append(
             {
                 "type": "scatter", "mode": "markers", "name": _safe(name),
-                "x": [it.predicted for _, it in mine],
-                "y": [it.measured for _, it in mine],
+                "x": [latency.predicted for _, latency in mine],
+                "y": [latency.measured for _, latency in mine],
                 "error_y": {
                     "type": "data", "symmetric": False, "color": color_of(name), "thickness": 1.5,
-                    "array": [it.high - it.measured for _, it in mine],
-                    "arrayminus": [it.measured - it.low for _, it in mine],
+                    "array": [latency.high - latency.measured for _, latency in mine],
+                    "arrayminus": [latency.measured - latency.low for _, latency in mine],
                 },
                 "marker": _marker(name, 11),
                 "text": [
                     _safe(
-                        f"{name}: measured {cost_text(it.cost, it.measured)}, "
-                        f"{it.low:.3f} to {it.high:.3f}; predicted {it.predicted:.3f}"
+                        f"{name}: measured {cost_text(latency.cost, latency.measured)}, "
+                        f"{latency.low:.3f} to {latency.high:.3f}; "
+                        f"predicted {latency.predicted:.3f}"
                     )
-                    for _, it in mine
+                    for _, latency in mine
                 ],
                 "hovertemplate": "%{text}<extra></extra>",
             }
@@ -190,29 +181,26 @@ def paths_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _method_traces(
-    report: SearchReport, name: str, evaluated: Sequence[EvaluatedNetwork], cost: str
+    result: SearchResult, name: str, evaluated: Sequence[EvaluatedNetwork], cost: str
 ) -> list[Figure]:
     """Every network that a method evaluated, and the line of those that none of them beats."""
-    best = frontier(
-        [Point(it.assignment, {LATENCY: it.costs[cost]}, it.accuracy, (name,)) for it in evaluated],
-        LATENCY,
-    )
+    best = frontier(evaluated, cost)
     group = {"type": "scatter", "legendgroup": _safe(name)}
     return [
         {
             **group, "mode": "lines", "showlegend": False, "hoverinfo": "skip",
-            "x": [it.costs[LATENCY] for it in best], "y": [100 * it.accuracy for it in best],
+            "x": [network.costs[cost] for network in best],
+            "y": [100 * network.accuracy for network in best],
             "line": {"color": color_of(name), "width": 2, "shape": "hv"},
         },
         {
             **group, "mode": "markers", "name": _safe(name),
-            "x": [it.costs[cost] for it in evaluated],
-            "y": [100 * it.accuracy for it in evaluated],
+            "x": [network.costs[cost] for network in evaluated],
+            "y": [100 * network.accuracy for network in evaluated],
             "marker": {**_marker(name, 7), "opacity": 0.55},
             "text": [
-                _hover(report, f"{name}, evaluation {it.order + 1}", it.costs, it.accuracy,
-                       it.assignment)
-                for it in evaluated
+                _hover(result, f"{name}, evaluation {network.order + 1}", network.accuracy, network)
+                for network in evaluated
             ],
             "hovertemplate": "%{text}<extra></extra>",
         },
@@ -220,35 +208,29 @@ def _method_traces(
 
 
 def _network_trace(
-    report: SearchReport, network: FinalNetwork, cost: str, *, in_legend: bool
+    result: SearchResult, network: FinalNetwork, cost: str, *, in_legend: bool
 ) -> Figure:
-    """A network of the final table, larger than those that were looked at on the way."""
-    title = ", ".join(it for it in (network.name, target_text(network.target)) if it)
+    """A network of the final table, with a larger mark than those evaluated on the way."""
+    title = ", ".join(text for text in (network.name, bounds_text(network.target)) if text)
     return {
         "type": "scatter", "mode": "markers", "name": _safe(network.name),
         "legendgroup": _safe(network.name), "showlegend": in_legend,
         "x": [network.costs[cost]], "y": [100 * network.search_accuracy],
         "marker": {**_marker(network.name, 13), "line": {"color": "--card", "width": 1.5}},
-        "text": [
-            _hover(report, title, network.costs, network.search_accuracy,
-                   network.assignment)
-        ],
+        "text": [_hover(result, title, network.search_accuracy, network)],
         "hovertemplate": "%{text}<extra></extra>",
     }  # fmt: skip
 
 
 def _hover(
-    report: SearchReport,
-    title: str,
-    costs: Mapping[str, float],
-    accuracy: float,
-    assignment: Sequence[int],
+    result: SearchResult, title: str, accuracy: float, network: EvaluatedNetwork | FinalNetwork
 ) -> str:
-    """Figures of a network, and what it has in place of the largest's options."""
+    """Figures of a network, and its options where they are not the largest's."""
+    costs = network.costs
     priced = [*latencies(costs), *(name for name in ("params",) if name in costs)]
     prices = ", ".join(cost_text(name, costs[name]) for name in priced)
     lines = [f"<b>{_safe(title)}</b>", f"{share(accuracy)}, {_safe(prices)}"]
-    for stage, changes in differences(report, assignment):
+    for stage, changes in differences(result, network.assignment):
         wrapped = textwrap.wrap(f"{stage}: {', '.join(changes)}", HOVER_WIDTH)
         lines += [_safe(line) for line in wrapped]
     return "<br>".join(lines)
@@ -298,11 +280,70 @@ def _safe(text: str) -> str:
 
 
 def curve_groups(names: Iterable[str]) -> dict[str, tuple[list[str], str]]:
-    """Which numbers of a training's log stand in one figure: its title, they, and their unit."""
+    """The numbers of a training's log by figure: title, names of the numbers, and their unit."""
     found = list(names)
     groups = {
-        "accuracy": ([it for it in found if "accuracy" in it], "%"),
-        "loss": ([it for it in found if it.partition("/")[0] == "loss"], ""),
-        "learning rate": ([it for it in found if it == "learning_rate"], ""),
+        "accuracy": ([name for name in found if "accuracy" in name], "%"),
+        "loss": ([name for name in found if name.partition("/")[0] == "loss"], ""),
+        "learning rate": ([name for name in found if name == "learning_rate"], ""),
     }
     return {title: group for title, group in groups.items() if group[0]}
+
+
+def first_latency(result: SearchResult) -> str:
+    """The latency that the frontier is drawn against: the first bounded one, or the first."""
+    bounded = [name for target in result.targets for name in latencies(target)]
+    known = [name for network in result.networks for name in latencies(network.costs)]
+    return (bounded + known + ["latency_ms"])[0]
+
+
+def table_of(cost: str) -> str:
+    """The table that a latency is named after, nothing where there is only one."""
+    return cost.rstrip("]").partition("[")[2]
+
+
+def cost_text(cost: str, value: float) -> str:
+    """``0.220 ms``, ``0.220 ms (cpu)``, ``855.02 k parameters``."""
+    if latencies([cost]):
+        return f"{value:.3f} ms{_in_brackets(table_of(cost))}"
+    return f"{count(value)} {'parameters' if cost == 'params' else 'MACs'}"
+
+
+def bound_text(cost: str, bound: float) -> str:
+    """``2 ms``, ``2 ms (cpu)``, ``3 M parameters``: a bound as the user wrote it."""
+    if latencies([cost]):
+        return f"{bound:g} ms{_in_brackets(table_of(cost))}"
+    return cost_text(cost, bound).replace(".00 ", " ")
+
+
+def bounds_text(target: Mapping[str, float] | None) -> str:
+    """``at most 2 ms and 3 M parameters``; nothing for a network without a target."""
+    bounds = [bound_text(cost, bound) for cost, bound in (target or {}).items()]
+    return "at most " + " and ".join(bounds) if bounds else ""
+
+
+def _in_brackets(table: str) -> str:
+    return f" ({table})" if table else ""
+
+
+def differences(result: SearchResult, assignment: Sequence[int]) -> list[tuple[str, list[str]]]:
+    """The options of a network that are not the largest's, a group for each stage.
+
+    Of a slot that is left out nothing else is listed: the slot's other choices mean nothing.
+    """
+    chosen = [
+        (named_choice(name, options), options[index])
+        for name, options, index in zip(result.choices, result.options, assignment, strict=True)
+    ]
+    left_out = {
+        choice.slot for choice, option in chosen if choice.is_optional and option == IDENTITY
+    }
+    groups: dict[str, list[str]] = {}
+    for choice, option in chosen:
+        if choice.slot in left_out:
+            text = f"no {choice.module}" if choice.role == "kind" else ""
+        else:
+            text = "" if option == choice.options[-1] else f"{choice.label} {option}".strip()
+        if text:
+            groups.setdefault(choice.part, []).append(text)
+    return list(groups.items())

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of what searches found and how their supernet was trained.
+"""One self-contained HTML page of searches and of the training of their supernet.
 
 Everything is inside: style, figures, plotly's javascript. The page loads nothing from anywhere.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -19,23 +20,66 @@ from plotly.offline import get_plotlyjs
 from nas.documents import write_atomically
 from nas.errors import UserError
 from nas.report import figures
-from nas.report.folder import FolderContents, TrainingLog
-from nas.report.tables import count, share
-from nas.report.wording import (
-    bound_text,
-    cost_text,
-    first_latency,
-    fits,
-    latencies,
-    table_of,
-    target_text,
-    verdicts,
-)
-from nas.slim.result import FinalNetwork, LayerShare, SearchReport, WalkStep
+from nas.report.figures import bound_text, bounds_text, cost_text, first_latency, table_of
+from nas.report.terminal import ACCURACY, SCORES, SIZES, count, latencies, share
+from nas.slim.result import FILES, FinalNetwork, LayerShare, SearchResult, WalkStep
 
+PAGE_FILE, REPORT_FILE, LOG_FILE = FILES["page"], FILES["report"], "log.jsonl"
 TEMPLATE = Path(__file__).parent / "template"
 MARK = '<meta name="generator" content="nas report">'
-"""By which a page of ours is known: only such files are replaced without being asked to."""
+"""The mark of our pages: only such files are replaced without ``force``."""
+
+
+class TrainingLog(NamedTuple):
+    """The lines of a training's log: one for each epoch, and one for each setback."""
+
+    epochs: tuple[dict[str, Any], ...]
+    setbacks: tuple[dict[str, Any], ...]
+
+
+class FolderContents(NamedTuple):
+    """The subjects of a folder's page: searches by the name of their folder, and the training."""
+
+    searches: dict[str, SearchResult]
+    training: TrainingLog | None
+
+
+def read_folder(folder: Path) -> FolderContents:
+    """Read the searches in a folder and in those directly below it, and the training's log.
+
+    Raises:
+        UserError: there is no such folder, nothing to report in it, or a file of it is damaged.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    found = [*folder.glob(REPORT_FILE), *sorted(folder.glob(f"*/{REPORT_FILE}"))]
+    searches = {path.parent.resolve().name: SearchResult.load(path) for path in found}
+    log = folder / LOG_FILE
+    training = read_log(log) if log.is_file() else None
+    if not searches and not (training and training.epochs):
+        raise UserError(
+            f"{folder}: nothing to report: neither a search ({REPORT_FILE}, which nas slim "
+            f"writes) nor a training ({LOG_FILE} with a finished epoch)"
+        )
+    return FolderContents(searches, training)
+
+
+def read_log(path: Path) -> TrainingLog:
+    """Read the epochs and the setbacks of a training; numbers that are not finite become None.
+
+    Raises:
+        UserError: a line of the log is damaged.
+    """
+    epochs: list[dict[str, Any]] = []
+    setbacks: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            entry = json.loads(line, parse_constant=lambda _: None)
+            int(entry["epoch"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}:{number}: is damaged; delete that line") from None
+        (setbacks if "setback" in entry else epochs).append(entry)
+    return TrainingLog(tuple(epochs), tuple(setbacks))
 
 
 class Share(NamedTuple):
@@ -48,13 +92,13 @@ class Share(NamedTuple):
     parts: tuple[Share, ...] = ()
 
 
-def write_page(path: Path, report: SearchReport, *, force: bool = False) -> None:
+def write_page(path: Path, result: SearchResult, *, force: bool = False) -> None:
     """Write the page of one search, such as ``report.html`` beside its ``report.json``.
 
     Raises:
         UserError: there is a file that is no such page, and ``force`` does not replace it.
     """
-    _write(path, render_page(report), force=force)
+    _write(path, render_page(result), force=force)
 
 
 def write_folder_page(path: Path, contents: FolderContents, *, title: str, force: bool) -> None:
@@ -62,9 +106,9 @@ def write_folder_page(path: Path, contents: FolderContents, *, title: str, force
     _write(path, _render(title, contents.searches, contents.training), force=force)
 
 
-def render_page(report: SearchReport) -> str:
+def render_page(result: SearchResult) -> str:
     """The page of one search."""
-    return _render(f"{report.space} on {report.data}", {"search": report}, None)
+    return _render(f"{result.space} on {result.data}", {"search": result}, None)
 
 
 def _write(path: Path, page: str, *, force: bool) -> None:
@@ -80,7 +124,7 @@ def _is_ours(path: Path) -> bool:
         return MARK.encode() in file.read(1000)
 
 
-def _render(title: str, searches: Mapping[str, SearchReport], training: TrainingLog | None) -> str:
+def _render(title: str, searches: Mapping[str, SearchResult], training: TrainingLog | None) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE),
         autoescape=True,
@@ -90,12 +134,13 @@ def _render(title: str, searches: Mapping[str, SearchReport], training: Training
     )
     return environment.get_template("page.html").render(
         title=title,
-        searches={name: _search_view(report) for name, report in searches.items()},
+        searches={name: _search_view(result) for name, result in searches.items()},
         training=_training_view(training) if training and training.epochs else None,
         plotly=_packed_plotly(),
+        accuracy=ACCURACY,
+        columns=(*SIZES, *SCORES),
         share=share,
         count=count,
-        cost_text=cost_text,
         color_of=figures.color_of,
     )
 
@@ -106,37 +151,37 @@ def _packed_plotly() -> str:
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
-def _search_view(report: SearchReport) -> dict[str, Any]:
-    """What the template shows of a search."""
-    latency = first_latency(report)
-    largest = next((it for it in report.networks if it.target is None), None)
-    best = max((it.hypervolume for it in report.methods), default=0.0)
-    drawn = {"frontier": figures.frontier_figure(report)}
-    if report.trace:
-        drawn["walk"] = figures.walk_figure(report)
-    if any(network.latencies for network in report.networks):
-        drawn["latency"] = figures.latency_figure(report)
+def _search_view(result: SearchResult) -> dict[str, Any]:
+    """The template's values of a search."""
+    latency = first_latency(result)
+    largest = next((network for network in result.networks if network.target is None), None)
+    best = max((method.hypervolume for method in result.methods), default=0.0)
+    drawn = {"frontier": figures.frontier_figure(result)}
+    if result.trace:
+        drawn["walk"] = figures.walk_figure(result)
+    if any(network.latencies for network in result.networks):
+        drawn["latency"] = figures.latency_figure(result)
+    others_last = sorted(result.networks, key=lambda network: network.name != result.wanted)
     return {
-        "report": report,
-        "verdicts": list(verdicts(report)),
-        "cards": [
-            _card(it, latency, largest) for it in report.networks if it.name == report.wanted
+        "result": result,
+        "cards": [_card(network, latency, largest) for network in result.delivered],
+        "networks": [_row(network) for network in result.networks],
+        "areas": [
+            (method.name, method.hypervolume / best if best else 0.0) for method in result.methods
         ],
-        "networks": [_row(it) for it in report.networks],
-        "areas": [(it.name, it.hypervolume / best if best else 0.0) for it in report.methods],
         "figures": drawn,
-        "steps": _steps(report, latency) if report.trace else [],
-        "per": "ms" if report.strategy == "importance" else "MES",
+        "steps": _steps(result, latency) if result.trace else [],
+        "per": "ms" if result.strategy == "importance" else "MES",
         "drawings": [
-            (it.name, target_text(it.target), _stages(it.layers, latency))
-            for it in sorted(report.networks, key=lambda it: it.name != report.wanted)
-            if it.layers
+            (network.name, bounds_text(network.target), _stages(network.layers, latency))
+            for network in others_last
+            if network.layers
         ],
     }
 
 
 def _training_view(training: TrainingLog) -> dict[str, Any]:
-    """What the template shows of a training."""
+    """The template's values of a training."""
     names = list(dict.fromkeys(name for epoch in training.epochs for name in epoch))
     drawn = {
         title: figures.curves_figure(training.epochs, group, unit)
@@ -149,21 +194,19 @@ def _training_view(training: TrainingLog) -> dict[str, Any]:
 
 def _row(network: FinalNetwork) -> dict[str, Any]:
     """A line of the final table."""
-    measured = {it.cost: it for it in network.latencies}
-    names = latencies(network.costs)
+    costs = latencies(network.costs)
     return {
         "network": network,
-        "target": target_text(network.target),
-        "fits": fits(network),
+        "target": bounds_text(network.target),
         "latencies": [
-            (table_of(name) if len(names) > 1 else "", network.costs[name], measured.get(name))
-            for name in names
+            (table_of(cost) if len(costs) > 1 else "", network.costs[cost], network.measured(cost))
+            for cost in costs
         ],
     }
 
 
 def _card(network: FinalNetwork, latency: str, largest: FinalNetwork | None) -> dict[str, Any]:
-    """A headline: a slimmed network, and how it compares with the largest.
+    """A headline: a network that the search was for, compared with the largest.
 
     Its latency is the first that its target bounds, else ``latency``.
     """
@@ -171,10 +214,9 @@ def _card(network: FinalNetwork, latency: str, largest: FinalNetwork | None) -> 
     latency = (latencies(target) or [latency])[0]
     card: dict[str, Any] = {
         "network": network,
-        "bounds": [bound_text(name, bound) for name, bound in target.items()],
-        "fits": fits(network),
+        "bounds": [bound_text(cost, bound) for cost, bound in target.items()],
         "predicted": network.costs[latency],
-        "measured": next((it for it in network.latencies if it.cost == latency), None),
+        "measured": network.measured(latency),
         "table": table_of(latency),
     }
     if largest:
@@ -187,7 +229,7 @@ def _card(network: FinalNetwork, latency: str, largest: FinalNetwork | None) -> 
     return card
 
 
-def _steps(report: SearchReport, latency: str) -> list[dict[str, Any]]:
+def _steps(result: SearchResult, latency: str) -> list[dict[str, Any]]:
     """The trace as the page's javascript shows it, the taken action first, then by rank."""
     return [
         {
@@ -195,22 +237,22 @@ def _steps(report: SearchReport, latency: str) -> list[dict[str, Any]]:
             "latency": step.costs[latency],
             "actions": sorted(
                 (
-                    _weighed(step, index, report.strategy, latency)
+                    _weighed(step, index, result.strategy, latency)
                     for index in range(len(step.actions))
                 ),
-                key=lambda it: (
-                    not it["taken"],
-                    math.inf if it["rate"] is None else it["rate"],
-                    -it["gain"],
+                key=lambda action: (
+                    not action["taken"],
+                    math.inf if action["rate"] is None else action["rate"],
+                    -action["gain"],
                 ),
             ),
         }
-        for step in report.trace
+        for step in result.trace
     ]
 
 
 def _weighed(step: WalkStep, index: int, strategy: str, latency: str) -> dict[str, Any]:
-    """An action of a step: what it saves and gains, and the points of accuracy that it loses."""
+    """An action of a step: its saving and gain, and the points of accuracy that it loses."""
     action = step.actions[index]
     saved = step.costs[latency] - action.costs[latency]
     mes = action.score - step.score
@@ -220,7 +262,7 @@ def _weighed(step: WalkStep, index: int, strategy: str, latency: str) -> dict[st
         drop = 100 * (step.accuracy - action.accuracy)
     return {
         "choice": action.choice,
-        "option": action.option,
+        "option": str(action.option),
         "saved": round(saved, 6),
         "mes": round(mes, 6),
         "gain": round(gain, 6),
@@ -253,8 +295,8 @@ def _stages(layers: Sequence[LayerShare], latency: str) -> list[Share]:
         Share(
             name,
             f"{len(parts)} layers" if len(parts) > 1 else "1 layer",
-            sum(it.latency for it in parts),
-            sum(it.params for it in parts),
+            sum(part.latency for part in parts),
+            sum(part.params for part in parts),
             tuple(parts),
         )
         for name, parts in stages.items()

@@ -1,26 +1,31 @@
-"""What ``nas show`` tells of a space, an architecture or a run."""
+"""Descriptions of spaces, architectures, runs and profiles, for machines and for the terminal."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from nas.architecture import Architecture
 from nas.latency.staircase import plateaus
 from nas.latency.table import LatencyTable
 from nas.network import layer_size, measure_size
-from nas.report.tables import count, print_table, share
+from nas.report.terminal import count, print_table, share
 from nas.search import mobile_efficiency_score
 from nas.space import SearchSpace
 from nas.training.paths import path_probabilities
 from nas.training.run import Run
 
+if TYPE_CHECKING:
+    from nas.latency.profile import Profile
+    from nas.latency.target import Target
+
 Description = dict[str, Any]
 MANY = 1e6
-"""Assignments, of which more are told by their order of magnitude."""
+"""Numbers of assignments above this are printed as an order of magnitude."""
 
 
 def describe_architecture(architecture: Architecture, table: LatencyTable | None) -> Description:
-    """Every layer with input shape, parameters and MACs; with a table also milliseconds."""
+    """Describe every layer: input shape, parameters and MACs; with a table also milliseconds."""
     layers = []
     for layer, shape in architecture.placed():
         size = layer_size(layer, shape)
@@ -47,7 +52,7 @@ def describe_architecture(architecture: Architecture, table: LatencyTable | None
 
 
 def describe_space(space: SearchSpace, table: LatencyTable | None) -> Description:
-    """The choices with their options, and what the smallest and the largest network cost."""
+    """Describe the choices with their options, and the costs of the smallest and the largest."""
     ends = {"smallest": space.smallest(), "largest": space.largest()}
     described: Description = {
         "space": space.name,
@@ -67,7 +72,7 @@ def describe_space(space: SearchSpace, table: LatencyTable | None) -> Descriptio
 
 
 def describe_run(run: Run) -> Description:
-    """How far a training is, and the probability of each kind in each slot that is a path choice.
+    """Describe how far a training is, and the probability of each kind in each path choice.
 
     Raises:
         UserError: the run is without path choice, or no epoch is finished yet.
@@ -83,6 +88,36 @@ def describe_run(run: Run) -> Description:
         "epochs": run.settings.epochs,
         "accuracies": state.accuracies,
         "paths": path_probabilities(supernet),
+    }
+
+
+def describe_profiles(profiles: Sequence[Profile], target: Target) -> Description:
+    """Describe where the time of networks goes: by part, by operator, and layer by layer."""
+    return {
+        "target": target.model_dump(mode="json"),
+        "networks": [
+            {
+                "name": profile.name,
+                "ms": profile.whole.ms,
+                "ms_low": profile.whole.ms_low,
+                "ms_high": profile.whole.ms_high,
+                "parts": dict(profile.parts),
+                "operators": dict(profile.operators) if profile.operators is not None else None,
+                "layers": [
+                    {
+                        "slot": timed.layer.slot,
+                        "layer": timed.layer.signature,
+                        "input": "x".join(map(str, timed.input_shape)),
+                        "part": timed.part,
+                        "ms": timed.found.ms,
+                        "ms_low": timed.found.ms_low,
+                        "ms_high": timed.found.ms_high,
+                    }
+                    for timed in profile.layers
+                ],
+            }
+            for profile in profiles
+        ],
     }
 
 
@@ -127,7 +162,9 @@ def _print_run(described: Description) -> None:
         [(slot, *(share(chances.get(kind)) for kind in kinds)) for slot, chances in paths.items()],
         title=f"{described['run']}: path probabilities",
     )
-    accuracies = ", ".join(f"{name} {share(it)}" for name, it in described["accuracies"].items())
+    accuracies = ", ".join(
+        f"{name} {share(accuracy)}" for name, accuracy in described["accuracies"].items()
+    )
     print(
         f"{described['finished_epochs']} of {described['epochs']} epochs on {described['space']}; "
         f"accuracy on the search slice: {accuracies}"

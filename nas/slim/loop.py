@@ -37,7 +37,7 @@ def deliver_within(
             return delivered
         for missed in delivered.missed:
             found = delivered.measured[missed]
-            workshop.bar.say(f"{name}: measured {found.ms:.3f} ms, above the target; going on")
+            workshop.progress.say(f"{name}: measured {found.ms:.3f} ms, above the target; going on")
             allowed = target[missed] * delivered.costs[missed] / found.ms_high
             bounds[missed] = min(allowed, bounds[missed] * LEAST_CORRECTION)
     raise UserError(

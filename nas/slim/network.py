@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -60,34 +59,6 @@ class Delivered:
             for name, found in self.measured.items()
             if name in bounds and found.ms_high > bounds[name]
         )
-
-    def summary(self) -> dict[str, Any]:
-        """The figures of the final table; ``predicted_ms``, ``measured_ms`` of the first table."""
-        latency, found = next(iter(self.measured.items()))
-        return {
-            "name": self.name,
-            "target": dict(self.target) if self.target else None,
-            "test_accuracy": self.test_accuracy,
-            "search_accuracy": self.search_accuracy,
-            "int8_agreement": self.agreement,
-            "params": int(self.costs["params"]),
-            "macs": int(self.costs["macs"]),
-            "predicted_ms": self.costs[latency],
-            "measured_ms": found.ms,
-            "measured_ms_low": found.ms_low,
-            "measured_ms_high": found.ms_high,
-            "mes": self.score,
-            "latencies": {
-                name: {"predicted": self.costs[name], "measured": ms(self.measured.get(name))}
-                for name in self.costs
-                if name not in ("params", "macs")
-            },
-        }
-
-
-def ms(found: Measurement | None) -> float | None:
-    """The milliseconds of a measurement, if there is one."""
-    return found.ms if found else None
 
 
 def take_examples(dataset: Dataset) -> Examples:

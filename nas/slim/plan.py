@@ -40,6 +40,15 @@ def published_terms(latencies: Iterable[str]) -> dict[str, Term]:
     return {"params": Term(unit=UNITS["params"], exponent=EXPONENTS["params"]), **speed}
 
 
+def weighted_score(terms: Mapping[str, Term], costs: Costs) -> float:
+    """The Mobile Efficiency Score of a network by these terms."""
+    return mobile_efficiency_score(
+        costs,
+        units={name: term.unit for name, term in terms.items()},
+        exponents={name: term.exponent for name, term in terms.items()},
+    )
+
+
 class Plan(Value):
     """Bounds and how to search.
 
@@ -57,11 +66,7 @@ class Plan(Value):
 
     def score(self, costs: Costs) -> float:
         """The Mobile Efficiency Score of a network."""
-        return mobile_efficiency_score(
-            costs,
-            units={name: term.unit for name, term in self.terms.items()},
-            exponents={name: term.exponent for name, term in self.terms.items()},
-        )
+        return weighted_score(self.terms, costs)
 
     @property
     def measure(self) -> str:

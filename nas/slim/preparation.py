@@ -10,10 +10,11 @@ from nas.latency.calibration import judge
 from nas.latency.prices import Prices
 from nas.latency.table import LatencyTable
 from nas.latency.target import detect_again
-from nas.report.progress import Bar
+from nas.progress import Progress
 from nas.slim.journal import Identity
 from nas.slim.plan import Plan
-from nas.training.run import SEARCH_RESULT, Run
+from nas.slim.result import FILES
+from nas.training.run import Run
 
 JOURNAL = "journal.jsonl"
 
@@ -38,21 +39,21 @@ def usable_tables(
     return measured
 
 
-def tell_doubts(prices: Prices, measured: Mapping[str, LatencyTable], bar: Bar) -> None:
+def tell_doubts(prices: Prices, measured: Mapping[str, LatencyTable], progress: Progress) -> None:
     """A line for each table that is used in spite of its validation, or only predicts."""
     for name, table in prices.latencies.items():
         doubts = [doubt for kind in judge(table.validation) for doubt in kind]
         if doubts:
-            bar.say(f"{table.path} is used although {'; '.join(doubts)}")
+            progress.say(f"{table.path} is used although {'; '.join(doubts)}")
         if name not in measured:
-            bar.say(f"{name} is predicted only: {table.path} is of another machine or runtime")
+            progress.say(f"{name} is predicted only: {table.path} is of another machine or runtime")
 
 
 def require_free(out: Path, *, resume: bool, force: bool) -> None:
     """Raise UserError if a search, finished or stopped, would be written over."""
     if resume or force:
         return
-    if (out / SEARCH_RESULT).exists():
+    if (out / FILES["result"]).exists():
         raise UserError(f"{out}: holds the results of a search; --force replaces them, or --out")
     if (out / JOURNAL).exists():
         raise UserError(

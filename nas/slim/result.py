@@ -1,17 +1,62 @@
-"""What a search found, as a value: all that its page, its pictures and its tables show.
+"""The result of a search as a value: ``report.json``, from which tables and pictures are made.
 
-``report.json`` beside the other results of a search. Accuracies are shares of the search slice in
-[0, 1], latencies ms, and costs are named as ``LatencyTable.cost`` names them (``latency_ms``,
-``params``, ``macs``); with several tables a latency is named after its table, ``latency_ms[cpu]``.
+Accuracies are shares in [0, 1], of the search slice where nothing else is said; latencies are ms.
+Costs have the names that ``LatencyTable.cost`` uses (``latency_ms``, ``params``, ``macs``); with
+several tables a latency is named after its table, ``latency_ms[cpu]``.
 """
 
 from __future__ import annotations
 
-from nas.documents import Value
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
+
+import pandas as pd
+from pydantic import BeforeValidator, PlainSerializer, ValidationError
+
+from nas.documents import Value, read_document, write_atomically, write_json
+from nas.errors import UserError
+from nas.search.problem import Costs, meets
+from nas.slim.plan import Term, target_text, weighted_score
+from nas.space import Assignment
+
+FILES = {
+    "trace": "trace.jsonl",
+    "frontier": "frontier.csv",
+    "picture": "frontier.png",
+    "page": "report.html",
+    "report": "report.json",
+    "result": "result.json",
+}
+"""The files of a search by their contents; ``nas.report`` adds picture and page."""
+NETWORK_FILES = {
+    "architecture": "architecture.json",
+    "weights": "weights.safetensors",
+    "onnx": "model.onnx",
+}
+COUNTS = ("params", "macs")
+"""The costs that are whole numbers; all others are latencies."""
+
+
+def _read_option(option: float | str) -> int | float | str:
+    """The number that a text stands for, if it stands for one."""
+    for number in (int, float):
+        try:
+            return number(option) if isinstance(option, str) else option
+        except ValueError:
+            continue
+    return option
+
+
+Option = Annotated[
+    int | float | str, BeforeValidator(_read_option), PlainSerializer(str, when_used="json")
+]
+"""An option of a choice; in JSON always text, ``"24"``."""
 
 
 class EvaluatedNetwork(Value):
-    """A network that a method evaluated, the ``order``-th of its evaluations from 0."""
+    """A network that a method evaluated; ``order`` counts the method's evaluations from 0."""
 
     order: int
     assignment: tuple[int, ...]
@@ -19,11 +64,11 @@ class EvaluatedNetwork(Value):
     accuracy: float
 
 
-class Method(Value):
-    """What a method evaluated under all targets, and the area that its frontier dominates.
+class MethodResult(Value):
+    """The networks that a method evaluated under all targets, and the area below their frontier.
 
-    ``hypervolume`` is that of accuracy against the first bounded cost, in the same units for all
-    methods of a report, so that only ratios mean something.
+    ``hypervolume`` is the area of accuracy against the first bounded cost, in the same units for
+    all methods of a result, so that only ratios mean something.
     """
 
     name: str
@@ -31,28 +76,32 @@ class Method(Value):
     hypervolume: float
 
 
-class Action(Value):
-    """A step down that a walk considered: ``choice`` set to ``option``; None: not evaluated."""
+class WalkAction(Value):
+    """``choice`` lowered to ``option``; ``accuracy`` is None where it was not evaluated."""
 
     choice: str
-    option: str
+    option: Option
     costs: dict[str, float]
     score: float
     accuracy: float | None
 
 
 class WalkStep(Value):
-    """A step of the walk: where it stood, what it considered, and the index of what it took."""
+    """A step of the walk: its start, the actions it considered, and the index of the one it took.
+
+    ``reached`` is the assignment after the step; files of version 0.1 lack it.
+    """
 
     costs: dict[str, float]
     score: float
     accuracy: float | None
-    actions: tuple[Action, ...]
+    actions: tuple[WalkAction, ...]
     taken: int
+    reached: tuple[int, ...] = ()
 
 
 class LayerShare(Value):
-    """One layer of a network: its slot, what it is, and what it costs."""
+    """One layer of a network: its slot, its signature, and its part of the network's costs."""
 
     slot: str
     layer: str
@@ -73,7 +122,9 @@ class FinalNetwork(Value):
     """A network of the final table. ``target`` is the one it was found for, None for the largest.
 
     ``name`` is largest, uniform, slimmed, random, evolution or searched. Latencies of tables that
-    are not of this machine are predicted only, and are missing from ``latencies``.
+    are not of this machine are predicted only, and are missing from ``latencies``. An int8
+    network predicts the class that the float32 one predicts for a share ``int8_agreement`` of
+    images.
     """
 
     name: str
@@ -85,13 +136,86 @@ class FinalNetwork(Value):
     search_accuracy: float
     test_accuracy: float | None
     layers: tuple[LayerShare, ...]
+    int8_agreement: float | None = None
+
+    def measured(self, cost: str) -> MeasuredLatency | None:
+        """The measurement of the latency named ``cost``, if there is one."""
+        return next((latency for latency in self.latencies if latency.cost == cost), None)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the network meets its target, by measurements where there are any."""
+        found = {**self.costs, **{latency.cost: latency.measured for latency in self.latencies}}
+        return meets(found, self.target or {})
+
+    def summary(self) -> dict[str, Any]:
+        """The network in ``result.json``; ``predicted_ms``, ``measured_ms`` of the first table."""
+        first = self.latencies[0]
+        found = {latency.cost: latency.measured for latency in self.latencies}
+        return {
+            "name": self.name,
+            "target": self.target,
+            "test_accuracy": self.test_accuracy,
+            "search_accuracy": self.search_accuracy,
+            "int8_agreement": self.int8_agreement,
+            "params": int(self.costs["params"]),
+            "macs": int(self.costs["macs"]),
+            "predicted_ms": first.predicted,
+            "measured_ms": first.measured,
+            "measured_ms_low": first.low,
+            "measured_ms_high": first.high,
+            "mes": self.score,
+            "latencies": {
+                cost: {"predicted": self.costs[cost], "measured": found.get(cost)}
+                for cost in self.costs
+                if cost not in COUNTS
+            },
+        }
 
 
-class SearchReport(Value):
+class Verdict(Value):
+    """Which method found the best network for ``target``, as far as the test images can tell.
+
+    ``compared`` are two methods, the better one first, with their test ``accuracies``: the method
+    that the search was for and the best of the others. ``p`` is that of McNemar's exact test;
+    ``winner`` is None where chance may have decided.
+    """
+
+    target: dict[str, float]
+    winner: str | None
+    compared: tuple[str, str]
+    accuracies: tuple[float, float]
+    p: float
+    images: int
+
+    def __str__(self) -> str:
+        (first, second), shares = self.compared, [f"{100 * it:.1f} %" for it in self.accuracies]
+        found = f"{self.winner} won: {shares[0]}"
+        if self.winner is None:
+            found = f"no method won: {first} {shares[0]}"
+        return (
+            f"{target_text(self.target)}: {found}, {second} {shares[1]} "
+            f"on {self.images:,} test images, p = {self.p:.2g}"
+        )
+
+
+class Point(NamedTuple):
+    """A network that the ``methods`` evaluated, each network once."""
+
+    assignment: Assignment
+    costs: Costs
+    accuracy: float
+    methods: tuple[str, ...]
+
+
+Network = TypeVar("Network", Point, EvaluatedNetwork)
+
+
+class SearchResult(Value):
     """All of it. ``choices`` and ``options`` name what the numbers of an assignment stand for.
 
     ``wanted`` is the name of the method that the search was for; the others stand beside it.
-    ``verdicts`` say for each target which network won, or that chance may have decided.
+    ``terms`` make the Mobile Efficiency Score. Files of version 0.1 hold ``verdicts`` as text.
     """
 
     space: str
@@ -99,10 +223,147 @@ class SearchReport(Value):
     strategy: str
     seed: int
     targets: tuple[dict[str, float], ...]
+    terms: dict[str, Term] = {}
     wanted: str = "slimmed"
     choices: tuple[str, ...]
-    options: tuple[tuple[str, ...], ...]
-    methods: tuple[Method, ...]
+    options: tuple[tuple[Option, ...], ...]
+    methods: tuple[MethodResult, ...]
     trace: tuple[WalkStep, ...]
     networks: tuple[FinalNetwork, ...]
-    verdicts: tuple[str, ...] = ()
+    verdicts: tuple[Verdict | str, ...] = ()
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read ``report.json``.
+
+        Raises:
+            UserError: the file cannot be read, or holds something else.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        except ValidationError as error:
+            raise read_document(path).validation_error(error) from None
+
+    @property
+    def measure(self) -> str:
+        """The first bounded cost, against which the frontier is drawn."""
+        return next(iter(self.targets[0]))
+
+    @property
+    def delivered(self) -> tuple[FinalNetwork, ...]:
+        """The networks of the method that the search was for, one for each target."""
+        return tuple(network for network in self.networks if network.name == self.wanted)
+
+    def points(self) -> list[Point]:
+        """Every evaluated network once, with the methods that evaluated it."""
+        found: dict[Assignment, Point] = {}
+        for method in self.methods:
+            for one in method.evaluated:
+                before = found[one.assignment].methods if one.assignment in found else ()
+                found[one.assignment] = Point(
+                    one.assignment, one.costs, one.accuracy, (*before, method.name)
+                )
+        return list(found.values())
+
+    def summary(self) -> dict[str, Any]:
+        """The content of ``result.json``."""
+        return {
+            "space": self.space,
+            "data": self.data,
+            **self.model_dump(mode="json", include={"targets", "terms"}),
+            "strategy": self.strategy,
+            "seed": self.seed,
+            "evaluations": len(self.points()),
+            "methods": [
+                {
+                    "name": method.name,
+                    "evaluations": len(method.evaluated),
+                    "hypervolume": method.hypervolume,
+                }
+                for method in self.methods
+            ],
+            "networks": [network.summary() for network in self.networks],
+            "verdicts": [str(verdict) for verdict in self.verdicts],
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write trace, frontier, ``report.json``, and ``result.json``, which marks the end."""
+        _write_trace(folder / FILES["trace"], self.trace)
+        _write_frontier(folder / FILES["frontier"], self)
+        write_json(folder / FILES["report"], self.model_dump(mode="json"))
+        write_json(folder / FILES["result"], self.summary())
+
+    def folder_of(self, target: Costs, folder: Path) -> Path:
+        """Where the network of one of the targets lies: a single one in the search's own folder."""
+        if len(self.targets) == 1:
+            return folder
+        return folder / "_".join(f"{bound:g}" for bound in target.values())
+
+    def paths(self, folder: Path) -> dict[str, Path]:
+        """The files of the search in ``folder``, by their contents."""
+        (first, *others) = (self.folder_of(target, folder) for target in self.targets)
+        networks = {name: first / file for name, file in NETWORK_FILES.items()}
+        if others:
+            networks = {f"network {place.name}": place for place in (first, *others)}
+        return {
+            **networks,
+            **{name: folder / file for name, file in FILES.items()},
+        }
+
+
+def frontier(networks: Iterable[Network], cost: str) -> list[Network]:
+    """The networks that no other beats in both accuracy and ``cost``, cheapest first."""
+    best: list[Network] = []
+    for one in sorted(networks, key=lambda it: (it.costs[cost], -it.accuracy)):
+        if not best or one.accuracy > best[-1].accuracy:
+            best.append(one)
+    return best
+
+
+def _write_trace(path: Path, trace: Sequence[WalkStep]) -> None:
+    """Write each considered action as a line of JSON: accuracy (or null), costs, and score.
+
+    ``accuracy_before`` and ``mes_before`` are those of the network that the step started from;
+    ``taken`` marks the action that it took.
+    """
+    records = [
+        {
+            "step": number,
+            "choice": action.choice,
+            "option": action.option,
+            "accuracy": action.accuracy,
+            "accuracy_before": step.accuracy,
+            **_with_counts(action.costs),
+            "mes": action.score,
+            "mes_before": step.score,
+            "taken": index == step.taken,
+        }
+        for number, step in enumerate(trace, 1)
+        for index, action in enumerate(step.actions)
+    ]
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _write_frontier(path: Path, result: SearchResult) -> None:
+    """Write every evaluated network as CSV, cheapest first, with a mark on the frontier's."""
+    points = sorted(result.points(), key=lambda it: it.costs[result.measure])
+    chosen = {point.assignment for point in frontier(points, result.measure)}
+    rows = [
+        {
+            **_with_counts(point.costs),
+            "mes": weighted_score(result.terms, point.costs),
+            "accuracy": point.accuracy,
+            "on_frontier": point.assignment in chosen,
+            "methods": " ".join(point.methods),
+            "assignment": " ".join(map(str, point.assignment)),
+        }
+        for point in points
+    ]
+    write_atomically(path, pd.DataFrame(rows).to_csv(index=False))
+
+
+def _with_counts(costs: Mapping[str, float]) -> dict[str, float]:
+    """The costs, with counts as integers."""
+    return {name: int(cost) if name in COUNTS else cost for name, cost in costs.items()}

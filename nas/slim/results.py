@@ -11,28 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from nas.deploy.weights import save_weights
-from nas.documents import write_atomically, write_json
+from nas.documents import write_atomically
 from nas.latency.prices import Prices
-from nas.report.folder import PAGE_FILE, REPORT_FILE
-from nas.report.frontier import Final, Point, draw_frontier, write_frontier
-from nas.report.page import write_page
-from nas.report.trace import write_trace
 from nas.search import Step, hypervolume
 from nas.search.problem import meets
 from nas.slim.network import Delivered
 from nas.slim.plan import Plan
 from nas.slim.result import (
-    Action,
+    NETWORK_FILES,
     EvaluatedNetwork,
     FinalNetwork,
     LayerShare,
     MeasuredLatency,
-    Method,
-    SearchReport,
+    MethodResult,
+    SearchResult,
+    Verdict,
+    WalkAction,
     WalkStep,
 )
 from nas.space import Assignment
-from nas.training.run import SEARCH_RESULT
 
 
 @dataclass(frozen=True)
@@ -49,125 +46,56 @@ class Outcome:
     networks: tuple[Delivered, ...]
     evaluated: Mapping[str, Mapping[Assignment, float]]
     trace: tuple[Step, ...]
-    verdicts: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
     wanted: str = "slimmed"
 
 
-def write_results(folder: Path, outcome: Outcome, prices: Prices) -> dict[str, Any]:
-    """Write every file and sum the search up, with the paths of what was written."""
-    plan, space = outcome.plan, prices.space
-    paths = _write_networks(folder, outcome)
-    shared = {
-        "trace": folder / "trace.jsonl",
-        "frontier": folder / "frontier.csv",
-        "picture": folder / "frontier.png",
-        "page": folder / PAGE_FILE,
-        "report": folder / REPORT_FILE,
-        "result": folder / SEARCH_RESULT,
-    }
-    points = _points(outcome, prices)
-    report = make_report(outcome, prices)
-    write_trace(shared["trace"], outcome.trace, space.choices)
-    write_frontier(shared["frontier"], points, plan.measure, plan.score)
-    draw_frontier(
-        shared["picture"],
-        points,
-        measure=plan.measure,
-        finals=[
-            Final(it.name, it.costs[plan.measure], it.search_accuracy) for it in outcome.networks
-        ],
-        bounds=[target[plan.measure] for target in plan.targets],
-        walk=[step.taken.assignment for step in outcome.trace],
-        title=f"{space.name}: accuracy on the search slice",
-    )
-    write_json(shared["report"], report.model_dump(mode="json"))
-    write_page(shared["page"], report)
-    result = {
-        "space": space.name,
-        "data": outcome.data,
-        **plan.model_dump(mode="json", include={"targets", "strategy", "seed", "terms"}),
-        "evaluations": len(points),
-        "methods": [
-            {
-                "name": method.name,
-                "evaluations": len(method.evaluated),
-                "hypervolume": method.hypervolume,
-            }
-            for method in report.methods
-        ],
-        "networks": [network.summary() for network in outcome.networks],
-        "verdicts": list(outcome.verdicts),
-    }
-    write_json(shared["result"], result)
-    return {**result, "paths": {**paths, **{name: str(path) for name, path in shared.items()}}}
+def write_results(folder: Path, outcome: Outcome, prices: Prices) -> SearchResult:
+    """Write the networks, then the result, and return it."""
+    result = make_result(outcome, prices)
+    _write_networks(folder, outcome, result)
+    result.save(folder)
+    return result
 
 
-def target_folder(folder: Path, target: Mapping[str, float]) -> Path:
-    """Where the network of one of several targets lies."""
-    return folder / "_".join(f"{bound:g}" for bound in target.values())
-
-
-def make_report(outcome: Outcome, prices: Prices) -> SearchReport:
+def make_result(outcome: Outcome, prices: Prices) -> SearchResult:
     """The search as a value."""
     plan, space = outcome.plan, prices.space
     names = list(space.choices)
-    options = tuple(tuple(map(str, options)) for options in space.choices.values())
-    return SearchReport(
+    options = tuple(space.choices.values())
+    return SearchResult(
         space=space.name,
         data=outcome.data,
         strategy=plan.strategy,
         seed=plan.seed,
         targets=plan.targets,
+        terms=plan.terms,
         wanted=outcome.wanted,
         choices=tuple(names),
         options=options,
         methods=tuple(
             _method(name, evaluated, plan, prices) for name, evaluated in outcome.evaluated.items()
         ),
-        trace=tuple(_walk_step(step, names, options) for step in outcome.trace),
+        trace=tuple(_walk_step(step, space.choices) for step in outcome.trace),
         networks=tuple(_final_network(network, prices) for network in outcome.networks),
         verdicts=outcome.verdicts,
     )
 
 
-def _write_networks(folder: Path, outcome: Outcome) -> dict[str, str]:
+def _write_networks(folder: Path, outcome: Outcome, result: SearchResult) -> None:
     """The wanted network of each target: architecture, weights, ONNX."""
-    targets = outcome.plan.targets
-    paths: dict[str, str] = {}
     for network in outcome.networks:
         if network.name != outcome.wanted or network.target is None:
             continue
-        place = folder if len(targets) == 1 else target_folder(folder, network.target)
-        files = {
-            "architecture": place / "architecture.json",
-            "weights": place / "weights.safetensors",
-            "onnx": place / "model.onnx",
-        }
-        network.architecture.save(files["architecture"])
-        save_weights(network.network, files["weights"])
-        write_atomically(files["onnx"], network.model.SerializeToString())
-        if len(targets) == 1:
-            paths |= {name: str(path) for name, path in files.items()}
-        else:
-            paths[f"network {place.name}"] = str(place)
-    return paths
+        place = result.folder_of(network.target, folder)
+        network.architecture.save(place / NETWORK_FILES["architecture"])
+        save_weights(network.network, place / NETWORK_FILES["weights"])
+        write_atomically(place / NETWORK_FILES["onnx"], network.model.SerializeToString())
 
 
-def _points(outcome: Outcome, prices: Prices) -> list[Point]:
-    """Every evaluated network once, with the methods that evaluated it."""
-    methods: dict[Assignment, list[str]] = {}
-    accuracies: dict[Assignment, float] = {}
-    for name, evaluated in outcome.evaluated.items():
-        for assignment, accuracy in evaluated.items():
-            methods.setdefault(assignment, []).append(name)
-            accuracies[assignment] = accuracy
-    return [
-        Point(assignment, prices.cost(assignment), accuracies[assignment], tuple(names))
-        for assignment, names in methods.items()
-    ]
-
-
-def _method(name: str, evaluated: Mapping[Assignment, float], plan: Plan, prices: Prices) -> Method:
+def _method(
+    name: str, evaluated: Mapping[Assignment, float], plan: Plan, prices: Prices
+) -> MethodResult:
     """What a method evaluated; its frontier counts within all other bounds of the loosest target.
 
     The reference is the largest network's cost and the accuracy of chance. Searches spend their
@@ -180,7 +108,7 @@ def _method(name: str, evaluated: Mapping[Assignment, float], plan: Plan, prices
         for assignment, accuracy in evaluated.items()
         if meets(costs := prices.cost(assignment), others)
     ]
-    return Method(
+    return MethodResult(
         name=name,
         evaluated=tuple(
             EvaluatedNetwork(
@@ -195,15 +123,16 @@ def _method(name: str, evaluated: Mapping[Assignment, float], plan: Plan, prices
     )
 
 
-def _walk_step(step: Step, names: Sequence[str], options: Sequence[Sequence[str]]) -> WalkStep:
+def _walk_step(step: Step, choices: Mapping[str, Sequence[Any]]) -> WalkStep:
+    names = list(choices)
     return WalkStep(
         costs=dict(step.costs),
         score=step.score,
         accuracy=step.accuracy,
         actions=tuple(
-            Action(
+            WalkAction(
                 choice=names[action.choice],
-                option=options[action.choice][action.option],
+                option=choices[names[action.choice]][action.option],
                 costs=dict(action.costs),
                 score=action.score,
                 accuracy=action.accuracy,
@@ -211,6 +140,7 @@ def _walk_step(step: Step, names: Sequence[str], options: Sequence[Sequence[str]
             for action in step.actions
         ),
         taken=[action.assignment for action in step.actions].index(step.taken.assignment),
+        reached=step.taken.assignment,
     )
 
 
@@ -234,6 +164,7 @@ def _final_network(network: Delivered, prices: Prices) -> FinalNetwork:
         search_accuracy=network.search_accuracy,
         test_accuracy=network.test_accuracy,
         layers=tuple(_layer_shares(network, prices)),
+        int8_agreement=network.agreement,
     )
 
 

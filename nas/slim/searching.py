@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ import torch
 from nas.errors import UserError
 from nas.latency.prices import Prices
 from nas.latency.table import LatencyTable
-from nas.report.progress import Bar
+from nas.progress import Progress
 from nas.search.problem import meets
 from nas.search.study import SamplerName, evaluated_in, make_sampler, open_study, work
 from nas.slim.journal import Memory
@@ -21,13 +20,14 @@ from nas.slim.loop import deliver_within
 from nas.slim.methods import Uniform
 from nas.slim.plan import Plan, target_text
 from nas.slim.preparation import identify, require_free, tell_doubts, usable_tables
+from nas.slim.result import FILES, SearchResult
 from nas.slim.results import Outcome, write_results
 from nas.slim.slimming import judge_networks
 from nas.slim.workshop import Workshop
 from nas.space import Assignment
 from nas.store.folder import LOCK_FILE, HeldError, hold_lock
 from nas.training.prefixes import keep_freed_memory
-from nas.training.run import SEARCH_RESULT, Run
+from nas.training.run import Run
 
 NAME, STORAGE = "searched", "study.log"
 """What the delivered network is called; the journal file of a search on one machine."""
@@ -43,10 +43,10 @@ def search_run(
     sampler: SamplerName,
     storage: str | None,
     out: Path,
-    bar: Bar,
+    progress: Progress,
     force: bool = False,
     accept_tables: bool = False,
-) -> dict[str, Any] | None:
+) -> SearchResult | None:
     """Evaluate beside other workers until the study is done; the first to see that delivers.
 
     ``storage`` is what ``open_study`` takes; by default a file in ``out``. A worker that finds
@@ -64,27 +64,29 @@ def search_run(
         study = open_study(
             storage or str(out / STORAGE), run.space.name, subject=_subject(run, plan, sampler)
         )
-        tell_doubts(prices, measured, bar)
+        tell_doubts(prices, measured, progress)
         torch.set_num_threads(1)
         keep_freed_memory()
         dataset = run.data.load(run.image_size)
         run.require_images(dataset)
-        workshop = Workshop(plan, prices, measured, run.load_supernet(), dataset, Memory(), bar)
+        workshop = Workshop(
+            plan, prices, measured, run.load_supernet(), dataset, Memory(), progress
+        )
         work(
             study,
             workshop.problem,
             sampler=make_sampler(sampler, seed),
             evaluations=plan.evaluations,
             rng=np.random.default_rng(seed),
-            progress=bar,
+            progress=progress,
         )
     if not measured:
-        bar.say("the study is done; a worker on the table's machine delivers its network")
+        progress.say("the study is done; a worker on the table's machine delivers its network")
         return None
     evaluated = evaluated_in(study.get_trials(deepcopy=False), workshop.problem)
     with _turn(out / LOCK_FILE) as is_free:
-        if not is_free or ((out / SEARCH_RESULT).exists() and not force):
-            bar.say(f"the study is done; another worker delivers its network into {out}")
+        if not is_free or ((out / FILES["result"]).exists() and not force):
+            progress.say(f"the study is done; another worker delivers its network into {out}")
             return None
         return _deliver(run, workshop, evaluated, out)
 
@@ -113,7 +115,7 @@ def _turn(path: Path) -> Iterator[bool]:
 
 def _deliver(
     run: Run, workshop: Workshop, evaluated: dict[Assignment, float], out: Path
-) -> dict[str, Any]:
+) -> SearchResult:
     """The best of the study that meets the target when measured, and what it is compared with."""
     plan, cost = workshop.plan, workshop.prices.cost
     (target,) = plan.targets

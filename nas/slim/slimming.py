@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +15,7 @@ from nas.data import Dataset
 from nas.errors import UserError
 from nas.latency.prices import Prices
 from nas.latency.table import LatencyTable
-from nas.report.progress import Bar
+from nas.progress import Progress
 from nas.slim.journal import SearchJournal
 from nas.slim.loop import deliver_within
 from nas.slim.methods import Evolution, Method, Random, Slimming, Uniform
@@ -29,8 +28,9 @@ from nas.slim.preparation import (
     tell_doubts,
     usable_tables,
 )
+from nas.slim.result import SearchResult, Verdict
 from nas.slim.results import Outcome, write_results
-from nas.slim.verdict import judge_methods, right_answers
+from nas.slim.verdict import compare_methods, right_answers
 from nas.slim.workshop import Workshop
 from nas.store.folder import hold_folder
 from nas.training.prefixes import keep_freed_memory
@@ -43,11 +43,11 @@ def slim_run(
     plan: Plan,
     *,
     out: Path,
-    bar: Bar,
+    progress: Progress,
     resume: bool = False,
     force: bool = False,
     accept_tables: bool = False,
-) -> dict[str, Any]:
+) -> SearchResult:
     """Slim a trained run to each target, write all results into ``out``, and sum them up.
 
     ``resume``: go on with the search that was stopped there. ``accept_tables``: use tables that
@@ -68,9 +68,9 @@ def slim_run(
         stack.enter_context(hold_folder(out, activity="searching", option="--out"))
         journal = SearchJournal(out / JOURNAL, identify(run, plan), resume=resume)
         stack.enter_context(journal)
-        tell_doubts(prices, measured, bar)
+        tell_doubts(prices, measured, progress)
         try:
-            return _search(run, prices, measured, plan, journal, out, bar)
+            return _search(run, prices, measured, plan, journal, out, progress)
         except KeyboardInterrupt:
             raise UserError(
                 f"stopped after {len(journal.accuracies)} evaluations, which are kept; "
@@ -89,8 +89,8 @@ def find_networks(workshop: Workshop, methods: list[Method]) -> list[Delivered]:
 
 def judge_networks(
     networks: list[Delivered], dataset: Dataset, wanted: str = "slimmed"
-) -> tuple[tuple[Delivered, ...], tuple[str, ...]]:
-    """The networks with their test accuracies, and for each target a line that says who won."""
+) -> tuple[tuple[Delivered, ...], tuple[Verdict, ...]]:
+    """The networks with their test accuracies, and the verdict for each target."""
     answers: dict[Architecture, Tensor] = {}
     for network in networks:
         if network.architecture not in answers:
@@ -102,11 +102,12 @@ def judge_networks(
     )
     targets = {target_text(it.target): it.target for it in networks if it.target}
     verdicts = tuple(
-        f"{text}: "
-        + judge_methods(
-            [(it.name, answers[it.architecture]) for it in networks if it.target == target], wanted
+        compare_methods(
+            [(it.name, answers[it.architecture]) for it in networks if it.target == target],
+            target,
+            wanted,
         )
-        for text, target in targets.items()
+        for target in targets.values()
     )
     return judged, verdicts
 
@@ -118,14 +119,14 @@ def _search(
     plan: Plan,
     journal: SearchJournal,
     out: Path,
-    bar: Bar,
-) -> dict[str, Any]:
+    progress: Progress,
+) -> SearchResult:
     if journal.accuracies:
-        bar.say(f"going on after {len(journal.accuracies)} evaluations")
+        progress.say(f"going on after {len(journal.accuracies)} evaluations")
     keep_freed_memory()
     dataset = run.data.load(run.image_size)
     run.require_images(dataset)
-    workshop = Workshop(plan, prices, measured, run.load_supernet(), dataset, journal, bar)
+    workshop = Workshop(plan, prices, measured, run.load_supernet(), dataset, journal, progress)
     slimming = Slimming(workshop, np.random.default_rng(plan.seed))
     rngs = [np.random.default_rng([plan.seed, index]) for index in (1, 2)]
     others = [Random(workshop, rngs[0]), Evolution(workshop, rngs[1])] if plan.baselines else []

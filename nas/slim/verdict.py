@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from nas.data import Images
+from nas.slim.result import Verdict
+from nas.statistics import mcnemar
 
 LEVEL = 0.05
 """A difference that chance makes less often than this counts."""
@@ -25,29 +26,25 @@ def right_answers(network: nn.Module, images: Images) -> Tensor:
     return torch.cat(found)
 
 
-def chance(one: Tensor, other: Tensor) -> float:
-    """How often chance alone makes two networks differ like this on the same images, in [0, 1].
-
-    The exact McNemar test: of the images that one of them gets right, half should be each one's.
-    """
-    wins, losses = int((one & ~other).sum()), int((other & ~one).sum())
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
-
-
-def judge_methods(answers: Sequence[tuple[str, Tensor]], wanted: str = "slimmed") -> str:
-    """One line: which network won, or that none did; ``answers`` by the methods' names.
+def compare_methods(
+    answers: Sequence[tuple[str, Tensor]], target: Mapping[str, float], wanted: str = "slimmed"
+) -> Verdict:
+    """The verdict for a target; ``answers`` (N,) by the methods' names.
 
     The ``wanted`` network, or the best where that is another, is compared with the best of the
     rest.
     """
     ranked = sorted(answers, key=lambda it: -int(it[1].sum()))
-    (best, first), (next_best, second) = ranked[:2]
+    (best, first), (other, second) = ranked[:2]
     own = dict(answers).get(wanted)
     if own is not None and best != wanted:
-        next_best, second = wanted, own
-    p = chance(first, second)
-    shares = [f"{100 * float(it.double().mean()):.1f} %" for it in (first, second)]
-    evidence = f"on {len(first):,} test images, p = {p:.2g}"
-    if p >= LEVEL:
-        return f"no method won: {best} {shares[0]}, {next_best} {shares[1]} {evidence}"
-    return f"{best} won: {shares[0]}, {next_best} {shares[1]} {evidence}"
+        other, second = wanted, own
+    p = mcnemar(first.numpy(), second.numpy())
+    return Verdict(
+        target=dict(target),
+        winner=best if p < LEVEL else None,
+        compared=(best, other),
+        accuracies=(float(first.double().mean()), float(second.double().mean())),
+        p=p,
+        images=len(first),
+    )

@@ -18,7 +18,7 @@ from nas.latency.measure import PATIENT, Measurement, measure
 from nas.latency.prices import Prices
 from nas.latency.table import LatencyTable
 from nas.latency.target import Target, placement
-from nas.report.progress import Bar
+from nas.progress import Progress
 from nas.search import Problem, Rank
 from nas.slim.journal import Judged, Measured, Memory, Raced
 from nas.slim.network import Delivered, take_examples
@@ -41,7 +41,7 @@ class Workshop:
     supernet: Supernet
     dataset: Dataset
     journal: Memory
-    bar: Bar
+    progress: Progress
     _accuracies: dict[Architecture, float] = field(default_factory=dict)
     _delivered: dict[Architecture, Delivered] = field(default_factory=dict)
 
@@ -92,7 +92,7 @@ class Workshop:
             found = self.evaluator.accuracy(architecture)
             self._accuracies[architecture] = found
             self.journal.add(Judged(assignment=assignment, accuracy=found))
-            self.bar.update("networks evaluated", self.evaluations, self._most_evaluations)
+            self.progress.update("networks evaluated", self.evaluations, self._most_evaluations)
         return self._accuracies[architecture]
 
     def race(
@@ -106,7 +106,7 @@ class Workshop:
             self.journal.add(
                 Raced(current=current, candidates=tuple(candidates), accuracies=tuple(found))
             )
-            self.bar.update("networks evaluated", self.evaluations, self._most_evaluations)
+            self.progress.update("networks evaluated", self.evaluations, self._most_evaluations)
         return self.journal.races[race]
 
     def deliver(

@@ -1,10 +1,15 @@
-"""What a search found on a small space, with made-up prices and accuracies, and no training."""
+"""The result of a search on a small space, with made-up prices and accuracies, and no training."""
 
 import json
 
 import numpy as np
 import pytest
+from nas.training.settings import RECIPES
 
+from nas.architecture import Architecture
+from nas.families.efficientformer_v2.layers import Attention4D, ConvFFN
+from nas.latency.measure import Measurement
+from nas.latency.profile import LayerTime, Profile
 from nas.search import (
     Problem,
     evolve,
@@ -14,17 +19,20 @@ from nas.search import (
     search_randomly,
     slim_greedily,
 )
+from nas.slim.plan import published_terms
 from nas.slim.result import (
-    Action,
     EvaluatedNetwork,
     FinalNetwork,
     LayerShare,
     MeasuredLatency,
-    Method,
-    SearchReport,
+    MethodResult,
+    SearchResult,
+    Verdict,
+    WalkAction,
     WalkStep,
 )
 from nas.space import SearchSpace
+from nas.training.check import Compared, judge_ranks
 
 MS_PER_MAC = 1 / 40e6
 
@@ -55,12 +63,12 @@ class Bench:
         return round(0.86 - 0.2 * lost / float(self.weights.sum()) ** 0.9, 4)
 
 
-def make_report(space, target_share, evaluations, slim=slim_greedily):
-    """A report of ``space`` slimmed to a share of its largest network's latency."""
+def make_result(space, target_share, evaluations):
+    """The result of ``space`` slimmed to a share of its largest network's latency."""
     bench = Bench(space)
     largest = tuple(size - 1 for size in space.sizes)
     target = {"latency_ms": round(target_share * bench.cost(largest)["latency_ms"], 3)}
-    searches = {"slimmed": slim, "random": search_randomly, "evolution": evolve}
+    searches = {"slimmed": slim_greedily, "random": search_randomly, "evolution": evolve}
     problem = Problem(space.sizes, bench.cost, bench.accuracy, target, space.canonical)
     found = {
         name: search([problem], evaluations=evaluations, rng=np.random.default_rng(0))
@@ -68,7 +76,7 @@ def make_report(space, target_share, evaluations, slim=slim_greedily):
     }
     corner = (bench.cost(largest)["latency_ms"], 0.6)
     methods = tuple(
-        Method(
+        MethodResult(
             name=name,
             evaluated=tuple(
                 EvaluatedNetwork(order=order, assignment=one, costs=bench.cost(one), accuracy=hits)
@@ -93,28 +101,36 @@ def make_report(space, target_share, evaluations, slim=slim_greedily):
             score=step.score,
             accuracy=step.accuracy,
             actions=tuple(
-                Action(
-                    choice=names[it.choice], option=str(options[it.choice][it.option]),
+                WalkAction(
+                    choice=names[it.choice], option=options[it.choice][it.option],
                     costs=it.costs, score=it.score, accuracy=it.accuracy,
                 )
                 for it in step.actions
             ),
             taken=[it.assignment for it in step.actions].index(step.taken.assignment),
+            reached=step.taken.assignment,
         )
         for step in found["slimmed"].trace
     )  # fmt: skip
-    return SearchReport(
+    return SearchResult(
         space=space.name,
         data="digits",
         strategy="frontier",
         seed=0,
         targets=(target,),
         choices=tuple(names),
-        options=tuple(tuple(str(it) for it in them) for them in options),
+        options=tuple(options),
         methods=methods,
         trace=trace,
         networks=tuple(_final(bench, name, one, target) for name, one in finals.items()),
-    )
+        terms=published_terms(["latency_ms"]),
+        verdicts=(
+            Verdict(
+                target=target, winner=None, compared=("evolution", "slimmed"),
+                accuracies=(0.84, 0.83), p=0.25, images=1000,
+            ),
+        ),
+    )  # fmt: skip
 
 
 def _final(bench, name, assignment, target):
@@ -168,16 +184,51 @@ def log_lines(epochs):
 
 
 @pytest.fixture(scope="session")
-def report():
-    return make_report(SearchSpace.load("demo_64px"), 0.5, 25)
+def result():
+    return make_result(SearchSpace.load("demo_64px"), 0.5, 25)
 
 
 @pytest.fixture
-def run_folder(tmp_path, report):
+def run_folder(tmp_path, result):
     """A run with two searches and a log."""
     run = tmp_path / "run"
     for name in ("slim_2", "slim_3"):
         (run / name).mkdir(parents=True)
-        (run / name / "report.json").write_text(report.model_dump_json())
+        (run / name / "report.json").write_text(result.model_dump_json())
     (run / "log.jsonl").write_text(log_lines(8))
     return run
+
+
+@pytest.fixture(scope="session")
+def check():
+    architecture = Architecture.load("efficientformer_v2_s0")
+    rows = [(0.1, (0.2, 0.3)), (0.2, (0.4, 0.5)), (0.5, (0.3, 0.3))]
+    compared = [
+        Compared(
+            architecture=architecture, params=1000 * n, macs=10**n, inherited=mine, alone=theirs
+        )
+        for n, (mine, theirs) in enumerate(rows, start=4)
+    ]
+    return judge_ranks(compared, RECIPES["light"], images=200)
+
+
+def measured(ms):
+    return Measurement(ms=ms, ms_low=0.9 * ms, ms_high=1.1 * ms, runs=10, status="ok")
+
+
+def made(name, operators):
+    layers = (
+        LayerTime(
+            ConvFFN(slot="stage1.block1.ffn", channels=8, expansion=2), (8, 4, 4), measured(3)
+        ),
+        LayerTime(Attention4D(slot="stage1.block1.attention", channels=8), (8, 4, 4), measured(1)),
+    )
+    return Profile(name, measured(5.0), layers, operators)
+
+
+@pytest.fixture(scope="session")
+def profiles():
+    return [
+        made("one", {"1x1 convolutions": 4.0, "activations": 1.0}),
+        made("two", {"1x1 convolutions": 3.0, "softmax": 2.0}),
+    ]

@@ -7,8 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from nas.report.folder import read_folder
-from nas.report.page import write_folder_page
+from nas.report.page import read_folder, write_folder_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE_MS = 20_000
@@ -62,20 +61,20 @@ def browse(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_figure_has_its_points_and_the_console_stays_empty(browse, run_folder, report):
+def test_every_figure_has_its_points_and_the_console_stays_empty(browse, run_folder, result):
     path = run_folder / "page.html"
     write_folder_page(path, read_folder(run_folder), title="run", force=False)
     dom, console = browse(path)
     assert console == []
     assert 'data-drawn="true"' in dom
     found = Points(dom)
-    seen = sum(len(it.evaluated) for it in report.methods)
-    steps = [*report.trace, report.trace[-1].actions[report.trace[-1].taken]]
+    seen = sum(len(it.evaluated) for it in result.methods)
+    steps = [*result.trace, result.trace[-1].actions[result.trace[-1].taken]]
     judged = sum(it.accuracy is not None for it in steps)
     expected = {
-        "frontier": seen + len(report.networks),
+        "frontier": seen + len(result.networks),
         "walk": judged + len(steps),
-        "latency": len(report.networks),
+        "latency": len(result.networks),
     }
     searches = {
         f"search{n}-{name}": points for n in (1, 2) for name, points in expected.items()

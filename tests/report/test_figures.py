@@ -6,14 +6,18 @@ import pytest
 
 from nas.report.figures import (
     HOVER_WIDTH,
+    bounds_text,
+    cost_text,
     curve_groups,
     curves_figure,
+    differences,
+    first_latency,
     frontier_figure,
     latency_figure,
     paths_figure,
     walk_figure,
 )
-from nas.report.folder import read_log
+from nas.report.page import read_log
 
 
 @pytest.fixture
@@ -22,12 +26,12 @@ def epochs(run_folder):
 
 
 @pytest.fixture
-def figures(report, epochs):
+def figures(result, epochs):
     groups = curve_groups(name for epoch in epochs for name in epoch)
     return {
-        "frontier": frontier_figure(report),
-        "walk": walk_figure(report),
-        "latency": latency_figure(report),
+        "frontier": frontier_figure(result),
+        "walk": walk_figure(result),
+        "latency": latency_figure(result),
         "paths": paths_figure(epochs),
         **{title: curves_figure(epochs, *group) for title, group in groups.items()},
     }
@@ -43,21 +47,21 @@ def test_plotly_knows_every_property(figures):
         plotly.graph_objects.Figure(json.loads(text))  # raises ValueError
 
 
-def test_the_frontier_holds_every_network_of_every_method(report):
-    figure = frontier_figure(report)
-    for method in report.methods:
+def test_the_frontier_holds_every_network_of_every_method(result):
+    figure = frontier_figure(result)
+    for method in result.methods:
         evaluated, final = markers(figure, method.name)
         assert evaluated["x"] == [it.costs["latency_ms"] for it in method.evaluated]
         assert evaluated["y"] == [100 * it.accuracy for it in method.evaluated]
-        (network,) = [it for it in report.networks if it.name == method.name]
+        (network,) = [it for it in result.networks if it.name == method.name]
         assert final["x"] == [network.costs["latency_ms"]]
         assert (evaluated["showlegend"], final["showlegend"]) == (False, True)
-    assert figure["layout"]["shapes"][0]["x0"] == report.targets[0]["latency_ms"]
+    assert figure["layout"]["shapes"][0]["x0"] == result.targets[0]["latency_ms"]
 
 
-def test_the_line_of_a_frontier_joins_what_nothing_beats(report):
-    figure = frontier_figure(report)
-    for method in report.methods:
+def test_the_line_of_a_frontier_joins_what_nothing_beats(result):
+    figure = frontier_figure(result)
+    for method in result.methods:
         (line,) = [
             it for it in figure["data"]
             if it["mode"] == "lines" and it["legendgroup"] == method.name
@@ -76,15 +80,15 @@ def test_the_line_of_a_frontier_joins_what_nothing_beats(report):
         assert set(zip(line["x"], line["y"], strict=True)) == unbeaten
 
 
-def test_methods_differ_in_colour_and_in_mark(report):
-    found = frontier_figure(report)["data"]
+def test_methods_differ_in_colour_and_in_mark(result):
+    found = frontier_figure(result)["data"]
     looks = {it["name"]: it["marker"] for it in found if it["mode"] == "markers"}
     assert len(looks) == len({it["color"] for it in looks.values()})
     assert len(looks) == len({it["symbol"] for it in looks.values()})
 
 
-def test_hovering_tells_what_differs_from_the_largest(report):
-    figure = frontier_figure(report)
+def test_hovering_tells_what_differs_from_the_largest(result):
+    figure = frontier_figure(result)
     largest = markers(figure, "largest")[0]["text"][0].split("<br>")
     assert len(largest) == 2, "costs, and no differences"
     uniform = markers(figure, "uniform")[0]["text"][0].split("<br>")
@@ -92,23 +96,23 @@ def test_hovering_tells_what_differs_from_the_largest(report):
     assert all(len(line) <= HOVER_WIDTH for line in uniform[2:])
 
 
-def test_names_become_no_markup_in_a_figure(report):
-    network = report.networks[0].model_copy(update={"name": "<b>a</b>"})
-    figure = frontier_figure(report.model_copy(update={"networks": (network,)}))
+def test_names_become_no_markup_in_a_figure(result):
+    network = result.networks[0].model_copy(update={"name": "<b>a</b>"})
+    figure = frontier_figure(result.model_copy(update={"networks": (network,)}))
     assert figure["data"][-1]["name"] == "&lt;b&gt;a&lt;/b&gt;"
 
 
-def test_the_walk_ends_where_its_last_step_leads(report):
-    accuracy, latency = walk_figure(report)["data"]
-    last = report.trace[-1]
-    assert len(latency["y"]) == len(accuracy["y"]) == len(report.trace) + 1
-    assert latency["y"][0] == report.trace[0].costs["latency_ms"]
+def test_the_walk_ends_where_its_last_step_leads(result):
+    accuracy, latency = walk_figure(result)["data"]
+    last = result.trace[-1]
+    assert len(latency["y"]) == len(accuracy["y"]) == len(result.trace) + 1
+    assert latency["y"][0] == result.trace[0].costs["latency_ms"]
     assert latency["y"][-1] == last.actions[last.taken].costs["latency_ms"]
 
 
-def test_error_bars_end_at_the_interval(report):
-    _, *traces = latency_figure(report)["data"]
-    for trace, network in zip(traces, report.networks, strict=True):
+def test_error_bars_end_at_the_interval(result):
+    _, *traces = latency_figure(result)["data"]
+    for trace, network in zip(traces, result.networks, strict=True):
         (measured,) = network.latencies
         assert trace["y"][0] + trace["error_y"]["array"][0] == pytest.approx(measured.high)
         assert trace["y"][0] - trace["error_y"]["arrayminus"][0] == pytest.approx(measured.low)
@@ -130,3 +134,46 @@ def test_every_candidate_of_a_slot_has_a_row(epochs):
 
 def test_groups_are_those_that_a_log_has():
     assert curve_groups(["epoch", "loss/a", "images_per_second"]) == {"loss": (["loss/a"], "")}
+
+
+def test_differences_leave_out_what_a_missing_slot_would_be(result):
+    some = result.model_copy(
+        update={
+            "choices": ("stage1.width", "stage1.block2.ffn.kind", "stage1.block2.ffn.expansion",
+                        "stage2.width"),
+            "options": (("24", "32"), ("identity", "conv_ffn"), ("2", "4"), ("48", "64")),
+        }
+    )  # fmt: skip
+    assert differences(some, (0, 0, 0, 1)) == [("stage1", ["width 24", "no block2.ffn"])]
+    assert differences(some, (1, 1, 0, 0)) == [
+        ("stage1", ["block2.ffn.expansion 2"]),
+        ("stage2", ["width 48"]),
+    ]
+    assert differences(some, (1, 1, 1, 1)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("latency_ms", 0.22, "0.220 ms"),
+        ("latency_ms[desk]", 1.5, "1.500 ms (desk)"),
+        ("params", 855020, "855.02 k parameters"),
+        ("macs", 2e6, "2.00 M MACs"),
+    ],
+)
+def test_costs_have_their_units(name, value, text):
+    assert cost_text(name, value) == text
+
+
+def test_targets_read_as_they_were_given():
+    target = {"latency_ms[a]": 2.0, "latency_ms[b]": 0.5, "params": 3e6}
+    assert bounds_text(target) == "at most 2 ms (a) and 0.5 ms (b) and 3 M parameters"
+    assert bounds_text(None) == ""
+
+
+def test_the_frontier_is_drawn_against_the_first_bounded_latency(result):
+    assert first_latency(result) == "latency_ms"
+    several = result.model_copy(update={"targets": ({"params": 3e6, "latency_ms[b]": 1.0},)})
+    assert first_latency(several) == "latency_ms[b]"
+    small = result.model_copy(update={"targets": ({"params": 3e6},)})
+    assert first_latency(small) == "latency_ms"

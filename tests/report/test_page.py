@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 import pytest
 
 from nas.errors import UserError
-from nas.report.folder import read_folder
-from nas.report.page import render_page, write_folder_page, write_page
+from nas.report import write_search
+from nas.report.page import read_folder, render_page, write_folder_page, write_page
+from nas.slim.result import FILES, SearchResult
 
 VOID = {"meta", "link", "input", "br"}
 LOADING = {"src", "href", "srcset", "action", "data", "poster", "background"}
@@ -52,8 +53,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(report):
-    return Page(render_page(report))
+def page(result):
+    return Page(render_page(result))
 
 
 @pytest.fixture
@@ -70,9 +71,9 @@ def test_the_page_is_whole(page):
     assert set(figures) <= set(page.ids)
 
 
-def test_the_page_loads_nothing(page, report):
+def test_the_page_loads_nothing(page, result):
     assert page.loads == ["data:,"]
-    text = render_page(report)
+    text = render_page(result)
     (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
     assert not re.search(r"url\(|@import", style)
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
@@ -81,14 +82,14 @@ def test_the_page_loads_nothing(page, report):
     assert "http" not in policy[1]
 
 
-def test_the_page_carries_plotly_and_stays_small(page, report):
+def test_the_page_carries_plotly_and_stays_small(page, result):
     (packed,) = [text for attrs, text in page.scripts if attrs.get("id") == "plotly"]
     assert b"plotly.js" in gzip.decompress(base64.b64decode(packed))[:200]
-    assert len(render_page(report)) < 3e6
+    assert len(render_page(result)) < 3e6
 
 
-def test_the_page_shows_every_network_and_every_layer(page, report):
-    for network in report.networks:
+def test_the_page_shows_every_network_and_every_layer(page, result):
+    for network in result.networks:
         assert f"{100 * network.test_accuracy:.1f} %" in page.text
         (measured,) = network.latencies
         assert f"{measured.measured:.3f}" in page.text
@@ -98,67 +99,67 @@ def test_the_page_shows_every_network_and_every_layer(page, report):
     assert page.text.count("share of the latency") == 1
 
 
-def test_shares_of_a_network_add_up(report):
-    text = render_page(report)
+def test_shares_of_a_network_add_up(result):
+    text = render_page(result)
     (largest,) = [it for it in re.findall(r"<details.*?</details>", text, re.DOTALL)
                   if "largest</summary>" in it]  # fmt: skip
     for kind in ("ms", "params"):
         shares = re.findall(rf'<span class="{kind}">([\d.]+) %</span>', largest)
-        assert len(shares) == len(report.networks[0].layers)
+        assert len(shares) == len(result.networks[0].layers)
         assert sum(map(float, shares)) == pytest.approx(100, abs=0.05 * len(shares))
 
 
-def test_the_trace_tells_each_action_and_why_it_was_taken(page, report):
+def test_the_trace_tells_each_action_and_why_it_was_taken(page, result):
     shown = page.json("data-steps", "search1")
     assert shown["per"] == "MES"
-    for step, kept in zip(report.trace, shown["steps"], strict=True):
+    for step, kept in zip(result.trace, shown["steps"], strict=True):
         assert len(kept["actions"]) == len(step.actions)
         (taken,) = [it for it in kept["actions"] if it["taken"]]
         assert kept["actions"][0] == taken
         action = step.actions[step.taken]
-        assert (taken["choice"], taken["option"]) == (action.choice, action.option)
+        assert (taken["choice"], taken["option"]) == (action.choice, str(action.option))
         if action.accuracy is not None and step.accuracy is not None:
             rate = 100 * (step.accuracy - action.accuracy) / (action.score - step.score)
             assert taken["rate"] == pytest.approx(rate, rel=1e-4)
 
 
-def test_a_drop_is_weighed_against_milliseconds_where_importance_slims(report):
-    shown = Page(render_page(report.model_copy(update={"strategy": "importance"})))
+def test_a_drop_is_weighed_against_milliseconds_where_importance_slims(result):
+    shown = Page(render_page(result.model_copy(update={"strategy": "importance"})))
     steps = shown.json("data-steps", "search1")
     assert steps["per"] == "ms"
     first = steps["steps"][0]["actions"][0]
     assert first["gain"] == first["saved"]
 
 
-def test_names_are_text_and_never_markup(report):
+def test_names_are_text_and_never_markup(result):
     evil = '<script>alert("x")</script>'
     networks = [
         it.model_copy(
             update={"layers": (it.layers[0].model_copy(update={"slot": f"stage1.{evil}"}),)}
         )
-        for it in report.networks
+        for it in result.networks
     ]
-    methods = [report.methods[0].model_copy(update={"name": evil}), *report.methods[1:]]
+    methods = [result.methods[0].model_copy(update={"name": evil}), *result.methods[1:]]
     changed = {"space": evil, "data": evil, "networks": tuple(networks), "methods": tuple(methods)}
-    text = render_page(report.model_copy(update=changed))
+    text = render_page(result.model_copy(update=changed))
     assert "<script>alert" not in text
     page = Page(text)
     assert page.text.count(evil) > len(networks)
 
 
-def test_a_report_without_trace_and_measurements_still_has_a_page(report):
+def test_a_result_without_trace_and_measurements_still_has_a_page(result):
     networks = [
         it.model_copy(update={"latencies": (), "layers": (), "test_accuracy": None})
-        for it in report.networks
+        for it in result.networks
     ]
-    bare = Page(render_page(report.model_copy(update={"trace": (), "networks": tuple(networks)})))
+    bare = Page(render_page(result.model_copy(update={"trace": (), "networks": tuple(networks)})))
     assert "search1-frontier" in bare.ids
     assert "search1-walk" not in bare.ids
     assert "search1-latency" not in bare.ids
     assert "predicted, not measured" in bare.text
 
 
-def test_latencies_of_several_tables_stand_by_their_names(report):
+def test_latencies_of_several_tables_stand_by_their_names(result):
     def named(costs):
         rest = {name: cost for name, cost in costs.items() if name != "latency_ms"}
         return {"latency_ms[desk]": costs["latency_ms"], "latency_ms[phone]": 7.125, **rest}
@@ -175,13 +176,13 @@ def test_latencies_of_several_tables_stand_by_their_names(report):
                 "latencies": (it.latencies[0].model_copy(update={"cost": "latency_ms[desk]"}),),
             }
         )
-        for it in relabelled(report.networks)
+        for it in relabelled(result.networks)
     ]
     methods = [
-        it.model_copy(update={"evaluated": relabelled(it.evaluated)}) for it in report.methods
+        it.model_copy(update={"evaluated": relabelled(it.evaluated)}) for it in result.methods
     ]
     changed = {"networks": tuple(networks), "methods": tuple(methods), "targets": (target,)}
-    page = Page(render_page(report.model_copy(update={**changed, "trace": ()})))
+    page = Page(render_page(result.model_copy(update={**changed, "trace": ()})))
     assert "≤ 7.25 ms (phone)" in page.text
     assert "7.125phone" in page.text, "predicted"
     assert "-phone" in page.text, "not measured"
@@ -198,19 +199,96 @@ def test_a_folder_has_its_searches_and_its_training(folder_page):
     assert [len(it["y"]) for it in loss["data"]] == [8, 8]
 
 
-def test_the_same_report_makes_the_same_page(report):
-    assert render_page(report) == render_page(report)
+def test_the_same_result_makes_the_same_page(result):
+    assert render_page(result) == render_page(result)
 
 
-def test_pages_are_replaced_and_other_files_are_not(tmp_path, report):
+def test_pages_are_replaced_and_other_files_are_not(tmp_path, result):
     path = tmp_path / "report.html"
-    write_page(path, report)
+    write_page(path, result)
     first = path.read_text()
-    write_page(path, report.model_copy(update={"seed": 7}))
+    write_page(path, result.model_copy(update={"seed": 7}))
     assert path.read_text() != first
     path.write_text("<html>mine</html>")
     with pytest.raises(UserError, match="exists and is no page of nas report; --force replaces it"):
-        write_page(path, report)
+        write_page(path, result)
     assert path.read_text() == "<html>mine</html>"
-    write_page(path, report, force=True)
+    write_page(path, result, force=True)
     assert path.read_text() == first
+
+
+def test_the_page_shows_the_verdict_of_the_terminal_and_no_other(page, result):
+    (verdict,) = result.verdicts
+    assert verdict.winner is None
+    assert str(verdict) in page.text
+    assert page.text.count("won") == page.text.count("no method won") == 1
+
+
+def test_the_page_of_an_older_result_shows_its_verdict_as_it_was_written(result):
+    line = "latency_ms <= 2: slimmed won: 90.0 %, random 80.0 % on 100 test images, p = 0.01"
+    older = SearchResult.model_validate_json(
+        result.model_copy(update={"verdicts": (line,)}).model_dump_json(exclude={"terms"})
+    )
+    assert line in Page(render_page(older)).text
+
+
+def test_a_network_that_misses_its_target_when_measured_is_marked(result):
+    (latency,) = result.networks[-1].latencies
+    slow = latency.model_copy(update={"measured": 1.1 * result.targets[0]["latency_ms"]})
+    networks = (result.networks[0], result.networks[-1].model_copy(update={"latencies": (slow,)}))
+    assert "missed" not in Page(render_page(result)).text
+    assert "missed" in Page(render_page(result.model_copy(update={"networks": networks}))).text
+
+
+def test_a_search_is_drawn_beside_its_results(tmp_path, result):
+    described = write_search(tmp_path, result)
+    assert (tmp_path / FILES["page"]).read_text() == render_page(result)
+    assert (tmp_path / FILES["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert described["paths"]["onnx"] == str(tmp_path / "model.onnx")
+    assert described["networks"] == [network.summary() for network in result.networks]
+
+
+def test_a_run_has_its_searches_and_its_training(run_folder, result):
+    found = read_folder(run_folder)
+    assert found.searches == {"slim_2": result, "slim_3": result}
+    assert found.training is not None
+    assert [it["epoch"] for it in found.training.epochs] == list(range(1, 9))
+    assert found.training.setbacks[0]["reason"] == "the loss is not finite"
+
+
+def test_numbers_that_are_not_finite_are_left_out(run_folder):
+    (run_folder / "log.jsonl").write_text('{"epoch": 1, "loss/a": NaN, "loss/b": 0.5}\n')
+    training = read_folder(run_folder).training
+    assert training is not None
+    assert training.epochs == ({"epoch": 1, "loss/a": None, "loss/b": 0.5},)
+
+
+def test_the_folder_of_a_search_is_enough(run_folder):
+    found = read_folder(run_folder / "slim_2")
+    assert list(found.searches) == ["slim_2"]
+    assert found.training is None
+
+
+def test_nothing_to_report_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"nothing to report: neither a search .* nor a training"):
+        read_folder(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        read_folder(tmp_path / "missing")
+    (tmp_path / "log.jsonl").write_text("")
+    with pytest.raises(UserError, match="nothing to report"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["{", '{"loss": 1}', "[1]"])
+def test_a_damaged_log_is_told_by_its_line(run_folder, line):
+    path = run_folder / "log.jsonl"
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(UserError, match=r"log\.jsonl:10: is damaged; delete that line"):
+        read_folder(run_folder)
+
+
+def test_a_damaged_report_is_told_by_its_key(run_folder):
+    path = run_folder / "slim_2" / "report.json"
+    path.write_text('{"space": "a"}')
+    with pytest.raises(UserError, match=r"report\.json.*key 'data' is missing"):
+        read_folder(run_folder)

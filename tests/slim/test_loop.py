@@ -4,7 +4,7 @@ import pytest
 from nas.errors import UserError
 from nas.latency.measure import Measurement
 from nas.latency.prices import Prices
-from nas.report.progress import Bar
+from nas.progress import SILENT
 from nas.slim.journal import Identity, Measured, SearchJournal
 from nas.slim.loop import CORRECTIONS, deliver_within
 from nas.slim.plan import Plan
@@ -19,10 +19,7 @@ def workshop(run, table, tmp_path):
     plan = Plan(targets=(TARGET,))
     prices = Prices(run.space, {"cpu": table})
     identity = Identity(weights_sha256="", images_sha256="", plan=plan)
-    with (
-        SearchJournal(tmp_path / "j.jsonl", identity, resume=False) as journal,
-        Bar("", quiet=True) as bar,
-    ):
+    with SearchJournal(tmp_path / "j.jsonl", identity, resume=False) as journal:
         slow = 3 * prices.cost(largest(run))["latency_ms"]
         found = Measurement(slow, slow, slow, 1, "ok")
         journal.add(
@@ -32,7 +29,7 @@ def workshop(run, table, tmp_path):
         )
         dataset = run.data.load(32)
         measured = prices.measurable()
-        yield Workshop(plan, prices, measured, run.load_supernet(), dataset, journal, bar)
+        yield Workshop(plan, prices, measured, run.load_supernet(), dataset, journal, SILENT)
 
 
 def largest(run):

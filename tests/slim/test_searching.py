@@ -1,15 +1,14 @@
 """Searches by Optuna's samplers on the space of seconds that slimming is tested on."""
 
-import html
 import json
 
 import pytest
 
 from nas.architecture import Architecture
 from nas.errors import UserError
-from nas.report.progress import Bar
+from nas.progress import SILENT
 from nas.slim.plan import Plan
-from nas.slim.result import SearchReport
+from nas.slim.result import SearchResult
 from nas.slim.searching import search_run
 from nas.store.folder import hold_lock
 from nas.training.evaluation import Evaluator
@@ -18,11 +17,10 @@ PLAN = Plan(targets=({"latency_ms": 2.2},), evaluations=5)
 
 
 def search(run, tables, out, plan=PLAN, sampler="nsga2", storage=None, **options):
-    with Bar("", quiet=True) as bar:
-        return search_run(
-            run, tables, plan, sampler=sampler, storage=storage, out=out, bar=bar,
-            accept_tables=True, **options,
-        )  # fmt: skip
+    return search_run(
+        run, tables, plan, sampler=sampler, storage=storage, out=out, progress=SILENT,
+        accept_tables=True, **options,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -35,19 +33,19 @@ def counted(monkeypatch):
 
 def test_a_search_delivers_the_best_of_its_study_within_the_target(run, table, tmp_path):
     result = search(run, {"cpu": table}, tmp_path)
-    assert [row["name"] for row in result["networks"]] == ["largest", "uniform", "searched"]
-    assert result["networks"][-1]["latencies"]["latency_ms"]["predicted"] <= 2.2
-    report = SearchReport.model_validate_json((tmp_path / "report.json").read_text())
-    studied = {method.name: method.evaluated for method in report.methods}["searched"]
+    assert SearchResult.load(tmp_path / "report.json") == result
+    assert json.loads((tmp_path / "result.json").read_text()) == result.summary()
+    assert [network.name for network in result.networks] == ["largest", "uniform", "searched"]
+    assert result.networks[-1].costs["latency_ms"] <= 2.2
+    studied = {method.name: method.evaluated for method in result.methods}["searched"]
     assert len(studied) == 5
     assert all(it.costs["latency_ms"] <= 2.2 for it in studied)
-    network = report.networks[-1]
+    (network,) = result.delivered
     assert network.search_accuracy == max(it.accuracy for it in studied)
     architecture = Architecture.load(tmp_path / "architecture.json")
     assert run.space.decode(network.assignment) == architecture
-    page = html.unescape((tmp_path / "report.html").read_text())
-    assert "searched network" in page
-    assert all(line in page for line in result["verdicts"])
+    (verdict,) = result.verdicts
+    assert set(verdict.compared) == {"searched", "uniform"}
 
 
 def test_a_folder_that_is_a_file_is_one_line(run, table, tmp_path):
@@ -59,9 +57,8 @@ def test_a_folder_that_is_a_file_is_one_line(run, table, tmp_path):
 def test_the_same_seed_gives_the_same_study(run, table, tmp_path):
     found = []
     for name in ("a", "b"):
-        search(run, {"cpu": table}, tmp_path / name, sampler="random")
-        report = SearchReport.model_validate_json((tmp_path / name / "report.json").read_text())
-        found.append([it.assignment for it in report.methods[-1].evaluated])
+        result = search(run, {"cpu": table}, tmp_path / name, sampler="random")
+        found.append([it.assignment for it in result.methods[-1].evaluated])
     assert found[0] == found[1]
 
 
@@ -70,9 +67,8 @@ def test_a_worker_goes_on_with_the_study_of_a_storage(run, table, tmp_path, coun
     search(run, {"cpu": table}, tmp_path / "a", storage=storage)
     before = len(counted)
     more = PLAN.model_copy(update={"evaluations": 7})
-    search(run, {"cpu": table}, tmp_path / "b", plan=more, storage=storage)
-    report = SearchReport.model_validate_json((tmp_path / "b" / "report.json").read_text())
-    assert len(report.methods[-1].evaluated) == 7
+    result = search(run, {"cpu": table}, tmp_path / "b", plan=more, storage=storage)
+    assert len(result.methods[-1].evaluated) == 7
     assert len(counted) - before <= 2 + 2 + 13  # two trials, final networks, the uniform scale
 
 

@@ -6,9 +6,10 @@ import pytest
 
 from nas.architecture import Architecture
 from nas.errors import UserError
-from nas.report.progress import Bar
+from nas.progress import SILENT
+from nas.search.problem import meets
 from nas.slim.plan import Plan, Term
-from nas.slim.result import SearchReport
+from nas.slim.result import SearchResult
 from nas.slim.slimming import slim_run
 from nas.store.folder import hold_lock
 from nas.training.evaluation import Evaluator
@@ -24,63 +25,60 @@ PLAN = Plan(
 
 
 def search(run, tables, out, plan=PLAN, **options):
-    with Bar("", quiet=True) as bar:
-        return slim_run(run, tables, plan, out=out, bar=bar, accept_tables=True, **options)
+    return slim_run(run, tables, plan, out=out, progress=SILENT, accept_tables=True, **options)
 
 
 @pytest.fixture(scope="module")
 def found(run, tables, tmp_path_factory):
-    """The folder of an uninterrupted search and what it gave."""
+    """The folder of an uninterrupted search and its result."""
     out = tmp_path_factory.mktemp("slim") / "s"
     return out, search(run, tables, out)
 
 
 def test_every_method_delivers_within_every_target(found):
     _, result = found
-    named = [(row["name"], row["target"]) for row in result["networks"]]
+    named = [(network.name, network.target) for network in result.networks]
     assert named == [
         ("largest", None), *((name, target) for target in PLAN.targets for name in METHODS)
     ]  # fmt: skip
-    for row in result["networks"][1:]:
-        for latency, bound in row["target"].items():
-            assert row["latencies"][latency]["predicted"] <= bound
-        assert row["latencies"]["latency_ms[here]"]["measured"] <= row["target"]["latency_ms[here]"]
-        assert row["latencies"]["latency_ms[old]"]["measured"] is None
-        costs = row["latencies"]["latency_ms[old]"]["predicted"], row["macs"]
-        assert row["mes"] == pytest.approx(100 / costs[0] / (costs[1] / 1e3) ** 0.5)
-    assert [line.partition(": ")[0] for line in result["verdicts"]] == [
-        "latency_ms[here] <= 2.4, latency_ms[old] <= 4.6", "latency_ms[here] <= 1.8"
-    ]  # fmt: skip
+    for network in result.networks[1:]:
+        assert meets(network.costs, network.target)
+        (latency,) = network.latencies
+        assert latency.cost == "latency_ms[here]"
+        assert latency.measured <= latency.high <= network.target["latency_ms[here]"]
+        old, macs = network.costs["latency_ms[old]"], network.costs["macs"]
+        assert network.score == pytest.approx(100 / old / (macs / 1e3) ** 0.5)
+    assert [verdict.target for verdict in result.verdicts] == list(PLAN.targets)
+    assert all("slimmed" in verdict.compared for verdict in result.verdicts)
 
 
 def test_a_family_leaves_a_folder_for_each_target(run, found):
     out, result = found
-    for place, target in (("2.4_4.6", PLAN.targets[0]), ("1.8", PLAN.targets[1])):
-        (row,) = [
-            it for it in result["networks"] if it["name"] == "slimmed" and it["target"] == target
-        ]
-        assert result["paths"][f"network {place}"] == str(out / place)
+    for place, network in zip(("2.4_4.6", "1.8"), result.delivered, strict=True):
+        assert result.paths(out)[f"network {place}"] == out / place
         assert (out / place / "weights.safetensors").exists()
         architecture = Architecture.load(out / place / "architecture.json")
-        report = SearchReport.model_validate_json((out / "report.json").read_text())
-        (network,) = [it for it in report.networks if (it.name, it.target) == ("slimmed", target)]
         assert run.space.decode(network.assignment) == architecture
-        assert network.costs["macs"] == row["macs"]
+
+
+def test_the_result_is_what_its_files_hold(found):
+    out, result = found
+    assert SearchResult.load(out / "report.json") == result
+    assert json.loads((out / "result.json").read_text()) == result.summary()
 
 
 def test_every_method_counts_its_evaluations_and_each_network_is_evaluated_once(found):
     out, result = found
-    report = SearchReport.model_validate_json((out / "report.json").read_text())
-    assert [method.name for method in report.methods] == list(METHODS)
-    for method in report.methods:
+    assert [method.name for method in result.methods] == list(METHODS)
+    for method in result.methods:
         assert [it.order for it in method.evaluated] == list(range(len(method.evaluated)))
         assert len({it.assignment for it in method.evaluated}) == len(method.evaluated)
-    counts = {method.name: len(method.evaluated) for method in report.methods}
+    counts = {method.name: len(method.evaluated) for method in result.methods}
     assert counts["slimmed"] <= 2 * PLAN.evaluations
     lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()[1:]]
     judged = [tuple(line["assignment"]) for line in lines if "accuracy" in line]
     assert len(judged) == len(set(judged)) < sum(counts.values())
-    assert result["evaluations"] <= len(judged)
+    assert len(result.points()) <= len(judged)
 
 
 def test_a_killed_search_goes_on_to_the_same_result_without_repeating_an_evaluation(
@@ -112,10 +110,9 @@ def test_a_killed_search_goes_on_to_the_same_result_without_repeating_an_evaluat
 
 
 def without_measurements(result):
-    """All but what another clock gives: measured latencies, and where files lie."""
-    kept = ("name", "target", "test_accuracy", "search_accuracy", "params", "macs", "mes")
-    rows = [{name: row[name] for name in kept} for row in result["networks"]]
-    return {**result, "networks": rows, "paths": None}
+    """All but the latencies, which another clock measured."""
+    networks = tuple(it.model_copy(update={"latencies": ()}) for it in result.networks)
+    return result.model_copy(update={"networks": networks})
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from nas.slim.verdict import chance, judge_methods
+from nas.slim.verdict import compare_methods
+from nas.statistics import mcnemar
 
 
 def answers(bits):
@@ -12,25 +13,30 @@ def answers(bits):
 
 def test_chance_is_that_of_fair_coins():
     wins, losses = 9, 1
-    found = chance(answers("1" * wins + "0" * losses + "1111"), answers("0" * wins + "1" * 5))
+    one, other = "1" * wins + "0" * losses + "1111", "0" * wins + "1" * 5
+    found = mcnemar(answers(one).numpy(), answers(other).numpy())
     tail = sum(math.comb(10, k) for k in (0, 1, 9, 10)) / 2**10
     assert found == pytest.approx(tail)
 
 
 def test_networks_that_agree_on_every_image_differ_by_chance_only():
-    assert chance(answers("1100"), answers("1100")) == 1.0
+    assert mcnemar(answers("1100").numpy(), answers("1100").numpy()) == 1.0
 
 
 def test_a_clear_difference_has_a_winner():
     better, worse = answers("1" * 90 + "0" * 10), answers("1" * 60 + "0" * 40)
-    line = judge_methods([("uniform", worse), ("evolution", worse), ("slimmed", better)])
-    assert line.startswith("slimmed won: 90.0 %, uniform 60.0 % on 100 test images, p = ")
-    line = judge_methods([("uniform", worse), ("evolution", better), ("slimmed", worse)])
-    assert line.startswith("evolution won: 90.0 %, slimmed 60.0 %")
+    found = compare_methods(
+        [("uniform", worse), ("evolution", worse), ("slimmed", better)], {"params": 1.0}
+    )
+    assert (found.winner, found.compared) == ("slimmed", ("slimmed", "uniform"))
+    assert (found.accuracies, found.images) == ((0.9, 0.6), 100)
+    found = compare_methods(
+        [("uniform", worse), ("evolution", better), ("slimmed", worse)], {"params": 1.0}
+    )
+    assert (found.winner, found.compared) == ("evolution", ("evolution", "slimmed"))
 
 
 def test_a_difference_within_chance_has_none():
     one, other = answers("111100"), answers("110100")
-    assert judge_methods([("uniform", one), ("slimmed", other)]) == (
-        "no method won: uniform 66.7 %, slimmed 50.0 % on 6 test images, p = 1"
-    )
+    found = compare_methods([("uniform", one), ("slimmed", other)], {"params": 1.0})
+    assert (found.winner, found.compared, found.p) == (None, ("uniform", "slimmed"), 1.0)

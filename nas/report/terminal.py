@@ -1,0 +1,366 @@
+"""Tables and progress bars on the terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import rich.progress
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from nas.documents import write_atomically
+
+if TYPE_CHECKING:
+    from nas.latency.networks import Drift
+    from nas.latency.profile import Profile
+    from nas.latency.table import LatencyTable
+    from nas.latency.target import Target
+    from nas.slim.result import FinalNetwork, SearchResult
+    from nas.statistics import Interval
+    from nas.training.check import Check
+
+LINE_SECONDS = 20.0
+"""Between two lines of progress where standard error is no terminal."""
+
+
+class ProgressBar:
+    """The ``Progress`` of a terminal: a bar on standard error, elsewhere now and then a line."""
+
+    def __init__(self, title: str, *, quiet: bool = False) -> None:
+        self._title, self._quiet = title, quiet
+        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._progress: rich.progress.Progress | None = None
+        if self._console.is_terminal and not quiet:
+            self._progress = rich.progress.Progress(
+                rich.progress.TextColumn("{task.fields[text]}"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TimeElapsedColumn(),
+                rich.progress.TextColumn("left"),
+                rich.progress.TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._progress.add_task(title, text=title, total=None)
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def update(self, text: str, done: int, total: int | None = None) -> None:
+        """Show ``done`` of ``total`` (unknown if None) with a text before it."""
+        if self._progress:
+            label = f"{self._title}: {text}" if text else self._title
+            self._progress.update(self._task, text=label, completed=done, total=total)
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            of = f" of {total}" if total else ""
+            self.say(f"{self._title}: {text} {done}{of}")
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        if self._quiet:
+            return
+        self._last_line = time.monotonic()
+        if self._progress:
+            self._progress.console.print(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None
+) -> None:
+    """Print aligned columns; all but the first are right-aligned."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # without markup: the name latency_ms[cpu] is no style
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:  # a pipe or a file has no edge at which to wrap
+        console = Console(highlight=False, markup=False, width=160)
+    console.print(table)
+
+
+def count(number: float) -> str:
+    """``3600256`` as ``3.60 M``."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.2f} {unit}"
+    return f"{number:g}"
+
+
+def share(number: float | None) -> str:
+    """``0.913`` as ``91.3 %``."""
+    return "-" if number is None else f"{100 * number:.1f} %"
+
+
+def milliseconds(number: float | None) -> str:
+    """``0.2345`` as ``0.234``."""
+    return "-" if number is None else f"{number:.3f}"
+
+
+class Column(NamedTuple):
+    """A column of the final table of a search: its title, and its text for a network."""
+
+    title: str
+    text: Callable[[FinalNetwork], str]
+
+
+ACCURACY = Column("test accuracy", lambda network: share(network.test_accuracy))
+SIZES = (
+    Column("parameters", lambda network: count(network.costs["params"])),
+    Column("MACs", lambda network: count(network.costs["macs"])),
+)
+SCORES = (Column("MES", lambda network: f"{network.score:.1f}"),)
+"""Sizes and scores are columns of the terminal's table and of the page's: add others here."""
+
+
+def print_networks(networks: Sequence[FinalNetwork], *, title: str) -> None:
+    """Print the final table of a search: a network a line, with the latency of every table."""
+    several = len({str(network.target) for network in networks if network.target}) > 1
+    columns = (
+        *((Column("target", _bounds),) if several else ()),
+        *(ACCURACY, *SIZES),
+        *(column for cost in latencies(networks[0].costs) for column in _latency_columns(cost)),
+        *SCORES,
+    )
+    print_table(
+        ("network", *(column.title for column in columns)),
+        [(network.name, *(column.text(network) for column in columns)) for network in networks],
+        title=title,
+    )
+
+
+def latencies(costs: Iterable[str]) -> list[str]:
+    """The names of those costs that are latencies: one for each table."""
+    return [name for name in costs if name.partition("[")[0] == "latency_ms"]
+
+
+def _bounds(network: FinalNetwork) -> str:
+    return ", ".join(f"{bound:g}" for bound in (network.target or {}).values()) or "-"
+
+
+def _latency_columns(cost: str) -> tuple[Column, Column]:
+    """The predicted and the measured latency ``latency_ms[cpu]``, titled ``ms [cpu]``."""
+    name = "ms" + cost.removeprefix("latency_ms").replace("[", " [")
+
+    def measured(network: FinalNetwork) -> str:
+        found = network.measured(cost)
+        return milliseconds(found.measured if found else None)
+
+    return (
+        Column(f"predicted {name}", lambda network: milliseconds(network.costs[cost])),
+        Column(f"measured {name}", measured),
+    )
+
+
+def print_search(result: SearchResult, *, title: str | None = None) -> None:
+    """Print the final table of a search and the verdict for each target."""
+    print_networks(result.networks, title=title or f"{result.space}, {result.data}")
+    print(*result.verdicts, sep="\n", end="\n\n")
+
+
+def print_retrained(result: Mapping[str, Any]) -> None:
+    """Print test accuracies of a retrained network, beside the inherited ones."""
+    print_table(
+        ("network", "parameters", "MACs", "inherited", "retrained"),
+        [
+            (
+                result["architecture"] or "-",
+                count(result["params"]),
+                count(result["macs"]),
+                share(result["inherited_test_accuracy"]),
+                share(result["test_accuracy"]),
+            )
+        ],
+        title=f"accuracy on {result['test_images']} test images of {result['data']}",
+    )
+
+
+def print_validation(table: LatencyTable) -> None:
+    """Print a table's errors on networks that it was not calibrated on, beside those of MACs."""
+    found = table.validation
+    title = (
+        f"{len(table.rows)} layers on {table.target.hardware}, {table.target.runtime} "
+        f"{table.target.runtime_version}, {table.target.threads} thread(s)"
+    )
+    if found is None:
+        print_table((title,), [("not validated",)])
+        return
+    modelled = sum(group.modelled for group in table.provenance.modelled)
+    if modelled:
+        title += f"; {modelled} of the layers modelled"
+    print_table(
+        ("prediction", "mean error", "bias", "largest", "within 5 %", "Spearman", "Kendall"),
+        [
+            (
+                name,
+                f"{100 * errors.mape:.1f} %",
+                f"{100 * errors.bias:+.1f} %",
+                f"{100 * errors.max_error:.1f} %",
+                f"{100 * errors.within_5:.0f} %",
+                _correlation(errors.spearman, errors.spearman_interval),
+                _correlation(errors.kendall, errors.kendall_interval),
+            )
+            for name, errors in (
+                ("table", found.calibrated),
+                ("table, uncalibrated", found.raw),
+                ("MACs alone", found.macs),
+            )
+        ],
+        title=title,
+    )
+    print(
+        f"on {found.calibrated.networks} held-out networks of {found.least_ms:.2f} to "
+        f"{found.most_ms:.2f} ms; measuring one twice differs by {100 * found.noise_floor:.1f} %"
+    )
+
+
+def print_drift(drift: Drift, path: Path) -> None:
+    """Print how far measurements have moved from a table's predictions."""
+    print_table(
+        ("networks", "shift", "mean error", "after shifting", "Spearman", "Kendall"),
+        [
+            (
+                str(drift.networks),
+                f"{100 * drift.shift:+.1f} %",
+                f"{100 * drift.mape_before:.1f} %",
+                f"{100 * drift.mape_after:.1f} %",
+                f"{drift.spearman:.3f}",
+                f"{drift.kendall:.3f}",
+            )
+        ],
+        title=f"{path}: whole networks measured again",
+    )
+
+
+def _correlation(value: float, interval: Interval | None) -> str:
+    """``0.998 (0.991 to 0.999)``."""
+    text = f"{value:.3f}"
+    return text if interval is None else f"{text} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def print_check(check: Check) -> None:
+    """Print inherited and stand-alone accuracies, smallest network first, and their correlation."""
+    print_table(
+        ("network", "parameters", "MACs", "inherited", "alone", "gap"),
+        [
+            (
+                str(number),
+                count(network.params),
+                count(network.macs),
+                share(network.inherited),
+                " ".join(share(accuracy) for accuracy in network.alone),
+                f"{100 * (network.inherited - network.mean_alone):+.1f}",
+            )
+            for number, network in enumerate(check.compared, start=1)
+        ],
+        title=f"accuracy on {check.images} images of the search slice",
+    )
+    low, high = check.tau_interval
+    seeds = ""
+    if check.tau_between_seeds is not None:
+        seeds = f"; {check.tau_between_seeds:.2f} between the seeds"
+    print(
+        f"Kendall tau {check.tau:.2f} (95 %: {low:.2f} to {high:.2f}) between inherited and "
+        f"stand-alone accuracy{seeds}; mean gap {100 * check.gap:+.1f} points"
+    )
+
+
+def write_check(path: Path, check: Check) -> None:
+    """Write a network of a check a line as CSV, smallest first."""
+    import pandas as pd
+
+    rows = [
+        {
+            "params": network.params,
+            "macs": network.macs,
+            "inherited": network.inherited,
+            "alone": network.mean_alone,
+            **{f"alone_{seed}": accuracy for seed, accuracy in enumerate(network.alone)},
+        }
+        for network in check.compared
+    ]
+    write_atomically(path, pd.DataFrame(rows).to_csv(index=False))
+
+
+def print_profiles(profiles: Sequence[Profile], target: Target) -> None:
+    """Print tables by kind of layer and by class of operator; of a single network each layer."""
+    if len(profiles) == 1:
+        _print_layers(profiles[0])
+    _print_shares("layers", profiles, [profile.parts for profile in profiles])
+    print("measured: the whole network, which also fetches from memory what no cache holds")
+    operators = [profile.operators for profile in profiles if profile.operators is not None]
+    if operators:
+        _print_shares("operators", profiles, operators)
+    else:
+        print(f"{target.runtime} has no profiler for {target.device}: classes of layers only")
+
+
+def _print_shares(
+    title: str, profiles: Sequence[Profile], classes: Sequence[Mapping[str, float]]
+) -> None:
+    """A class a line, those with the longest times first, and a column for each network."""
+    totals = [sum(times.values()) for times in classes]
+    names = sorted(
+        class_names(classes), key=lambda name: -max(times.get(name, 0) for times in classes)
+    )
+    rows = [
+        (
+            name,
+            *(_cell(times.get(name, 0.0), of) for times, of in zip(classes, totals, strict=True)),
+        )
+        for name in names
+    ]
+    rows.append(("sum", *(f"{total:.3f} ms      " for total in totals)))
+    rows.append(("measured", *(f"{profile.whole.ms:.3f} ms      " for profile in profiles)))
+    print_table((title, *(profile.name for profile in profiles)), rows)
+
+
+def _print_layers(profile: Profile) -> None:
+    total = sum(profile.parts.values())
+    print_table(
+        ("slot", "layer", "input", "ms"),
+        [
+            (
+                timed.layer.slot,
+                timed.layer.signature,
+                "x".join(map(str, timed.input_shape)),
+                _cell(timed.found.ms, total),
+            )
+            for timed in profile.layers
+        ],
+        title=profile.name,
+    )
+
+
+def _cell(ms: float, total: float) -> str:
+    return f"{ms:.3f} ms {100 * ms / total:3.0f} %"
+
+
+def class_names(classes: Sequence[Mapping[str, float]]) -> list[str]:
+    """The classes of layers or of operators in these profiles, in the order of their lists."""
+    from nas.latency.profile import OPERATORS, PARTS
+
+    order = [*PARTS.values(), *OPERATORS]
+    names = dict.fromkeys(name for times in classes for name in times)
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
