@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nas.report.folder import read_folder
 from nas.training.evaluate import accuracy, inherited_accuracy
 from safetensors.torch import load_file
 
@@ -17,7 +18,6 @@ from nas.errors import UserError
 from nas.latency.build import build_table
 from nas.latency.table import LatencyTable
 from nas.network import build
-from nas.report.folder import read_folder
 from nas.search.problem import Problem
 from nas.search.study import evaluated_in, open_study
 from nas.slim.journal import Measured, SearchJournal

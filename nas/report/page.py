@@ -72,7 +72,9 @@ def read_log(path: Path) -> TrainingLog:
     """
     epochs: list[dict[str, Any]] = []
     setbacks: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]  # the last line may be under way
+    for number, line in enumerate(whole.splitlines(), 1):
         try:
             entry = json.loads(line, parse_constant=lambda _: None)
             int(entry["epoch"])

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from nas.training.settings import RECIPES
 
 from nas.architecture import Architecture
 from nas.families.efficientformer_v2.layers import Attention4D, ConvFFN
@@ -33,6 +32,7 @@ from nas.slim.result import (
 )
 from nas.space import SearchSpace
 from nas.training.check import Compared, judge_ranks
+from nas.training.settings import RECIPES
 
 MS_PER_MAC = 1 / 40e6
 

@@ -292,3 +292,10 @@ def test_a_damaged_report_is_told_by_its_key(run_folder):
     path.write_text('{"space": "a"}')
     with pytest.raises(UserError, match=r"report\.json.*key 'data' is missing"):
         read_folder(run_folder)
+
+
+def test_a_last_line_that_is_still_being_written_is_left_out(run_folder):
+    before = read_folder(run_folder).training
+    with (run_folder / "log.jsonl").open("a") as file:
+        file.write('{"epoch": 9, "lo')
+    assert read_folder(run_folder).training == before
