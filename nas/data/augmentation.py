@@ -193,19 +193,13 @@ def rand_augment(pixels: Tensor, settings: RandAugment, generator: torch.Generat
     return images
 
 
-# Each operation takes images (n, 3, S, S) of whole numbers in 0 to 255, strengths (n,) in 0 to 1
-# and signs (n,) of -1 or 1, and makes new images of the same range.
-
-
-def auto_contrast(images: Tensor, _strength: Tensor, _sign: Tensor) -> Tensor:
-    """Stretch each channel to the full range."""
+def _auto_contrast(images: Tensor) -> Tensor:
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     stretched = (images - low) * 255 / (high - low).clamp(min=1)
     return torch.where(high > low, stretched, images)
 
 
-def equalize(images: Tensor, _strength: Tensor, _sign: Tensor) -> Tensor:
-    """Spread each channel so that its histogram is as flat as possible."""
+def _equalize(images: Tensor) -> Tensor:
     levels = images.flatten(2).long()  # (n, 3, S S)
     counts = torch.zeros(*levels.shape[:2], 256, dtype=torch.long)
     counts.scatter_add_(2, levels, torch.ones_like(levels))
@@ -217,85 +211,55 @@ def equalize(images: Tensor, _strength: Tensor, _sign: Tensor) -> Tensor:
     return torch.where(step[..., None] > 0, equalized, images)
 
 
-def invert(images: Tensor, _strength: Tensor, _sign: Tensor) -> Tensor:
-    """The negative."""
-    return 255 - images
-
-
-def rotate(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    """Turn by up to 30 degrees."""
+def _rotate(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
     angle = torch.deg2rad(30 * strength * sign)
     return _affine(images, (angle.cos(), angle.sin(), 0), (-angle.sin(), angle.cos(), 0))
 
 
-def posterize(images: Tensor, strength: Tensor, _sign: Tensor) -> Tensor:
-    """Keep the four to one highest bits."""
-    bits = (4 - (4 * strength).floor()).clamp(min=1)
-    return images - images % _column(2 ** (8 - bits))
-
-
-def solarize(images: Tensor, strength: Tensor, _sign: Tensor) -> Tensor:
-    """The negative of all that is as bright as a threshold, of 256 down to 0."""
-    return torch.where(images < _column(256 * (1 - strength)), images, 255 - images)
-
-
-def solarize_add(images: Tensor, strength: Tensor, _sign: Tensor) -> Tensor:
-    """Brighten what is dark by up to 110."""
-    brighter = (images + _column(110 * strength).floor()).clamp(max=255)
-    return torch.where(images < 128, brighter, images)
-
-
-def color(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    """Less or more colour."""
-    return _blend(_grey(images), images, strength, sign)
-
-
-def contrast(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    """Less or more contrast."""
-    return _blend(_grey(images).mean((2, 3), keepdim=True).round(), images, strength, sign)
-
-
-def brightness(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    """Darker or brighter."""
-    return _blend(torch.zeros_like(images), images, strength, sign)
-
-
-def sharpness(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    """Smoother or sharper; the outermost pixels stay."""
+def _smooth(images: Tensor) -> Tensor:
+    """A 3x3 blur; the outermost pixels stay."""
     kernel = torch.ones(3, 1, 3, 3)
     kernel[:, :, 1, 1] = 5
     smooth = images.clone()
     smooth[:, :, 1:-1, 1:-1] = F.conv2d(images, kernel / 13, groups=3).round()
-    return _blend(smooth, images, strength, sign)
-
-
-def shear_x(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    """Move rows sideways, by up to 0.3 of their distance from the middle."""
-    return _affine(images, (1, 0.3 * strength * sign, 0), (0, 1, 0))
-
-
-def shear_y(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    """Move columns up and down, by up to 0.3 of their distance from the middle."""
-    return _affine(images, (1, 0, 0), (0.3 * strength * sign, 1, 0))
-
-
-def translate_x(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    """Move sideways by up to 0.45 of the side."""
-    return _affine(images, (1, 0, 0.9 * strength * sign), (0, 1, 0))
-
-
-def translate_y(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    """Move up or down by up to 0.45 of the side."""
-    return _affine(images, (1, 0, 0), (0, 1, 0.9 * strength * sign))
+    return smooth
 
 
 OPERATIONS: Mapping[str, Operation] = {
-    operation.__name__: operation
-    for operation in (
-        *(auto_contrast, equalize, invert, rotate, posterize, solarize, solarize_add, color),
-        *(contrast, brightness, sharpness, shear_x, shear_y, translate_x, translate_y),
-    )
+    # stretch each channel to the full range; make its histogram as flat as possible
+    "auto_contrast": lambda images, strength, sign: _auto_contrast(images),
+    "equalize": lambda images, strength, sign: _equalize(images),
+    "invert": lambda images, strength, sign: 255 - images,
+    "rotate": _rotate,  # by up to 30 degrees
+    # keep the four to one highest bits
+    "posterize": lambda images, strength, sign: (
+        images - images % _column(2 ** (8 - (4 - (4 * strength).floor()).clamp(min=1)))
+    ),
+    # the negative from a threshold on, of 256 down to 0; brighten dark pixels by up to 110
+    "solarize": lambda images, strength, sign: torch.where(
+        images < _column(256 * (1 - strength)), images, 255 - images
+    ),
+    "solarize_add": lambda images, strength, sign: torch.where(
+        images < 128, (images + _column(110 * strength).floor()).clamp(max=255), images
+    ),
+    # less or more colour, contrast, brightness, sharpness
+    "color": lambda images, strength, sign: _blend(_grey(images), images, strength, sign),
+    "contrast": lambda images, strength, sign: _blend(
+        _grey(images).mean((2, 3), keepdim=True).round(), images, strength, sign
+    ),
+    "brightness": lambda images, strength, sign: _blend(
+        torch.zeros_like(images), images, strength, sign
+    ),
+    "sharpness": lambda images, strength, sign: _blend(_smooth(images), images, strength, sign),
+    # move rows sideways and columns up and down, by up to 0.3 of their distance from the middle;
+    # move everything by up to 0.45 of the side
+    "shear_x": lambda images, k, sign: _affine(images, (1, 0.3 * k * sign, 0), (0, 1, 0)),
+    "shear_y": lambda images, k, sign: _affine(images, (1, 0, 0), (0.3 * k * sign, 1, 0)),
+    "translate_x": lambda images, k, sign: _affine(images, (1, 0, 0.9 * k * sign), (0, 1, 0)),
+    "translate_y": lambda images, k, sign: _affine(images, (1, 0, 0), (0, 1, 0.9 * k * sign)),
 }
+"""Each takes images (n, 3, S, S) of whole numbers in 0 to 255, strengths (n,) in 0 to 1 and signs
+(n,) of -1 or 1, and returns new images of the same range."""
 
 
 def _affine(images: Tensor, x: AffineRow, y: AffineRow) -> Tensor:

@@ -1,1 +1,1 @@
-"""What layers and networks cost on a device: measured, tabulated, checked on whole networks."""
+"""Latencies of layers and networks on a device: measured, tabulated, checked on networks."""

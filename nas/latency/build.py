@@ -5,11 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from pydantic import TypeAdapter
 
 from nas.documents import Value
 from nas.errors import UserError
-from nas.families import Layer, Shape
+from nas.families import Layer
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import LAYER_VISITS, Measurement, VisitPlan
 from nas.latency.networks import BATCH_LAYERS, NetworkSample, Runner, calibrate
@@ -33,7 +32,6 @@ from nas.latency.table import (
     LatencyTable,
     Provenance,
     Row,
-    RowStatus,
     sidecar_path,
     space_hash,
 )
@@ -104,28 +102,8 @@ class Purpose(Value):
 class MeasuredRow(Value):
     """A line of that journal: a row of the table that it will become."""
 
-    layer: str
-    input_shape: Shape
-    ms: float
-    ms_low: float
-    ms_high: float
-    params: int
-    macs: int
-    status: RowStatus
-
-    @classmethod
-    def of(cls, key: Key, row: Row) -> Self:
-        """The line of a row."""
-        return cls(layer=key[0], input_shape=key[1], **row._asdict())
-
-    @property
-    def keyed(self) -> tuple[Key, Row]:
-        """The row with its key."""
-        row = self.model_dump(exclude={"layer", "input_shape"})
-        return (self.layer, self.input_shape), Row(**row)
-
-
-_KIND = TypeAdapter(MeasuredRow)
+    key: Key
+    row: Row
 
 
 def build_table(
@@ -154,51 +132,19 @@ def build_table(
     purpose = Purpose(space=space.name, space_sha256=space_hash(space), target=target)
     unfinished = unfinished_path(path)
     held = f"{unfinished}: another build is writing it; wait for it or name another --out"
-    with ExitStack() as stack:
-        stack.enter_context(hold_lock(path.with_suffix(".partial.lock"), held=held))
+    with hold_lock(path.with_suffix(".partial.lock"), held=held):
         finished = _finished_table(path, target, resume=resume, force=force)
         if finished is not None and _is_complete(finished, space, quick=settings.quick):
             finished.save()  # in case its file was damaged, but no row was lost
             return finished
         goes_on = resume and not force and _has_begun(unfinished)
-        journal = stack.enter_context(open_journal(path, purpose, resume=goes_on))
-        if finished is not None:
-            journal.append(*(MeasuredRow.of(*it) for it in _measured(finished.rows).items()))
-        rows = dict(line.keyed for line in journal.lines)
-        plan, rng = settings.measuring, np.random.default_rng(settings.seed)
-        runner = Runner(target, rng, graphs or LayerGraphs(), progress)
-        layers = space.layers()
-        step = measure_step(target, rng, plan.sweep)
-
-        def measure_rows(keys: Sequence[Key]) -> None:
-            missing = {key: layers[key] for key in keys if key not in rows}
-            for batch in runner.measure_layers(missing, plan=plan.layers, batch=plan.batch):
-                found = {key: _row(layers[key], key, one) for key, one in batch.items()}
-                journal.append(*(MeasuredRow.of(*it) for it in found.items()))
-                rows.update(found)
-
-        measure_rows(keys_to_measure(layers, step) if settings.quick else list(layers))
-        measure_rows(keys_misfit(layers, rows, step))
-        sizes = {key: layer_size(layer, key[1]) for key, layer in layers.items() if key not in rows}
-        extra, modelled = model_rows(layers, rows, sizes, step)
-        complete = {**rows, **extra}
-        ordered = {**{key: complete[key] for key in layers}, **complete}
-        calibration, validation = calibrate(space, ordered, runner, plan.networks)
-        provenance = Provenance(
-            space=space.name,
-            space_argument=settings.space_argument or space.name,
-            space_sha256=purpose.space_sha256,
-            target=target,
-            calibration=calibration,
-            validation=validation,
-            channel_step=step,
-            modelled=modelled,
-            seed=settings.seed,
-            **_circumstances(),
-        )
-        table = LatencyTable(ordered, provenance, path)
-        table.save()
-        journal.close()
+        with open_journal(path, purpose, resume=goes_on) as journal:
+            if finished is not None:
+                journal.append(*_lines(_measured(finished.rows)))
+            rng = np.random.default_rng(settings.seed)
+            runner = Runner(target, rng, graphs or LayerGraphs(), progress)
+            table = LatencyTable(*_measure(space, settings, runner, journal), path)
+            table.save()
         unfinished.unlink()
     return table
 
@@ -216,12 +162,55 @@ def open_journal(path: Path, purpose: Purpose, *, resume: bool) -> Journal[Measu
     """
     return Journal(
         unfinished_path(path),
-        _KIND,
+        TypeAdapter(MeasuredRow),
         noun="an unfinished build",
         remedy="--force starts afresh",
         header=purpose,
         resume=resume,
     )
+
+
+def _measure(
+    space: SearchSpace, settings: BuildSettings, runner: Runner, journal: Journal[MeasuredRow]
+) -> tuple[dict[Key, Row], Provenance]:
+    """All rows, those of ``space`` first, and their provenance; new rows join the journal."""
+    rows = {line.key: line.row for line in journal.lines}
+    plan, layers = settings.measuring, space.layers()
+    step = measure_step(runner.target, runner.rng, plan.sweep)
+
+    def measure_rows(keys: Sequence[Key]) -> None:
+        missing = {key: layers[key] for key in keys if key not in rows}
+        for batch in runner.measure_layers(missing, plan=plan.layers, batch=plan.batch):
+            found = {key: _row(layers[key], key, one) for key, one in batch.items()}
+            journal.append(*_lines(found))
+            rows.update(found)
+
+    measure_rows(keys_to_measure(layers, step) if settings.quick else list(layers))
+    measure_rows(keys_misfit(layers, rows, step))
+    sizes = {key: layer_size(layer, key[1]) for key, layer in layers.items() if key not in rows}
+    extra, modelled = model_rows(layers, rows, sizes, step)
+    complete = {**rows, **extra}
+    ordered = {**{key: complete[key] for key in layers}, **complete}
+    calibration, validation = calibrate(space, ordered, runner, plan.networks)
+    return ordered, Provenance(
+        space=space.name,
+        space_argument=settings.space_argument or space.name,
+        space_sha256=space_hash(space),
+        target=runner.target,
+        calibration=calibration,
+        validation=validation,
+        channel_step=step,
+        date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        nas_version=_version(),
+        exporter=f"torch {torch.__version__}",
+        load_average=os.getloadavg() if hasattr(os, "getloadavg") else None,
+        seed=settings.seed,
+        modelled=modelled,
+    )
+
+
+def _lines(rows: Mapping[Key, Row]) -> list[MeasuredRow]:
+    return [MeasuredRow(key=key, row=row) for key, row in rows.items()]
 
 
 def _finished_table(
@@ -280,15 +269,8 @@ def _row(layer: Layer, key: Key, found: Measurement) -> Row:
     )
 
 
-def _circumstances() -> dict[str, Any]:
-    """When and with which versions a table is built, as fields of its provenance."""
+def _version() -> str:
     try:
-        nas_version = version("nas")
+        return version("nas")
     except PackageNotFoundError:
-        nas_version = "not installed"
-    return {
-        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "nas_version": nas_version,
-        "exporter": f"torch {torch.__version__}",
-        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-    }
+        return "not installed"

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import safetensors.torch
 import torch
@@ -53,22 +52,31 @@ def test_timm_is_one_file_of_weights_by_its_names(architecture, network):
         export_network(architecture, network, "timm", Path("t.onnx"))
 
 
+@pytest.fixture(scope="module")
+def model(architecture, network):
+    return to_onnx(network, architecture.input_shape)
+
+
 @pytest.mark.parametrize("placement", [INTEGER_OPERATORS, FUSED_OPERATORS])
-def test_int8_is_judged_by_its_predictions(architecture, network, examples, placement):
-    rounding = Rounding(examples, placement)
-    found = export_network(architecture, network, "onnx-int8", Path("n.onnx"), rounding)
-    assert found.relative_difference is None
-    model = onnx.load_from_string(found.files[Path("n.onnx")])
-    assert precision_of(model) == "int8"
+def test_int8_is_judged_by_its_predictions(model, network, examples, placement):
+    found, agreement = to_checked_int8(model, network, examples, placement)
+    assert precision_of(found) == "int8"
     with torch.no_grad():
         expected = network(examples.judged).argmax(1)
-    same = (OnnxNetwork(model)(examples.judged).argmax(1) == expected).float().mean()
-    assert found.agreement == pytest.approx(float(same))
-    assert found.agreement > 0.8
+    same = (OnnxNetwork(found)(examples.judged).argmax(1) == expected).float().mean()
+    assert agreement == pytest.approx(float(same))
+    assert agreement > 0.8
 
 
-def test_int8_that_predicts_something_else_is_refused(architecture, network, examples):
-    model = to_onnx(network, architecture.input_shape)
+def test_int8_is_one_file_with_its_agreement(architecture, network, model, examples):
+    rounding = Rounding(examples, INTEGER_OPERATORS)
+    found = export_network(architecture, network, "onnx-int8", Path("n.onnx"), rounding)
+    expected, agreement = to_checked_int8(model, network, *rounding)
+    assert found.files == {Path("n.onnx"): expected.SerializeToString()}
+    assert (found.relative_difference, found.agreement) == (None, agreement)
+
+
+def test_int8_that_predicts_something_else_is_refused(model, network, examples):
     tiny = examples._replace(calibration=examples.calibration * 1e-3)  # the rest is cut off
     with pytest.raises(
         UserError, match=r"float32 network for \d+\.\d % of 16 images, fewer than 80"

@@ -252,7 +252,7 @@ def test_quick_build_models_what_it_does_not_measure(built, target, settings, tm
     }
     purpose = Purpose(space=space.name, space_sha256=space_hash(space), target=target)
     with open_journal(path, purpose, resume=False) as journal:
-        journal.append(*(MeasuredRow.of(*it) for it in known.items()))
+        journal.append(*(MeasuredRow(key=key, row=row) for key, row in known.items()))
     quick_settings = replace(settings, quick=True)
     quick = built(space, path, settings=quick_settings, resume=True)
     assert quick.rows.keys() == layers.keys()

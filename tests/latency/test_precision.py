@@ -105,7 +105,7 @@ def test_openvino_runs_every_convolution_in_int8(graphs):
     target = detect_target(runtime="openvino", precision="int8")
     layer = LAYERS["conv_ffn"](slot="stage1.block1.ffn", channels=16, expansion=2)
     graph = in_precision(graphs.probe(layer, (16, 8, 8)).long, target)
-    request = OpenVino("CPU", 1)._request(graph, {"PERF_COUNT": True})
+    request = OpenVino("CPU", 1).request(graph, {"PERF_COUNT": True})
     request.infer()
     kernels = [
         node.exec_type

@@ -123,7 +123,7 @@ def openvino():
 
 
 def test_openvino_computes_in_float32(openvino, largest_graph):
-    request = OpenVino("CPU", 1)._request(largest_graph, {})
+    request = OpenVino("CPU", 1).request(largest_graph, {})
     request.infer()
     (images,) = random_inputs(largest_graph).values()
     session = onnxruntime.InferenceSession(largest_graph.SerializeToString())

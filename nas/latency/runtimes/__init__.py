@@ -1,4 +1,4 @@
-"""Runtimes that execute ONNX models. Adding one is one file here, and its line in ``RUNTIMES``."""
+"""Runtimes that execute ONNX models; a further one is one file and its line in ``RUNTIMES``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a runtime has to say and to do for its networks to be measured."""
+"""The interface of a runtime whose networks can be measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nas.errors import UserError
 
 
 class Runtime(ABC):
-    """Something that executes ONNX models on a device, with so many threads."""
+    """Executes ONNX models on a device, with so many threads."""
 
     works_in_caller: ClassVar[frozenset[str]] = frozenset()
     """Devices on which, with one thread, the calling thread does all the work.
@@ -23,7 +23,7 @@ class Runtime(ABC):
     """
 
     int8: ClassVar[Mapping[str, Placement]] = {}
-    """Devices on which it computes in int8, and where it wants numbers to be rounded."""
+    """Devices on which it computes in int8, and where it expects numbers to be rounded."""
 
     def __init__(self, provider: str, threads: int) -> None:
         self.provider, self.threads = provider, threads
@@ -34,13 +34,13 @@ class Runtime(ABC):
         """The installed version.
 
         Raises:
-            UserError: it is not installed; says how to install it.
+            UserError: it is not installed; the message holds the command that installs it.
         """
 
     @classmethod
     @abstractmethod
     def devices(cls) -> Mapping[str, str]:
-        """The devices that it can use here, with the name of the provider that drives each."""
+        """The available devices, with the name of the provider that drives each."""
 
     @abstractmethod
     def prepare(self, model: onnx.ModelProto) -> Callable[[], object]:
@@ -72,7 +72,7 @@ def random_inputs(model: onnx.ModelProto) -> Mapping[str, np.ndarray]:
 def _shape(value: onnx.ValueInfoProto) -> Sequence[int]:
     shape = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
     if not all(shape):
-        names = [it.dim_param or it.dim_value for it in value.type.tensor_type.shape.dim]
+        names = [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
         sizes = " x ".join(map(str, names))
         raise UserError(f"input '{value.name}' has no fixed size: {sizes}; export it with one")
     return shape

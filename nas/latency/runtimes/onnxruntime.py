@@ -33,7 +33,7 @@ class OnnxRuntime(Runtime):
             provider.removesuffix("ExecutionProvider").lower(): provider
             for provider in onnxruntime.get_available_providers()
         }
-        names.pop("azure", None)  # a service, in the list of wheels that cannot call it
+        names.pop("azure", None)  # a service that the wheels list and cannot call
         return names
 
     def prepare(self, model: onnx.ModelProto) -> Callable[[], object]:
@@ -47,7 +47,7 @@ class OnnxRuntime(Runtime):
 
     def profile(self, model: onnx.ModelProto, runs: int) -> list[Mapping[str, float]] | None:
         if self.provider != "CPUExecutionProvider":
-            return None  # others return before their kernels have run: it times the launches only
+            return None  # other providers return before their kernels have run
         options = self._options()
         options.enable_profiling = True
         with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +60,7 @@ class OnnxRuntime(Runtime):
         return _by_run(events)
 
     def operators(self, model: onnx.ModelProto) -> Counter[str]:
-        """How often each operator stands in the graph that is executed, after all fusions."""
+        """How often each operator occurs in the graph that is executed, after all fusions."""
         options = self._options()
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder) / "optimised.onnx")
@@ -73,7 +73,7 @@ class OnnxRuntime(Runtime):
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # it warns of optimised graphs that it writes itself
-        # threads that spin for work starve the other open sessions: 11.8 ms instead of 0.85
+        # threads that spin for work starve the other open sessions
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry(*EXACT_INTEGERS)
         return options
@@ -84,13 +84,13 @@ class OnnxRuntime(Runtime):
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=[self.provider]
         )
-        if self.provider not in session.get_providers():  # without a word it falls back to the CPU
+        if self.provider not in session.get_providers():  # it falls back to the CPU in silence
             raise UserError(f"onnxruntime lists {self.provider}, but cannot start it here")
         return session
 
 
 def _by_run(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, float]]:
-    """The kernels of each run, summed by their kind, in ms; a run's event follows them."""
+    """The kernels of each run, summed by kind, in ms; the event of a run follows its kernels."""
     found: list[Mapping[str, float]] = []
     kinds: Counter[str] = Counter()
     for event in sorted(events, key=lambda it: int(it["ts"]) + int(it["dur"])):

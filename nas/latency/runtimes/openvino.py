@@ -13,11 +13,7 @@ from nas.latency.runtimes.base import Runtime, random_inputs
 
 
 class OpenVino(Runtime):
-    """One stream; in float32 what is not quantized.
-
-    With one thread the calling thread does the work: its CPU time was 0.99 to 1.00 of the whole
-    process's and of the wall-clock time, so it is the clock here as well.
-    """
+    """One stream; operators that are not quantized compute in float32."""
 
     works_in_caller = frozenset({"cpu"})
     int8 = {"cpu": FUSED_OPERATORS}
@@ -32,11 +28,11 @@ class OpenVino(Runtime):
         return {"cpu": "CPU"} if "CPU" in import_openvino().Core().available_devices else {}
 
     def prepare(self, model: onnx.ModelProto) -> Callable[[], object]:
-        infer: Callable[[], object] = self._request(model, {}).infer
+        infer: Callable[[], object] = self.request(model, {}).infer
         return infer
 
     def profile(self, model: onnx.ModelProto, runs: int) -> list[Mapping[str, float]] | None:
-        request = self._request(model, {"PERF_COUNT": True})
+        request = self.request(model, {"PERF_COUNT": True})
         found: list[Mapping[str, float]] = []
         for _ in range(runs):
             request.infer()
@@ -47,7 +43,8 @@ class OpenVino(Runtime):
             found.append({kind: ms for kind, ms in kinds.items() if ms > 0})
         return found
 
-    def _request(self, model: onnx.ModelProto, options: Mapping[str, object]) -> Any:  # noqa: ANN401
+    def request(self, model: onnx.ModelProto, options: Mapping[str, object]) -> Any:  # noqa: ANN401
+        """The model compiled, with random inputs: an openvino.InferRequest."""
         openvino = import_openvino()
         core = openvino.Core()
         compiled = core.compile_model(
@@ -61,14 +58,14 @@ class OpenVino(Runtime):
                 **options,
             },
         )
-        request = compiled.create_infer_request()
+        request = compiled.create_inferrequest()
         for name, values in random_inputs(model).items():
             request.set_tensor(name, openvino.Tensor(values))
         return request
 
 
 def _kind(node: Any) -> str:  # noqa: ANN401
-    """What is fused into a node counts with it, such as GELU with its convolution."""
+    """Operators that are fused into a node count with it, such as GELU with its convolution."""
     kind = str(node.node_type)
     if kind == "GroupConvolution":
         return "Conv depthwise"
