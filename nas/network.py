@@ -76,11 +76,11 @@ class Network(nn.Module):
 
 
 class Backbone(Network):
-    """A network without its head, which gives feature maps for detection or segmentation.
+    """A network without its head, which returns feature maps for detection or segmentation.
 
-    ``strides`` and ``channels`` tell of each map by how much it is smaller than the images, and its
-    channels. Tensors have the names that they have in the classifier, and the classifier's state
-    dict loads, with ``strict`` too: of what stands in it the head alone has no place here.
+    ``strides`` and ``channels`` hold a number for each map: how many times smaller than the images
+    it is, and its channels. Tensors have the names that they have in the classifier, whose state
+    dict loads, with ``strict`` too; its head is left out.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class Backbone(Network):
         head: str,
     ) -> None:
         super().__init__(modules)
-        self.taken = frozenset(it.slot for it in maps)
-        self.strides = tuple(it.stride for it in maps)
-        self.channels = tuple(it.channels for it in maps)
+        self.taken = frozenset(taken.slot for taken in maps)
+        self.strides = tuple(taken.stride for taken in maps)
+        self.channels = tuple(taken.channels for taken in maps)
         self.head_slot = head
         self.register_load_state_dict_pre_hook(_drop_head)  # type: ignore[no-untyped-call]
 
@@ -109,7 +109,7 @@ class Backbone(Network):
 
 
 class FeatureMap(NamedTuple):
-    """A map that a backbone gives: the slot whose output it is, its stride and its channels."""
+    """A map that a backbone returns: the slot that makes it, its stride and its channels."""
 
     slot: str
     stride: int
@@ -121,9 +121,9 @@ def build(architecture: Architecture, *, features: Literal[False] = False) -> Ne
 @overload
 def build(architecture: Architecture, *, features: Literal[True]) -> Backbone: ...
 def build(architecture: Architecture, *, features: bool = False) -> Network:
-    """An ordinary network with fresh weights; in evaluation it gives logits (N, classes).
+    """An ordinary network with fresh weights; in evaluation it returns logits (N, classes).
 
-    With ``features`` the ``Backbone`` of that network, which gives ``feature_maps``.
+    With ``features`` the ``Backbone`` of that network, which returns ``feature_maps``.
     """
     modules = [(layer.slot, make_module(layer, shape)) for layer, shape in architecture.placed()]
     if not features:
@@ -133,7 +133,7 @@ def build(architecture: Architecture, *, features: bool = False) -> Network:
 
 
 FIRST_STRIDE = 4
-"""Of the first map that a backbone gives; detection and segmentation take no larger one."""
+"""Of the first map that a backbone returns; detection and segmentation take no larger one."""
 
 
 def feature_maps(architecture: Architecture) -> tuple[FeatureMap, ...]:
@@ -152,14 +152,14 @@ def feature_maps(architecture: Architecture) -> tuple[FeatureMap, ...]:
 
 
 def _drop_head(module: Backbone, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
-    """Take the head of a classifier out of what is being loaded."""
+    """Remove a classifier's head from the state dict that is being loaded."""
     for key in [key for key in state_dict if key.startswith(f"{prefix}{module.head_slot}.")]:
         del state_dict[key]
 
 
 @runtime_checkable
 class Foldable(Protocol):
-    """A module that can say itself more cheaply for inference."""
+    """A module with a cheaper form for inference."""
 
     def fold(self) -> nn.Module:
         """A module that computes the same in evaluation, or this one, changed to do so."""
@@ -171,7 +171,7 @@ def fold(module: nn.Module) -> nn.Module:
 
 
 def fold_in_place(module: nn.Module, only: type[Foldable] | None = None) -> nn.Module:
-    """The module itself, changed, or what stands for it; ``only`` such modules in it fold."""
+    """The module, changed in place, or its replacement; ``only`` modules of that type fold."""
     for name, child in module.named_children():
         setattr(module, name, fold_in_place(child, only))
     return module.fold() if isinstance(module, only or Foldable) else module

@@ -1,4 +1,4 @@
-"""What every layer config has: a slot, a kind, and the shape it makes of an input shape."""
+"""Bases of all families: layers as values, and how timm names the weights of their modules."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class MapMisfitError(ValueError):
 class BlockFile(Value):
     """A Python file of a user's own layers; in a space's YAML its path alone.
 
-    What is written down has the SHA-256 of the content, without which it is not executed again.
+    Runs and architectures record the SHA-256 of its content, and execute no other content.
     """
 
     path: str
@@ -77,14 +77,14 @@ class Layer(Value):
     """The file of a user's own layers that defines this one."""
 
     published_drop_path: ClassVar[tuple[tuple[int, float], ...]] = ()
-    """Of a family whose networks all have this layer: their numbers of parameters with 1,000
-    classes, ascending, and the rate of drop path that each was published with."""
+    """The rates of drop path that the networks with this layer were published with: pairs of the
+    number of parameters with 1,000 classes, ascending, and the rate."""
 
     slot: Annotated[str, Field(pattern=rf"^{NAME}(\.{NAME})*$")]
     kind: str
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """The shape that this layer makes of ``input_shape``.
+        """The shape of the layer's output for an input of ``input_shape``.
 
         Raises:
             ValueError: the input does not fit; the message names the slot and both sizes.
@@ -100,9 +100,9 @@ class Layer(Value):
 
     @cached_property
     def signature(self) -> str:
-        """The config without its slot, defaults left out: ``conv_ffn channels=32 expansion=4``.
+        """Kind and fields but the slot and defaults: ``conv_ffn channels=32 expansion=4``.
 
-        A layer of a user's own file names the file's version: another may cost something else.
+        A layer of a user's own file names the version of the file, since costs may change with it.
         """
         fields = type(self).model_fields
         words = [f"{self.kind}@{self.origin.sha256[:8]}" if self.origin else self.kind]
@@ -143,6 +143,50 @@ class Layer(Value):
             )
 
 
+class ResidualLayer(Layer):
+    """A layer that keeps the shape."""
+
+    channels: Positive
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        self.require_channels(input_shape, self.channels)
+        return input_shape
+
+
+class ExpandingLayer(ResidualLayer):
+    """A residual layer that is wider inside by the factor ``expansion``."""
+
+    expansion: Annotated[float, Field(gt=0)]
+
+    @property
+    def hidden(self) -> int:
+        """Channels inside the layer."""
+        return round(self.channels * self.expansion)
+
+
+class Downsampling(Layer):
+    """A layer that changes the number of channels and divides the sides of the map."""
+
+    stride: ClassVar[int] = 2
+
+    in_channels: Positive
+    out_channels: Positive
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return self.strided(input_shape, self.in_channels, self.out_channels, self.stride)
+
+
+class Head(Layer):
+    """A layer that makes logits of a feature map."""
+
+    in_channels: Positive
+    classes: Annotated[int, Field(gt=1)]
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        self.require_channels(input_shape, self.in_channels)
+        return self.classes, 1, 1
+
+
 def call(
     make: Callable[Arguments, nn.Module], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> partial[nn.Module]:
@@ -157,10 +201,10 @@ Sizes = tuple[int, ...]
 class TimmNames:
     """How timm (Wightman, Apache-2.0) names and lays out the weights of a family's networks.
 
-    ``rules`` are regular expressions and their replacements, which turn names of ours one after the
-    other into timm's, stages and blocks numbered as here, as in ``stages.2.blocks.1.``. Several
-    tensors of ours whose name becomes the same are parts of one there. A family that needs more
-    than rules overrides methods. ``layers`` are all those that such networks have in timm.
+    ``rules`` are regular expressions and their replacements. Applied in turn, they turn our names
+    into timm's, with our numbers of stages and blocks, as in ``stages.2.blocks.1.``. Tensors of
+    ours that get the same name are parts of one tensor there. A family that needs more than rules
+    overrides methods. ``layers`` are the layers that networks of the family have in timm.
     """
 
     family: str
@@ -197,16 +241,6 @@ class Family(NamedTuple):
 
     layers: tuple[type[Layer], ...]
     timm: TimmNames | None = None
-
-
-class ResidualLayer(Layer):
-    """A layer that keeps the shape."""
-
-    channels: Positive
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.channels)
-        return input_shape
 
 
 def _text(value: object) -> str:

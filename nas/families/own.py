@@ -82,9 +82,9 @@ else:  # pydantic picks the class by its kind, and reports errors at the right k
 
 
 def placed(document: Document) -> object:
-    """The document's data, with the paths of its ``blocks`` as seen from its own folder.
+    """The document's data, with the paths of its ``blocks`` resolved from the document's folder.
 
-    A file that is no longer where it was may lie beside the document, under its name.
+    A file that has been moved is looked for beside the document, under its name.
     """
     data = document.data
     if not isinstance(data, Mapping) or not isinstance(data.get("blocks"), list):
@@ -121,32 +121,22 @@ def with_own_kinds(model: type[T], data: object, handler: ValidatorFunctionWrapH
     kinds: dict[str, type[Layer]] = {}
     for index, file in enumerate(_Named.model_validate({"blocks": given}).blocks):
         try:
-            recorded, own = _read(file, taken=kinds)
+            recorded, module = _execute(file)
+            kinds |= _layers(module, recorded, taken={"identity", *LAYERS, *kinds})
         except ValueError as error:
             context = {"location": ("blocks", index), "message": str(error)}
             raise PydanticCustomError("misfit", "{message}", context) from None
         files.append(recorded)
-        kinds.update(own)
     return model.model_validate({**data, "blocks": tuple(files)}, context=kinds)
 
 
 def files_of(layers: Sequence[Layer]) -> tuple[BlockFile, ...]:
     """The files that define some of the layers."""
-    return tuple(dict.fromkeys(it.origin for it in layers if it.origin is not None))
-
-
-def _read(file: BlockFile, taken: Collection[str]) -> tuple[BlockFile, Kinds]:
-    """The file with its hash, and its layers by their kinds, none of which may be ``taken``."""
-    recorded, module = _execute(file)
-    kinds = _layers(module, recorded)
-    for kind in kinds:
-        if kind in LAYERS or kind in taken or kind == "identity":
-            raise ValueError(f"{recorded.path}: kind '{kind}' exists already; choose another")
-    return recorded, kinds
+    return tuple(dict.fromkeys(layer.origin for layer in layers if layer.origin is not None))
 
 
 def _execute(file: BlockFile) -> tuple[BlockFile, ModuleType]:
-    """The file with its hash, and its module; a version that has been executed is not again."""
+    """The file with its hash, and its module; no content is executed twice."""
     path = Path(file.path)
     known = sys.modules.get(_module_name(path, file.sha256)) if file.sha256 else None
     if known is not None:
@@ -192,23 +182,23 @@ def _reason(path: Path, error: Exception) -> str:
     return f"{place}: {type(error).__name__}: {message}"
 
 
-def _layers(module: ModuleType, file: BlockFile) -> Kinds:
-    """The layer classes of a file by their kinds."""
+def _layers(module: ModuleType, file: BlockFile, taken: Collection[str]) -> Kinds:
+    """The layer classes that a file defines, by their kinds, none of which may be ``taken``."""
     found: dict[str, type[Layer]] = {}
-    for thing in vars(module).values():
-        if (
-            isinstance(thing, type)
-            and issubclass(thing, Layer)
-            and thing.__module__ == module.__name__
-        ):
-            kind = thing.model_fields["kind"].default
-            if not isinstance(kind, str):
-                continue  # a base class of others
-            _require_usable(thing, kind, file)
-            if kind in found:
-                raise ValueError(f"{file.path}: kind '{kind}' stands twice")
-            thing.origin = file
-            found[kind] = thing
+    for layer in vars(module).values():
+        if not (isinstance(layer, type) and issubclass(layer, Layer)):
+            continue
+        kind = layer.model_fields["kind"].default
+        if layer.__module__ != module.__name__ or not isinstance(kind, str):
+            continue  # imported, or a base class of others
+        _require_usable(layer, kind, file)
+        if kind in found:
+            raise ValueError(f"{file.path}: kind '{kind}' stands twice")
+        layer.origin = file
+        found[kind] = layer
+    for kind in found:
+        if kind in taken:
+            raise ValueError(f"{file.path}: kind '{kind}' exists already; choose another")
     if not found:
         raise ValueError(
             f"{file.path}: defines no layer: a subclass of nas.families.Layer with a line such as "

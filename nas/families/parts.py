@@ -1,4 +1,4 @@
-"""Convolution with its norm, and the residual's scale: the parts that all blocks share."""
+"""Parts that modules of several families are made of."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Scale(nn.Module):
 
 
 def fold_scale(conv: nn.Module, scale: nn.Module) -> nn.Conv2d:
-    """The convolution with the scale behind it in its weights."""
+    """The convolution, its weights multiplied by the scale that follows it."""
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(scale, Scale)
     assert conv.bias is not None
@@ -57,7 +57,7 @@ def fold_scale(conv: nn.Module, scale: nn.Module) -> nn.Conv2d:
 
 
 def fold_norm_before(norm: nn.BatchNorm1d | nn.BatchNorm2d, linear: nn.Linear) -> None:
-    """Put a norm's evaluation into the weights of the linear layer behind it, in place."""
+    """Fold a norm in evaluation into the linear layer that follows it, in place."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     weight, bias = linear.weight, linear.bias
@@ -91,7 +91,7 @@ class TokenLinear(nn.Linear):
 class FoldedLinear(nn.Module):
     """``TokenLinear`` for inference, its weight laid out (C, C') as ONNX's MatMul takes it.
 
-    An export transposes the weight of an ``nn.Linear``, under another name; this one stays.
+    An export would transpose the weight of an ``nn.Linear`` and rename it; this one is kept.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
@@ -111,7 +111,7 @@ class TokenScale(Scale):
 
 
 def fold_token_scale(linear: nn.Module, scale: nn.Module) -> FoldedLinear:
-    """The linear layer with the scale behind it in its weights."""
+    """The linear layer, its weights multiplied by the scale that follows it."""
     assert isinstance(linear, FoldedLinear)
     assert isinstance(scale, Scale)
     linear.weight = nn.Parameter(linear.weight * scale.gamma)
@@ -123,7 +123,7 @@ class RelativeBias(nn.Module):
     """A learnt number for each head and each offset (|dy|, |dx|) between a query and a key.
 
     Stored as (heads, height, width) of the key map, so that a smaller map is a leading corner.
-    The queries are every ``stride``-th key. Gives (heads, queries, keys).
+    The queries are every ``stride``-th key. The output is (heads, queries, keys).
     """
 
     def __init__(self, heads: int, key_map: tuple[int, int], stride: int = 1) -> None:
@@ -157,3 +157,24 @@ class FixedBias(nn.Module):
 
     def forward(self) -> torch.Tensor:
         return self.bias
+
+
+def head_shapes(
+    attention: nn.Module, heads: int, key_dim: int, value_dim: int
+) -> dict[str, tuple[int, ...]]:
+    """``logical_shapes`` of an attention, whose weights have heads and their channels on one axis.
+
+    ``q``, ``k``, ``v``, ``proj`` and, where there is one, ``v_local`` are linear or ``ConvNorm``.
+    """
+    dims = {"q": key_dim, "k": key_dim, "v": value_dim, "v_local": value_dim}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in attention.named_parameters():
+        path, _, rest = name.partition(".")
+        sizes = tuple(tensor.shape)
+        if rest.removeprefix("conv.") not in ("weight", "bias"):
+            continue  # of a norm
+        if path in dims:
+            shapes[name] = (heads, dims[path], *sizes[1:])
+        elif path == "proj" and name.endswith("weight"):
+            shapes[name] = (sizes[0], heads, value_dim, *sizes[2:])
+    return shapes

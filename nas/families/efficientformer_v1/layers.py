@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from nas.families.layer import Activation, Layer, Positive, ResidualLayer, Shape, call
+from nas.families.layer import (
+    Activation,
+    ExpandingLayer,
+    Head,
+    Positive,
+    ResidualLayer,
+    Shape,
+    call,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,22 +35,11 @@ class Pooling(ResidualLayer):
         return call(PoolingModule, self.channels)
 
 
-class Expanding(ResidualLayer):
-    """A layer with an MLP, which keeps the shape of a feature map."""
-
-    expansion: Annotated[float, Field(gt=0)]
-    activation: Activation = "gelu"
-
-    @property
-    def hidden(self) -> int:
-        """Channels between the two layers of the MLP."""
-        return round(self.channels * self.expansion)
-
-
-class PointwiseFFN(Expanding):
+class PointwiseFFN(ExpandingLayer):
     """Residual MLP of 1x1 convolutions, with no look at other pixels."""
 
     kind: Literal["pointwise_ffn"] = "pointwise_ffn"
+    activation: Activation = "gelu"
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.efficientformer_v1.modules import PointwiseFFNModule
@@ -50,10 +47,11 @@ class PointwiseFFN(Expanding):
         return call(PointwiseFFNModule, self.channels, self.hidden, self.activation)
 
 
-class MetaBlock4D(Expanding):
+class MetaBlock4D(ExpandingLayer):
     """``pooling`` and ``pointwise_ffn`` (the paper's MB4D)."""
 
     kind: Literal["metablock4d"] = "metablock4d"
+    activation: Activation = "gelu"
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.efficientformer_v1.modules import MetaBlock4DModule
@@ -61,7 +59,7 @@ class MetaBlock4D(Expanding):
         return call(MetaBlock4DModule, self.channels, self.hidden, self.activation)
 
 
-class MetaBlock3D(Expanding):
+class MetaBlock3D(ExpandingLayer):
     """Attention and an MLP on the pixels of a feature map as tokens (the paper's MB3D).
 
     It may stand anywhere, before a ``metablock4d`` too; the published networks have it at the end
@@ -69,6 +67,7 @@ class MetaBlock3D(Expanding):
     """
 
     kind: Literal["metablock3d"] = "metablock3d"
+    activation: Activation = "gelu"
     heads: Positive = 8
     key_dim: Positive = 32
     value_dim: Positive = 128
@@ -88,18 +87,12 @@ class MetaBlock3D(Expanding):
         )
 
 
-class TokenClassifier(Layer):
+class TokenClassifier(Head):
     """``classifier`` with a LayerNorm of each pixel instead of a norm over the batch."""
 
     kind: Literal["token_classifier"] = "token_classifier"
-    in_channels: Positive
-    classes: Annotated[int, Field(gt=1)]
     distillation: bool = True
     epsilon: Annotated[float, Field(gt=0)] = 1e-5
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.in_channels)
-        return self.classes, 1, 1
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.efficientformer_v1.modules import TokenClassifierModule

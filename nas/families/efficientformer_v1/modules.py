@@ -1,7 +1,7 @@
 """EfficientFormer V1 (Li et al., NeurIPS 2022, arXiv 2206.01191).
 
-Blocks take and give feature maps. Those that work on tokens see them as (N, H, W, C), which is a
-view; between two such blocks the runtimes drop both transpositions.
+Modules take and return feature maps. Those that work on tokens see them as (N, H, W, C), which is a
+view; between two such modules the runtimes drop both transpositions.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from nas.families.parts import (
     activation,
     fold_scale,
     fold_token_scale,
+    head_shapes,
 )
 
 
@@ -70,8 +71,8 @@ class PoolingModule(nn.Module):
 class FoldedPooling(nn.Module):
     """``PoolingModule`` for inference: (1 - scale) * x + scale * pool(x), as convolutions.
 
-    Convolutions alone keep onnxruntime in its blocked layout: without them each block reorders the
-    map four times, which is 4 % of L1's time.
+    Convolutions keep the map in onnxruntime's blocked layout; other operators would reorder it four
+    times in each block (see benchmarks/README.md).
     """
 
     def __init__(self, pool: nn.AvgPool2d, scale: torch.Tensor) -> None:
@@ -164,15 +165,8 @@ class TokenAttention(nn.Module):
         return self.proj(y)  # type: ignore[no-any-return]
 
     def logical_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Heads and their dimensions lie along one axis of channels; here each has its own."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for path, dim in (("q", self.key_dim), ("k", self.key_dim), ("v", self.value_dim)):
-            channels = self.get_parameter(f"{path}.weight").shape[1]
-            shapes[f"{path}.weight"] = (self.heads, dim, channels)
-            shapes[f"{path}.bias"] = (self.heads, dim)
-        channels = self.get_parameter("proj.weight").shape[0]
-        shapes["proj.weight"] = (channels, self.heads, self.value_dim)
-        return shapes
+        """Heads and the channels of a head have an axis each."""
+        return head_shapes(self, self.heads, self.key_dim, self.value_dim)
 
 
 class TokenClassifierModule(ClassifierModule):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nas.families.layer import (
     Activation,
     DepthwiseKernel,
-    Layer,
+    Downsampling,
+    ExpandingLayer,
+    Head,
     Positive,
     ResidualLayer,
     Shape,
@@ -21,16 +21,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class ConvStem(Layer):
+class ConvStem(Downsampling):
     """Two 3x3 convolutions of stride 2, the first with half the channels."""
+
+    stride = 4
 
     kind: Literal["conv_stem"] = "conv_stem"
     in_channels: Positive = 3
-    out_channels: Positive
     activation: Activation = "gelu"
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        return self.strided(input_shape, self.in_channels, self.out_channels, 4)
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.efficientformer_v2.modules import ConvStemModule
@@ -38,21 +36,15 @@ class ConvStem(Layer):
         return call(ConvStemModule, self.in_channels, self.out_channels, self.activation)
 
 
-class ConvFFN(ResidualLayer):
+class ConvFFN(ExpandingLayer):
     """Residual FFN of 1x1, depthwise and 1x1 convolutions."""
 
-    # S1, S2 and L (their repository)
+    # of S1, S2 and L
     published_drop_path = ((6_185_560, 0.0), (12_710_112, 0.02), (26_322_288, 0.1))
 
     kind: Literal["conv_ffn"] = "conv_ffn"
-    expansion: Annotated[float, Field(gt=0)]
     kernel: DepthwiseKernel = 3
     activation: Activation = "gelu"
-
-    @property
-    def hidden(self) -> int:
-        """Channels of the depthwise convolution."""
-        return round(self.channels * self.expansion)
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.efficientformer_v2.modules import ConvFFNModule
@@ -60,7 +52,7 @@ class ConvFFN(ResidualLayer):
         return call(ConvFFNModule, self.channels, self.hidden, self.activation, kernel=self.kernel)
 
 
-class Attention4D(Layer):
+class Attention4D(ResidualLayer):
     """Residual attention on a feature map, with talking heads and local values.
 
     With ``stride`` 2 queries, keys and values live on a map of half the side, and the result is
@@ -70,7 +62,6 @@ class Attention4D(Layer):
     descending: ClassVar[frozenset[str]] = frozenset({"stride"})
 
     kind: Literal["attention4d"] = "attention4d"
-    channels: Positive
     heads: Positive = 8
     key_dim: Positive = 32
     value_dim: Positive = 128
@@ -79,9 +70,8 @@ class Attention4D(Layer):
     activation: Activation = "gelu"
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.channels)
         self.require_divisible(input_shape, self.stride)
-        return input_shape
+        return super().output_shape(input_shape)
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.efficientformer_v2.modules import Attention4DModule
@@ -99,15 +89,10 @@ class Attention4D(Layer):
         )
 
 
-class ConvDownsample(Layer):
+class ConvDownsample(Downsampling):
     """3x3 convolution of stride 2."""
 
     kind: Literal["conv_downsample"] = "conv_downsample"
-    in_channels: Positive
-    out_channels: Positive
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        return self.strided(input_shape, self.in_channels, self.out_channels, 2)
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.efficientformer_v2.modules import ConvDownsampleModule
@@ -115,19 +100,14 @@ class ConvDownsample(Layer):
         return call(ConvDownsampleModule, self.in_channels, self.out_channels)
 
 
-class AttentionDownsample(Layer):
+class AttentionDownsample(Downsampling):
     """Sum of a strided convolution and an attention whose queries are the halved map."""
 
     kind: Literal["attention_downsample"] = "attention_downsample"
-    in_channels: Positive
-    out_channels: Positive
     heads: Positive = 8
     key_dim: Positive = 16
     value_dim: Positive = 64
     activation: Activation = "gelu"
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        return self.strided(input_shape, self.in_channels, self.out_channels, 2)
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.efficientformer_v2.modules import AttentionDownsampleModule
@@ -144,17 +124,11 @@ class AttentionDownsample(Layer):
         )
 
 
-class Classifier(Layer):
+class Classifier(Head):
     """Norm, global mean and a linear head; with ``distillation`` a second one, averaged."""
 
     kind: Literal["classifier"] = "classifier"
-    in_channels: Positive
-    classes: Annotated[int, Field(gt=1)]
     distillation: bool = True
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.in_channels)
-        return self.classes, 1, 1
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.efficientformer_v2.modules import ClassifierModule

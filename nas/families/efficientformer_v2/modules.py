@@ -16,6 +16,7 @@ from nas.families.parts import (
     activation,
     fold_norm_before,
     fold_scale,
+    head_shapes,
 )
 
 
@@ -108,13 +109,13 @@ class Attention4DModule(nn.Module):
         self.proj, self.scale = fold_scale(self.proj, self.scale), nn.Identity()
         if isinstance(self.upsample, nn.Upsample):
             # pooling of one pixel changes nothing, but brings the map into the blocked layout in
-            # which onnxruntime interpolates: stride attention at 14x14 took 0.65 ms, takes 0.45
+            # which onnxruntime interpolates faster (see benchmarks/README.md)
             self.upsample = nn.Sequential(nn.AvgPool2d(1), self.upsample)
         return self
 
     def logical_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Heads and their dimensions lie along one axis of channels; here each has its own."""
-        return _head_shapes(self, self.heads, self.key_dim, self.value_dim)
+        """Heads and the channels of a head have an axis each."""
+        return head_shapes(self, self.heads, self.key_dim, self.value_dim)
 
 
 class ConvDownsampleModule(ConvNorm):
@@ -167,21 +168,8 @@ class AttentionDownsampleModule(nn.Module):
         return self.conv(x) + self.proj(self.act(y))  # type: ignore[no-any-return]
 
     def logical_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Heads and their dimensions lie along one axis of channels; here each has its own."""
-        return _head_shapes(self, self.heads, self.key_dim, self.value_dim)
-
-
-def _head_shapes(
-    attention: nn.Module, heads: int, key_dim: int, value_dim: int
-) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path, dim in (("q", key_dim), ("k", key_dim), ("v", value_dim), ("v_local", value_dim)):
-        weight = attention.get_parameter(f"{path}.conv.weight")
-        shapes[f"{path}.conv.weight"] = (heads, dim, *weight.shape[1:])
-        shapes[f"{path}.conv.bias"] = (heads, dim)
-    out_channels = attention.get_parameter("proj.conv.weight").shape[0]
-    shapes["proj.conv.weight"] = (out_channels, heads, value_dim, 1, 1)
-    return shapes
+        """Heads and the channels of a head have an axis each."""
+        return head_shapes(self, self.heads, self.key_dim, self.value_dim)
 
 
 class ClassifierModule(nn.Module):
@@ -201,7 +189,7 @@ class ClassifierModule(nn.Module):
         return self.logits(self.norm(x).mean((2, 3)))
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
-        """What the heads make of features (N, C)."""
+        """Logits (N, classes) of features (N, C): the mean of the heads."""
         logits = self.head(features)
         if self.head_dist is not None:
             logits = (logits + self.head_dist(features)) / 2
@@ -216,7 +204,7 @@ class ClassifierModule(nn.Module):
         return self
 
     def average_heads(self) -> None:
-        """One head that computes what the two do."""
+        """Replace the two heads by one that computes their mean."""
         heads = [self.head] if self.head_dist is None else [self.head, self.head_dist]
         weight = torch.stack([head.weight for head in heads]).mean(0)
         self.head = nn.Linear(weight.shape[1], weight.shape[0])

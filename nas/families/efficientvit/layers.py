@@ -14,6 +14,9 @@ from pydantic import Field
 from nas.families.layer import (
     Activation,
     DepthwiseKernel,
+    Downsampling,
+    ExpandingLayer,
+    Head,
     Layer,
     Positive,
     ResidualLayer,
@@ -25,22 +28,22 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class DeepConvStem(Layer):
+class DeepConvStem(Downsampling):
     """Four 3x3 convolutions of stride 2, each with twice the channels of the one before it."""
+
+    stride = 16
 
     kind: Literal["deep_conv_stem"] = "deep_conv_stem"
     in_channels: Positive = 3
-    out_channels: Positive
     activation: Activation = "relu"
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.in_channels)
-        self.require_divisible(input_shape, 16)
+        shape = super().output_shape(input_shape)
         if self.out_channels % 8:
             raise ValueError(
                 f"{self.slot}: the width must be a multiple of 8, got {self.out_channels}"
             )
-        return self.out_channels, input_shape[1] // 16, input_shape[2] // 16
+        return shape
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.efficientvit.modules import DeepConvStemModule
@@ -48,18 +51,12 @@ class DeepConvStem(Layer):
         return call(DeepConvStemModule, self.in_channels, self.out_channels, self.activation)
 
 
-class DepthwiseFFN(ResidualLayer):
+class DepthwiseFFN(ExpandingLayer):
     """A residual depthwise convolution, then a residual FFN of 1x1 convolutions."""
 
     kind: Literal["depthwise_ffn"] = "depthwise_ffn"
-    expansion: Annotated[float, Field(gt=0)]
     kernel: DepthwiseKernel = 3
     activation: Activation = "relu"
-
-    @property
-    def hidden(self) -> int:
-        """Channels between the two 1x1 convolutions."""
-        return round(self.channels * self.expansion)
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.efficientvit.modules import DepthwiseFFNModule
@@ -69,7 +66,7 @@ class DepthwiseFFN(ResidualLayer):
         )
 
 
-class CascadedAttention(Layer):
+class CascadedAttention(ResidualLayer):
     """Residual attention in windows; each head sees its share of the channels.
 
     Each head but the first sees the output of the head before it, too. Maps that ``window`` does
@@ -80,7 +77,6 @@ class CascadedAttention(Layer):
     fixed: ClassVar[frozenset[str]] = frozenset({"heads", "kernels"})
 
     kind: Literal["cascaded_attention"] = "cascaded_attention"
-    channels: Positive
     heads: Positive
     key_dim: Positive = 16
     kernels: Annotated[str, Field(pattern=r"^[1357](-[1357])*$")] = "5"
@@ -94,13 +90,12 @@ class CascadedAttention(Layer):
         return tuple(given[min(head, len(given) - 1)] for head in range(self.heads))
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.channels)
         if self.channels % self.heads:
             raise ValueError(
                 f"{self.slot}: the width must be a multiple of {self.heads} (heads), "
                 f"got {self.channels}"
             )
-        return input_shape
+        return super().output_shape(input_shape)
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.efficientvit.modules import CascadedAttentionModule
@@ -142,16 +137,10 @@ class PatchMerging(Layer):
         )
 
 
-class PooledClassifier(Layer):
+class PooledClassifier(Head):
     """Global mean, a norm over the batch and a linear head."""
 
     kind: Literal["pooled_classifier"] = "pooled_classifier"
-    in_channels: Positive
-    classes: Annotated[int, Field(gt=1)]
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.in_channels)
-        return self.classes, 1, 1
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.efficientvit.modules import PooledClassifierModule

@@ -191,9 +191,9 @@ class CascadedHead(nn.Module):
 class FoldedCascadedHead(nn.Module):
     """``CascadedHead`` for inference, with pixels as keys and as values.
 
-    What makes keys of pixels is applied to the queries instead, and what makes values to the
-    weighted means, so that the map passes the runtime's blocked layout once. The keys' bias shifts
-    all scores of a query alike, which the softmax drops.
+    The weights of the keys are applied to the queries instead, and those of the values to the
+    weighted means, so that the map leaves the runtime's blocked layout once. The bias of the keys
+    shifts all scores of a query alike, which the softmax drops.
     """
 
     def __init__(self, q: nn.Conv2d, q_local: nn.Conv2d, k: nn.Conv2d, v: nn.Conv2d) -> None:

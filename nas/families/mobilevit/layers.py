@@ -13,6 +13,9 @@ from pydantic import Field
 from nas.families.layer import (
     Activation,
     DepthwiseKernel,
+    Downsampling,
+    ExpandingLayer,
+    Head,
     Layer,
     Positive,
     ResidualLayer,
@@ -27,16 +30,12 @@ PATCH = 2
 """Side of a patch in pixels; published networks have no other."""
 
 
-class ShortStem(Layer):
+class ShortStem(Downsampling):
     """One 3x3 convolution of stride 2."""
 
     kind: Literal["short_stem"] = "short_stem"
     in_channels: Positive = 3
-    out_channels: Positive
     activation: Activation = "silu"
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        return self.strided(input_shape, self.in_channels, self.out_channels, 2)
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.mobilevit.modules import ShortStemModule
@@ -44,18 +43,12 @@ class ShortStem(Layer):
         return call(ShortStemModule, self.in_channels, self.out_channels, self.activation)
 
 
-class InvertedResidual(ResidualLayer):
+class InvertedResidual(ExpandingLayer):
     """MobileNetV2's block (Sandler et al., CVPR 2018): 1x1, depthwise, 1x1, and the sum."""
 
     kind: Literal["inverted_residual"] = "inverted_residual"
-    expansion: Annotated[float, Field(gt=0)]
     kernel: DepthwiseKernel = 3
     activation: Activation = "silu"
-
-    @property
-    def hidden(self) -> int:
-        """Channels of the depthwise convolution."""
-        return round(self.channels * self.expansion)
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.mobilevit.modules import InvertedResidualModule
@@ -243,16 +236,10 @@ class ConvClassifier(Layer):
         )
 
 
-class MeanClassifier(Layer):
+class MeanClassifier(Head):
     """Global mean and a linear head."""
 
     kind: Literal["mean_classifier"] = "mean_classifier"
-    in_channels: Positive
-    classes: Annotated[int, Field(gt=1)]
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.in_channels)
-        return self.classes, 1, 1
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.mobilevit.separable_modules import MeanClassifierModule

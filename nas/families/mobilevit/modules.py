@@ -1,4 +1,7 @@
-"""MobileViT v1 (Mehta and Rastegari, ICLR 2022, arXiv 2110.02178).
+"""MobileViT v1 (Mehta and Rastegari, ICLR 2022, arXiv 2110.02178), and the block of v3 like it.
+
+Version 3 (Wadekar and Chaurasia 2022, arXiv 2209.15159) fuses local and global features by a 1x1
+convolution and adds the input.
 
 Transformers see a map as tokens (N, 4, T, C): the place in a 2x2 patch, then the patch. A token
 attends to those at its own place only, so places are a second axis of the batch.
@@ -11,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from nas.families.parts import ConvNorm, FoldedLinear, TokenLinear, activation
+from nas.families.parts import ConvNorm, FoldedLinear, TokenLinear, activation, head_shapes
 
 
 class ShortStemModule(nn.Module):
@@ -52,7 +55,7 @@ class InvertedDownsampleModule(nn.Module):
 
 
 class InvertedResidualModule(InvertedDownsampleModule):
-    """The sum of (N, C, H, W) and what becomes of it."""
+    """The sum of the input (N, C, H, W) and the convolutions' output."""
 
     branch_ends = ("fc2",)
 
@@ -190,14 +193,9 @@ class PatchAttention(nn.Module):
         return self
 
     def logical_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Heads and their dimensions lie along one axis of channels; here each has its own."""
-        dim = self.get_parameter("proj.weight").shape[0]
-        heads = (self.heads, dim // self.heads)
-        shapes: dict[str, tuple[int, ...]] = {"proj.weight": (dim, *heads)}
-        for path in ("q", "k", "v"):
-            shapes[f"{path}.weight"] = (*heads, dim)
-            shapes[f"{path}.bias"] = heads
-        return shapes
+        """Heads and the channels of a head have an axis each."""
+        head_dim = self.k.out_features // self.heads
+        return head_shapes(self, self.heads, head_dim, head_dim)
 
 
 class RootScale(nn.Module):
@@ -212,9 +210,9 @@ class RootScale(nn.Module):
 
 
 class ConvNormOfTwo(nn.Module):
-    """Convolution of two maps, laid one behind the other, and BatchNorm.
+    """Convolution of two concatenated maps, and BatchNorm.
 
-    The weights for each map are a tensor of their own, since the maps' widths vary on their own.
+    Each map has a weight tensor, since the widths of the two maps vary independently.
     """
 
     def __init__(

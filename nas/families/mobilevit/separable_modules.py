@@ -1,4 +1,4 @@
-"""MobileViT v2 (Mehta and Rastegari, 2022, arXiv 2206.02680): attention of linear cost.
+"""MobileViT v2 (Mehta and Rastegari, 2022, arXiv 2206.02680), and the block of v3 like it.
 
 Transformers see a map as tokens (N, 4, T, C), as in v1; here each norm is over a whole image.
 """
@@ -197,9 +197,9 @@ class TokenGroupNorm(nn.GroupNorm):
 
 
 class FoldedTokenGroupNorm(nn.Module):
-    """``TokenGroupNorm`` with its weights in what follows.
+    """``TokenGroupNorm`` without its weights, which the layers behind it take.
 
-    By its formula, since an export of GroupNorm holds the map's width, so serves one width only.
+    It is spelled out, since an exported GroupNorm holds the width of the map and serves no other.
     """
 
     def __init__(self, eps: float) -> None:

@@ -6,14 +6,13 @@ Its head is the ``token_classifier`` of EfficientFormer V1 with another epsilon.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nas.families.layer import (
     Activation,
     DepthwiseKernel,
-    Layer,
+    Downsampling,
+    ExpandingLayer,
     Positive,
     ResidualLayer,
     Shape,
@@ -24,15 +23,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class PatchStem(Layer):
+class PatchStem(Downsampling):
     """Overlapping patches: a 7x7 convolution of stride 4 and a LayerNorm of each pixel."""
+
+    stride = 4
 
     kind: Literal["patch_stem"] = "patch_stem"
     in_channels: Positive = 3
-    out_channels: Positive
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        return self.strided(input_shape, self.in_channels, self.out_channels, 4)
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.pvt_v2.modules import PatchStemModule
@@ -40,15 +37,10 @@ class PatchStem(Layer):
         return call(PatchStemModule, self.in_channels, self.out_channels)
 
 
-class PatchDownsample(Layer):
+class PatchDownsample(Downsampling):
     """A 3x3 convolution of stride 2 between two LayerNorms of each pixel."""
 
     kind: Literal["patch_downsample"] = "patch_downsample"
-    in_channels: Positive
-    out_channels: Positive
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        return self.strided(input_shape, self.in_channels, self.out_channels, 2)
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.pvt_v2.modules import PatchDownsampleModule
@@ -56,7 +48,7 @@ class PatchDownsample(Layer):
         return call(PatchDownsampleModule, self.in_channels, self.out_channels)
 
 
-class ReducedAttention(Layer):
+class ReducedAttention(ResidualLayer):
     """Residual attention whose keys and values come from a smaller map.
 
     That is a convolution of kernel and stride ``reduction``, or with ``pooled`` the map averaged to
@@ -66,18 +58,16 @@ class ReducedAttention(Layer):
     fixed: ClassVar[frozenset[str]] = frozenset({"reduction", "pooled"})
 
     kind: Literal["reduced_attention"] = "reduced_attention"
-    channels: Positive
     heads: Positive
     head_dim: Positive
     reduction: Literal[1, 2, 4, 8] = 1
     pooled: bool = False
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        self.require_channels(input_shape, self.channels)
         self.require_divisible(input_shape, self.reduction)
         if self.pooled and self.reduction > 1:
             raise ValueError(f"{self.slot}: reduction must be 1 with pooled, got {self.reduction}")
-        return input_shape
+        return super().output_shape(input_shape)
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.pvt_v2.modules import ReducedAttentionModule
@@ -92,26 +82,20 @@ class ReducedAttention(Layer):
         )
 
 
-class TokenFFN(ResidualLayer):
+class TokenFFN(ExpandingLayer):
     """Residual MLP of each pixel, with a depthwise convolution before its activation.
 
     With ``rectified`` a ReLU stands before the convolution, as in the networks with linear
     attention.
     """
 
-    # B0 to B3 have one rate, B4 and B5 another
+    # of B0 to B3, and of B4 and B5
     published_drop_path = ((45_238_696, 0.1), (62_556_072, 0.3))
 
     kind: Literal["token_ffn"] = "token_ffn"
-    expansion: Annotated[float, Field(gt=0)]
     rectified: bool = False
     kernel: DepthwiseKernel = 3
     activation: Activation = "gelu"
-
-    @property
-    def hidden(self) -> int:
-        """Channels of the depthwise convolution."""
-        return round(self.channels * self.expansion)
 
     def module(self, input_shape: Shape) -> partial[nn.Module]:
         from nas.families.pvt_v2.modules import TokenFFNModule

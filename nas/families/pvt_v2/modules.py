@@ -1,6 +1,6 @@
 """PVT v2 (Wang et al., CVMJ 2022, arXiv 2106.13797).
 
-Blocks take and give feature maps, and see them as (N, H, W, C) where each pixel is a token.
+Modules take and return feature maps, and see them as (N, H, W, C) where each pixel is a token.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nas.families.parts import TokenLinear, activation
+from nas.families.parts import TokenLinear, activation, head_shapes
 
 EPSILON = 1e-6
 """Of the norms before residual branches and after stages; the others have torch's 1e-5."""
@@ -92,13 +92,8 @@ class ReducedAttentionModule(nn.Module):
         return self.act(self.norm_reduced(self.reduce(x).permute(0, 2, 3, 1)))  # type: ignore[no-any-return]
 
     def logical_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Heads and their dimension lie along one axis; here each has its own."""
-        channels = self.q.in_features
-        shapes: dict[str, tuple[int, ...]] = {"proj.weight": (channels, self.heads, self.head_dim)}
-        for path in "qkv":
-            shapes[f"{path}.weight"] = (self.heads, self.head_dim, channels)
-            shapes[f"{path}.bias"] = (self.heads, self.head_dim)
-        return shapes
+        """Heads and the channels of a head have an axis each."""
+        return head_shapes(self, self.heads, self.head_dim, self.head_dim)
 
 
 def pool(x: torch.Tensor) -> torch.Tensor:
