@@ -7,7 +7,6 @@ again, and the journal has the answers. Accuracies depend on no latency table.
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Self
 
 from pydantic import TypeAdapter
@@ -104,10 +103,5 @@ class SearchJournal(Memory):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._journal.close()

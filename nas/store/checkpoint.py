@@ -21,7 +21,7 @@ from nas.documents import Value
 from nas.errors import UserError
 
 HEADER_KEY = "nas"
-"""The only one: safetensors writes several in random order."""
+"""The only key of the file's metadata: safetensors writes several in random order."""
 STATE, MODEL, OPTIMIZER = "state", "model.", "optimizer."
 PREVIOUS = "previous.safetensors"
 
@@ -48,7 +48,7 @@ class State(Value):
 
 
 class Header(Value):
-    """What stands in the file's header: the state, and hashes of it, the weights, the optimizer."""
+    """The file's header: the state, and hashes of it, of the weights and of the optimizer."""
 
     state: State
     sha256: dict[str, str]
@@ -57,13 +57,13 @@ class Header(Value):
 def save_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, state: State) -> None:
     """Write beside ``path`` and rename: the checkpoint there lasts until this one is complete.
 
-    It then becomes ``PREVIOUS``. A kill between the two renames leaves that one alone, for
-    ``mend_checkpoint``.
+    The old one then becomes ``PREVIOUS``. A kill between the two renames leaves ``PREVIOUS`` alone,
+    for ``mend_checkpoint``.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
-    weights = {name: it.cpu().contiguous() for name, it in model.state_dict().items()}
+    weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     moments = {
         f"{name}.{field}": tensor.cpu().contiguous()
         for name, parameter in model.named_parameters()
@@ -72,7 +72,9 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, state: S
     parts = {MODEL: weights, OPTIMIZER: moments}
     hashes = {prefix: _sha256(part) for prefix, part in parts.items()}
     header = Header(state=state, sha256={STATE: _sha256_of_state(state), **hashes})
-    tensors = {prefix + name: it for prefix, part in parts.items() for name, it in part.items()}
+    tensors = {
+        prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()
+    }
     temporary = path.with_name(f".{path.name}.partial")  # one name: a kill leaves one at most
     try:
         save_file(tensors, temporary, metadata={HEADER_KEY: header.model_dump_json()})
@@ -92,34 +94,37 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, state: S
 def mend_checkpoint(path: Path) -> str | None:
     """Put the previous checkpoint in place of one that is damaged or missing.
 
-    Gives the line to tell the user if one was damaged.
+    Returns the line to tell the user if one was damaged.
 
     Raises:
         UserError: neither is whole.
     """
-    previous = path.with_name(PREVIOUS)
+    previous, warning = path.with_name(PREVIOUS), None
     try:
         if path.exists():
             _require_whole(path)
+            return None
+        if not previous.exists():
             return None
     except DamagedError as error:
         if not previous.exists():
             raise
         _require_whole(previous)
-        _replace(previous, path)
-        return f"{error}; going on from the one before, {PREVIOUS}"
-    if previous.exists():
-        _replace(previous, path)
-    return None
+        warning = f"{error}; going on from the one before, {PREVIOUS}"
+    try:
+        previous.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    return warning
 
 
 def read_state(path: Path) -> State:
-    """The state of a checkpoint, from its header alone."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _header(path, file.metadata()).state
-    except (OSError, SafetensorError) as error:
-        raise DamagedError(f"{path}: cannot be read: {error}") from None
+    """The state of a checkpoint, from its header alone.
+
+    Raises:
+        DamagedError: the file cannot be read, or is no checkpoint.
+    """
+    return _read(path)[0]
 
 
 def load_model(path: Path, model: nn.Module) -> None:
@@ -128,7 +133,7 @@ def load_model(path: Path, model: nn.Module) -> None:
     Raises:
         UserError: the file holds other tensors than the model.
     """
-    tensors = _tensors(path, MODEL)
+    _, tensors = _read(path, MODEL)
     expected = model.state_dict()
     for name in (*expected, *tensors):
         if name not in expected or name not in tensors:
@@ -145,11 +150,11 @@ def load_model(path: Path, model: nn.Module) -> None:
 def load_optimizer(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Load what ``save_checkpoint`` wrote of an optimizer over the same model."""
     fields: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in _tensors(path, OPTIMIZER).items():
+    for key, tensor in _read(path, OPTIMIZER)[1].items():
         name, _, field = key.rpartition(".")
         fields.setdefault(name, {})[field] = tensor
     names = {parameter: name for name, parameter in model.named_parameters()}
-    parameters = [it for group in optimizer.param_groups for it in group["params"]]
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
     state = {
         index: {
             field: _laid_out_as(parameter, tensor)
@@ -169,47 +174,31 @@ def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
     return torch.empty_like(parameter, requires_grad=False).copy_(tensor)
 
 
-def _header(path: Path, metadata: Mapping[str, str] | None) -> Header:
-    try:
-        header = Header.model_validate_json((metadata or {}).get(HEADER_KEY, ""))
-    except ValidationError:
-        raise DamagedError(f"{path}: is no checkpoint of nas train-supernet") from None
-    if header.sha256.get(STATE) != _sha256_of_state(header.state):
-        raise _altered(path)
-    return header
-
-
-def _tensors(path: Path, prefix: str) -> dict[str, Tensor]:
+def _read(path: Path, prefix: str | None = None) -> tuple[State, dict[str, Tensor]]:
+    """The state, and the tensors whose names begin with ``prefix``, if they are as written."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = _header(path, file.metadata())
+            header = Header.model_validate_json((file.metadata() or {}).get(HEADER_KEY, ""))
             tensors = {
                 key.removeprefix(prefix): torch.as_tensor(file.get_tensor(key))
                 for key in file.keys()  # noqa: SIM118 - no mapping
-                if key.startswith(prefix)
+                if prefix and key.startswith(prefix)
             }
+    except ValidationError:
+        raise DamagedError(f"{path}: is no checkpoint of nas train-supernet") from None
     except (OSError, SafetensorError) as error:
         raise DamagedError(f"{path}: cannot be read: {error}") from None
-    if header.sha256.get(prefix) != _sha256(tensors):
-        raise _altered(path)
-    return tensors
+    hashes = {STATE: _sha256_of_state(header.state)}
+    if prefix:
+        hashes[prefix] = _sha256(tensors)
+    if any(header.sha256.get(part) != found for part, found in hashes.items()):
+        raise DamagedError(f"{path}: is damaged: it does not hold what was written")
+    return header.state, tensors
 
 
 def _require_whole(path: Path) -> None:
-    read_state(path)
     for prefix in (MODEL, OPTIMIZER):
-        _tensors(path, prefix)
-
-
-def _replace(source: Path, target: Path) -> None:
-    try:
-        source.replace(target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror}") from None
-
-
-def _altered(path: Path) -> DamagedError:
-    return DamagedError(f"{path}: is damaged: it does not hold what was written")
+        _read(path, prefix)
 
 
 def _sha256_of_state(state: State) -> str:

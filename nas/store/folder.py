@@ -27,6 +27,9 @@ from nas.progress import Progress
 from nas.store.checkpoint import PREVIOUS, DamagedError, State, mend_checkpoint, read_state
 
 LOCK_FILE = ".lock"
+CHECKPOINT, LOG, CURVES = "checkpoint.safetensors", "log.jsonl", "tensorboard"
+TRAINED = (CHECKPOINT, PREVIOUS, LOG, CURVES)
+"""What every training leaves in its folder."""
 REMEDY = "name another --run, or start anew with --force"
 
 
@@ -76,8 +79,7 @@ class RunFolder(ABC, Generic[Subject, Record]):
     """The folder of a training that has begun: its subject, its record, its checkpoint and log.
 
     The ``subject`` is what is trained, a space or an architecture; the ``record`` says on what and
-    how. Both are JSON files, and values of this class. Whoever opens a folder gets equal values as
-    long as no other training has begun there.
+    how. Both are values here and JSON files in the folder.
     """
 
     noun: ClassVar[str]
@@ -86,11 +88,15 @@ class RunFolder(ABC, Generic[Subject, Record]):
     record_file: ClassVar[str]
     results: ClassVar[tuple[str, ...]] = ()
     """The files that only this kind of training leaves."""
+    command: ClassVar[str]
     beginning: ClassVar[str]
-    """For messages: the command that begins one at ``{path}``."""
+    """For messages: how to begin one at ``{path}``."""
 
     def __init__(self, path: Path, subject: Subject, record: Record) -> None:
         self.path, self.subject, self.record = path, subject, record
+        self.checkpoint_path = path / CHECKPOINT
+        self.log_path = path / LOG
+        self.tensorboard_path = path / CURVES
 
     @classmethod
     @abstractmethod
@@ -107,9 +113,9 @@ class RunFolder(ABC, Generic[Subject, Record]):
         """How many epochs the training has."""
 
     @property
-    @abstractmethod
     def resume_command(self) -> str:
         """The command that continues it."""
+        return f"{self.command} --run {self.path} --resume"
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -132,7 +138,7 @@ class RunFolder(ABC, Generic[Subject, Record]):
         found = {it.name for it in path.iterdir()} - {LOCK_FILE} if path.is_dir() else set()
         if not found:
             return
-        mine = {cls.record_file, cls.subject_file, *_FILES, *cls.results} if force else set()
+        mine = {cls.record_file, cls.subject_file, *TRAINED, *cls.results} if force else set()
         if not found & {cls.record_file, *mine}:
             raise UserError(f"{path}: holds other things than a {cls.noun}; name a new folder")
         if force:
@@ -158,7 +164,7 @@ class RunFolder(ABC, Generic[Subject, Record]):
             self.require_free(self.path, force=force)
             described = self.descriptions()
             # the record first: without it there is no training
-            names = (self.record_file, self.subject_file, *_FILES, *self.results, *described)
+            names = (self.record_file, self.subject_file, *TRAINED, *self.results, *described)
             for name in names:
                 _delete(self.path / name)
             yield described
@@ -180,21 +186,6 @@ class RunFolder(ABC, Generic[Subject, Record]):
     def descriptions(self) -> list[str]:
         """The names of files and folders here that describe the weights of the training."""
         return []
-
-    @property
-    def checkpoint_path(self) -> Path:
-        """Weights and optimizer after the last finished epoch."""
-        return self.path / CHECKPOINT
-
-    @property
-    def log_path(self) -> Path:
-        """One JSON line per finished epoch, and one per setback."""
-        return self.path / LOG
-
-    @property
-    def tensorboard_path(self) -> Path:
-        """The folder of the curves."""
-        return self.path / CURVES
 
     @cached_property
     def recipe_sha256(self) -> str:
@@ -277,11 +268,6 @@ class RunFolder(ABC, Generic[Subject, Record]):
 
     def _lock(self) -> AbstractContextManager[None]:
         return hold_folder(self.path, activity="training", option="--run")
-
-
-CHECKPOINT, LOG, CURVES = "checkpoint.safetensors", "log.jsonl", "tensorboard"
-_FILES = (CHECKPOINT, PREVIOUS, LOG, CURVES)
-"""What every training leaves."""
 
 
 def fingerprint(*paths: Path) -> str:

@@ -16,9 +16,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from statistics import median
-from typing import NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from nas.data import Dataset
 from nas.errors import UserError
 from nas.progress import SILENT, Progress
 from nas.store.checkpoint import State, load_model, load_optimizer, save_checkpoint
+from nas.store.folder import RunFolder
 from nas.training.batches import Batch, BatchPlan
 from nas.training.log import Log
 from nas.training.processes import ALONE, Processes
@@ -46,15 +46,6 @@ CHECK_STEPS = 100
 RECENT_STEPS, EARLIER_STEPS = 5, 32
 DEVIATIONS = 10.0
 SHARE_OF_GUESSING = 0.25
-
-
-class Files(NamedTuple):
-    """Where a training is kept, and what identifies its recipe."""
-
-    checkpoint: Path
-    log: Path
-    curves: Path
-    recipe_sha256: str
 
 
 class SetbackError(Exception):
@@ -200,22 +191,25 @@ class Training(ABC):
         """The last step of the finished epochs, from 0."""
         return self.plan.first_steps[self.epoch] - 1
 
-    def save(self, files: Files) -> None:
+    def save(self, folder: RunFolder[Any, Any]) -> None:
         """Replace the checkpoint."""
         state = State(
             epoch=self.epoch,
             teacher=self.teacher_accuracy,
             accuracies=dict(self.accuracies),
-            recipe_sha256=files.recipe_sha256,
+            recipe_sha256=folder.recipe_sha256,
             setbacks=self.setbacks,
             losses=tuple(self.monitor.losses),
         )
-        save_checkpoint(files.checkpoint, self.saved, self.optimizer, state)
+        save_checkpoint(folder.checkpoint_path, self.saved, self.optimizer, state)
 
-    def load(self, checkpoint: Path, state: State) -> None:
-        """Continue where a checkpoint of that state was written."""
-        load_model(checkpoint, self.saved)
-        load_optimizer(checkpoint, self.saved, self.optimizer)
+    def load(self, folder: RunFolder[Any, Any]) -> None:
+        """Continue after the last epoch that was saved, if there is one."""
+        state = folder.state()
+        if state is None:
+            return
+        load_model(folder.checkpoint_path, self.saved)
+        load_optimizer(folder.checkpoint_path, self.saved, self.optimizer)
         self.epoch, self.setbacks, self.accuracies = state.epoch, state.setbacks, state.accuracies
         self.teacher_accuracy = state.teacher
         self.monitor = LossMonitor(len(self.dataset.classes), state.losses)
@@ -311,7 +305,7 @@ T = TypeVar("T", bound=Training)
 
 def train_epochs(
     begin: Callable[[], T],
-    files: Files,
+    folder: RunFolder[Any, Any],
     *,
     progress: Progress = SILENT,
     processes: Processes = ALONE,
@@ -331,14 +325,14 @@ def train_epochs(
             training = begin()
             if processes.is_first and not training.is_finished:
                 done = {"finished_epochs": training.epoch, "setbacks": training.setbacks}
-                log = stack.enter_context(Log(files.log, files.curves, **done))
+                log = stack.enter_context(Log(folder.log_path, folder.tensorboard_path, **done))
                 training.show_accuracies()
         while not training.is_finished:
             try:
                 numbers = training.run_epoch()
             except SetbackError as setback:
                 with processes.together():
-                    training = _after_setback(training, setback, begin, files)
+                    training = _after_setback(training, setback, begin, folder)
                     if log is not None:
                         progress.say(_line(training, setback))
                         log.append_setback(
@@ -347,7 +341,7 @@ def train_epochs(
                             reason=setback.reason,
                             step=setback.step,
                         )
-                        training.save(files)
+                        training.save(folder)
             else:
                 training.accuracies = training.evaluate()
                 training.show_accuracies()
@@ -357,14 +351,16 @@ def train_epochs(
                     if log is not None:
                         # before saving: a surplus line is dropped
                         log.append(training.epoch, numbers, training.path_probabilities())
-                        training.save(files)
+                        training.save(folder)
     return training
 
 
-def _after_setback(training: T, setback: SetbackError, begin: Callable[[], T], files: Files) -> T:
+def _after_setback(
+    training: T, setback: SetbackError, begin: Callable[[], T], folder: RunFolder[Any, Any]
+) -> T:
     if training.setbacks == MOST_SETBACKS:
         raise UserError(
-            f"{files.checkpoint.parent}: {setback.reason} in epoch {training.epoch + 1}, with the "
+            f"{folder.path}: {setback.reason} in epoch {training.epoch + 1}, with the "
             f"rate halved {MOST_SETBACKS} times already; start anew (--force) with a learning rate "
             f"below {training.settings.learning_rate * RATE_FACTOR**MOST_SETBACKS:g}"
         )

@@ -38,7 +38,7 @@ from nas.training.alone import NetworkTraining, fresh_network
 from nas.training.batches import reading_size
 from nas.training.distillation import load_teacher
 from nas.training.evaluation import accuracy, inherited_network
-from nas.training.loop import Files, train_epochs
+from nas.training.loop import train_epochs
 from nas.training.run import ImagesRecord, Run, circumstances
 from nas.training.settings import (
     RECIPES,
@@ -66,6 +66,7 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
 
     noun, record_file, subject_file = "retraining", "retraining.json", "architecture.json"
     results = (INHERITED, WEIGHTS, RESULT)
+    command = "nas retrain"
     beginning = "nas retrain without --resume starts one"
 
     @classmethod
@@ -146,11 +147,6 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         """Whether weights and result are written."""
         return (self.path / RESULT).exists()
 
-    @property
-    def resume_command(self) -> str:
-        """The command that continues it."""
-        return f"nas retrain --run {self.path} --resume"
-
     def load_images(self) -> Dataset:
         """The images it was started with.
 
@@ -221,12 +217,7 @@ def retrain(
             retraining.mend(progress)
             training = train_epochs(
                 partial(_begin, retraining, dataset, progress, torch.device(device)),
-                Files(
-                    retraining.checkpoint_path,
-                    retraining.log_path,
-                    retraining.tensorboard_path,
-                    retraining.recipe_sha256,
-                ),
+                retraining,
                 progress=progress,
             )
             return _deliver(retraining, dataset, training.delivered)
@@ -256,8 +247,7 @@ def _begin(
         progress=progress,
         device=device,
     )
-    if (state := retraining.state()) is not None:
-        training.load(retraining.checkpoint_path, state)
+    training.load(retraining)
     return training
 
 

@@ -69,6 +69,7 @@ class Run(RunFolder[SearchSpace, RunRecord]):
     """A run folder that exists. Make one with ``create`` or ``open``."""
 
     noun, record_file, subject_file = "run", "run.json", "space.json"
+    command = "nas train-supernet"
     beginning = "nas train-supernet --run {path} makes one"
 
     @classmethod
@@ -161,11 +162,6 @@ class Run(RunFolder[SearchSpace, RunRecord]):
     def split_sha256(self) -> str:
         """The hash of the search slice."""
         return self.record.split_sha256
-
-    @property
-    def resume_command(self) -> str:
-        """The command that continues this run."""
-        return f"nas train-supernet --run {self.path} --resume"
 
     def descriptions(self) -> list[str]:
         """The check and the finished searches.

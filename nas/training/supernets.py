@@ -19,7 +19,7 @@ from nas.supernet import Supernet
 from nas.training.batches import Batch, BatchHistory
 from nas.training.distillation import Distillation, above_chance, teacher_accuracy
 from nas.training.evaluation import evaluate_supernet, evaluation_images
-from nas.training.loop import Files, Training, train_epochs
+from nas.training.loop import Training, train_epochs
 from nas.training.paths import Probabilities, path_probabilities, scheduled_temperature
 from nas.training.processes import ALONE, Processes
 from nas.training.run import Run
@@ -63,7 +63,7 @@ def train_supernet(
                     _prepare(run, resume=resume, progress=progress)
             training = train_epochs(
                 partial(SupernetTraining, run, dataset, progress=progress, processes=processes),
-                Files(run.checkpoint_path, run.log_path, run.tensorboard_path, run.recipe_sha256),
+                run,
                 progress=progress,
                 processes=processes,
             )
@@ -130,8 +130,7 @@ class SupernetTraining(Training):
         if self.external is not None:
             found = teacher_accuracy(self.external, evaluation_images(dataset))
             self.teacher_accuracy = above_chance(found, run.space.classes)
-        if (state := run.state()) is not None:
-            self.load(run.checkpoint_path, state)
+        self.load(run)
         smallest = min(self.plan.sizes.values())
         _require_images_for_parts(smallest, settings.accumulate, processes.count)
 
