@@ -20,16 +20,17 @@ from nas.documents import (
 )
 from nas.errors import UserError
 from nas.families import BlockFile, Layer, Shape
-from nas.families.own import AnyLayer, files_of, placed, with_own_kinds
+from nas.families.own import AnyLayer, files_of, locate_blocks, with_own_kinds
 
 
 class Architecture(Value):
     """An image classification network: layers that are applied one after the other.
 
-    ``blocks`` are the files of those layers whose kinds are a user's own.
+    ``blocks`` are the Python files that define the user's own kinds among the layers.
 
     Raises:
-        ValueError: a layer does not fit the output of the one before it, or a slot stands twice.
+        ValueError: a layer does not fit the output of the layer before it, or two layers have the
+            same slot.
     """
 
     name: str = ""
@@ -65,7 +66,7 @@ class Architecture(Value):
         return hash((self.input_shape, self.layers))
 
     def __eq__(self, other: object) -> bool:
-        # the name is a label: networks that compute the same are equal
+        # the name is a label: networks with the same layers are equal
         return (
             isinstance(other, Architecture)
             and self.input_shape == other.input_shape
@@ -79,7 +80,7 @@ class Architecture(Value):
 
     @property
     def classes(self) -> int:
-        """Number of classes that the head tells apart."""
+        """The number of classes that the head distinguishes."""
         *_, (layer, shape) = self.placed()
         return layer.output_shape(shape)[0]
 
@@ -91,7 +92,7 @@ class Architecture(Value):
             shape = layer.output_shape(shape)
 
     def with_input_size(self, pixels: int) -> Architecture:
-        """The same layers on square images of another size.
+        """Returns the same layers for square images of another size.
 
         Raises:
             UserError: the strides of the layers do not divide ``pixels``.
@@ -106,7 +107,7 @@ class Architecture(Value):
             raise UserError(f"{self.name or 'architecture'} at {pixels} px: {message}") from None
 
     def with_classes(self, classes: int) -> Architecture:
-        """The same layers with a head that tells another number of classes apart."""
+        """Returns the same layers with a head for another number of classes."""
         *body, head = self.layers
         layers = (*body, head.model_copy(update={"classes": classes}))
         return Architecture(
@@ -115,17 +116,17 @@ class Architecture(Value):
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Architecture:
-        """A built-in architecture by its name, or one from a JSON file.
+        """Reads a built-in architecture by its name, or an architecture from a JSON file.
 
         Raises:
-            UserError: there is no such name or file, or it holds no valid architecture.
+            UserError: there is no such name or file, or the file holds no valid architecture.
         """
         document = read_document(find(name_or_path, "published", (".json",), "architecture"))
         return cls._from_document(document)
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
-        """Read what ``to_json`` wrote."""
+        """Reads the text of ``to_json``."""
         return cls._from_document(parse_document(text, "architecture"))
 
     @classmethod
@@ -134,13 +135,10 @@ class Architecture(Value):
             raise document.error((), "an architecture is a mapping with 'input_shape', 'layers'")
         if "stages" in document.data:
             raise document.error((), "is a search space, not an architecture")
-        try:
-            return cls.model_validate(placed(document))
-        except ValidationError as error:
-            raise document.validation_error(error) from None
+        return locate_blocks(document).validated(cls)
 
     def to_json(self) -> str:
-        """JSON with one line per layer, defaults left out."""
+        """Returns JSON with one line per layer; defaults are left out."""
         layers = ",\n    ".join(
             json.dumps({"slot": layer.slot, "kind": layer.kind, **_explicit(layer)})
             for layer in self.layers
@@ -154,7 +152,7 @@ class Architecture(Value):
         )
 
     def save(self, path: str | Path) -> None:
-        """Write ``to_json`` to ``path``, atomically."""
+        """Writes ``to_json`` to ``path``, atomically."""
         write_atomically(Path(path), self.to_json())
 
 

@@ -36,12 +36,12 @@ BUILT_IN = next(
 
 
 class Value(BaseModel):
-    """An immutable value, validated when it is made; unknown keys are refused."""
+    """An immutable value, validated when it is made. Unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Pydantic's copy, without the cached properties, which need not hold for the copy."""
+        """Returns pydantic's copy without cached properties, which ``update`` may make wrong."""
         copied = super().model_copy(update=update, deep=deep)
         for name in copied.__dict__.keys() - type(self).model_fields.keys():
             del copied.__dict__[name]
@@ -74,21 +74,17 @@ class Document:
 
     def error(self, location: Location, message: str) -> UserError:
         """One line that points at ``location``: ``a.yaml:14:7: stages[2].width: message``."""
-        known: Location = ()
-        for part in location:
-            # pydantic puts names of union members and validators into its locations: skip those
-            if (*known, part) in self.positions:
-                known = (*known, part)
+        known = self._known(location)
         line = self.positions.get(known)
         place = f"{self.path}:{line[0]}:{line[1]}" if line else self.path
         name = location_text(known)
         return UserError(f"{place}: {name}: {message}" if name else f"{place}: {message}")
 
     def validated(self, model: type[Model]) -> Model:
-        """The data as a value.
+        """Returns the data as a value.
 
         Raises:
-            UserError: it is not valid; points at the place.
+            UserError: the data is not valid; the message points at the place.
         """
         try:
             return model.model_validate(self.data)
@@ -96,10 +92,13 @@ class Document:
             raise self.validation_error(error) from None
 
     def validation_error(self, error: ValidationError) -> UserError:
-        """The first of pydantic's complaints as one line that points into the document."""
+        """Returns one of pydantic's complaints as a line that points into the document."""
         details = error.errors(include_url=False)
-        # of a union's complaints, the one that got furthest into the document is meant
-        best = max(details, key=lambda it: (self._depth(it["loc"]), it["type"] == "too_short"))
+        # a union makes several complaints; the deepest in the document is the relevant one
+        best = max(
+            details,
+            key=lambda found: (len(self._known(found["loc"])), found["type"] == "too_short"),
+        )
         location: Location = tuple(best["loc"])
         message = best["msg"].removeprefix("Value error, ")
         if best["type"] == "missing":
@@ -118,12 +117,16 @@ class Document:
             message = f"{message[0].lower()}{message[1:]}, got {best['input']!r}"
         return self.error(location, message)
 
-    def _depth(self, location: Iterable[str | int]) -> int:
+    def _known(self, location: Iterable[str | int]) -> Location:
+        """The parts of pydantic's location that are in the document.
+
+        Pydantic also puts the names of union members and validators into its locations.
+        """
         known: Location = ()
         for part in location:
             if (*known, part) in self.positions:
                 known = (*known, part)
-        return len(known)
+        return known
 
 
 def location_text(location: Location) -> str:

@@ -1,10 +1,10 @@
-"""The one exception that users see: a mistake of theirs, told in one line."""
+"""The exception for users' mistakes."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; the command line prints it as one line and exits with 2.
+    """A mistake that the user can correct; the command line prints one line and exits with 2.
 
-    The message says where, the rule, the value, and the remedy if there is one.
+    The message says where the mistake is, the rule, the value, and the remedy if there is one.
     """

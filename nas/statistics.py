@@ -33,13 +33,13 @@ def with_interval(
 ) -> tuple[float, Interval]:
     """The correlation and its 95 % interval (percentile bootstrap over the points, seeded).
 
-    With few points and a correlation of 1 every resample gives 1: the interval cannot tell then.
+    With few points and a correlation of 1 every resample has 1 too: such an interval means little.
     """
     a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     count = len(a)
     rng = np.random.default_rng(0)
     resampled = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    # a resample of one point only has no ranks
+    # a resample of a single point has no ranks
     resampled = resampled[np.count_nonzero(resampled, axis=1) > 1]
     value = correlation(a, b, np.ones((1, count)))[0]
     low, high = np.nanquantile(correlation(a, b, resampled.astype(float)), [0.025, 0.975])

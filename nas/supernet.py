@@ -1,10 +1,12 @@
-"""The supernet: one set of weights from which every architecture of a space takes its own.
+"""The supernet: one set of weights that all architectures of a space share.
 
-For each slot and kind it owns the tensors of the widest variant, and a private copy of each norm
-for each of its widths, unless the space has them shared. Running an architecture is calling the
-plain module of each layer on views into these tensors (``torch.func.functional_call``); extracting
-it is copying the same views. For each slot that may vary in kind or be left out it also owns a
-vector of path logits.
+For each slot and kind a supernet owns the tensors of the widest variant, and a private copy of each
+norm for each of the norm's widths, unless the space shares norms. To run an architecture, the
+supernet calls the plain module of each layer on views into these tensors
+(``torch.func.functional_call``); to extract the architecture, it copies the same views. For each
+path choice, which is a slot that may vary in kind or be left out, it also owns a vector of path
+logits.
+
 Slimmable networks: Yu et al. 2019, arXiv 1812.08928; private norms: section 3.2 there.
 """
 
@@ -28,12 +30,12 @@ from nas.space import SearchSpace, Slot
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PATH_LOGITS = "path_logits"
-"""What the name of each vector of path logits ends with."""
+"""The end of the name of each vector of path logits."""
 
 
 @runtime_checkable
 class HasLogicalShapes(Protocol):
-    """A module of which some tensors lay several elastic dimensions along one axis."""
+    """A module in which one axis of some tensors holds several elastic dimensions."""
 
     def logical_shapes(self) -> dict[str, tuple[int, ...]]:
         """The logical shape of each such tensor, by its name in the state dict."""
@@ -55,7 +57,7 @@ class Crop(NamedTuple):
 
     def take(self, whole: torch.Tensor) -> torch.Tensor:
         """The corner of ``whole``: a view wherever the tensor's shape is its logical shape."""
-        # nothing that need not be done: views and reshapes of whole tensors took 13 % of a step
+        # views and reshapes of whole tensors took 13 % of a training step
         if whole.shape == self.shape:
             return whole
         if whole.shape == self.logical:
@@ -64,7 +66,7 @@ class Crop(NamedTuple):
 
 
 class PlainLayer(NamedTuple):
-    """An ordinary module on the meta device, and where its tensors lie."""
+    """An ordinary module on the meta device, and the crops that hold its tensors."""
 
     module: nn.Module
     crops: tuple[Crop, ...]
@@ -92,12 +94,12 @@ class MetaPath(nn.Module):
 class Supernet(nn.Module):
     """Shared weights of all architectures of ``space``, also on images of other ``resolutions``.
 
-    A larger resolution than the space's own adds attention biases, of offsets that smaller maps do
-    not have; all else is the same.
+    A resolution above the space's own adds attention biases, for offsets that smaller maps do not
+    have. Everything else is the same.
 
     Raises:
-        UserError: some tensor of a slot has no variant that is widest along all its axes, or a
-            module's weights lie so that a leading corner of them is no narrower module.
+        UserError: no variant of a slot is widest along all axes of some tensor, or a leading corner
+            of a module's weights is not a narrower module.
     """
 
     def __init__(self, space: SearchSpace, resolutions: Sequence[int] = ()) -> None:
@@ -114,10 +116,11 @@ class Supernet(nn.Module):
             self.register_parameter(_path_key(name), logits)
 
     def forward(self, images: torch.Tensor, architecture: Architecture) -> torch.Tensor:
-        """Logits (N, classes) of ``architecture`` for images (N, channels, H, W) of its size.
+        """Returns logits (N, classes) of ``architecture`` for images (N, channels, H, W).
 
         Raises:
-            ValueError: the images are of another size, or a layer is not in the space.
+            ValueError: the images are not of the architecture's size, or a layer is not in the
+                space.
         """
         if images.shape[1:] != architecture.input_shape:
             found, wanted = tuple(images.shape[1:]), architecture.input_shape
@@ -131,12 +134,12 @@ class Supernet(nn.Module):
         return x
 
     def mixture(self, images: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Logits (N, classes) at the largest widths, each path choice a mix of its candidates.
+        """Returns logits (N, classes) at the largest widths, with candidates mixed in each slot.
 
-        Images (N, channels, S, S) may be of any size that the space or ``resolutions`` name.
-        ``weights`` holds a vector for each slot of ``space.paths``: how much each candidate counts.
+        Images (N, channels, S, S) may have any size that the space or ``resolutions`` name.
+        ``weights`` holds, for each slot of ``space.paths``, a vector with each candidate's weight.
         Gradients reach these vectors only: the layers' weights are constants here, and norms in
-        training do not remember what they saw.
+        training do not update their statistics.
         """
         x = images
         for slot, plain in self._mixed_layers(images.shape[-1]):
@@ -148,18 +151,18 @@ class Supernet(nn.Module):
 
     @property
     def path_logits(self) -> Mapping[str, torch.Tensor]:
-        """For each slot of ``space.paths`` a vector over its candidates; the same at the start."""
+        """For each slot of ``space.paths`` a vector over its candidates; zeros at the start."""
         return {slot: self._tensor(_path_key(slot)) for slot in self.space.paths}
 
     def plain_modules(self, architecture: Architecture) -> Mapping[str, nn.Module]:
-        """For each slot the module, on the meta device, that ``forward`` calls."""
+        """The module on the meta device that ``forward`` calls in each slot."""
         return {
             layer.slot: self._plain_layer(layer, shape).module
             for layer, shape in architecture.placed()
         }
 
     def extract(self, architecture: Architecture) -> Network:
-        """An ordinary network that holds a copy of the architecture's weights."""
+        """Returns an ordinary network with a copy of the architecture's weights."""
         with torch.device("meta"):
             network = build(architecture)
         state = {
@@ -173,21 +176,21 @@ class Supernet(nn.Module):
         return network.train(self.training)
 
     def module_of(self, layer: Layer, shape: Shape) -> nn.Module:
-        """An ordinary module on views of a layer's weights and copies of its buffers.
+        """Returns an ordinary module on views of a layer's weights and copies of its buffers.
 
-        It is in evaluation and without gradients; ``shape`` is that of the layer's input.
+        The module is in evaluation mode, without gradients; ``shape`` is the layer's input shape.
 
         Raises:
             ValueError: the layer is not in the space.
         """
         plain = self._plain_layer(layer, shape)
-        module = copy.deepcopy(plain.module)  # sooner done than making one
+        module = copy.deepcopy(plain.module)  # faster than making a module
         state = {crop.name: self._constant(crop) for crop in plain.crops}
         module.load_state_dict(state, strict=True, assign=True)
         return module.requires_grad_(False).eval()
 
     def _own(self, slot: Slot) -> None:
-        """Make the tensors that the variants of a slot take their corners from."""
+        """Make the tensors of which the variants of a slot take corners."""
         for kind, variants in self._variants(slot).items():
             survey = _survey(slot, kind, variants)
             for owner in dict.fromkeys(survey.owners.values()):
@@ -249,7 +252,8 @@ class Supernet(nn.Module):
         """Each slot of the largest network with its layer, or with a MetaPath of all candidates."""
         if pixels not in self._mixed:
             largest, paths = self.space.largest(), self.space.paths_at(pixels)
-            fixed = {it[0].slot: it for it in largest.with_input_size(pixels).placed()}
+            placed = largest.with_input_size(pixels).placed()
+            fixed = {layer.slot: (layer, shape) for layer, shape in placed}
             self._mixed[pixels] = [
                 (name, self._meta_path(paths[name]))
                 if name in paths
@@ -268,11 +272,12 @@ class Supernet(nn.Module):
             else:
                 plain = self._plain_layer(*placed)
                 modules.append(plain.module)
-                crops += [it._replace(name=f"candidates.{index}.{it.name}") for it in plain.crops]
+                prefix = f"candidates.{index}"
+                crops += [crop._replace(name=f"{prefix}.{crop.name}") for crop in plain.crops]
         return PlainLayer(MetaPath(modules), tuple(crops))
 
     def _constant(self, crop: Crop) -> torch.Tensor:
-        """The view that a crop describes, of a weight without its gradient, of a buffer a copy."""
+        """The crop of a weight as a view without gradient; of a buffer, as a copy."""
         view = crop.take(self._tensor(crop.key)).detach()
         return view.clone() if crop.key in self._buffers else view
 
@@ -329,7 +334,7 @@ def _norms(module: nn.Module) -> Iterator[tuple[str, int]]:
 
 
 class _Survey(NamedTuple):
-    """For each tensor the variant that owns it, being the widest; each norm's widths."""
+    """The widest variant for each tensor, which owns the tensor; and the widths of each norm."""
 
     owners: dict[str, tuple[Layer, Shape]]
     norm_widths: dict[str, set[int]]
@@ -368,7 +373,7 @@ def _survey(slot: Slot, kind: str, variants: list[tuple[Layer, Shape]]) -> _Surv
 
 
 def _groups(module: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The channels in each group, of whatever divides its channels into several."""
+    """The path and the channels per group of each module that divides its channels into groups."""
     for path, child in module.named_modules():
         if isinstance(child, CONVOLUTIONS) and child.groups > 1:
             yield path, (child.in_channels // child.groups, child.out_channels // child.groups)

@@ -11,6 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, TypeVar, Union
@@ -81,19 +82,20 @@ else:  # pydantic picks the class by its kind, and reports errors at the right k
     ]
 
 
-def placed(document: Document) -> object:
-    """The document's data, with the paths of its ``blocks`` resolved from the document's folder.
+def locate_blocks(document: Document) -> Document:
+    """Returns the document with the paths of its ``blocks`` resolved from its own folder.
 
-    A file that has been moved is looked for beside the document, under its name.
+    A file that is no longer at its path may lie beside the document, under its name.
     """
     data = document.data
     if not isinstance(data, Mapping) or not isinstance(data.get("blocks"), list):
-        return data
+        return document
     folder = Path(document.path).resolve().parent
-    return {**data, "blocks": [_placed(entry, folder) for entry in data["blocks"]]}
+    blocks = [_located(entry, folder) for entry in data["blocks"]]
+    return replace(document, data={**data, "blocks": blocks})
 
 
-def _placed(entry: object, folder: Path) -> object:
+def _located(entry: object, folder: Path) -> object:
     if isinstance(entry, str):
         return str(folder / entry)
     if isinstance(entry, Mapping) and isinstance(entry.get("path"), str):

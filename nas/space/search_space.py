@@ -15,14 +15,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, model_validator
 from pydantic_core import PydanticCustomError
 
 from nas.architecture import Architecture
 from nas.documents import Document, Location, Value, find, location_text, read_document
 from nas.errors import UserError
 from nas.families import BlockFile, Layer, MapMisfitError, Shape
-from nas.families.own import files_of, placed, with_own_kinds
+from nas.families.own import files_of, locate_blocks, with_own_kinds
 from nas.space.choices import (
     Choice,
     compile_choices,
@@ -53,11 +53,11 @@ class SearchSpace(Value):
     """All architectures that a YAML file describes.
 
     ``norms``: in a supernet each norm has a private copy for each of its widths, or all widths
-    share the leading channels of one. Statistics are calibrated before accuracies count in both,
-    and then both are as good, see benchmarks/README.md.
+    share the leading channels of one norm. With calibrated statistics both are equally accurate,
+    see benchmarks/README.md.
 
     Raises:
-        ValueError: an option does not fit; choices must be listed from cheapest to dearest.
+        ValueError: an option does not fit, or a choice is not listed from cheapest to dearest.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
@@ -73,29 +73,26 @@ class SearchSpace(Value):
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> SearchSpace:
-        """A built-in space by its name, or one from a YAML or JSON file.
+        """Reads a built-in space by its name, or a space from a YAML or JSON file.
 
         Raises:
-            UserError: there is no such name or file, or it holds no valid space.
+            UserError: there is no such name or file, or the file holds no valid space.
         """
         return cls.from_document(read_document(find(name_or_path, "", (".yaml",), "search space")))
 
     @classmethod
     def from_document(cls, document: Document) -> SearchSpace:
-        """Validate a document; errors name its file, line and column."""
+        """Returns the space of a document; errors name its file, line and column."""
         if not isinstance(document.data, dict) or "layers" in document.data:
             raise document.error((), "a search space is a mapping with 'stages'")
-        try:
-            return cls.model_validate(placed(document))
-        except ValidationError as error:
-            raise document.validation_error(error) from None
+        return locate_blocks(document).validated(cls)
 
     def to_json(self) -> str:
-        """JSON that ``load`` reads back to an equal space."""
+        """Returns JSON from which ``load`` reads an equal space."""
         return json.dumps(self.model_dump(mode="json", exclude_defaults=True), indent=1) + "\n"
 
     def with_classes(self, classes: int) -> SearchSpace:
-        """The same space with another number of classes in its head."""
+        """Returns the same space with another number of classes."""
         return self.model_validate({**self.model_dump(exclude_defaults=True), "classes": classes})
 
     @property
@@ -161,14 +158,14 @@ class SearchSpace(Value):
 
     @property
     def cardinality(self) -> int:
-        """The number of assignments; some decode to the same architecture."""
+        """The number of assignments, of which some decode to the same architecture."""
         return math.prod(self.sizes)
 
     def decode(self, assignment: Sequence[int]) -> Architecture:
-        """The architecture of an assignment.
+        """Returns the architecture of an assignment.
 
         Raises:
-            ValueError: the assignment has another length, or an index beyond its options.
+            ValueError: the assignment has another length, or an index beyond the options.
         """
         self._require_options(assignment)
         layers = tuple(layer for layer, _ in self.placed(assignment))
@@ -181,9 +178,9 @@ class SearchSpace(Value):
         )
 
     def placed(self, assignment: Sequence[int]) -> Iterator[Placed]:
-        """The layers of ``decode(assignment)`` with their input shapes, without the network.
+        """The layers of ``decode(assignment)`` with their input shapes, several times as fast.
 
-        A layer is made and checked once for each combination of the options that decide it.
+        Each layer is made and checked once for each combination of the options that decide it.
         """
         if len(assignment) != len(self.typed_choices):
             self._require_options(assignment)
@@ -196,9 +193,9 @@ class SearchSpace(Value):
                 yield found
 
     def canonical(self, assignment: Assignment) -> Assignment:
-        """The assignment with the first option of each choice that another one makes pointless.
+        """Returns the assignment with the first option of each choice that has no effect in it.
 
-        The expansion of a block that is left out is pointless. The architecture stays the same.
+        The expansion of a block that is left out has no effect. The architecture stays the same.
         """
         settled = list(assignment)
         for choice, idle in self._idle.items():
@@ -215,11 +212,11 @@ class SearchSpace(Value):
         return self.decode([0] * len(self.sizes))
 
     def sample(self, rng: np.random.Generator) -> Architecture:
-        """A random architecture; sizes spread evenly between the smallest and the largest.
+        """Returns a random architecture; sizes spread evenly from the smallest to the largest.
 
-        Independent uniform choices would almost all be of middling size. So a share is drawn
-        first, and each option index is binomial around it. A kind is no size: with that share as
-        its probability a slot is not left out, and all kinds are then as likely.
+        Independent uniform choices would make almost all networks of medium size. So ``sample``
+        draws a share first, and each option index from a binomial around it. The share is also the
+        probability that a slot is not left out; the remaining kinds of a slot are equally likely.
         """
         return self.decode(self.sample_assignment(rng))
 
@@ -322,7 +319,7 @@ class SearchSpace(Value):
 
     @cached_property
     def _idle(self) -> Mapping[int, Sequence[Sequence[int]]]:
-        """For each choice of a kind, and each of its options, the choices that it rules out."""
+        """For each choice of a kind, and each of its options, the choices without effect."""
         return {
             self.kind_choices[slot.name]: [
                 [
