@@ -1,4 +1,4 @@
-"""Choices: what a search space leaves open, and which layers may stand in each of its slots."""
+"""The choices of a search space, and the layers that may stand in each of its slots."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Role = Literal["input_size", "width", "kind", "field"]
 class Choice:
     """One decision of a search space, and its options from the cheapest to the most expensive.
 
-    ``role`` says what it decides: the side of the images, the width of a stage, the kind of layer
-    in a slot, or a field of a slot's layers. ``stage`` counts from 0 and is None for the input
-    size, the stem and the head. A ``field`` of which a slot's kinds offer different options is one
-    choice for each ``kind``; where ``kind`` is None, all kinds with that field share the choice.
+    ``role`` is the subject of the decision: the side of the images, the width of a stage, the kind
+    of layer in a slot, or a field of the layers in a slot. ``stage`` counts from 0 and is None for
+    the input size, the stem and the head. If the kinds of a slot offer different options for a
+    ``field``, each ``kind`` has its own choice; otherwise they share one, and ``kind`` is None.
     """
 
     role: Role
@@ -76,7 +76,7 @@ class Choice:
         return self.role == "input_size" or self.slot == slot.name
 
     def is_field_of(self, slot: Slot, spec: LayerSpec) -> bool:
-        """Whether it is a field of the layer that stands in ``slot`` if ``spec`` is chosen."""
+        """Whether it decides a field of the layer in ``slot`` if ``spec`` is chosen there."""
         return (
             self.role == "field"
             and self.slot == slot.name
@@ -86,7 +86,7 @@ class Choice:
 
 
 def named_choice(name: str, options: Sequence[Option]) -> Choice:
-    """The choice of that name, of which a file such as a report holds nothing else.
+    """Returns the choice with a name that was read from a file, such as a report.
 
     Raises:
         ValueError: no choice has such a name.
@@ -150,7 +150,7 @@ def _slot_choices(slot: Slot) -> Iterator[Choice]:
 
 
 def sample_options(choices: Iterable[Choice], rng: np.random.Generator) -> tuple[int, ...]:
-    """A random option of each choice; the sizes of networks spread evenly, see ``sample``."""
+    """Returns a random option of each choice, see ``SearchSpace.sample``."""
     share = rng.uniform()
     return tuple(
         _sample_kind(choice, share, rng)
@@ -170,7 +170,7 @@ def _sample_kind(choice: Choice, share: float, rng: np.random.Generator) -> int:
 def scale_options(
     choices: Iterable[Choice], slots: Iterable[Slot], share: float
 ) -> tuple[int, ...]:
-    """The same share of the options of each choice, see ``SearchSpace.uniform``."""
+    """Returns the same share of the options of each choice, see ``SearchSpace.uniform``."""
     keys = {slot.name: slot.key for slot in slots}
     indices = []
     counts: Counter[tuple[int | None, str]] = Counter()
@@ -203,7 +203,7 @@ def fillings(slot: Slot) -> Iterator[tuple[LayerSpec, dict[str, Option]]]:
 def make_layer(
     slot: Slot, spec: LayerSpec, fields: Mapping[str, Option], before: int, after: int, classes: int
 ) -> Layer | None:
-    """A candidate as a layer, its place's widths and chosen fields filled in; None for identity."""
+    """Returns a candidate as a layer with these fields and widths; None for identity."""
     made = spec.layer
     if made is None:
         return None
@@ -219,13 +219,13 @@ def make_layer(
 
 
 def largest_layer(slot: Slot, spec: LayerSpec, classes: int) -> Layer | None:
-    """A candidate with the most expensive option of each of its fields, at the largest widths."""
+    """Returns a candidate with the most expensive option of each field, at the largest widths."""
     fields = {field: options[-1] for field, options in elastic_fields(spec).items()}
     return make_layer(slot, spec, fields, slot.before[-1], slot.after[-1], classes)
 
 
 def slot_complaints(slot: Slot) -> Iterator[tuple[Location, str]]:
-    """What is wrong with the candidates of a slot, each with the place in the file."""
+    """The errors in the candidates of a slot, each with its location in the file."""
     if not re.fullmatch(NAME, slot.key):
         yield slot.location, f"a slot's name must be in lower case ({NAME}), got {slot.key}"
     kinds = [spec.kind for spec in slot.candidates]
@@ -243,7 +243,7 @@ def slot_complaints(slot: Slot) -> Iterator[tuple[Location, str]]:
 def slot_misfits(
     slot: Slot, variants: Iterable[tuple[Layer | None, Shape]]
 ) -> Iterator[tuple[Location, str]]:
-    """What is wrong with the maps that the variants of a slot make, with the place in the file."""
+    """The errors in the maps that the variants of a slot make, each with its location."""
     maps: dict[tuple[int, ...], tuple[int, ...]] = {}
     try:
         for layer, shape in variants:
@@ -268,7 +268,7 @@ def slot_misfits(
 def disorder(
     location: Location, value: object, *, descending: bool = False
 ) -> Iterator[tuple[Location, str]]:
-    """What is wrong with the order of a choice's options."""
+    """The error in the order of a choice's options, if there is one, with its location."""
     if not isinstance(value, tuple):
         return
     listed = ", ".join(map(str, value))

@@ -1,4 +1,4 @@
-"""What may stand in a search-space file: layers whose fields may be lists, blocks, stages."""
+"""The grammar of a search-space file: layers whose fields may be lists, blocks, stages, slots."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ IDENTITY = "identity"
 
 
 class LayerSpec(Value):
-    """A layer of which any field may be a list, which makes it a choice."""
+    """A layer in a file, of which any field may be a list: then the field is a choice."""
 
     layer: ClassVar[type[Layer] | None] = None
-    """The class of the layers that it stands for; None for leaving the slot out."""
+    """The class of the layers that the spec makes; None where it leaves the slot out."""
 
     kind: str
 
 
 class IdentitySpec(LayerSpec):
-    """Nothing: the slot is left out of the architecture."""
+    """The candidate that leaves its slot out of the architecture."""
 
     kind: Literal["identity"]
 
@@ -56,17 +56,17 @@ class IdentitySpec(LayerSpec):
 
 @cache  # equal specs have one class
 def spec_of(layer: type[Layer]) -> type[LayerSpec]:
-    """The spec of a layer class: its own fields, most of one value or of a list of them."""
+    """Returns the spec of a layer class: its own fields, of which most take a value or a list."""
     fields: dict[str, Any] = {}
     for name, info in layer.model_fields.items():
         if name == "kind":
             fields[name] = (info.annotation, ...)
         elif name not in CONTEXT_FIELDS:
-            one: Any = info.annotation
+            value: Any = info.annotation
             if info.metadata:
-                one = Annotated[(one, *info.metadata)]
-            many: Any = Annotated[tuple[one, ...], Field(min_length=1)]
-            given = one if name in layer.fixed else one | many
+                value = Annotated[(value, *info.metadata)]
+            options: Any = Annotated[tuple[value, ...], Field(min_length=1)]
+            given = value if name in layer.fixed else value | options
             fields[name] = (given, ... if info.is_required() else info.default)
     spec = create_model(
         f"{layer.__name__}Spec", __base__=LayerSpec, __doc__=layer.__doc__, **fields
@@ -123,11 +123,11 @@ class Stage(Value):
 
 
 class Slot(NamedTuple):
-    """A place for a layer: what may stand there, and where the file says so.
+    """A place for a layer, with its candidates and its location in the file.
 
     ``stage`` counts from 0; the stem lies in the first stage and the head in the last. ``key`` is
-    the slot's key in the file, which is the last word of its name. ``before`` and ``after`` are
-    the widths that the map may have in front of the slot and behind it.
+    the slot's key in the file and the last word of its name. ``before`` and ``after`` are the
+    possible widths of the feature map in front of the slot and behind it.
     """
 
     name: str
@@ -146,11 +146,11 @@ class Slot(NamedTuple):
 
     @property
     def is_path_choice(self) -> bool:
-        """Whether layers of several kinds, or none, may stand in it."""
+        """Whether the slot has several candidates: layers of several kinds, or none."""
         return len(self.candidates) > 1
 
     def width_pairs(self) -> list[tuple[int, int]]:
-        """Each width before the slot with each after it; in a stage the two are one."""
+        """The possible pairs of a width before the slot and a width after it."""
         if self.enters or self.position == "stem":
             return list(itertools.product(self.before, self.after))
         return [(width, width) for width in self.after]
