@@ -148,13 +148,13 @@ def test_kill_and_resume_measures_only_what_is_missing(
         built(convolutions, path)
 
     with partial.open("a") as file:  # a kill in the middle of writing a line
-        file.write('{"layer": "conv_ffn channels=8 exp')
+        file.write('{"key": ["conv_ffn channels=8 exp')
     table = built(convolutions, path, resume=True, progress=progress)
     layers = convolutions.layers()
     assert progress.updates[0] == ("layers", 0, len(layers) - 8)
     assert table.rows.keys() == layers.keys()
-    for row in kept:
-        assert table.rows[row["layer"], tuple(row["input_shape"])].ms == row["ms"]
+    for (signature, shape), row in ((line["key"], line["row"]) for line in kept):
+        assert table.rows[signature, tuple(shape)] == tuple(row)
     assert LatencyTable.load(path).rows.keys() == layers.keys()
     assert sorted(it.name for it in tmp_path.iterdir()) == ["t.csv", "t.json"]
 
