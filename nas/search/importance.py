@@ -52,8 +52,8 @@ class PathChoices(NamedTuple):
 class Importance(Strategy):
     """Three actions a step, which the importance of slots proposes.
 
-    A drop counts per unit of the first bound that is missed, so per millisecond while latency is
-    too high. Where none of the three lowers that, every choice that does is an action. If the
+    A drop counts per unit of the first bounded cost that is too high, so per millisecond while
+    latency is. Where none of the three lowers it, every choice that does is an action. If the
     evaluations do not suffice for all, an action counts by the last drop of its sort; where none is
     known the least important slot goes.
     """
@@ -115,7 +115,7 @@ class Importance(Strategy):
 
 
 def _missed(problem: Problem, current: Assignment) -> str:
-    """Return the first bound that is missed."""
+    """Return the name of the first bound that is missed."""
     costs = problem.price(current)
     return next(name for name, bound in problem.target.items() if costs[name] > bound)
 

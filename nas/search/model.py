@@ -17,8 +17,8 @@ from scipy.optimize import minimize
 from nas.search.problem import Floats
 
 EXPECTED = np.log([0.7, 1.0, 0.2, 0.15])
-"""Logarithms of the standard deviations of options, parabolas, pairs and noise, as parts of the
-accuracies' own, before any data; with a standard deviation of 1 each."""
+"""Expected logarithms of four standard deviations, those of options, parabolas, pairs and noise, as
+parts of the accuracies' own. The prior is normal, with a standard deviation of 1 each."""
 BOUND = 7.0
 """Largest such logarithm, of either sign."""
 LARGEST_FIT = 300

@@ -1,11 +1,11 @@
-"""Racing: candidates meet on growing parts of the same images, and those that cannot win go home.
+"""Racing: candidates are compared on growing parts of the same images, and losers drop out early.
 
-A candidate differs from the current network in one place, so they disagree where the current
-network is least certain: on CIFAR-10 an eighth of the images holds three quarters of what is won
-and lost. Images are layered by that certainty, and each part takes from each layer as many as its
-disagreements call for (Neyman 1934). After each part the drops are drawn many times as they may
-turn out on all images, and candidates that are best in hardly any draw are dropped. All chances
-that were dropped add up to ``1 - confidence`` at most, a union bound over candidates and looks.
+A candidate differs from the current network in one place, so most disagreements are on the images
+of which the current network is least certain. Images are layered by that certainty, and each part
+takes from each layer as many as its disagreements call for (Neyman 1934). After each part the drops
+on all images are drawn many times from what was seen, and candidates that are best in hardly any
+draw are dropped. The chances of all that were dropped add up to ``1 - confidence`` at most, a union
+bound over candidates and parts.
 """
 
 from __future__ import annotations
@@ -21,25 +21,24 @@ Hits = NDArray[np.bool_]
 Positions = NDArray[np.int64]
 
 CONFIDENCE = 0.99
-"""That the winner is the one whom all images would have chosen: benchmarks/evaluations.py."""
+"""That the winner is the one that all images would choose: see benchmarks/evaluations.py."""
 PART = 128
-"""Images between two looks, at most."""
+"""Images of a part, at most."""
 LAYERS, LAYER_IMAGES = 16, 32
 """Layers of certainty, at most; images of each, at least."""
 FIRST_RATE, LAST_RATE = 0.2, 0.0002
-"""Disagreements per image that are expected of the least and of the most certain images before any
-is seen; of the layers between geometrically. Measured on CIFAR-10: 0.18 to none in eight layers."""
+"""Disagreements per image that are expected in the least and in the most certain layer before any
+image is seen; between them geometrically: see benchmarks/README.md."""
 LOOKS = 50.0
-"""How many looks at images of a layer this expectation counts for."""
+"""How many images of a layer this expectation counts for."""
 PREVALENCE = 0.5
 """By how much losses outweigh wins, or the other way round, as a share of disagreements: the
 deviation that is expected before any is seen."""
 DRAWS = 4000
 
-
 Look = Callable[[int, Positions, bool], Hits]
-"""Which of the images at these positions a candidate gets right, and whether it is a finalist: one
-that is to see all images, and from which the search may go on."""
+"""From a candidate, positions of images, and whether the candidate is a finalist, to which of the
+images it gets right. A finalist is to see all images, and the search may go on from it."""
 
 
 def run_race(
@@ -52,18 +51,18 @@ def run_race(
     rng: np.random.Generator,
     confidence: float = CONFIDENCE,
 ) -> list[float]:
-    """The accuracies of the candidates: of the dropped ones as the images that they saw tell.
+    """Return the candidates' accuracies; those of dropped ones are estimates.
 
-    An estimate is the current network's accuracy less the paired drop on these images. The best by
-    ``rank`` has always seen all.
+    An estimate is the current network's accuracy less the paired drop on the images that were seen.
+    The best by ``rank`` has always seen all.
 
     Args:
-        look: the hits of a candidate; asked for each position once.
+        look: returns the hits of a candidate; called for each position once.
         candidates: how many there are.
         hits: which images the current network gets right, (N,).
-        certainty: how far the current network is from changing its mind on each image, (N,).
-        rank: what decides, of all candidates' drops.
-        rng: draws images, and how drops may turn out.
+        certainty: how far the current network is from another answer on each image, (N,).
+        rank: orders all candidates by their drops.
+        rng: draws images, and drops on all images.
         confidence: that the best on all images wins, in (0, 1).
 
     Raises:
@@ -91,7 +90,7 @@ def run_race(
 
 
 class _Table:
-    """What each candidate loses against the current network, as far as images were seen.
+    """The losses of each candidate against the current network, on the images that it has seen.
 
     A loss is 1 where only the current network is right, -1 where only the candidate is, else 0.
     """
@@ -120,11 +119,11 @@ class _Table:
 
     @property
     def left(self) -> int:
-        """Images of which no part was made so far."""
+        """Images that are in no part so far."""
         return int((self._sizes - self._taken).sum())
 
     def next_part(self) -> Positions:
-        """The positions of the images to see next."""
+        """Return the positions of the images to see next."""
         rates = self._rates()
         left = self._sizes - self._taken
         total = min(PART, self.left)
@@ -142,23 +141,23 @@ class _Table:
         return np.sort(np.concatenate(part))
 
     def show(self, candidate: int, part: Positions, *, is_finalist: bool = False) -> None:
-        """Let a candidate see these images."""
+        """Show these images to a candidate."""
         found = self._look(candidate, part, is_finalist)
         self._seen[candidate, part] = True
         self._losses[candidate, part] = self._hits[part].astype(float) - found
         self._looks[candidate] += np.bincount(self._layer_of[part], minlength=len(self._sizes))
 
     def finish(self, candidate: int) -> None:
-        """Let a candidate see all that it has not seen yet."""
+        """Show a candidate all images that it has not seen yet."""
         missing = np.flatnonzero(~self._seen[candidate])
         for start in range(0, len(missing), PART):
             self.show(candidate, missing[start : start + PART], is_finalist=True)
 
     def drops(self) -> tuple[Floats, Floats]:
-        """The expected drop of each candidate on all images, and its deviation.
+        """Return the expected drop of each candidate on all images, and its standard deviation.
 
-        An image that was not seen is lost or won at its layer's rate, times how much the candidate
-        disagrees otherwise. Which of both prevails in a layer is believed as far as it was seen.
+        An unseen image is lost or won at its layer's rate, scaled by how much the candidate
+        disagrees on the others. The more of a layer was seen, the more its losses less wins count.
         """
         rates = self._rates()
         scale = (np.abs(self._losses).sum(axis=1) + 1) / (self._looks @ rates + 1)
@@ -171,39 +170,39 @@ class _Table:
         return means / len(self._hits), np.sqrt(variances) / len(self._hits)
 
     def correlations(self, running: Sequence[int]) -> Floats:
-        """Of the losses of candidates that saw the same images."""
+        """Return the correlations of losses, of candidates that saw the same images."""
         losses = self._losses[list(running)]
         products = losses @ losses.T + np.eye(len(losses))
         deviations = np.sqrt(np.diag(products))
         return np.asarray(products / np.outer(deviations, deviations))
 
     def accuracies(self, rank: Rank) -> list[float]:
-        """Of all candidates; the best by ``rank`` sees all images first."""
+        """Return the accuracies of all candidates; the best by ``rank`` sees all images first."""
         while True:
             drops, _ = self.drops()
             best = int(np.argmin(rank(drops)))
             if self._seen[best].all():
                 images = len(self._hits)
-                # whole images: who saw all has the very number of a full evaluation
+                # whole images: equal to a full evaluation where all were seen
                 lost = np.round(drops * images, 6)
                 return [float(self._hits.sum() - one) / images for one in lost]
-            self.finish(best)  # the winner disappointed after others had been dropped
+            self.finish(best)  # the winner fell behind one that had been dropped
 
     def _rates(self) -> Floats:
-        """Disagreements per image in each layer, of all candidates together."""
+        """Return the disagreements per image in each layer, of all candidates together."""
         disagreements = self._by_layer(np.abs(self._losses)).sum(axis=0)
         return np.asarray(
             (disagreements + LOOKS * self._expected) / (self._looks.sum(axis=0) + LOOKS)
         )
 
     def _by_layer(self, values: Floats) -> Floats:
-        """Sums over the images of each layer, (candidates, layers)."""
+        """Return sums over the images of each layer, (candidates, layers)."""
         count = len(self._sizes)
         return np.stack([np.bincount(self._layer_of, row, minlength=count) for row in values])
 
 
 def _chances(table: _Table, running: Sequence[int], rank: Rank, rng: np.random.Generator) -> Floats:
-    """For each runner how often it is the best of them on all images, given those seen so far."""
+    """Return how often each runner is the best on all images, given those seen so far."""
     means, deviations = table.drops()
     spread = np.outer(deviations[running], deviations[running]) * table.correlations(running)
     drops = np.full((DRAWS, len(means)), np.inf)
@@ -213,7 +212,7 @@ def _chances(table: _Table, running: Sequence[int], rank: Rank, rng: np.random.G
 
 
 def _hopeless(chances: Floats, allowed: float) -> list[int]:
-    """As many as have together a chance of ``allowed`` at most, the least promising first."""
+    """Return the least promising, whose chances add up to ``allowed`` at most."""
     order = np.argsort(chances, kind="stable")
     count = int(np.searchsorted(np.cumsum(chances[order]), allowed, side="right"))
     return sorted(order[: min(count, len(order) - 1)].tolist())
