@@ -192,7 +192,7 @@ class Training(ABC):
         return self.plan.first_steps[self.epoch] - 1
 
     def save(self, folder: RunFolder[Any, Any]) -> None:
-        """Replace the checkpoint."""
+        """Replace the checkpoint of a folder."""
         state = State(
             epoch=self.epoch,
             teacher=self.teacher_accuracy,
@@ -204,7 +204,7 @@ class Training(ABC):
         save_checkpoint(folder.checkpoint_path, self.saved, self.optimizer, state)
 
     def load(self, folder: RunFolder[Any, Any]) -> None:
-        """Continue after the last epoch that was saved, if there is one."""
+        """Continue where the checkpoint of a folder was written, if there is one."""
         state = folder.state()
         if state is None:
             return
@@ -304,16 +304,12 @@ T = TypeVar("T", bound=Training)
 
 
 def train_epochs(
-    begin: Callable[[], T],
-    folder: RunFolder[Any, Any],
-    *,
-    progress: Progress = SILENT,
-    processes: Processes = ALONE,
+    begin: Callable[[], T], folder: RunFolder[Any, Any], processes: Processes = ALONE
 ) -> T:
-    """The training that ``begin`` returns, as it was last saved, after its last epoch.
+    """Run the training that ``begin`` returns, from what the folder holds of it, to its last epoch.
 
     The first process alone writes, the others wait for it. After a setback the training returns to
-    its last saved epoch, or to its start, and continues with half the rate; ``progress`` gets a
+    its last saved epoch, or to its start, and continues with half the rate; its progress gets a
     line about that.
 
     Raises:
@@ -323,6 +319,7 @@ def train_epochs(
         log: Log | None = None
         with processes.together():
             training = begin()
+            training.load(folder)
             if processes.is_first and not training.is_finished:
                 done = {"finished_epochs": training.epoch, "setbacks": training.setbacks}
                 log = stack.enter_context(Log(folder.log_path, folder.tensorboard_path, **done))
@@ -334,7 +331,7 @@ def train_epochs(
                 with processes.together():
                     training = _after_setback(training, setback, begin, folder)
                     if log is not None:
-                        progress.say(_line(training, setback))
+                        training.progress.say(_line(training, setback))
                         log.append_setback(
                             training.setbacks,
                             training.epoch + 1,
@@ -365,6 +362,7 @@ def _after_setback(
             f"below {training.settings.learning_rate * RATE_FACTOR**MOST_SETBACKS:g}"
         )
     saved = begin()
+    saved.load(folder)
     saved.count_setbacks(training.setbacks + 1)
     return saved
 

@@ -199,15 +199,14 @@ def retrain(
     progress: Progress = SILENT,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """Train from the last finished epoch on, and write weights and result; gives the result.
+    """Train from the last finished epoch on, write weights and result, and return the result.
 
-    On a CPU, the weights do not depend on how often it was stopped. After a setback it goes back to
-    the last finished epoch; ``progress`` receives a line about that, and about a damaged
-    checkpoint, in whose place the one before it is used.
+    On a CPU, the weights do not depend on how often the training was stopped. ``progress`` receives
+    a line about each setback, and about a damaged checkpoint that the one before it replaces.
 
     Raises:
         UserError: another process trains it; there were too many setbacks; nothing can be written;
-            or Ctrl-C, told with the command that continues.
+            or Ctrl-C, with the command that continues.
     """
     path = retraining.path
     if (path / RESULT).exists():
@@ -215,12 +214,12 @@ def retrain(
     try:
         with retraining.locked():
             retraining.mend(progress)
-            training = train_epochs(
-                partial(_begin, retraining, dataset, progress, torch.device(device)),
-                retraining,
-                progress=progress,
-            )
-            return _deliver(retraining, dataset, training.delivered)
+            begin = partial(_begin, retraining, dataset, progress, torch.device(device))
+            network = train_epochs(begin, retraining).delivered
+            save_weights(network, path / WEIGHTS)
+            result = _result(retraining, dataset, network)
+            write_json(path / RESULT, result)
+            return result
     except KeyboardInterrupt:
         raise retraining.interrupted() from None
 
@@ -228,7 +227,7 @@ def retrain(
 def _begin(
     retraining: Retraining, dataset: Dataset, progress: Progress, device: torch.device
 ) -> NetworkTraining:
-    """The training as it was last saved, or at its start."""
+    """The training at its start."""
     architecture, record = retraining.architecture, retraining.record
     teacher = None
     if record.teacher is not None:
@@ -238,7 +237,7 @@ def _begin(
             image_size=architecture.input_size,
             device=device,
         )
-    training = NetworkTraining(
+    return NetworkTraining(
         architecture,
         retraining.start(),
         dataset,
@@ -247,16 +246,6 @@ def _begin(
         progress=progress,
         device=device,
     )
-    training.load(retraining)
-    return training
-
-
-def _deliver(retraining: Retraining, dataset: Dataset, network: nn.Module) -> dict[str, Any]:
-    """Write weights and result; gives the result."""
-    save_weights(network, retraining.path / WEIGHTS)
-    result = _result(retraining, dataset, network)
-    write_json(retraining.path / RESULT, result)
-    return result
 
 
 def _result(retraining: Retraining, dataset: Dataset, network: nn.Module) -> dict[str, Any]:

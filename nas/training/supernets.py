@@ -60,14 +60,11 @@ def train_supernet(
                 run.require_images(dataset)
                 if processes.is_first:
                     stack.enter_context(run.locked())
-                    _prepare(run, resume=resume, progress=progress)
-            training = train_epochs(
-                partial(SupernetTraining, run, dataset, progress=progress, processes=processes),
-                run,
-                progress=progress,
-                processes=processes,
-            )
-            return training.accuracies
+                    if not resume and run.finished_epochs:
+                        raise UserError(f"{run.path}: has begun; {run.resume_command} continues it")
+                    run.mend(progress)
+            begin = partial(SupernetTraining, run, dataset, progress=progress, processes=processes)
+            return train_epochs(begin, run, processes).accuracies
     except KeyboardInterrupt:
         if not processes.is_first:
             raise SystemExit(2) from None
@@ -130,7 +127,6 @@ class SupernetTraining(Training):
         if self.external is not None:
             found = teacher_accuracy(self.external, evaluation_images(dataset))
             self.teacher_accuracy = above_chance(found, run.space.classes)
-        self.load(run)
         smallest = min(self.plan.sizes.values())
         _require_images_for_parts(smallest, settings.accumulate, processes.count)
 
@@ -259,13 +255,6 @@ class SupernetTraining(Training):
             start=settings.first_temperature,
             end=settings.last_temperature,
         )
-
-
-def _prepare(run: Run, *, resume: bool, progress: Progress) -> None:
-    if resume:
-        run.mend(progress)
-    elif run.finished_epochs:
-        raise UserError(f"{run.path}: has begun; {run.resume_command} continues it")
 
 
 def _require_images_for_parts(batch_size: int, accumulate: int, processes: int) -> None:
