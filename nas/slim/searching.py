@@ -12,6 +12,7 @@ import torch
 from nas.errors import UserError
 from nas.latency.prices import Prices
 from nas.latency.table import LatencyTable
+from nas.machine import keep_freed_memory
 from nas.progress import Progress
 from nas.search.problem import meets
 from nas.search.study import SamplerName, evaluated_in, make_sampler, open_study, work
@@ -26,7 +27,6 @@ from nas.slim.slimming import judge_networks
 from nas.slim.workshop import Workshop
 from nas.space import Assignment
 from nas.store.folder import LOCK_FILE, HeldError, hold_lock
-from nas.training.prefixes import keep_freed_memory
 from nas.training.run import Run
 
 NAME, STORAGE = "searched", "study.log"

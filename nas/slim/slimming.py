@@ -15,6 +15,7 @@ from nas.data import Dataset
 from nas.errors import UserError
 from nas.latency.prices import Prices
 from nas.latency.table import LatencyTable
+from nas.machine import keep_freed_memory
 from nas.progress import Progress
 from nas.slim.journal import SearchJournal
 from nas.slim.loop import deliver_within
@@ -33,7 +34,6 @@ from nas.slim.results import Outcome, write_results
 from nas.slim.verdict import compare_methods, right_answers
 from nas.slim.workshop import Workshop
 from nas.store.folder import hold_folder
-from nas.training.prefixes import keep_freed_memory
 from nas.training.run import Run
 
 

@@ -10,8 +10,6 @@ shared. Calibrated layers run with their norms in their convolutions: a pass ove
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,9 +41,6 @@ MODULE_BYTES = 50_000
 MAP_BYTES = 1_000
 """What a kept tensor takes besides its numbers, about."""
 
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's mallopt(3)."""
 
 Kept = TypeVar("Kept")
 
@@ -310,20 +305,6 @@ def remembering_norms(network: nn.Module) -> Iterator[None]:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.train(was_training)
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees, of up to a gigabyte a piece, for what it needs next.
-
-    glibc gives large pieces back to the system at once, which clears each page when it is needed
-    again. Other allocators stay as they are.
-    """
-    if sys.platform != "linux":
-        return
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(_MMAP_THRESHOLD, 2**30)
-        set_option(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _apart(batch: Tensor) -> Iterable[Tensor]:

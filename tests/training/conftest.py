@@ -49,6 +49,12 @@ def tiny_space() -> SearchSpace:
 
 
 @pytest.fixture(scope="session")
+def small_space(tiny_space: SearchSpace) -> SearchSpace:
+    """Of a quarter of the pixels, for whole trainings."""
+    return SearchSpace.model_validate({**tiny_space.model_dump(), "input_size": 16})
+
+
+@pytest.fixture(scope="session")
 def digits_settings() -> DataSettings:
     return DataSettings(spec="digits")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,20 +26,29 @@ from nas.training.supernets import train_supernet
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return DataSettings(spec="digits", limit=120, search_share=0.4).load(32)
+    return DataSettings(spec="digits", limit=120, search_share=0.4).load(16)
 
 
-@pytest.fixture
-def run(tmp_path: Path, tiny_space: SearchSpace, dataset: Dataset) -> Run:
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, small_space: SearchSpace, dataset: Dataset
+) -> Run:
     run = Run.create(
-        tmp_path / "run",
-        space=tiny_space,
+        tmp_path_factory.mktemp("trained") / "run",
+        space=small_space,
         data=DataSettings(spec="digits", limit=120, search_share=0.4),
         settings=SupernetSettings(epochs=1, batch_size=32),
         dataset=dataset,
     )
     train_supernet(run, dataset)
     return run
+
+
+@pytest.fixture
+def run(tmp_path: Path, trained: Run) -> Run:
+    """Without a check so far."""
+    shutil.copytree(trained.path, tmp_path / "run")
+    return Run.open(tmp_path / "run")
 
 
 @pytest.fixture

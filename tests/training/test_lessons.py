@@ -110,15 +110,15 @@ def test_each_subnet_learns_from_another_batch_what_the_teacher_made_of_it_then(
 @pytest.mark.parametrize("staggered", [True, False])
 def test_in_a_training_no_two_networks_of_a_step_see_the_same_images(
     tmp_path: Path,
-    tiny_space: SearchSpace,
+    small_space: SearchSpace,
     monkeypatch: pytest.MonkeyPatch,
     staggered: bool,
 ) -> None:
     data = DataSettings(spec="digits", limit=160, search_share=0.2)
-    dataset = data.load(32)
+    dataset = data.load(16)
     settings = SupernetSettings(epochs=1, batch_size=16, path_choice=False, staggered=staggered)
     run = Run.create(
-        tmp_path / "run", space=tiny_space, data=data, settings=settings, dataset=dataset
+        tmp_path / "run", space=small_space, data=data, settings=settings, dataset=dataset
     )
     seen: list[bytes] = []
     forward = Supernet.forward

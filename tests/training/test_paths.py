@@ -176,13 +176,13 @@ def data() -> DataSettings:
 
 @pytest.fixture(scope="module")
 def dataset(data: DataSettings) -> Dataset:
-    return data.load(32)
+    return data.load(16)
 
 
 def test_probabilities_move_away_from_uniform_and_are_logged_and_saved(
-    tmp_path: Path, tiny_space: SearchSpace, data: DataSettings, dataset: Dataset
+    tmp_path: Path, small_space: SearchSpace, data: DataSettings, dataset: Dataset
 ) -> None:
-    run = trained(tmp_path, tiny_space, dataset, data)
+    run = trained(tmp_path, small_space, dataset, data)
     log = [json.loads(line) for line in run.log_path.read_text().splitlines()]
     assert all(np.isfinite(line["loss/mixture"]) for line in log)
     assert log[-1]["temperature"] == pytest.approx(run.settings.last_temperature)
@@ -194,20 +194,20 @@ def test_probabilities_move_away_from_uniform_and_are_logged_and_saved(
 
 
 def test_a_price_has_its_say_in_training(
-    tmp_path: Path, tiny_space: SearchSpace, data: DataSettings, dataset: Dataset
+    tmp_path: Path, small_space: SearchSpace, data: DataSettings, dataset: Dataset
 ) -> None:
     ms = {FFN: (0.0, 0.5), ATTENTION: (0.0, 0.5)}
     term = LatencyTerm(weight=100.0, table="t.csv", largest_ms=1.0, ms=ms)
     run = trained(
-        tmp_path, tiny_space, dataset, data, latency=term, path_learning_rate=0.2, path_interval=2
+        tmp_path, small_space, dataset, data, latency=term, path_learning_rate=0.2, path_interval=2
     )
     assert all(it["identity"] > 0.6 for it in path_probabilities(run.load_supernet()).values())
 
 
 def test_without_path_choice_the_logits_stay_as_they_are(
-    tmp_path: Path, tiny_space: SearchSpace, data: DataSettings, dataset: Dataset
+    tmp_path: Path, small_space: SearchSpace, data: DataSettings, dataset: Dataset
 ) -> None:
-    run = trained(tmp_path, tiny_space, dataset, data, path_choice=False, epochs=1)
+    run = trained(tmp_path, small_space, dataset, data, path_choice=False, epochs=1)
     logits = run.load_supernet().path_logits.values()
     assert not any(torch.count_nonzero(it) for it in logits)
     (line,) = [json.loads(it) for it in run.log_path.read_text().splitlines()]
@@ -215,10 +215,10 @@ def test_without_path_choice_the_logits_stay_as_they_are(
 
 
 def test_the_mixture_takes_the_place_of_a_random_subnet_and_touches_no_weight(
-    tmp_path: Path, tiny_space: SearchSpace, data: DataSettings, dataset: Dataset
+    tmp_path: Path, small_space: SearchSpace, data: DataSettings, dataset: Dataset
 ) -> None:
     runs = [
-        trained(tmp_path / name, tiny_space, dataset, data, epochs=1, staggered=False, **settings)
+        trained(tmp_path / name, small_space, dataset, data, epochs=1, staggered=False, **settings)
         for name, settings in (
             ("with", {"random_subnets": 2, "path_interval": 1}),
             ("without", {"random_subnets": 1, "path_choice": False}),
@@ -231,7 +231,7 @@ def test_the_mixture_takes_the_place_of_a_random_subnet_and_touches_no_weight(
 
 def test_a_mixture_runs_in_the_first_step_of_an_epoch_and_then_at_each_interval(
     tmp_path: Path,
-    tiny_space: SearchSpace,
+    small_space: SearchSpace,
     data: DataSettings,
     dataset: Dataset,
     monkeypatch: pytest.MonkeyPatch,
@@ -249,7 +249,7 @@ def test_a_mixture_runs_in_the_first_step_of_an_epoch_and_then_at_each_interval(
 
     monkeypatch.setattr(supernets, "add_path_gradients", mixing)
     monkeypatch.setattr(supernets, "draw_subnets", drawing)
-    trained(tmp_path, tiny_space, dataset, data, epochs=2, random_subnets=1, path_interval=3)
+    trained(tmp_path, small_space, dataset, data, epochs=2, random_subnets=1, path_interval=3)
     assert len(steps) % 2 == 0
     for epoch in (steps[: len(steps) // 2], steps[len(steps) // 2 :]):
         assert epoch == ["1" if it % 3 else "0 mixed" for it in range(len(epoch))]
