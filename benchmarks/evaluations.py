@@ -10,12 +10,8 @@ are parameters and, in place of milliseconds, MACs. Full evaluations are counted
 alone: 256 images to calibrate its norms, and the whole search slice; their time is that of one
 candidate of each step, in proportion to MACs.
 
-The whole walk from the largest network takes 10 to 20 minutes on one x86 core. Default supernet of
-12 epochs, 2,500 images, 39 steps: 100 % of the choices equal, 13.6 % of the MACs, 13.9 % of the
-time, cache at most 512 MB. When maps were kept for the parts of one race only, MACs were 20.2 and
-time 16.8 %; then, on another supernet, trained at a rate of 6e-3, 43 steps, 97.7 % of the choices
-were equal at 19.1 and 17.3 %, and with --confidence 0.98 95.3 % at 18.4 and 16.9 %. Early steps,
-with 10 to 24 candidates, save the most.
+The whole walk from the largest network takes 10 to 20 minutes on one x86 core. README.md has the
+figures.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 
 from nas.search.problem import Assignment, Costs, Floats, Problem
-from nas.search.refinement import refine
 
 
 class Action(NamedTuple):
@@ -303,10 +302,15 @@ def slim_problems(
         start: where to start instead of at the largest network.
         known: accuracies that need no evaluation.
 
+    Returns:
+        For each problem the best; the walks' steps; accuracies in the order of their evaluation.
+
     Raises:
         InfeasibleTarget: nothing meets every bound of a problem; found before any evaluation.
         ValueError: no evaluation is allowed.
     """
+    from nas.search.refinement import refine  # loads scipy, which the command line's help can spare
+
     problems = [problem.ready(evaluations) for problem in problems]
     canonical = problems[0].canonical
     seen = {canonical(assignment): found for assignment, found in (known or {}).items()}
