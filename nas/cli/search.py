@@ -20,8 +20,8 @@ from nas.cli.options import (
     space_of,
 )
 from nas.errors import UserError
+from nas.search import STRATEGIES
 from nas.search.study import SamplerName
-from nas.slim.plan import Strategy
 from nas.space import DEFAULT_SPACE, SearchSpace
 
 if TYPE_CHECKING:
@@ -29,6 +29,23 @@ if TYPE_CHECKING:
     from nas.slim.plan import Plan
     from nas.slim.result import SearchResult
 
+
+def _require_strategy(name: str) -> str:
+    if name not in STRATEGIES:
+        names = ", ".join(f"'{known}'" for known in STRATEGIES)
+        raise typer.BadParameter(f"'{name}' is not one of {names}.")
+    return name
+
+
+Strategy = Annotated[
+    str,
+    typer.Option(
+        "--strategy",
+        metavar=f"<{'|'.join(STRATEGIES)}>",
+        callback=_require_strategy,
+        help="By all choices, or by importance of slots.",
+    ),
+]
 TargetMs = Annotated[
     str | None,
     typer.Option("--target-ms", help="Largest latency, measured; cpu=2.0,gpu=0.8 with tables."),
@@ -71,9 +88,7 @@ def slim(
     target_macs: TargetMacs = None,
     run: TrainedRun = None,
     tables: Tables = None,
-    strategy: Annotated[
-        Strategy, typer.Option("--strategy", help="By all choices, or by importance of slots.")
-    ] = "frontier",
+    strategy: Strategy = "frontier",
     mes: Annotated[
         list[str] | None,
         typer.Option("--mes", help="A term of the score, COST=UNIT:EXPONENT; one --mes for each."),
