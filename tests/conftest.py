@@ -45,6 +45,32 @@ def timm() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def randomized() -> Callable[[torch.nn.Module], torch.nn.Module]:
+    """A function that makes all weights and statistics of a model matter, and returns it.
+
+    Published starting values hide errors: scales of 1e-5, biases of zero, statistics of 0 and 1.
+    """
+
+    def randomized(model: torch.nn.Module) -> torch.nn.Module:
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                if not tensor.is_floating_point():
+                    continue
+                if "gamma" in name:
+                    tensor.uniform_(0.3, 1.0, generator=generator)
+                elif name.endswith("weight") and tensor.dim() == 1:  # of norms
+                    tensor.uniform_(0.5, 1.5, generator=generator)
+                elif "bias" in name or "running_mean" in name:
+                    tensor.normal_(0, 0.2, generator=generator)
+                elif "running_var" in name:
+                    tensor.uniform_(0.5, 2.0, generator=generator)
+        return model.eval()
+
+    return randomized
+
+
+@pytest.fixture(scope="session")
 def cifar10_folder() -> Path:
     """The folder with CIFAR-10 as parquet files, which only some machines have."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from nas.architecture import Architecture
-from nas.documents import BUILT_IN
+from nas.documents import built_in_architectures
 from nas.errors import UserError
 from nas.families import FAMILIES
 from nas.families.layer import Sizes, TimmNames
@@ -200,32 +201,44 @@ def _misfit(found: Mapping[str, Place], given: Mapping[str, torch.Tensor]) -> st
 
 def _closest(given: Mapping[str, torch.Tensor], but: Architecture) -> str:
     """The published architecture that has most tensors in common with the weights, if any has."""
-    shares = {}
-    for file in sorted((BUILT_IN / "published").glob("*.json")):
-        architecture = Architecture.load(file)
-        if architecture != but and _may_fit(architecture, given):
-            shares[architecture.name] = _share(architecture, given)
+    shares = {
+        architecture.name: _share(architecture, given)
+        for architecture in _published()
+        if architecture != but and _stem_keys(architecture) <= given.keys()  # quick, for most fail
+    }
     best = max(shares, key=lambda name: shares[name], default=None)
     if best is None or shares[best] <= _share(but, given):
         return ""
     return f"; they {'are those of' if shares[best] == 1 else 'come closest to'} {best}"
 
 
-def _may_fit(architecture: Architecture, given: Mapping[str, torch.Tensor]) -> bool:
-    """Whether the tensors of the stem are there: quick, where whole networks are not."""
+@cache
+def _published() -> tuple[Architecture, ...]:
+    return tuple(Architecture.load(name) for name in built_in_architectures())
+
+
+@cache
+def _stem_keys(architecture: Architecture) -> frozenset[str]:
+    """The names of the stem's tensors in timm."""
     stem = architecture.layers[0]
     with torch.device("meta"):
         module = make_module(stem, architecture.input_shape)
     shapes = {
         f"{stem.slot}.{name}": tuple(tensor.shape) for name, tensor in module.state_dict().items()
     }
-    return all(place.key in given for place in _places_of(architecture, shapes).values())
+    return frozenset(place.key for place in _places_of(architecture, shapes).values())
 
 
 def _share(architecture: Architecture, given: Mapping[str, torch.Tensor]) -> float:
     """Tensors that both have, over those that either has, in [0, 1]."""
-    with torch.device("meta"):
-        network = build(architecture)
-    found = {place.key: place.shape for place in _places(architecture, network).values()}
+    found = _timm_shapes(architecture)
     alike = sum(tuple(tensor.shape) == found.get(key) for key, tensor in given.items())
     return alike / len(found.keys() | given.keys())
+
+
+@cache
+def _timm_shapes(architecture: Architecture) -> Mapping[str, Sizes]:
+    """The shape of each tensor of timm's network."""
+    with torch.device("meta"):
+        network = build(architecture)
+    return {place.key: place.shape for place in _places(architecture, network).values()}

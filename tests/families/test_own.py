@@ -21,7 +21,7 @@ from nas.training.batches import Batch
 from nas.training.distillation import Distillation
 from nas.training.sandwich import add_gradients, draw_subnets
 
-PAGE = (Path(__file__).parent.parent / "docs" / "own_block.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "own_block.md").read_text()
 CODE, YAML = (
     re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)[1] for language in ("python", "yaml")
 )
@@ -176,6 +176,37 @@ def test_own_layers_are_exported(space, form, tmp_path):
         assert "class Gated(" in text
         assert "import nas" not in text
         assert runpy.run_path(str(out))["load"]()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_a_file_of_version_0_1_which_must_not_be_edited_works_as_it_did(tmp_path):
+    text = CODE.replace("from nas.families import Layer", "from nas.layers import Layer")
+    text = text.replace("from nas.families.parts import", "from nas.blocks.norm import")
+    assert "nas.families" not in text
+    (tmp_path / "gated_ffn.py").write_text(text)
+    (tmp_path / "own.yaml").write_text(YAML)
+    architecture = SearchSpace.load(tmp_path / "own.yaml").largest()
+    assert own_layers(architecture)
+    network = build(architecture).eval()
+    exported = export_network(architecture, network, "python", tmp_path / "network.py")
+    for path, content in exported.files.items():
+        path.write_bytes(content)
+    source = (tmp_path / "network.py").read_text()
+    assert source.count("class ConvNorm(") == 1
+    assert runpy.run_path(str(tmp_path / "network.py"))["load"]()(torch.zeros(1, 3, 32, 32)).shape
+
+
+def test_a_layer_may_be_a_built_in_one_with_other_rules(tmp_path):
+    (tmp_path / "narrow.py").write_text(
+        "from typing import Literal\n"
+        "from nas.families.efficientformer_v2.layers import ConvFFN\n"
+        "class Narrow(ConvFFN):\n"
+        '    kind: Literal["narrow_ffn"] = "narrow_ffn"\n'
+        '    fixed = frozenset({"kernel"})\n'
+    )
+    text = YAML.replace("gated_ffn.py", "narrow.py").replace("gated_ffn", "narrow_ffn")
+    (tmp_path / "own.yaml").write_text(text)
+    space = SearchSpace.load(tmp_path / "own.yaml")
+    assert build(space.largest())(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(
