@@ -8,6 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+from nas.latency.build import BuildSettings, MeasuringPlan, build_table
+from nas.latency.measure import VisitPlan
+from nas.latency.networks import NetworkSample
+from nas.latency.target import detect_target
+from nas.space import SearchSpace
 from nas.training.run import Run
 
 SPACE = """\
@@ -16,13 +21,13 @@ input_size: 32
 classes: 10
 stem: {kind: conv_stem}
 stages:
-  - width: [8, 16, 24, 32]
+  - width: [8, 16]
     blocks:
-      - ffn: {kind: conv_ffn, expansion: [1, 2, 3, 4]}
-  - width: [16, 24, 32, 40]
+      - ffn: {kind: conv_ffn, expansion: [1, 2]}
+  - width: [16, 24]
     downsample: {kind: conv_downsample}
     blocks:
-      - ffn: [identity, {kind: conv_ffn, expansion: [1, 2, 3, 4]}]
+      - ffn: [identity, {kind: conv_ffn, expansion: [1, 2]}]
 head: {kind: classifier}
 """
 
@@ -55,10 +60,6 @@ def interrupt_when(ready, folder, *arguments):
     return process.returncode, errors.splitlines()[-1]
 
 
-def nas(folder, *arguments):
-    subprocess.run([sys.executable, "-m", "nas", *arguments], cwd=folder, check=True)
-
-
 def test_training_stops_at_a_finished_epoch_and_goes_on(tmp_path):
     log = tmp_path / "r" / "log.jsonl"
     train = ("train-supernet", "--space", "tiny.yaml", "--run", "r", "--limit", "300")
@@ -76,7 +77,7 @@ def test_training_stops_at_a_finished_epoch_and_goes_on(tmp_path):
 
 def test_measuring_keeps_its_rows_and_goes_on(tmp_path):
     partial = tmp_path / "t.partial.jsonl"
-    measure = ("build-lut", "--space", "tiny.yaml", "--out", "t.csv")
+    measure = ("build-lut", "--space", "tiny.yaml", "--quick", "--out", "t.csv")
     code, line = interrupt_when(
         lambda: partial.exists() and partial.read_text().count("\n") >= 10, tmp_path, *measure
     )
@@ -84,10 +85,17 @@ def test_measuring_keeps_its_rows_and_goes_on(tmp_path):
     assert "--resume" in line
     kept = [json.loads(line) for line in partial.read_text().splitlines()[1:]]
     assert not Path(tmp_path / "t.csv").exists()
-    nas(tmp_path, *measure, "--resume")
-    rows = (tmp_path / "t.csv").read_text()
-    assert kept
-    for row in kept:  # not measured again: the very same milliseconds
-        assert f",{row['ms']:.6f},{row['ms_low']:.6f},{row['ms_high']:.6f}," in rows
+    visits = VisitPlan(runs=1, span_ms=0.0, least_visits=2, most_visits=2)
+    networks = NetworkSample(fitted=6, held_out=4, passes=1, visits=visits)
+    table = build_table(
+        SearchSpace.load(tmp_path / "tiny.yaml"),
+        detect_target(),
+        tmp_path / "t.csv",
+        settings=BuildSettings(plan=MeasuringPlan(networks, visits, visits)),
+        resume=True,
+    )
+    assert len(kept) >= 9
+    for line in kept:  # not measured again: the very same milliseconds
+        signature, shape = line["key"]
+        assert list(table.rows[signature, tuple(shape)]) == line["row"]
     assert not partial.exists()
-    assert json.loads((tmp_path / "t.json").read_text())["space"] == "tiny"

@@ -112,8 +112,13 @@ def test_a_run_is_not_overwritten(run: Run, digits: Dataset, epoch: int, expecte
     assert sorted(file.name for file in run.path.iterdir()) == ["run.json", "space.json"]
 
 
+@pytest.mark.parametrize("force", [False, True])
 def test_other_folders_are_not_taken_for_runs(
-    tmp_path: Path, tiny_space: SearchSpace, digits_settings: DataSettings, digits: Dataset
+    tmp_path: Path,
+    tiny_space: SearchSpace,
+    digits_settings: DataSettings,
+    digits: Dataset,
+    force: bool,
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for path, message in (
@@ -128,7 +133,17 @@ def test_other_folders_are_not_taken_for_runs(
                 data=digits_settings,
                 settings=SupernetSettings(),
                 dataset=digits,
+                force=force,
             )
+
+
+def test_force_starts_anew_where_a_kill_cut_the_deletion_short(run: Run, digits: Dataset) -> None:
+    save_epoch(run, 1)
+    (run.path / "run.json").unlink()
+    options = {"space": run.space, "data": run.data, "settings": run.settings, "dataset": digits}
+    with pytest.raises(UserError, match="holds other things than a run"):
+        Run.create(run.path, **options)
+    assert Run.create(run.path, **options, force=True).finished_epochs == 0
 
 
 def test_a_folder_without_a_run_names_the_command(tmp_path: Path) -> None:
