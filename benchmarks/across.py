@@ -27,14 +27,13 @@ from typing import Any
 import numpy as np
 from prepared import run_at, table_at
 
+from nas import pipeline
 from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.latency.table import LatencyTable
-from nas.report import write_search
 from nas.report.terminal import ProgressBar, print_networks, print_table
 from nas.slim.plan import Plan
 from nas.slim.result import FILES, FinalNetwork, SearchResult
-from nas.slim.slimming import slim_run
 from nas.space import SearchSpace
 from nas.training.alone import train_alone
 from nas.training.evaluation import accuracy
@@ -143,21 +142,20 @@ def slimmed(run: Run, table: LatencyTable, target_ms: float, arguments: argparse
     if (out / FILES["result"]).exists():
         return out
     with ProgressBar(f"slimming {run.space.name} to {target_ms} ms") as bar:
-        result = slim_run(
+        pipeline.slim(
             run,
-            {"cpu": table},
+            table,
             Plan(
                 targets=({"latency_ms": target_ms},),
                 evaluations=arguments.evaluations,
                 baselines=False,
                 seed=arguments.seed,
             ),
-            out=out,
+            out,
             progress=bar,
             force=True,
             accept_tables=True,
         )
-    write_search(out, result)
     return out
 
 

@@ -21,10 +21,9 @@ from pathlib import Path
 
 from prepared import run_at, table_at
 
-from nas.report import write_search
+from nas import pipeline
 from nas.report.terminal import ProgressBar, print_search
 from nas.slim.plan import Plan
-from nas.slim.slimming import slim_run
 from nas.space import SearchSpace
 from nas.training.settings import DataSettings, SupernetSettings
 
@@ -54,18 +53,17 @@ def main() -> None:
         for share in sorted(arguments.shares, reverse=True)
     )
     with ProgressBar("slimming") as bar:
-        result = slim_run(
+        result = pipeline.slim(
             run,
-            {"cpu": table},
+            table,
             Plan(targets=targets, evaluations=arguments.evaluations),
-            out=arguments.out / "slim",
+            arguments.out / "slim",
             force=True,
             accept_tables=True,
             progress=bar,
         )
-    described = write_search(arguments.out / "slim", result)
     print_search(result, title=f"{space.name}, {run.data.spec}, {run.data.limit} images")
-    (arguments.out / "figures.json").write_text(json.dumps(described["networks"], indent=2))
+    (arguments.out / "figures.json").write_text(json.dumps(result.summary()["networks"], indent=2))
 
 
 if __name__ == "__main__":

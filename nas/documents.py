@@ -228,6 +228,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise
 
 
+def require_new(path: Path, *, force: bool) -> None:
+    """Raise UserError if there is a file at ``path`` that may not be replaced."""
+    if path.exists() and not force:
+        raise UserError(f"{path}: exists; --force replaces it")
+
+
 def write_json(path: Path, data: object) -> None:
     """Write ``data`` as indented JSON, atomically."""
     write_atomically(path, json.dumps(data, indent=2) + "\n")

@@ -20,10 +20,10 @@ from nas.cli.options import (
     options_of,
     print_json,
     print_paths,
-    require_new,
     space_of,
 )
-from nas.deploy.formats import ExportFormat
+from nas.deploy.formats import ExportFormat, files_of
+from nas.documents import require_new
 from nas.errors import UserError
 from nas.training.settings import RECIPES, DataSettings, Recipe
 
@@ -63,32 +63,36 @@ def retrain(
     images = {name: value for name, value in images.items() if name != "seed"}
     changes = {**changes, "name": recipe} if recipe else changes
 
+    from nas import pipeline
     from nas.report.terminal import ProgressBar, print_retrained
+    from nas.training import retraining
     from nas.training.processes import find_device
-    from nas.training.retraining import Retraining
-    from nas.training.retraining import retrain as train
     from nas.training.run import Run
 
-    found_device = find_device(device)
-    if loaded is None or resume:
-        opened = Retraining.open(run)
-        opened.require_same(
-            architecture=loaded, supernet=supernet, images=images, recipe=changes, teacher=teacher
-        )
-        dataset = opened.load_images()
-    else:
-        opened, dataset = Retraining.begin(
-            run,
-            loaded,
-            supernet=Run.open(supernet) if supernet else None,
-            images=images,
-            recipe=changes,
-            teacher=teacher,
-            force=force,
-            device=found_device,
-        )
     with ProgressBar("training", quiet=as_json) as bar:
-        result = train(opened, dataset, progress=bar, device=found_device)
+        if loaded is None or resume:
+            begun = retraining.Retraining.open(run)
+            begun.require_same(
+                architecture=loaded,
+                supernet=supernet,
+                images=images,
+                recipe=changes,
+                teacher=teacher,
+            )
+            result = retraining.retrain(
+                begun, begun.load_images(), progress=bar, device=find_device(device)
+            )
+        else:
+            result = pipeline.retrain(
+                loaded,
+                run,
+                supernet=Run.open(supernet) if supernet else None,
+                images=images,
+                recipe={**changes, "teacher": teacher},
+                device=device,
+                force=force,
+                progress=bar,
+            )
     if as_json:
         print_json(result)
         return
@@ -168,32 +172,15 @@ def export(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    from nas.deploy.formats import Rounding, export_network, files_of
-
-    if (form == "onnx-int8") != (data is not None):
-        raise UserError("export: --format onnx-int8 needs --data, and no other format takes it")
     for file in files_of(form, out):
         require_new(file, force=force)
     loaded = Architecture.load(architecture)
 
-    from nas.deploy.weights import load_weights
-    from nas.documents import write_atomically
-    from nas.network import build
+    from nas import pipeline
 
-    network = build(loaded).eval()
-    if weights:
-        load_weights(network, weights)
-    rounding = None
-    if data is not None:
-        from nas.data import load_dataset
-        from nas.latency.target import detect_target, placement
-        from nas.slim.network import take_examples
-
-        where = placement(detect_target(runtime=runtime, precision="int8"))
-        rounding = Rounding(take_examples(load_dataset(data, loaded.input_size)), where)
-    exported = export_network(loaded, network, form, out, rounding)
-    for file, content in exported.files.items():
-        write_atomically(file, content)
+    exported = pipeline.export(
+        loaded, out, weights=weights, form=form, data=data, runtime=runtime, force=force
+    )
     if as_json:
         result = {"file": str(out), "format": form, "agreement": exported.agreement}
         print_json({**result, "relative_difference": exported.relative_difference})

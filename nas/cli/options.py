@@ -15,7 +15,6 @@ import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from nas.errors import UserError
 from nas.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -104,12 +103,6 @@ def print_paths(paths: Mapping[str, str]) -> None:
     """Print the files that a command wrote, one a line."""
     for name, path in paths.items():
         print(f"{name + ':':<14}{path}")
-
-
-def require_new(path: Path, *, force: bool) -> None:
-    """Raise UserError if a file is there that would be replaced without ``force``."""
-    if path.exists() and not force:
-        raise UserError(f"{path}: exists; --force replaces it")
 
 
 def default_table(space: SearchSpace, target: Target | None = None) -> Path:

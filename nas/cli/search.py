@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,11 +15,13 @@ from nas.cli.options import (
     Seed,
     default_run,
     default_table,
+    one_of,
     print_json,
     print_paths,
     space_of,
 )
 from nas.errors import UserError
+from nas.report import describe_search
 from nas.search import STRATEGIES
 from nas.search.study import SamplerName
 from nas.space import DEFAULT_SPACE, SearchSpace
@@ -29,23 +31,6 @@ if TYPE_CHECKING:
     from nas.slim.plan import Plan
     from nas.slim.result import SearchResult
 
-
-def _require_strategy(name: str) -> str:
-    if name not in STRATEGIES:
-        names = ", ".join(f"'{known}'" for known in STRATEGIES)
-        raise typer.BadParameter(f"'{name}' is not one of {names}.")
-    return name
-
-
-Strategy = Annotated[
-    str,
-    typer.Option(
-        "--strategy",
-        metavar=f"<{'|'.join(STRATEGIES)}>",
-        callback=_require_strategy,
-        help="By all choices, or by importance of slots.",
-    ),
-]
 TargetMs = Annotated[
     str | None,
     typer.Option("--target-ms", help="Largest latency, measured; cpu=2.0,gpu=0.8 with tables."),
@@ -88,7 +73,9 @@ def slim(
     target_macs: TargetMacs = None,
     run: TrainedRun = None,
     tables: Tables = None,
-    strategy: Strategy = "frontier",
+    strategy: Annotated[
+        str, one_of("--strategy", STRATEGIES, "By all choices, or by importance of slots.")
+    ] = "frontier",
     mes: Annotated[
         list[str] | None,
         typer.Option("--mes", help="A term of the score, COST=UNIT:EXPONENT; one --mes for each."),
@@ -108,46 +95,34 @@ def slim(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    from nas.latency.prices import latency_names
-    from nas.slim.options import name_tables, read_targets, read_terms
-    from nas.slim.plan import Plan, published_terms
-
-    paths = name_tables(tables or [])
-    wanted = read_targets(
-        paths, ms=target_ms, family=targets, params=target_params, macs=target_macs
-    )
-    terms = read_terms(mes or [])
-    folder = run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits")
-    paths = paths or {"cpu": default_table(space_of(folder))}
-    plan = Plan(
-        targets=wanted,
-        terms=terms or published_terms(latency_names(paths).values()),
+    folder, prices, plan = _prepare(
+        run,
+        tables or [],
+        {"ms": target_ms, "family": targets, "params": target_params, "macs": target_macs},
+        mes=mes or [],
         strategy=strategy,
         evaluations=evaluations,
         baselines=baselines,
         seed=seed,
     )
-    prices = _possible_prices(folder, paths, plan)
 
-    from nas.report import write_search
+    from nas import pipeline
     from nas.report.terminal import ProgressBar
-    from nas.slim.slimming import slim_run
     from nas.training.run import SLIMMING, Run
 
-    bounds = "_".join(f"{bound:g}" for target in wanted for bound in target.values())
-    out = out or folder / f"{SLIMMING}{bounds}"
+    out = out or folder / f"{SLIMMING}{_bounds(plan)}"
     with ProgressBar("slimming", quiet=as_json) as bar:
-        result = slim_run(
+        result = pipeline.slim(
             Run.open(folder),
             prices.tables,
             plan,
-            out=out,
-            progress=bar,
+            out,
+            accept_tables=accept_table,
             resume=resume,
             force=force,
-            accept_tables=accept_table,
+            progress=bar,
         )
-    _print_search(result, write_search(out, result), as_json=as_json)
+    _print_search(result, describe_search(out, result), as_json=as_json)
 
 
 def search(
@@ -170,29 +145,20 @@ def search(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    from nas.latency.prices import latency_names
-    from nas.slim.options import name_tables, read_targets
-    from nas.slim.plan import Plan, published_terms
-
-    paths = name_tables(tables or [])
-    wanted = read_targets(paths, ms=target_ms, family=None, params=target_params, macs=target_macs)
-    folder = run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits")
-    paths = paths or {"cpu": default_table(space_of(folder))}
-    plan = Plan(
-        targets=wanted,
-        terms=published_terms(latency_names(paths).values()),
+    folder, prices, plan = _prepare(
+        run,
+        tables or [],
+        {"ms": target_ms, "family": None, "params": target_params, "macs": target_macs},
         evaluations=trials,
         seed=seed,
     )
-    prices = _possible_prices(folder, paths, plan)
 
     from nas.report import write_search
     from nas.report.terminal import ProgressBar
     from nas.slim.searching import search_run
     from nas.training.run import SEARCH, Run
 
-    bounds = "_".join(f"{bound:g}" for bound in wanted[0].values())
-    out = out or folder / f"{SEARCH}{sampler}_{bounds}"
+    out = out or folder / f"{SEARCH}{sampler}_{_bounds(plan)}"
     try:
         with ProgressBar("searching", quiet=as_json) as bar:
             result = search_run(
@@ -209,7 +175,8 @@ def search(
     except KeyboardInterrupt:
         raise UserError("stopped; the study is kept, the same command goes on") from None
     if result:
-        _print_search(result, write_search(out, result), as_json=as_json)
+        write_search(out, result)
+        _print_search(result, describe_search(out, result), as_json=as_json)
     elif as_json:
         print_json(result)
 
@@ -235,17 +202,42 @@ def report(
     print_paths({"page": str(path)})
 
 
-def _possible_prices(run: Path, tables: Mapping[str, Path], plan: Plan) -> Prices:
-    """What networks cost by the tables; a target out of reach is told before torch is loaded."""
-    from nas.latency.prices import Prices
-    from nas.latency.table import LatencyTable
+def _prepare(
+    run: Path | None,
+    tables: Sequence[str],
+    bounds: Mapping[str, Any],
+    *,
+    mes: Sequence[str] = (),
+    **plan: object,
+) -> tuple[Path, Prices, Plan]:
+    """The run, the prices and the plan of a search.
 
-    space = space_of(run)
-    prices = Prices(space, {name: LatencyTable.load(path) for name, path in tables.items()})
+    Torch is not loaded: a user learns at once that a file is missing, a name is unknown, or a
+    target is out of reach.
+    """
+    from nas.latency.prices import Prices, latency_names
+    from nas.latency.table import LatencyTable
+    from nas.slim.options import name_tables, read_targets, read_terms
+    from nas.slim.plan import Plan, published_terms
+
+    paths = name_tables(tables)
+    targets = read_targets(paths, **bounds)
+    terms = read_terms(mes)
+    folder = run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits")
+    space = space_of(folder)
+    paths = paths or {"cpu": default_table(space)}
+    terms = terms or published_terms(latency_names(paths).values())
+    wanted = Plan.model_validate({"targets": targets, "terms": terms, **plan})
+    prices = Prices(space, {name: LatencyTable.load(path) for name, path in paths.items()})
     for table in prices.tables.values():
-        table.require_layers(space, str(run / "space.json"))
-    plan.require_possible(prices)
-    return prices
+        table.require_layers(space, str(folder / "space.json"))
+    wanted.require_possible(prices)
+    return folder, prices, wanted
+
+
+def _bounds(plan: Plan) -> str:
+    """The bounds of a plan, for the name of the results' folder."""
+    return "_".join(f"{bound:g}" for target in plan.targets for bound in target.values())
 
 
 def _print_search(

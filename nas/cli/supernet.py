@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,9 +18,9 @@ from nas.cli.options import (
     options_of,
     print_json,
     print_paths,
-    require_new,
     space_of,
 )
+from nas.documents import require_new, write_json
 from nas.errors import UserError
 from nas.space import DEFAULT_SPACE, SearchSpace
 from nas.training.settings import (
@@ -31,10 +31,6 @@ from nas.training.settings import (
     like_the_supernet,
     price_paths,
 )
-
-if TYPE_CHECKING:
-    from nas.data import Dataset
-    from nas.training.run import Run
 
 
 @options_of(images=DataSettings, settings=SupernetSettings)
@@ -58,53 +54,32 @@ def train_supernet(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    loaded = SearchSpace.load(space or DEFAULT_SPACE)
-    path = run or default_run(loaded, images.get("spec", "digits"))
-    priced = space_of(path) if resume and not space else loaded
-    latency = _latency_term(priced, latency_table, latency_weight)
+    named = SearchSpace.load(space or DEFAULT_SPACE)
+    path = run or default_run(named, images.get("spec", "digits"))
+    loaded = space_of(path) if resume and not space else named
+    latency = _latency_term(loaded, latency_table, latency_weight)
     changes = {**settings, "latency": latency} if latency else settings
 
+    from nas import pipeline
     from nas.report.terminal import ProgressBar
-    from nas.training.batches import reading_size
-    from nas.training.processes import join_processes
-    from nas.training.run import Run
-    from nas.training.supernets import train_supernet as train
+    from nas.training.processes import is_first_process
 
-    def start() -> tuple[Run, Dataset]:
-        data_settings = DataSettings.model_validate({"spec": "digits", **images})
-        wanted = SupernetSettings.model_validate(changes)
-        Run.require_free(path, force=force)  # before the images are read, which may take long
-        dataset = data_settings.load(reading_size(loaded, wanted.resolutions))
-        created = Run.create(
+    with ProgressBar("training", quiet=as_json or not is_first_process()) as bar:
+        trained = pipeline.train(
+            loaded,
             path,
-            space=loaded.with_classes(len(dataset.classes)),
-            data=data_settings,
-            settings=wanted,
-            dataset=dataset,
+            data=DataSettings.model_validate(images),
+            settings=SupernetSettings.model_validate(changes),
+            device=device,
+            resume=resume,
             force=force,
             progress=bar,
         )
-        return created, dataset
-
-    def go_on() -> tuple[Run, Dataset]:
-        opened = Run.open(path)
-        opened.require_same(
-            space=loaded.with_classes(opened.space.classes) if space else None,
-            data=opened.data.model_copy(update=images),
-            settings=opened.settings.model_copy(update=changes),
-        )
-        return opened, opened.data.load(opened.image_size)
-
-    with (
-        join_processes(device) as processes,
-        ProgressBar("training", quiet=as_json or not processes.is_first) as bar,
-    ):
-        opened, dataset = processes.in_turn(go_on if resume else start, go_on)
-        accuracies = train(opened, dataset, resume=resume, progress=bar, processes=processes)
-    if not processes.is_first:
+    if not is_first_process():
         return
     if as_json:
-        print_json({"run": str(path), "accuracies": dict(accuracies)})
+        state = trained.state()
+        print_json({"run": str(path), "accuracies": dict(state.accuracies) if state else {}})
     else:
         print_paths({"run": str(path)})
 
@@ -125,7 +100,6 @@ def check_supernet(
     """The networks train by the run's settings where no option changes them."""
     space_of(run)  # reports a missing run before torch is loaded, which takes seconds
 
-    from nas.documents import write_json
     from nas.report.pictures import draw_check
     from nas.report.terminal import ProgressBar, print_check, write_check
     from nas.training.check import check_supernet as check

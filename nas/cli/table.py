@@ -22,9 +22,9 @@ from nas.cli.options import (
     default_table,
     print_json,
     print_paths,
-    require_new,
 )
 from nas.deploy.quantize import Precision
+from nas.documents import require_new
 from nas.errors import UserError
 from nas.space import DEFAULT_SPACE, SearchSpace
 
@@ -56,16 +56,16 @@ def build_lut(
     )
     path = out or default_table(loaded, target)
 
-    from nas.latency.build import BuildSettings, build_table
-    from nas.report.pictures import draw_calibration
+    from nas import pipeline
+    from nas.latency.build import BuildSettings
     from nas.report.terminal import ProgressBar, print_validation
 
     try:
         with ProgressBar("measuring", quiet=as_json) as bar:
-            table = build_table(
+            table = pipeline.build_table(
                 loaded,
-                target,
                 path,
+                target=target,
                 settings=BuildSettings(space_argument=space, seed=seed, quick=quick),
                 resume=resume,
                 force=force,
@@ -80,7 +80,6 @@ def build_lut(
     paths = {"table": str(path), "sidecar": str(path.with_suffix(".json"))}
     if table.validation:
         paths["picture"] = str(path.with_suffix(".png"))
-        draw_calibration(path.with_suffix(".png"), table)
     if as_json:
         validation = table.validation.model_dump(mode="json") if table.validation else None
         print_json({**paths, "rows": len(table.rows), "validation": validation})

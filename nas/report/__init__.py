@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from nas.slim.result import SearchResult
 
 
-def write_search(folder: Path, result: SearchResult) -> dict[str, Any]:
-    """Draw a search beside its results; returns its summary, and the paths of all files.
+def write_search(folder: Path, result: SearchResult) -> None:
+    """Draw a search beside its results: a picture of its frontier, and ``report.html``.
 
     Raises:
         UserError: a file cannot be written, or ``report.html`` is there and is no page of ours.
@@ -21,4 +21,9 @@ def write_search(folder: Path, result: SearchResult) -> dict[str, Any]:
     paths = result.paths(folder)
     draw_frontier(paths["picture"], result)
     write_page(paths["page"], result)
-    return {**result.summary(), "paths": {name: str(path) for name, path in paths.items()}}
+
+
+def describe_search(folder: Path, result: SearchResult) -> dict[str, Any]:
+    """The content of ``result.json``, and the ``paths`` of all files of a search."""
+    paths = {name: str(path) for name, path in result.paths(folder).items()}
+    return {**result.summary(), "paths": paths}

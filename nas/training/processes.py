@@ -124,6 +124,11 @@ class Processes:
 ALONE = Processes()
 
 
+def is_first_process() -> bool:
+    """Whether this process prints and writes; torchrun numbers the processes that it starts."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def find_device(name: str) -> torch.device:
     """The device, cpu or cuda, that one process computes on.
 

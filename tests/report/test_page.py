@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from nas.errors import UserError
-from nas.report import write_search
+from nas.report import describe_search, write_search
 from nas.report.page import read_folder, render_page, write_folder_page, write_page
 from nas.slim.result import FILES, SearchResult
 
@@ -241,7 +241,8 @@ def test_a_network_that_misses_its_target_when_measured_is_marked(result):
 
 
 def test_a_search_is_drawn_beside_its_results(tmp_path, result):
-    described = write_search(tmp_path, result)
+    write_search(tmp_path, result)
+    described = describe_search(tmp_path, result)
     assert (tmp_path / FILES["page"]).read_text() == render_page(result)
     assert (tmp_path / FILES["picture"]).read_bytes().startswith(b"\x89PNG")
     assert described["paths"]["onnx"] == str(tmp_path / "model.onnx")

@@ -1,0 +1,291 @@
+"""The pipeline as plain functions: ``build_table``, ``train``, ``slim``, ``retrain``, ``export``.
+
+Each takes values, writes its results where the caller says, and returns a value for the next one.
+The command line, the demo and the README call these functions. Torch is loaded when one is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.documents import Value, require_new, write_atomically
+from nas.errors import UserError
+from nas.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from nas.architecture import Architecture
+    from nas.data import Dataset
+    from nas.deploy.formats import Exported, ExportFormat
+    from nas.latency.build import BuildSettings
+    from nas.latency.table import LatencyTable
+    from nas.latency.target import Target
+    from nas.slim.plan import Plan
+    from nas.slim.result import SearchResult
+    from nas.space import SearchSpace
+    from nas.training.run import Run
+    from nas.training.settings import DataSettings, SupernetSettings
+
+
+def build_table(
+    space: SearchSpace,
+    out: str | Path,
+    *,
+    target: Target | None = None,
+    settings: BuildSettings | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> LatencyTable:
+    """Measure every distinct layer of a space on this machine.
+
+    Args:
+        space: the search space.
+        out: the CSV to write; a sidecar (JSON) and a picture (PNG) appear beside it.
+        target: device, runtime, threads, batch, precision; by default one thread of the CPU.
+        settings: seed, and whether a part of the layers is modelled instead of measured.
+        resume: continue a measurement that was stopped.
+        force: replace the table that is there.
+        progress: receives what is being measured.
+
+    Raises:
+        UserError: the table exists, another process measures it, or it cannot be written.
+    """
+    from nas.latency import build
+    from nas.latency.target import detect_target
+    from nas.report.pictures import draw_calibration
+
+    table = build.build_table(
+        space,
+        target or detect_target(),
+        Path(out),
+        settings=settings or build.BuildSettings(),
+        resume=resume,
+        force=force,
+        progress=progress,
+    )
+    if table.validation:
+        draw_calibration(Path(out).with_suffix(".png"), table)
+    return table
+
+
+def train(
+    space: SearchSpace,
+    out: str | Path,
+    *,
+    data: DataSettings | str | None = None,
+    settings: SupernetSettings | None = None,
+    device: str = "cpu",
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> Run:
+    """Train one supernet that holds every architecture of a space.
+
+    Args:
+        space: the search space; its head gets as many classes as the data have.
+        out: the folder of the run.
+        data: the images: ``digits`` (the default), ``folder:PATH``, ``parquet:PATH``, ``hf:NAME``.
+        settings: how to train; by default ``SupernetSettings()``.
+        device: ``cpu`` or ``cuda``. Processes that torchrun started train together.
+        resume: continue a run that was stopped. What ``data`` and ``settings`` set must be what the
+            run was started with.
+        force: replace the run that is there.
+        progress: receives the steps, and a line after each epoch.
+
+    Raises:
+        UserError: the folder holds something already, the data cannot be read or do not fit, there
+            were too many setbacks, or the training was interrupted.
+    """
+    from nas.training.batches import reading_size
+    from nas.training.processes import join_processes
+    from nas.training.run import Run
+    from nas.training.settings import DataSettings, SupernetSettings
+    from nas.training.supernets import train_supernet
+
+    images = DataSettings(spec=data) if isinstance(data, str) else data or DataSettings()
+    wanted = settings or SupernetSettings()
+    path = Path(out)
+
+    def start() -> tuple[Run, Dataset]:
+        Run.require_free(path, force=force)  # before the images are read, which may take long
+        dataset = images.load(reading_size(space, wanted.resolutions))
+        run = Run.create(
+            path,
+            space=space.with_classes(len(dataset.classes)),
+            data=images,
+            settings=wanted,
+            dataset=dataset,
+            force=force,
+            progress=progress,
+        )
+        return run, dataset
+
+    def go_on() -> tuple[Run, Dataset]:
+        run = Run.open(path)
+        run.require_same(
+            space=space.with_classes(run.space.classes),
+            data=run.data.model_copy(update=_set_fields(images)),
+            settings=run.settings.model_copy(update=_set_fields(wanted)),
+        )
+        return run, run.data.load(run.image_size)
+
+    with join_processes(device) as processes:
+        run, dataset = processes.in_turn(go_on if resume else start, go_on)
+        heard = progress if processes.is_first else SILENT
+        train_supernet(run, dataset, resume=resume, progress=heard, processes=processes)
+    return run
+
+
+def slim(
+    run: Run,
+    tables: LatencyTable | Mapping[str, LatencyTable],
+    target: Mapping[str, float] | Plan,
+    out: str | Path,
+    *,
+    accept_tables: bool = False,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> SearchResult:
+    """Slim a trained supernet until the exported networks meet their targets when measured.
+
+    Args:
+        run: a trained run.
+        tables: the latency table of the device, or those of several devices by name.
+        target: an upper bound for each cost that matters, such as ``{"latency_ms": 2.0}``; or a
+            plan, which also holds the strategy, the evaluations, the score and the seed.
+        out: the folder of the results: networks, tables, pictures, ``report.html``.
+        accept_tables: use tables that failed their validation, and say so.
+        resume: continue a search that was stopped.
+        force: replace the results that are there.
+        progress: receives the evaluations and the measurements.
+
+    Raises:
+        UserError: the target is out of reach, a table does not fit the run or this machine, or the
+            folder holds results.
+    """
+    from nas.latency.table import LatencyTable
+    from nas.report import write_search
+    from nas.slim.plan import Plan
+    from nas.slim.slimming import slim_run
+
+    result = slim_run(
+        run,
+        {"cpu": tables} if isinstance(tables, LatencyTable) else tables,
+        target if isinstance(target, Plan) else Plan(targets=(dict(target),)),
+        out=Path(out),
+        progress=progress,
+        resume=resume,
+        force=force,
+        accept_tables=accept_tables,
+    )
+    write_search(Path(out), result)
+    return result
+
+
+def retrain(
+    architecture: Architecture,
+    out: str | Path,
+    *,
+    supernet: Run | None = None,
+    images: Mapping[str, object] | None = None,
+    recipe: Mapping[str, object] | None = None,
+    device: str = "cpu",
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Train one architecture, from scratch or from the weights that it inherits.
+
+    Args:
+        architecture: the network; its head gets as many classes as the images have.
+        out: the folder of the training.
+        supernet: the run that hands down weights, and whose images are used.
+        images: fields of ``DataSettings`` that differ from the run's, or from digits.
+        recipe: the ``name`` of a recipe, fields of ``Recipe`` that differ from that recipe, and a
+            ``teacher``.
+        device: ``cpu`` or ``cuda``.
+        force: replace the training that is there.
+        progress: receives the steps, and a line after each epoch.
+
+    Returns:
+        The contents of ``result.json``: both test accuracies, sizes, and ``paths`` of the files.
+
+    Raises:
+        UserError: the folder holds something already; data, supernet, teacher and architecture do
+            not fit together; or the training was interrupted.
+    """
+    from nas.training.processes import find_device
+    from nas.training.retraining import Retraining
+    from nas.training.retraining import retrain as train_alone
+
+    changes = dict(recipe or {})
+    teacher = changes.pop("teacher", None)
+    found_device = find_device(device)
+    retraining, dataset = Retraining.begin(
+        Path(out),
+        architecture,
+        supernet=supernet,
+        images=images,
+        recipe=changes,
+        teacher=None if teacher is None else str(teacher),
+        force=force,
+        device=found_device,
+    )
+    return train_alone(retraining, dataset, progress=progress, device=found_device)
+
+
+def export(
+    architecture: Architecture,
+    out: str | Path,
+    *,
+    weights: str | Path | None = None,
+    form: ExportFormat = "onnx",
+    data: str | None = None,
+    runtime: str = "onnxruntime",
+    force: bool = False,
+) -> Exported:
+    """Write a network in a format that others read, proven to compute what torch computes.
+
+    Args:
+        architecture: the network.
+        out: the file to write; some formats write a second one beside it.
+        weights: a safetensors file; random weights if left out.
+        form: ``onnx``, ``onnx-int8``, ``openvino``, ``python`` or ``timm``.
+        data: for ``onnx-int8``, the images that calibrate it and judge it.
+        runtime: for ``onnx-int8``, the runtime that will execute it.
+        force: replace the files that are there.
+
+    Raises:
+        UserError: a file exists, the weights are another architecture's, or the exported network
+            computes something else than torch.
+    """
+    from nas.deploy.formats import Rounding, export_network, files_of
+    from nas.deploy.weights import load_weights
+    from nas.network import build
+
+    if (form == "onnx-int8") != (data is not None):
+        raise UserError("export: --format onnx-int8 needs --data, and no other format takes it")
+    for file in files_of(form, Path(out)):
+        require_new(file, force=force)
+    network = build(architecture).eval()
+    if weights is not None:
+        load_weights(network, Path(weights))
+    rounding = None
+    if data is not None:
+        from nas.data import load_dataset
+        from nas.latency.target import detect_target, placement
+        from nas.slim.network import take_examples
+
+        where = placement(detect_target(runtime=runtime, precision="int8"))
+        rounding = Rounding(take_examples(load_dataset(data, architecture.input_size)), where)
+    exported = export_network(architecture, network, form, Path(out), rounding)
+    for file, content in exported.files.items():
+        write_atomically(file, content)
+    return exported
+
+
+def _set_fields(settings: Value) -> dict[str, object]:
+    """The fields that the caller set, without those that have their defaults."""
+    return {name: getattr(settings, name) for name in settings.model_fields_set}
