@@ -49,6 +49,6 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name == "search":
-        return importlib.import_module("nas.search")
+    if name in ("pipeline", "search"):
+        return importlib.import_module(f"nas.{name}")
     raise AttributeError(f"module 'nas' has no attribute '{name}'")
