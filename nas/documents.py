@@ -228,6 +228,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise
 
 
+def require_file(path: Path) -> None:
+    """Raise UserError unless there is a file at ``path``."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+
+
 def require_new(path: Path, *, force: bool) -> None:
     """Raise UserError if there is a file at ``path`` that may not be replaced."""
     if path.exists() and not force:

@@ -20,11 +20,12 @@ from nas.cli.options import (
     options_of,
     print_json,
     print_paths,
-    space_of,
 )
+from nas.data import require_source
 from nas.deploy.formats import ExportFormat, files_of
-from nas.documents import require_new
+from nas.documents import require_file, require_new
 from nas.errors import UserError
+from nas.training.run import Run
 from nas.training.settings import RECIPES, DataSettings, Recipe
 
 
@@ -57,8 +58,8 @@ def retrain(
     if not resume and architecture is None:
         raise UserError("retrain needs --architecture, or --resume")
     loaded = Architecture.load(architecture) if architecture else None
-    if supernet:
-        space_of(supernet)  # reports a missing run before torch is loaded, which takes seconds
+    source = Run.open(supernet) if supernet else None
+    require_source(images.get("spec", "digits"))
     # the seed is the training's: images are split as they were for the supernet
     images = {name: value for name, value in images.items() if name != "seed"}
     changes = {**changes, "name": recipe} if recipe else changes
@@ -67,7 +68,6 @@ def retrain(
     from nas.report.terminal import ProgressBar, print_retrained
     from nas.training import retraining
     from nas.training.processes import find_device
-    from nas.training.run import Run
 
     with ProgressBar("training", quiet=as_json) as bar:
         if loaded is None or resume:
@@ -86,7 +86,7 @@ def retrain(
             result = pipeline.retrain(
                 loaded,
                 run,
-                supernet=Run.open(supernet) if supernet else None,
+                supernet=source,
                 images=images,
                 recipe={**changes, "teacher": teacher},
                 device=device,
@@ -109,6 +109,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     loaded = Architecture.load(architecture)
+    require_file(weights)
+    require_source(data)
 
     from nas.data import load_dataset
     from nas.deploy.weights import load_weights
@@ -143,6 +145,7 @@ def resize(
         require_new(path, force=force)
     before = Architecture.load(architecture)
     after = before.with_input_size(input_size)
+    require_file(weights)
 
     from nas.deploy.weights import read_weights, resize_attention_biases, write_weights
 
@@ -175,6 +178,8 @@ def export(
     for file in files_of(form, out):
         require_new(file, force=force)
     loaded = Architecture.load(architecture)
+    if weights:
+        require_file(weights)
 
     from nas import pipeline
 

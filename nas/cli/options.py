@@ -123,19 +123,6 @@ def default_run(space: SearchSpace, data: str) -> Path:
     return Path("runs") / f"{space.name}_{name.replace(':', '_')}"  # hf:NAME:CONFIG
 
 
-def space_of(run: Path) -> SearchSpace:
-    """The space of a run; torch, which takes seconds to load, is not needed for it.
-
-    Raises:
-        UserError: the folder holds no run.
-    """
-    if not (run / "space.json").is_file():
-        from nas.training.run import Run
-
-        Run.open(run)  # says what is missing
-    return SearchSpace.load(run / "space.json")
-
-
 def _option(name: str, field: FieldInfo, *, show_default: bool) -> Parameter | None:
     """The option for a field of settings; None if no word can express the field's values."""
     kind, bounds = _type_and_bounds(field)

@@ -18,13 +18,13 @@ from nas.cli.options import (
     one_of,
     print_json,
     print_paths,
-    space_of,
 )
 from nas.errors import UserError
 from nas.report import describe_search
 from nas.search import STRATEGIES
 from nas.search.study import SamplerName
 from nas.space import DEFAULT_SPACE, SearchSpace
+from nas.training.run import SEARCH, SLIMMING, Run
 
 if TYPE_CHECKING:
     from nas.latency.prices import Prices
@@ -95,7 +95,7 @@ def slim(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    folder, prices, plan = _prepare(
+    opened, prices, plan = _prepare(
         run,
         tables or [],
         {"ms": target_ms, "family": targets, "params": target_params, "macs": target_macs},
@@ -108,12 +108,11 @@ def slim(
 
     from nas import pipeline
     from nas.report.terminal import ProgressBar
-    from nas.training.run import SLIMMING, Run
 
-    out = out or folder / f"{SLIMMING}{_bounds(plan)}"
+    out = out or opened.path / f"{SLIMMING}{_bounds(plan)}"
     with ProgressBar("slimming", quiet=as_json) as bar:
         result = pipeline.slim(
-            Run.open(folder),
+            opened,
             prices.tables,
             plan,
             out,
@@ -145,7 +144,7 @@ def search(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    folder, prices, plan = _prepare(
+    opened, prices, plan = _prepare(
         run,
         tables or [],
         {"ms": target_ms, "family": None, "params": target_params, "macs": target_macs},
@@ -156,13 +155,12 @@ def search(
     from nas.report import write_search
     from nas.report.terminal import ProgressBar
     from nas.slim.searching import search_run
-    from nas.training.run import SEARCH, Run
 
-    out = out or folder / f"{SEARCH}{sampler}_{_bounds(plan)}"
+    out = out or opened.path / f"{SEARCH}{sampler}_{_bounds(plan)}"
     try:
         with ProgressBar("searching", quiet=as_json) as bar:
             result = search_run(
-                Run.open(folder),
+                opened,
                 prices.tables,
                 plan,
                 sampler=sampler,
@@ -209,7 +207,7 @@ def _prepare(
     *,
     mes: Sequence[str] = (),
     **plan: object,
-) -> tuple[Path, Prices, Plan]:
+) -> tuple[Run, Prices, Plan]:
     """The run, the prices and the plan of a search.
 
     Torch is not loaded: a user learns at once that a file is missing, a name is unknown, or a
@@ -223,16 +221,15 @@ def _prepare(
     paths = name_tables(tables)
     targets = read_targets(paths, **bounds)
     terms = read_terms(mes)
-    folder = run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits")
-    space = space_of(folder)
-    paths = paths or {"cpu": default_table(space)}
+    opened = Run.open(run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits"))
+    paths = paths or {"cpu": default_table(opened.space)}
     terms = terms or published_terms(latency_names(paths).values())
     wanted = Plan.model_validate({"targets": targets, "terms": terms, **plan})
-    prices = Prices(space, {name: LatencyTable.load(path) for name, path in paths.items()})
+    prices = Prices(opened.space, {name: LatencyTable.load(path) for name, path in paths.items()})
     for table in prices.tables.values():
-        table.require_layers(space, str(folder / "space.json"))
+        table.require_layers(opened.space, str(opened.space_path))
     wanted.require_possible(prices)
-    return folder, prices, wanted
+    return opened, prices, wanted
 
 
 def _bounds(plan: Plan) -> str:

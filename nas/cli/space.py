@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from nas.architecture import Architecture
-from nas.cli.options import Json, print_json, space_of
+from nas.cli.options import Json, print_json
 from nas.documents import did_you_mean, read_document
 from nas.errors import UserError
 from nas.space import DEFAULT_SPACE, SearchSpace, built_in_architectures, built_in_spaces
+from nas.training.run import Run
 
 
 def spaces(as_json: Json = False) -> None:
@@ -44,8 +45,7 @@ def show(
     if (what is None) == (run is None) or (run and table):
         raise UserError("show needs a space or an architecture (with or without --table), or --run")
     subject = _space_or_architecture(what) if what is not None else None
-    if run:
-        space_of(run)  # reports a missing run before torch is loaded, which takes seconds
+    opened = Run.open(run) if run else None
     prices = None
     if table:
         from nas.latency.table import LatencyTable
@@ -58,15 +58,14 @@ def show(
         describe_space,
         print_description,
     )
-    from nas.training.run import Run
 
     if isinstance(subject, SearchSpace):
         description = describe_space(subject, prices)
     elif isinstance(subject, Architecture):
         description = describe_architecture(subject, prices)
     else:
-        assert run is not None
-        description = describe_run(Run.open(run))
+        assert opened is not None
+        description = describe_run(opened)
     if as_json:
         print_json(description)
     else:

@@ -18,11 +18,12 @@ from nas.cli.options import (
     options_of,
     print_json,
     print_paths,
-    space_of,
 )
+from nas.data import require_source
 from nas.documents import require_new, write_json
 from nas.errors import UserError
 from nas.space import DEFAULT_SPACE, SearchSpace
+from nas.training.run import CHECKS, Run
 from nas.training.settings import (
     DataSettings,
     LatencyTerm,
@@ -56,7 +57,8 @@ def train_supernet(
 ) -> None:
     named = SearchSpace.load(space or DEFAULT_SPACE)
     path = run or default_run(named, images.get("spec", "digits"))
-    loaded = space_of(path) if resume and not space else named
+    loaded = Run.open(path).space if resume and not space else named
+    require_source(images.get("spec", "digits"))
     latency = _latency_term(loaded, latency_table, latency_weight)
     changes = {**settings, "latency": latency} if latency else settings
 
@@ -98,18 +100,16 @@ def check_supernet(
     as_json: Json = False,
 ) -> None:
     """The networks train by the run's settings where no option changes them."""
-    space_of(run)  # reports a missing run before torch is loaded, which takes seconds
+    opened = Run.open(run)
+    paths = {name.partition(".")[2]: run / name for name in CHECKS}
+    require_new(paths["json"], force=force)
 
     from nas.report.pictures import draw_check
     from nas.report.terminal import ProgressBar, print_check, write_check
     from nas.training.check import check_supernet as check
     from nas.training.processes import find_device
-    from nas.training.run import CHECKS, Run
 
     found_device = find_device(device)
-    opened = Run.open(run)
-    paths = {name.partition(".")[2]: run / name for name in CHECKS}
-    require_new(paths["json"], force=force)
     with ProgressBar("checking", quiet=as_json) as bar:
         found = check(
             opened,

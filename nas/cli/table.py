@@ -24,7 +24,7 @@ from nas.cli.options import (
     print_paths,
 )
 from nas.deploy.quantize import Precision
-from nas.documents import require_new
+from nas.documents import require_file, require_new
 from nas.errors import UserError
 from nas.space import DEFAULT_SPACE, SearchSpace
 
@@ -134,6 +134,9 @@ def bench(
     batch: Batch = 1,
     as_json: Json = False,
 ) -> None:
+    for file in files:
+        require_file(file)
+
     import numpy as np
 
     from nas.deploy.quantize import precision_of

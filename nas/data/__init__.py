@@ -1,16 +1,17 @@
-"""Images for training, for the search and for testing."""
+"""Images for training, for the search and for testing.
+
+Torch, which takes seconds to load, is imported when images are read: ``open_source`` finds a wrong
+name or a missing folder without it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from nas.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from nas.data.folder import folder
 from nas.data.hub import hub
-from nas.data.images import Images, MemoryImages, StreamedImages
 from nas.data.parquet import parquet
 from nas.data.sources import Pictures, Source, decode_all, digits
 from nas.data.splits import Indices, split_source
@@ -18,7 +19,9 @@ from nas.documents import did_you_mean
 from nas.errors import UserError
 from nas.machine import usable_cores
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Augmentation", "Dataset", "Images", "load_dataset"]
+if TYPE_CHECKING:
+    from nas.data.augmentation import Augmentation
+    from nas.data.images import Images
 
 KINDS = ("digits", "folder:PATH", "parquet:PATH", "hf:NAME")
 MEMORY_BYTES = 2 * 1024**3
@@ -63,6 +66,8 @@ def load_dataset(
     Raises:
         UserError: no such data set, or its images cannot be read or split.
     """
+    from nas.data.augmentation import Augmentation
+
     source = open_source(spec)
     split = split_source(source, seed=seed, search_share=search_share, limit=limit)
     test_pictures = source.train if source.test is None else source.test
@@ -97,12 +102,28 @@ def open_source(spec: str) -> Source:
     raise UserError(f"data set '{spec}': must be {', '.join(KINDS[:-1])} or {KINDS[-1]}{hint}")
 
 
+def require_source(spec: str) -> None:
+    """Raise UserError if no data set has this name, or its folder or file is missing."""
+    kind, _, path = spec.partition(":")
+    is_there = kind == "hf" or Path(path).expanduser().exists()
+    if spec != "digits" and not (path and is_there and kind in ("folder", "parquet", "hf")):
+        open_source(spec)
+
+
 def _decode(pictures: Pictures, indices: Indices, side: int) -> Images:
+    import torch
+
+    from nas.data.images import MemoryImages
+
     labels = torch.from_numpy(pictures.labels[indices])
     return MemoryImages(decode_all(pictures, indices, side), labels)
 
 
 def _stream(pictures: Pictures, indices: Indices, side: int) -> Images:
+    import torch
+
+    from nas.data.images import StreamedImages
+
     labels = torch.from_numpy(pictures.labels[indices])
     workers = min(usable_cores(), MOST_WORKERS)
     return StreamedImages(pictures, indices, labels, side, workers)

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from nas.errors import UserError
 from nas.machine import usable_cores
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # The errors that Pillow raises for broken files depend on their format.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -148,6 +149,8 @@ def decode_all(pictures: Pictures, indices: Sequence[int] | NDArray[np.int64], s
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
+    import torch
+
     return torch.from_numpy(pixels)
 
 

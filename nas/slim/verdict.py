@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from nas.data import Images
+from nas.data.images import Images
 from nas.slim.result import Verdict
 from nas.statistics import mcnemar
 

@@ -9,16 +9,17 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from nas.documents import Value
 from nas.errors import UserError
+
+if TYPE_CHECKING:  # torch takes seconds to load, and a folder can be opened without it
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
 
 HEADER_KEY = "nas"
 """The only key of the file's metadata: safetensors writes several in random order."""
@@ -63,6 +64,8 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, state: S
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
+    from safetensors.torch import save_file
+
     weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     moments = {
         f"{name}.{field}": tensor.cpu().contiguous()
@@ -171,11 +174,15 @@ def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
     """In the parameter's memory format: fused optimizers walk through both as through one array."""
     if tensor.shape != parameter.shape:
         return tensor  # a number of steps
+    import torch
+
     return torch.empty_like(parameter, requires_grad=False).copy_(tensor)
 
 
 def _read(path: Path, prefix: str | None = None) -> tuple[State, dict[str, Tensor]]:
     """The state, and the tensors whose names begin with ``prefix``, if they are as written."""
+    import torch
+
     try:
         with safe_open(path, framework="pt") as file:
             header = Header.model_validate_json((file.metadata() or {}).get(HEADER_KEY, ""))
@@ -206,6 +213,8 @@ def _sha256_of_state(state: State) -> str:
 
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    import torch
+
     found = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]

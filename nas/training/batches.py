@@ -16,15 +16,17 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from nas.architecture import Architecture
 from nas.errors import UserError
 from nas.space import SearchSpace
 from nas.training.settings import Resolutions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STREAM = 3
 """Tells the draws of resolutions from the other draws of an epoch, which have 0 to 2."""

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas.architecture import Architecture
-from nas.data import Images
-from nas.data.images import resize
+from nas.data.images import Images, resize
 from nas.deploy.weights import load_weights, read_onnx
 from nas.errors import UserError
 from nas.network import build

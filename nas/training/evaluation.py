@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from nas.architecture import Architecture
-from nas.data import Dataset, Images
+from nas.data import Dataset
+from nas.data.images import Images
 from nas.data.splits import choose_stratified
 from nas.search import Rank, run_race
 from nas.search.racing import CONFIDENCE, Hits, Positions

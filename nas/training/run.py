@@ -20,21 +20,22 @@ import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
-
-from nas.data import Dataset
 from nas.documents import Value, read_document, write_atomically
 from nas.errors import UserError
 from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
-from nas.store.checkpoint import load_model
 from nas.store.folder import REMEDY, RunFolder
-from nas.supernet import Supernet
 from nas.training.batches import reading_size
-from nas.training.distillation import Teacher, load_teacher
 from nas.training.settings import DataSettings, SupernetSettings
+
+if TYPE_CHECKING:  # torch takes seconds to load, and a run can be opened without it
+    import torch
+
+    from nas.data import Dataset
+    from nas.supernet import Supernet
+    from nas.training.distillation import Teacher
 
 CHECKS = ("check.json", "check.csv", "check.png")
 """What ``nas check-supernet`` writes beside its journal."""
@@ -182,6 +183,9 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         Raises:
             UserError: there are none yet, or they belong to another space.
         """
+        from nas.store.checkpoint import load_model
+        from nas.supernet import Supernet
+
         if self.finished_epochs == 0:
             raise UserError(f"{self.path}: no epoch is finished yet; {self.resume_command} goes on")
         supernet = Supernet(self.space, self.settings.resolutions)
@@ -193,6 +197,8 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         """The external teacher, if the settings name one."""
         if self.settings.teacher is None:
             return None
+        from nas.training.distillation import load_teacher
+
         return load_teacher(
             self.settings.teacher,
             classes=self.space.classes,
@@ -245,6 +251,8 @@ def _require_classes(space: SearchSpace, dataset: Dataset) -> None:
 
 def circumstances() -> dict[str, Any]:
     """Date, versions and machine."""
+    import torch
+
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "torch": torch.__version__,

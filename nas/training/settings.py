@@ -174,7 +174,7 @@ class DataSettings(Value):
 
     def load(self, image_size: int) -> Dataset:
         """The data set as square images of ``image_size`` pixels."""
-        from nas.data import load_dataset  # loads torch
+        from nas.data import load_dataset
 
         return load_dataset(
             self.spec,

@@ -10,8 +10,8 @@ from itertools import count
 import pytest
 from torch import Tensor
 
-from nas.data import Dataset, Images
-from nas.data.images import MemoryImages
+from nas.data import Dataset
+from nas.data.images import Images, MemoryImages
 from nas.space import SearchSpace
 from nas.training.settings import DataSettings
 
