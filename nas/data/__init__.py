@@ -32,7 +32,7 @@ MOST_WORKERS = 8
 class Dataset:
     """Images of one size, split into training, search slice and test.
 
-    ``split_sha256`` identifies the search slice; ``augmentation`` is what suits these images.
+    ``split_sha256`` identifies the search slice; ``augmentation`` suits these images.
     """
 
     name: str

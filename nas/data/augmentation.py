@@ -118,7 +118,7 @@ def erase(images: Tensor, probability: float, rng: np.random.Generator) -> Tenso
             ratio = np.exp(rng.uniform(*np.log(ERASED_RATIO)))
             height, width = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
             if 0 < height < side and 0 < width < side:
-                top, left = (int(rng.integers(side - it + 1)) for it in (height, width))
+                top, left = (int(rng.integers(side - size + 1)) for size in (height, width))
                 noise = torch.from_numpy(rng.standard_normal((3, height, width), np.float32))
                 image[:, top : top + height, left : left + width] = noise.to(image)
                 break
@@ -162,8 +162,8 @@ def cutmix(
 ) -> tuple[Tensor, Tensor]:
     """A rectangle of each image replaced by its neighbour's (Yun et al. 2019, arXiv 1905.04899).
 
-    Its area, up to what lies beyond the edges, is drawn from Beta(alpha, alpha), one rectangle for
-    the batch. The neighbour's target gets exactly the share of the pixels that it shows.
+    One rectangle for the batch; its area is drawn from Beta(alpha, alpha) and then cut off at the
+    edges. The weight of the neighbour's target is exactly the share of its pixels.
     """
     side = images.shape[-1]
     half = side * (1 - rng.beta(alpha, alpha)) ** 0.5 / 2
@@ -264,7 +264,7 @@ OPERATIONS: Mapping[str, Operation] = {
 
 def _affine(images: Tensor, x: AffineRow, y: AffineRow) -> Tensor:
     """Pixels taken from x @ (column, row, 1) and y @ the same, in coordinates from -1 to 1."""
-    entries = [torch.as_tensor(one, dtype=torch.float32).expand(len(images)) for one in (*x, *y)]
+    entries = [torch.as_tensor(row, dtype=torch.float32).expand(len(images)) for row in (*x, *y)]
     matrix = torch.stack(entries, 1).view(-1, 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     fill = torch.tensor(FILL).view(3, 1, 1)

@@ -81,7 +81,7 @@ def _pictures(spec: str, path: Path) -> tuple[tuple[str, ...], FilePictures]:
         if not images:
             raise UserError(f"{spec}: class '{class_folder.name}': holds no images")
     labels = np.repeat(np.arange(len(files)), [len(images) for images in files])
-    names = pa.array([os.fsencode(it) for images in files for it in images], pa.large_binary())
+    names = pa.array([os.fsencode(name) for images in files for name in images], pa.large_binary())
     pictures = FilePictures(path, names, labels)
     return tuple(class_folder.name for class_folder in folders), pictures
 

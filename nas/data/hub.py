@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face hub, or folders of parquet files like theirs, read from disk.
 
-``datasets`` lays the encoded images out in its cache (``HF_HOME`` says where) and maps that into
+``datasets`` lays the encoded images out in its cache (at ``HF_HOME``) and maps that into
 memory, so a data set may be larger than memory. It comes with the extra ``hf``.
 """
 

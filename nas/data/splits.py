@@ -68,8 +68,8 @@ def choose_stratified(
 ) -> Indices:
     """Sorted positions of ``total`` images, every class in its proportion.
 
-    Of every class at least ``least`` are chosen and ``spare`` are left, which ``total`` gives way
-    to where both cannot be.
+    Of every class at least ``least`` are chosen and ``spare`` are left; where ``total`` contradicts
+    that, fewer or more are chosen.
     """
     classes, sizes = np.unique(labels, return_counts=True)
     counts = _apportion(sizes, total, least=least, spare=spare)

@@ -24,7 +24,7 @@ def import_openvino() -> Any:  # noqa: ANN401 - it is there or not
     """The module ``openvino``.
 
     Raises:
-        UserError: it is not installed; says how to install it.
+        UserError: it is not installed; the message holds the command that installs it.
     """
     try:
         return importlib.import_module("openvino")

@@ -82,7 +82,7 @@ def activation_scale(low: float, high: float) -> AffineScale:
 
 def weight_scale(weight: np.ndarray, axis: int) -> AffineScale:
     """Signed 8 bits, symmetric, a scale for each index along ``axis``."""
-    others = tuple(it for it in range(weight.ndim) if it != axis)
+    others = tuple(other for other in range(weight.ndim) if other != axis)
     step = np.abs(weight).max(others).astype(np.float32) / np.float32(127)
     step[step == 0] = 1.0
     return AffineScale(step, np.zeros(step.shape, np.int8))
@@ -93,7 +93,7 @@ class _Quantizer:
 
     def __init__(self, model: onnx.ModelProto, placement: Placement) -> None:
         self.model, self.placement = model, placement
-        self.weights = {it.name: it for it in model.graph.initializer}
+        self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self.names = _rounded_values(model, self.weights, placement)
@@ -114,7 +114,7 @@ class _Quantizer:
                 self._round_weights(copy)
             copy.input[:] = [renamed.get(name, name) for name in copy.input]
             rounded = [name for name in node.output if name in self.names]
-            copy.output[:] = [f"{it}/exact" if it in rounded else it for it in node.output]
+            copy.output[:] = [f"{name}/exact" if name in rounded else name for name in node.output]
             self.nodes.append(copy)
             for name in rounded:
                 self._round(name, f"{name}/exact", name)
@@ -141,7 +141,7 @@ class _Quantizer:
             product = AffineScale(source.step * scale.step, np.zeros(scale.step.shape, np.int32))
             integers = np.round(bias / product.step).astype(np.int32)
             node.input[2] = self._constant(node.input[2], integers, product, axis=0)
-        steps = scale.step.reshape([-1 if it == axis else 1 for it in range(weight.ndim)])
+        steps = scale.step.reshape([-1 if place == axis else 1 for place in range(weight.ndim)])
         integers = np.clip(np.round(weight / steps), -127, 127).astype(np.int8)
         node.input[1] = self._constant(node.input[1], integers, scale, axis=axis)
 
@@ -167,7 +167,7 @@ class _Quantizer:
         del found.graph.node[:], found.graph.initializer[:], found.graph.value_info[:]
         found.graph.node.extend(self.nodes)
         used = {name for node in self.nodes for name in node.input}
-        kept = [it for it in self.model.graph.initializer if it.name in used]
+        kept = [tensor for tensor in self.model.graph.initializer if tensor.name in used]
         found.graph.initializer.extend([*kept, *self.initializers.values()])
         return found
 
@@ -217,7 +217,7 @@ def _rounded_values(
             names.append(node.input[0])
             if placement.outputs and node.op_type == "Conv":
                 following = consumers.get(node.output[0], [])
-                alone = [it.op_type for it in following] == ["Relu"]
+                alone = [consumer.op_type for consumer in following] == ["Relu"]
                 names.append((following[0] if alone else node).output[0])
     return list(dict.fromkeys(names))
 
@@ -230,5 +230,5 @@ def _output_axis(node: onnx.NodeProto) -> int:
     """The axis of a weight along which its output channels lie."""
     if node.op_type == "Conv":
         return 0
-    transposed = any(it.name == "transB" and it.i for it in node.attribute)
+    transposed = any(option.name == "transB" and option.i for option in node.attribute)
     return 0 if transposed else 1

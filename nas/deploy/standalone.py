@@ -98,7 +98,7 @@ def source_file(architecture: Architecture) -> str:
 
 def call_text(call: partial[nn.Module]) -> str:
     """The call as it is written in Python."""
-    words = [_literal(it) for it in call.args]
+    words = [_literal(value) for value in call.args]
     words += [f"{name}={_literal(value)}" for name, value in call.keywords.items()]
     return f"{call.func.__name__}({', '.join(words)})"
 
@@ -154,11 +154,11 @@ def read_source(module: str) -> ModuleSource:
             case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
                 definitions[name] = node
             case ast.Import():
-                for one in node.names:
-                    imports[one.asname or one.name.partition(".")[0]] = one.name, None
+                for alias in node.names:
+                    imports[alias.asname or alias.name.partition(".")[0]] = alias.name, None
             case ast.ImportFrom():
-                for one in node.names:
-                    imports[one.asname or one.name] = node.module or "", one.name
+                for alias in node.names:
+                    imports[alias.asname or alias.name] = node.module or "", alias.name
     return ModuleSource(text.splitlines(), definitions, imports)
 
 
@@ -176,7 +176,7 @@ def _names(node: ast.AST) -> Iterator[str]:
 
 
 def _text(node: ast.stmt, lines: list[str]) -> str:
-    """The definition as it stands in its file, without the methods that are left out."""
+    """The text of the definition, without the methods that are left out."""
     first, last = _span(node)
     kept = set(range(first, last + 1))
     for child in ast.iter_child_nodes(node):
@@ -191,7 +191,7 @@ def _text(node: ast.stmt, lines: list[str]) -> str:
 def _span(node: ast.stmt) -> tuple[int, int]:
     """The first and the last line of a statement, with its decorators."""
     decorators = getattr(node, "decorator_list", [])
-    return min(it.lineno for it in (node, *decorators)), node.end_lineno or node.lineno
+    return min(part.lineno for part in (node, *decorators)), node.end_lineno or node.lineno
 
 
 def _is_unused(node: ast.AST) -> bool:

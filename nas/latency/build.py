@@ -92,7 +92,7 @@ class BuildSettings:
 
 
 class Purpose(Value):
-    """The first line of the journal of an unfinished build: what it measures."""
+    """The first line of the journal of an unfinished build: its space and its target."""
 
     space: str
     space_sha256: Annotated[str, Words("another version of the space")]
@@ -181,7 +181,7 @@ def _measure(
     def measure_rows(keys: Sequence[Key]) -> None:
         missing = {key: layers[key] for key in keys if key not in rows}
         for batch in runner.measure_layers(missing, plan=plan.layers, batch=plan.batch):
-            found = {key: _row(layers[key], key, one) for key, one in batch.items()}
+            found = {key: _row(layers[key], key, latency) for key, latency in batch.items()}
             journal.append(*_lines(found))
             rows.update(found)
 

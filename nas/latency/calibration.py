@@ -47,11 +47,11 @@ class Calibration(Value):
     The overhead is the cost of a run beyond its layers: a few microseconds, which count in networks
     below 0.1 ms.
 
-    Of M megabytes the share exp(-(C / W)^3) is fetched. C is ``cache_megabytes``; W is what passes
-    through the cache in a run: M, and ``traffic_megabytes_per_ms`` for each ms of the rows, which
-    stands for activations and for other work of the machine. So next to nothing of half the cache
-    is fetched, a third of what just fills it, nearly all of twice as much. Other forms that were
-    tried, and their errors: benchmarks/README.md.
+    Of M megabytes the share exp(-(C / W)^3) is fetched. C is ``cache_megabytes``; W is all data
+    that pass through the cache in a run: M, and ``traffic_megabytes_per_ms`` for each ms of the
+    rows, for activations and for other work of the machine. So next to nothing is fetched where W
+    is half the cache, a third where W fills it, nearly everything where W is twice as much. Other
+    forms and their errors: benchmarks/README.md.
     """
 
     factor: Annotated[float, Field(gt=0)]

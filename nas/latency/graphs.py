@@ -32,7 +32,7 @@ KEPT_BYTES = 150_000_000
 """Of graphs that are kept; making one from a template again takes about 5 ms."""
 
 IR_VERSION = 10
-"""The file format that came with opset 20 and 21; any runtime that knows the opset reads it."""
+"""The file format of opset 20 and 21; any runtime that supports the opset reads it."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def chain(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     for index, model in enumerate(models):
         taken = input_shape_of(model)
         if taken != shape:
-            raise ValueError(f"graph {index} takes {taken}, the one before it gives {shape}")
+            raise ValueError(f"graph {index} takes {taken}, the graph before it returns {shape}")
         result = OUTPUT if index == len(models) - 1 else f"{index}/{OUTPUT}"
         _append(nodes, initializers, model, str(index), value, result)
         value, shape = result, output_shape_of(model)

@@ -33,7 +33,7 @@ Status = Literal["ok", "noisy"]
 
 
 class Clock(NamedTuple):
-    """What a statistic reads, in nanoseconds, and the quantile that it takes."""
+    """The clock that a statistic reads, in nanoseconds, and the quantile that it takes."""
 
     read: Callable[[], int]
     quantile: float

@@ -93,7 +93,7 @@ class NetworkSample(NamedTuple):
 
 
 class Drift(Value):
-    """How far measurements moved from predictions, as shares (0.01 is 1 %), and what to do.
+    """The shift of measurements from predictions, as shares (0.01 is 1 %), and the action to take.
 
     ``shift``: the share by which all latencies have risen; ``calibration`` brings the table up to
     date, and ``mape_after`` is the error with it.
@@ -174,7 +174,7 @@ def calibrate(
     rounds: list[list[Measurement]] = []
     while True:
         rounds.append(runner.measure_networks(networks, passes=sample.passes, plan=sample.visits))
-        measured = [combine(one, runner.target) for one in zip(*rounds, strict=True)]
+        measured = [combine(visited, runner.target) for visited in zip(*rounds, strict=True)]
         calibration, validation = _fit(sums, measured, runner.target, sample)
         if validation is None or not judge(validation).failures or len(rounds) == MOST_ROUNDS:
             return calibration, validation
@@ -198,7 +198,7 @@ def network_sums(rows: Mapping[Key, Row], network: Architecture) -> RowSums:
 
 def noise_floor(visits: Sequence[Sequence[float]], quantile: float) -> float:
     """Mean relative difference between the estimates from odd and from even visits."""
-    halves = [(estimate(one[0::2], quantile), estimate(one[1::2], quantile)) for one in visits]
+    halves = [(estimate(each[0::2], quantile), estimate(each[1::2], quantile)) for each in visits]
     return float(np.mean([abs(odd.value / even.value - 1) for odd, even in halves]))
 
 
@@ -222,8 +222,8 @@ def measure_drift(
     sums = [network_sums(table.rows, network) for network in chosen]
     return judge_drift(
         table.calibration,
-        [one.ms for one in sums],
-        [one.params for one in sums],
+        [size.ms for size in sums],
+        [size.params for size in sums],
         [measurement.ms for measurement in found],
     )
 
@@ -336,5 +336,5 @@ def _fit(
     ]
     quantile = CLOCKS[target.statistic].quantile
     return calibration, validate(
-        points, noise_floor([measured[it].visits for it in held], quantile)
+        points, noise_floor([measured[index].visits for index in held], quantile)
     )

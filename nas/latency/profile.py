@@ -28,7 +28,7 @@ PARTS: Mapping[str, str] = {
     "ffn": "FFN",
     "head": "head",
 }
-"""The part that the last word of a slot's name stands for; another word stands for itself."""
+"""The parts of a network by the last word of a slot's name; other words are their own part."""
 
 OPERATORS: Mapping[str, tuple[str, ...]] = {
     "1x1 convolutions": ("Conv 1x1",),
@@ -92,8 +92,8 @@ class Profile:
     def parts(self) -> Mapping[str, float]:
         """The ms of stem, downsampling, attention, FFN and head, in the order of the network."""
         found: dict[str, float] = dict.fromkeys(PARTS.values(), 0.0)
-        for one in self.layers:
-            found[one.part] = found.get(one.part, 0.0) + max(one.found.ms, 0.0)
+        for layer in self.layers:
+            found[layer.part] = found.get(layer.part, 0.0) + max(layer.found.ms, 0.0)
         return {part: ms for part, ms in found.items() if ms}
 
 

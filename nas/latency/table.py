@@ -12,7 +12,7 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -134,28 +134,21 @@ class LatencyTable:
             UserError: a file is missing, edited or truncated, or holds impossible values.
         """
         path = Path(path)
-        sidecar = _read_sidecar(path)
-        content = _read(path)
-        if hashlib.sha256(content).hexdigest() != sidecar.csv_sha256:
-            total = len(sidecar.row_crc32.split())
-            bad = total - len(_sound_rows(content, sidecar.row_crc32.split(), path))
+        table, total = _read_table(path)
+        if total is not None:
+            bad = total - len(table.rows)
             mend = f"measure the {bad} of {total} rows that are bad again: " if bad < total else ""
             raise UserError(
                 f"{path}: its content differs from the hash in {sidecar_path(path).name}: edited "
-                f"or half-written; {mend or 'rebuild: '}{build_command(path, sidecar)} "
+                f"or half-written; {mend or 'rebuild: '}{build_command(path, table.provenance)} "
                 f"{'--resume' if mend else '--force'}"
             )
-        return cls(parse_rows(content, path), _provenance(sidecar), path)
+        return table
 
     @classmethod
     def salvage(cls, path: Path) -> LatencyTable:
         """Like ``load``, but a damaged CSV yields the rows that are as they were written."""
-        sidecar = _read_sidecar(path)
-        content = _read(path)
-        if hashlib.sha256(content).hexdigest() == sidecar.csv_sha256:
-            return cls.load(path)
-        rows = _sound_rows(content, sidecar.row_crc32.split(), path)
-        return cls(rows, _provenance(sidecar), path)
+        return _read_table(path)[0]
 
     def save(self) -> None:
         """Write the CSV, then the sidecar that completes it, each atomically."""
@@ -289,7 +282,7 @@ def parse_rows(content: bytes, path: Path) -> dict[Key, Row]:
 
     Raises:
         UserError: naming file and line: a column is missing, a latency is not above zero, or a key
-            stands twice.
+            occurs twice.
     """
     lines = csv.reader(io.StringIO(content.decode("utf-8", errors="replace")))
     if next(lines, None) != list(COLUMNS):
@@ -301,7 +294,7 @@ def parse_rows(content: bytes, path: Path) -> dict[Key, Row]:
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}:{number}: {error}") from None
         if key in rows:
-            raise UserError(f"{path}:{number}: '{key[0]}' on {_shape_text(key[1])} stands twice")
+            raise UserError(f"{path}:{number}: '{key[0]}' on {_shape_text(key[1])} occurs twice")
         rows[key] = row
     return rows
 
@@ -321,11 +314,20 @@ def _parse_cells(cells: list[str]) -> tuple[Key, Row]:
     return (signature, (channels, height, width)), row
 
 
-def _sound_rows(content: bytes, known: Collection[str], path: Path) -> dict[Key, Row]:
-    """The rows of a damaged CSV whose checksums are known."""
-    header = ",".join(COLUMNS).encode()
+def _read_table(path: Path) -> tuple[LatencyTable, int | None]:
+    """A table; of a damaged one the rows as they were written, and the number of all rows."""
+    sidecar = _read_sidecar(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    provenance = Provenance(**{name: getattr(sidecar, name) for name in Provenance.model_fields})
+    if hashlib.sha256(content).hexdigest() == sidecar.csv_sha256:
+        return LatencyTable(parse_rows(content, path), provenance, path), None
+    known = sidecar.row_crc32.split()
     lines = [line for line in content.splitlines() if _checksum(line) in known]
-    return parse_rows(b"\n".join([header, *dict.fromkeys(lines), b""]), path)
+    sound = b"\n".join([",".join(COLUMNS).encode(), *dict.fromkeys(lines), b""])
+    return LatencyTable(parse_rows(sound, path), provenance, path), len(known)
 
 
 def _checksum(line: bytes) -> str:
@@ -357,15 +359,3 @@ def _read_sidecar(path: Path) -> Sidecar:
             f"{error}; without it {path.name} is of no use, rebuild: nas build-lut --space SPACE "
             f"--device cpu --out {path} --force"
         ) from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _provenance(sidecar: Sidecar) -> Provenance:
-    fields = sidecar.model_dump(exclude={"csv_sha256", "row_crc32"})
-    return Provenance.model_validate(fields)

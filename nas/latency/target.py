@@ -36,7 +36,7 @@ NVIDIA_DEVICES = ("cuda", "tensorrt", "nvtensorrtrtx")
 
 
 class Target(Value):
-    """What a latency holds for: change any of these and the milliseconds change.
+    """The conditions of a latency: change any of these and the milliseconds change.
 
     ``accelerator``: the name that the driver reports; empty where the CPU does the work.
     """
@@ -105,6 +105,7 @@ def detect_target(
     if not 1 <= threads <= cores:
         raise UserError(f"threads: must be 1 to {cores}, the cores at hand, got {threads}")
     in_caller = threads == 1 and device in adapter.works_in_caller
+    has_fine_clock = time.get_clock_info("thread_time").resolution < 1e-6  # seconds
     return Target(
         device=device,
         accelerator=accelerator(device),
@@ -116,19 +117,14 @@ def detect_target(
         threads=threads,
         precision=precision,
         batch=batch,
-        statistic="thread_cpu_quartile" if in_caller and _clock_is_fine() else "wall_median",
+        statistic="thread_cpu_quartile" if in_caller and has_fine_clock else "wall_median",
     )
 
 
 def detect_again(target: Target) -> Target:
     """The target of this machine with the device, runtime, threads, batch, precision of another."""
-    return detect_target(
-        target.device,
-        runtime=target.runtime,
-        threads=target.threads,
-        batch=target.batch,
-        precision=target.precision,
-    )
+    asked = {"device", "runtime", "threads", "batch", "precision"}
+    return detect_target(**target.model_dump(include=asked))
 
 
 def accelerator(device: str) -> str:
@@ -142,10 +138,11 @@ def accelerator(device: str) -> str:
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
     command = ["nvidia-smi", f"--id={first}", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"device '{device}': nvidia-smi does not tell its name: {error}") from None
-    return found
+        raise UserError(
+            f"device '{device}': nvidia-smi does not report its name: {error}"
+        ) from None
 
 
 def in_precision(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
@@ -188,11 +185,6 @@ def _cpuinfo() -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _clock_is_fine() -> bool:
-    """Whether the CPU clock of a thread resolves microseconds."""
-    return time.get_clock_info("thread_time").resolution < 1e-6
 
 
 def _text(value: object) -> str:

@@ -26,8 +26,9 @@ def ramps(architecture):
     return state
 
 
-@pytest.mark.parametrize("name", WITH_BIASES)
-@pytest.mark.parametrize("pixels", [64, 160])
+@pytest.mark.parametrize(
+    ("name", "pixels"), [*((name, 64) for name in WITH_BIASES), ("efficientformer_v2_s0", 160)]
+)
 def test_a_linear_ramp_stays_one_from_corner_to_corner(name, pixels):
     before = nas.Architecture.load(name).with_input_size(96)
     after = before.with_input_size(pixels)

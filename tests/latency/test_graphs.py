@@ -46,7 +46,9 @@ def test_copies_in_a_chain_have_weights_of_their_own(graphs):
 
 
 def test_chain_refuses_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"graph 1 takes \(1, 8, 4, 4\), the one before it gives"):
+    with pytest.raises(
+        ValueError, match=r"graph 1 takes \(1, 8, 4, 4\), the graph before it returns"
+    ):
         chain([pointwise((16, 4, 4)), pointwise((8, 4, 4))])
 
 

@@ -47,7 +47,7 @@ def test_a_gpu_is_named_as_its_driver_names_it(tmp_path, monkeypatch, target):
     assert target.hardware == target.cpu_model
     assert "accelerator: NVIDIA T4 here, none there" in gpu.difference(target)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    with pytest.raises(UserError, match="device 'cuda': nvidia-smi does not tell its name"):
+    with pytest.raises(UserError, match="device 'cuda': nvidia-smi does not report its name"):
         accelerator("cuda")
 
 

@@ -170,7 +170,7 @@ def test_damaged_sidecar_is_pointed_at(table):
         (LINE.replace(",300", ""), "t.csv:3: 8 cells expected, got 7"),
         (LINE.replace("300", "many"), "t.csv:3: invalid literal for int"),
         (LINE.replace("8x4x4", "8x4"), "t.csv:3: not enough values"),
-        (LINE.replace("8x4x4", "8x2x2"), "t.csv:3: 'conv_ffn channels=8 expansion=2' on 8x2x2 s"),
+        (LINE.replace("8x4x4", "8x2x2"), "t.csv:3: 'conv_ffn channels=8 expansion=2' on 8x2x2 o"),
     ],
 )
 def test_impossible_rows_are_refused_by_line(line, message):

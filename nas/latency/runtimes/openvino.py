@@ -20,7 +20,7 @@ class OpenVino(Runtime):
 
     @classmethod
     def version(cls) -> str:
-        # 2026.4.1-22982-e213a147257-releases/2026/4: the rest says how it was compiled
+        # 2026.4.1-22982-e213a147257-releases/2026/4: the rest describes the build
         return str(import_openvino().get_version()).split("-")[0]
 
     @classmethod
