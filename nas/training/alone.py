@@ -25,7 +25,7 @@ from nas.training.evaluation import accuracy, evaluation_images
 from nas.training.loop import SetbackError, Training
 from nas.training.processes import Processes
 from nas.training.settings import Recipe
-from nas.training.step import DropPath, in_precision, make_optimizer, set_learning_rate
+from nas.training.step import DropPath, in_precision, make_optimizer
 
 
 def fresh_network(architecture: Architecture, *, seed: int, layer_scale: float) -> nn.Module:
@@ -142,8 +142,8 @@ class NetworkTraining(Training):
         self._draws = draws
         self.network.train()
 
-    def take_step(self, batch: Batch, step: int) -> Tensor:
-        """An ordinary step, on the images as the recipe changes them."""
+    def add_gradients(self, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
+        """Compute those of the images as the recipe changes them, clipped."""
         recipe, draws = self.settings, self._draws
         images = resize(batch.images, batch.resolution)
         targets = soft_targets(batch.labels, len(self.dataset.classes), recipe.smoothing)
@@ -163,12 +163,13 @@ class NetworkTraining(Training):
         loss.backward()  # type: ignore[no-untyped-call]
         if recipe.clipping is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clipping)
-        set_learning_rate(self.optimizer, self.rate(step - 1))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        return torch.stack(losses)
+
+    def update_weights(self, step: int) -> None:
+        """Step the optimizer, and update the moving average."""
+        super().update_weights(step)
         if self.average is not None:
             self.average.update_parameters(self.network)
-        return torch.stack(losses)
 
 
 class MultiScale(nn.Module):

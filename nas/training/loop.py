@@ -33,7 +33,7 @@ from nas.training.batches import Batch, BatchPlan
 from nas.training.log import Log
 from nas.training.processes import ALONE, Processes
 from nas.training.settings import Settings
-from nas.training.step import scheduled_rate
+from nas.training.step import scheduled_rate, set_learning_rate
 
 PROGRESS_SECONDS = 0.2
 """Between two reports of progress."""
@@ -159,10 +159,11 @@ class Training(ABC):
         """Prepare for the steps of the coming epoch, which may draw from ``draws``."""
 
     @abstractmethod
-    def take_step(self, batch: Batch, step: int) -> Tensor:
-        """Train on a batch, in a step of the training from 1; returns the whole batch's losses.
+    def add_gradients(self, batch: Batch, step: int) -> Tensor:
+        """Compute the gradients of a batch, in a step of the training from 1.
 
-        Those are means over its images, one for each of ``loss_names``.
+        Returns the losses of the whole batch: means over its images, one for each of
+        ``loss_names``.
         """
 
     @abstractmethod
@@ -253,7 +254,8 @@ class Training(ABC):
                 labels.to(device, non_blocking=True),
                 *planned,
             )
-            losses = self.take_step(batch, first_step + number)
+            losses = self.add_gradients(batch, first_step + number)
+            self.update_weights(first_step + number)
             sums = losses if sums is None else sums + losses
             self.monitor.add(losses, first_step + number)
             seen += planned.size
@@ -264,6 +266,12 @@ class Training(ABC):
         self.monitor.read(first_step + len(plan))
         assert sums is not None
         return dict(zip(self.loss_names, (sums / len(plan)).tolist(), strict=True))
+
+    def update_weights(self, step: int) -> None:
+        """Step the optimizer by the gradients of a step of the training, from 1."""
+        set_learning_rate(self.optimizer, self.rate(step - 1))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # weights that the step did not use stay
 
     def finish_epoch(self) -> None:
         """Count one more epoch as finished.

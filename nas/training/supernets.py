@@ -25,7 +25,7 @@ from nas.training.processes import ALONE, Processes
 from nas.training.run import Run
 from nas.training.sandwich import LOSSES, add_gradients, add_path_gradients, draw_subnets
 from nas.training.settings import SupernetSettings
-from nas.training.step import DropPath, make_optimizer, set_learning_rate
+from nas.training.step import DropPath, make_optimizer
 
 MIXTURE = 2**16
 """Tells the mixture's draws from all others: those have 0 here, or a process's rank and 1."""
@@ -178,8 +178,8 @@ class SupernetTraining(Training):
         self._history = history if settings.staggered else None
         self.supernet.train()
 
-    def take_step(self, batch: Batch, step: int) -> Tensor:
-        """A step of the sandwich rule, part by part; all processes take it together.
+    def add_gradients(self, batch: Batch, step: int) -> Tensor:
+        """Follow the sandwich rule, part by part, all processes together.
 
         The sums over parts and processes are the gradients and the losses of the whole batch. Only
         norms tell the difference: each part is normalised by its own statistics, and running
@@ -189,7 +189,7 @@ class SupernetTraining(Training):
         networks = self._draw_networks(batch.resolution, mixes=mixes)
         drops = np.random.default_rng((settings.seed, self.epoch, step, 1 + self.processes.rank))
         contributions = [
-            part.weight * self._add_gradients(part, networks, drops, step, mixes=mixes)
+            part.weight * self._add_part(part, networks, drops, step, mixes=mixes)
             for part in batch.split(settings.accumulate)
         ]
         losses = torch.stack(contributions).sum(0)
@@ -197,9 +197,6 @@ class SupernetTraining(Training):
         place = LOSSES.index("mixture")
         self._last_mixture = losses[place].clone() if mixes else self._last_mixture
         losses[place] = self._last_mixture  # it stands until the next mixture
-        set_learning_rate(self.optimizer, self.rate(step - 1))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)  # what a step did not use stays as it is
         return losses
 
     def _draw_networks(self, resolution: int, *, mixes: bool) -> list[Architecture]:
@@ -211,7 +208,7 @@ class SupernetTraining(Training):
             networks = [network.with_input_size(resolution) for network in networks]
         return networks
 
-    def _add_gradients(
+    def _add_part(
         self,
         batch: Batch,
         networks: list[Architecture],
