@@ -133,7 +133,7 @@ def check_supernet(
 
 
 def judge_ranks(compared: Sequence[Compared], recipe: Recipe, *, images: int) -> Check:
-    """The figures of architectures that were trained already; ``images`` judged them."""
+    """Compute the figures of architectures that were trained; ``images`` of each were judged."""
     inherited = [one.inherited for one in compared]
     tau, interval = with_interval(kendall, inherited, [one.mean_alone for one in compared])
     by_seed = list(zip(*(one.alone for one in compared), strict=True))

@@ -81,9 +81,9 @@ def alpha_divergence(
 
     With p the teacher's probabilities and q ours, D = (E_q[(p / q)^alpha] - 1) / (alpha (alpha -
     1)); 1 stands for its limit KL(p || q). A positive alpha punishes classes of the teacher's that
-    the pupil misses, a negative one classes that only the pupil sees. So that a class of which one
-    of them is sure does not drown all others, (p / q)^alpha is cut at ``most_ratio``, except for 1;
-    the gradient is -E_q[(p / q)^alpha / alpha grad log q] with the cut ratio.
+    the student misses, a negative one classes that only the student sees. So that a class of which
+    one of them is sure does not drown all others, (p / q)^alpha is cut at ``most_ratio``, except
+    for 1; the gradient is -E_q[(p / q)^alpha / alpha grad log q] with the cut ratio.
     """
     first, second = (_clipped(logits, teacher.detach(), alpha, most_ratio) for alpha in alphas)
     value, slope = (
@@ -115,8 +115,8 @@ def load_teacher(
     are (ImageNet's mean and standard deviation); ONNX runs on the CPU.
 
     Raises:
-        UserError: there is no such teacher, or it takes images of another size, or tells other
-            classes apart.
+        UserError: there is no such teacher, or it takes images of another size, or has another
+            number of classes.
     """
     name, colon, weights = spec.partition(":")
     if spec.endswith(".onnx"):
@@ -127,8 +127,8 @@ def load_teacher(
         raise UserError(f"teacher '{spec}': must be ARCHITECTURE:WEIGHTS or a file *.onnx")
     shape = tuple(teacher(torch.zeros(2, 3, image_size, image_size, device=device)).shape)
     if shape != (2, classes):
-        told = f"{shape[1]} classes" if len(shape) == 2 else f"outputs of the shape {shape}"
-        raise UserError(f"teacher '{spec}': must tell {classes} classes apart, has {told}")
+        found = f"{shape[1]} classes" if len(shape) == 2 else f"outputs of the shape {shape}"
+        raise UserError(f"teacher '{spec}': must tell {classes} classes apart, has {found}")
     return lambda images: teacher(resize(images, image_size))
 
 

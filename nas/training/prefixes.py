@@ -37,9 +37,9 @@ BATCH = 256
 READ_AT_ONCE = 32
 """Images; several such batches are decoded side by side where images are not in memory."""
 MODULE_BYTES = 50_000
-"""What an ordinary module takes besides its tensors, about."""
+"""Of an ordinary module besides its tensors, about."""
 MAP_BYTES = 1_000
-"""What a kept tensor takes besides its numbers, about."""
+"""Of a kept tensor besides its numbers, about."""
 
 
 Kept = TypeVar("Kept")
@@ -48,7 +48,7 @@ Kept = TypeVar("Kept")
 class BoundedMemory(Generic[Kept]):
     """Values by key, together at most ``capacity`` bytes; ``peak`` is the most they ever took.
 
-    What was used the longest ago makes room.
+    The value that was used the longest ago makes room.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -81,9 +81,9 @@ class BoundedMemory(Generic[Kept]):
 
 @dataclass(eq=False)
 class Prefix:
-    """The layers of some subnets up to ``layer``; without one the images themselves.
+    """The layers of some subnets up to ``layer``; without a layer the images themselves.
 
-    ``is_shared``: subnets part here or further on. ``is_kept``: what it made of some images was
+    ``is_shared``: subnets part here or further on. ``is_kept``: its outputs for some images were
     kept, and may be still.
     """
 
@@ -95,12 +95,12 @@ class Prefix:
 
     @property
     def is_fork(self) -> bool:
-        """Whether subnets part right behind it."""
+        """Whether subnets part right behind this prefix."""
         return len(self.children) > 1
 
 
 class Predictions(NamedTuple):
-    """Which images were right, (B,), and by how much the label's logit leads all others, (B,)."""
+    """Whether each image was right, (B,), and by how much its label's logit leads, (B,)."""
 
     hits: NDArray[np.bool_]
     margins: NDArray[np.float64]
@@ -115,7 +115,7 @@ class Subnet:
 
 
 class Prefixes:
-    """What subnets make of images, with norms that are calibrated on training images.
+    """The outputs of subnets, with norms that are calibrated on training images.
 
     The supernet's weights are read where they lie: they must not change.
     """
@@ -139,7 +139,7 @@ class Prefixes:
         )
 
     def subnet(self, architecture: Architecture) -> Subnet:
-        """What ``predict`` takes. Of those that are to share layers make all before any runs."""
+        """The input of ``predict``. Make all subnets that are to share layers before any runs."""
         shape = architecture.input_shape
         prefixes = [self._roots.setdefault(shape, Prefix(None, shape))]
         for layer, input_shape in architecture.placed():

@@ -73,7 +73,7 @@ class Processes:
 
         Raises:
             UserError: that of the first process that has one, raised by the first process. The
-                others end silently: a mistake is told once.
+                others end silently: a mistake is reported once.
         """
         message = None
         try:

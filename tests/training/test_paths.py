@@ -123,7 +123,7 @@ def test_gradients_of_the_logits_equal_finite_differences(supernet: Supernet, ba
                 logits[index] -= step
             assert logits.grad[index].item() == pytest.approx(slope, rel=1e-3, abs=1e-7)
     assert not found.requires_grad
-    assert found.item() < loss()  # what is told is the cross-entropy alone
+    assert found.item() < loss()  # without the latency term
 
 
 def test_a_high_price_lowers_the_probability_of_what_costs(

@@ -173,7 +173,7 @@ def test_others_begin_when_the_first_is_done(shared: Path) -> None:
     assert [found["in_turn"] for found in both(shared)] == [1, "x"]
 
 
-def test_a_mistake_of_one_process_ends_all_and_is_told_once(shared: Path) -> None:
+def test_a_mistake_of_one_process_ends_all_and_is_reported_once(shared: Path) -> None:
     first, second = both(shared)
     assert first["error"] == "UserError('only the second has found this')"
     assert second["error"] == "SystemExit(2)"

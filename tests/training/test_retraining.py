@@ -113,7 +113,7 @@ def test_a_killed_process_goes_on_as_if_nothing_had_happened(
     assert process.stdout is not None
     with process.stdout:
         for line in process.stdout:
-            if int(line) >= 6:  # the second epoch is about to be judged, logged and saved
+            if int(line) >= 6:  # the second epoch is about to be evaluated, logged and saved
                 break
         process.send_signal(signal.SIGKILL)
         process.wait()
