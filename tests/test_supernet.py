@@ -192,6 +192,15 @@ def supernet(space):
 
 
 def random_supernet(space):
+    """The supernet of a space with random weights; the same object, fresh again, in each test."""
+    supernet, state = _random_supernet(space)
+    supernet.load_state_dict(state)
+    supernet.zero_grad(set_to_none=True)
+    return supernet.eval()
+
+
+@cache
+def _random_supernet(space):
     torch.manual_seed(0)
     supernet = Supernet(space).double()
     with torch.no_grad():
@@ -201,7 +210,7 @@ def random_supernet(space):
         for name, tensor in supernet.named_buffers():
             if "running_var" in name:
                 tensor.abs_()
-    return supernet.eval()
+    return supernet, {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
 
 
 @pytest.fixture
@@ -609,6 +618,7 @@ def test_shared_norms_are_leading_channels_of_one(images):
 
 
 def test_gradients_and_statistics_equal_the_extracted_networks(space, supernet, images):
+    gradients = Supernet(space).double()
     supernet.train()
     for architecture in architectures(space, 4):
         network = supernet.extract(architecture)
@@ -620,22 +630,16 @@ def test_gradients_and_statistics_equal_the_extracted_networks(space, supernet, 
         torch.testing.assert_close(total, expected, rtol=1e-10, atol=0)
         # a step along the gradient moves the extracted copy where it moves the network itself
         moved = supernet.extract(architecture)
-        for parameter, gradient in zip(
-            _crops(supernet, architecture), network.parameters(), strict=True
+        with torch.no_grad():  # the supernet's gradients, extracted like weights
+            for name, parameter in gradients.named_parameters():
+                found = supernet.get_parameter(name).grad
+                parameter.copy_(torch.zeros_like(parameter) if found is None else found)
+        for gradient, parameter in zip(
+            gradients.extract(architecture).parameters(), network.parameters(), strict=True
         ):
-            torch.testing.assert_close(parameter, gradient.grad, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(gradient.detach(), parameter.grad, rtol=1e-9, atol=1e-12)
         for name, buffer in network.named_buffers():
             torch.testing.assert_close(moved.get_buffer(name), buffer, rtol=1e-12, atol=0)
-
-
-def _crops(supernet, architecture):
-    """The supernet's gradients, cut to the architecture by extracting them like weights."""
-    gradients = Supernet(supernet.space).double()
-    with torch.no_grad():
-        for name, parameter in gradients.named_parameters():
-            source = supernet.get_parameter(name).grad
-            parameter.copy_(torch.zeros_like(parameter) if source is None else source)
-    return [parameter.detach() for parameter in gradients.extract(architecture).parameters()]
 
 
 def test_unused_weights_get_no_gradient(space, supernet, images):
@@ -646,9 +650,10 @@ def test_unused_weights_get_no_gradient(space, supernet, images):
 
 
 def test_plain_layers_live_on_meta_and_hold_no_weights(space, supernet, images):
-    supernet(images, space.largest())
-    for plain in supernet._plain_layers.values():
-        assert all(tensor.is_meta for tensor in plain.module.state_dict().values())
+    largest = space.largest()
+    supernet(images, largest)
+    for module in supernet.plain_modules(largest).values():
+        assert all(tensor.is_meta for tensor in module.state_dict().values())
 
 
 def with_first_stage(**changes):
