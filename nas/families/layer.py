@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, ParamSpec, TypeAlias
 
 from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 Arguments = ParamSpec("Arguments")
+
+ModuleCall: TypeAlias = "partial[nn.Module]"
+"""The class of a module with its arguments, which are plain values; calling it makes the module."""
 
 Shape = tuple[int, int, int]
 """Channels, height, width of one image or feature map."""
@@ -91,11 +94,8 @@ class Layer(Value):
         """
         raise NotImplementedError
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
-        """The class of this layer's module with its arguments, which are plain values.
-
-        ``nas.network.make_module`` makes the module itself.
-        """
+    def module(self, input_shape: Shape) -> ModuleCall:
+        """The call that makes this layer's module; ``nas.network.make_module`` calls it."""
         raise NotImplementedError
 
     @cached_property
@@ -189,7 +189,7 @@ class Head(Layer):
 
 def call(
     make: Callable[Arguments, nn.Module], *args: Arguments.args, **kwargs: Arguments.kwargs
-) -> partial[nn.Module]:
+) -> ModuleCall:
     """``functools.partial`` whose arguments are checked, of any module."""
     return partial(make, *args, **kwargs)
 

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from nas.families.efficientformer_v1 import layers
+from nas.families.efficientformer_v1.layers import LAYERS
 from nas.families.efficientformer_v1.timm import TIMM
 from nas.families.layer import Family
 
-FAMILY = Family(
-    layers=(
-        layers.Pooling,
-        layers.PointwiseFFN,
-        layers.MetaBlock4D,
-        layers.MetaBlock3D,
-        layers.TokenClassifier,
-    ),
-    timm=TIMM,
-)
+FAMILY = Family(LAYERS, TIMM)

@@ -5,8 +5,7 @@ Its stem and its downsampling are the ``conv_stem``, with ReLU, and the ``conv_d
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,14 +13,12 @@ from nas.families.layer import (
     Activation,
     ExpandingLayer,
     Head,
+    ModuleCall,
     Positive,
     ResidualLayer,
     Shape,
     call,
 )
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class Pooling(ResidualLayer):
@@ -29,7 +26,7 @@ class Pooling(ResidualLayer):
 
     kind: Literal["pooling"] = "pooling"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientformer_v1.modules import PoolingModule
 
         return call(PoolingModule, self.channels)
@@ -41,7 +38,7 @@ class PointwiseFFN(ExpandingLayer):
     kind: Literal["pointwise_ffn"] = "pointwise_ffn"
     activation: Activation = "gelu"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientformer_v1.modules import PointwiseFFNModule
 
         return call(PointwiseFFNModule, self.channels, self.hidden, self.activation)
@@ -53,7 +50,7 @@ class MetaBlock4D(ExpandingLayer):
     kind: Literal["metablock4d"] = "metablock4d"
     activation: Activation = "gelu"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientformer_v1.modules import MetaBlock4DModule
 
         return call(MetaBlock4DModule, self.channels, self.hidden, self.activation)
@@ -72,7 +69,7 @@ class MetaBlock3D(ExpandingLayer):
     key_dim: Positive = 32
     value_dim: Positive = 128
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientformer_v1.modules import MetaBlock3DModule
 
         return call(
@@ -94,7 +91,7 @@ class TokenClassifier(Head):
     distillation: bool = True
     epsilon: Annotated[float, Field(gt=0)] = 1e-5
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientformer_v1.modules import TokenClassifierModule
 
         return call(
@@ -104,3 +101,6 @@ class TokenClassifier(Head):
             distillation=self.distillation,
             epsilon=self.epsilon,
         )
+
+
+LAYERS = (Pooling, PointwiseFFN, MetaBlock4D, MetaBlock3D, TokenClassifier)

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from nas.families.efficientformer_v2 import layers
+from nas.families.efficientformer_v2.layers import LAYERS
 from nas.families.efficientformer_v2.timm import TIMM
 from nas.families.layer import Family
 
-FAMILY = Family(
-    layers=(
-        layers.ConvStem,
-        layers.ConvFFN,
-        layers.Attention4D,
-        layers.ConvDownsample,
-        layers.AttentionDownsample,
-        layers.Classifier,
-    ),
-    timm=TIMM,
-)
+FAMILY = Family(LAYERS, TIMM)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from nas.families.layer import (
     Activation,
@@ -11,14 +10,12 @@ from nas.families.layer import (
     Downsampling,
     ExpandingLayer,
     Head,
+    ModuleCall,
     Positive,
     ResidualLayer,
     Shape,
     call,
 )
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class ConvStem(Downsampling):
@@ -30,7 +27,7 @@ class ConvStem(Downsampling):
     in_channels: Positive = 3
     activation: Activation = "gelu"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientformer_v2.modules import ConvStemModule
 
         return call(ConvStemModule, self.in_channels, self.out_channels, self.activation)
@@ -46,7 +43,7 @@ class ConvFFN(ExpandingLayer):
     kernel: DepthwiseKernel = 3
     activation: Activation = "gelu"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientformer_v2.modules import ConvFFNModule
 
         return call(ConvFFNModule, self.channels, self.hidden, self.activation, kernel=self.kernel)
@@ -73,7 +70,7 @@ class Attention4D(ResidualLayer):
         self.require_divisible(input_shape, self.stride)
         return super().output_shape(input_shape)
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientformer_v2.modules import Attention4DModule
 
         return call(
@@ -94,7 +91,7 @@ class ConvDownsample(Downsampling):
 
     kind: Literal["conv_downsample"] = "conv_downsample"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientformer_v2.modules import ConvDownsampleModule
 
         return call(ConvDownsampleModule, self.in_channels, self.out_channels)
@@ -109,7 +106,7 @@ class AttentionDownsample(Downsampling):
     value_dim: Positive = 64
     activation: Activation = "gelu"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientformer_v2.modules import AttentionDownsampleModule
 
         return call(
@@ -130,9 +127,12 @@ class Classifier(Head):
     kind: Literal["classifier"] = "classifier"
     distillation: bool = True
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientformer_v2.modules import ClassifierModule
 
         return call(
             ClassifierModule, self.in_channels, self.classes, distillation=self.distillation
         )
+
+
+LAYERS = (ConvStem, ConvFFN, Attention4D, ConvDownsample, AttentionDownsample, Classifier)

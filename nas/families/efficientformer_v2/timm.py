@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from nas.families.efficientformer_v2.layers import (
-    Attention4D,
-    AttentionDownsample,
-    Classifier,
-    ConvDownsample,
-    ConvFFN,
-    ConvStem,
-)
+from nas.families.efficientformer_v2.layers import LAYERS
 from nas.families.layer import TimmNames
 
 TIMM = TimmNames(
     family="EfficientFormer V2",
-    layers=(ConvStem, ConvDownsample, ConvFFN, Attention4D, AttentionDownsample, Classifier),
+    layers=LAYERS,
     rules=(
         (r"^stage(\d+)\.downsample\.conv\.(conv|norm)\.", r"stages.\1.downsample.conv.\2."),
         (r"^stage(\d+)\.downsample\.(conv|norm)\.", r"stages.\1.downsample.conv.\2."),

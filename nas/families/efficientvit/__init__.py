@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from nas.families.efficientvit import layers
+from nas.families.efficientvit.layers import LAYERS
 from nas.families.efficientvit.timm import TIMM
 from nas.families.layer import Family
 
-FAMILY = Family(
-    layers=(
-        layers.DeepConvStem,
-        layers.DepthwiseFFN,
-        layers.CascadedAttention,
-        layers.PatchMerging,
-        layers.PooledClassifier,
-    ),
-    timm=TIMM,
-)
+FAMILY = Family(LAYERS, TIMM)

@@ -6,8 +6,7 @@ stages stand a ``depthwise_ffn``, the ``patch_merging`` and another ``depthwise_
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,14 +17,12 @@ from nas.families.layer import (
     ExpandingLayer,
     Head,
     Layer,
+    ModuleCall,
     Positive,
     ResidualLayer,
     Shape,
     call,
 )
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class DeepConvStem(Downsampling):
@@ -45,7 +42,7 @@ class DeepConvStem(Downsampling):
             )
         return shape
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientvit.modules import DeepConvStemModule
 
         return call(DeepConvStemModule, self.in_channels, self.out_channels, self.activation)
@@ -58,7 +55,7 @@ class DepthwiseFFN(ExpandingLayer):
     kernel: DepthwiseKernel = 3
     activation: Activation = "relu"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientvit.modules import DepthwiseFFNModule
 
         return call(
@@ -97,7 +94,7 @@ class CascadedAttention(ResidualLayer):
             )
         return super().output_shape(input_shape)
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientvit.modules import CascadedAttentionModule
 
         return call(
@@ -129,7 +126,7 @@ class PatchMerging(Layer):
         self.require_channels(input_shape, self.in_channels)
         return self.out_channels, (input_shape[1] + 1) // 2, (input_shape[2] + 1) // 2
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientvit.modules import PatchMergingModule
 
         return call(
@@ -142,7 +139,10 @@ class PooledClassifier(Head):
 
     kind: Literal["pooled_classifier"] = "pooled_classifier"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.efficientvit.modules import PooledClassifierModule
 
         return call(PooledClassifierModule, self.in_channels, self.classes)
+
+
+LAYERS = (DeepConvStem, DepthwiseFFN, CascadedAttention, PatchMerging, PooledClassifier)

@@ -5,13 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from nas.families.efficientvit.layers import (
-    CascadedAttention,
-    DeepConvStem,
-    DepthwiseFFN,
-    PatchMerging,
-    PooledClassifier,
-)
+from nas.families.efficientvit.layers import LAYERS, CascadedAttention
 from nas.families.layer import Layer, TimmNames
 
 STAGE_CHANNELS = (
@@ -56,7 +50,7 @@ class _EfficientViTNames(TimmNames):
 
 TIMM = _EfficientViTNames(
     family="EfficientViT",
-    layers=(DeepConvStem, DepthwiseFFN, CascadedAttention, PatchMerging, PooledClassifier),
+    layers=LAYERS,
     rules=(
         (r"^stem\.", r"patch_embed."),
         (r"^stage(\d+)\.downsample\.", r"stages.\1.downsample.patchmerge."),

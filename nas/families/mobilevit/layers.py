@@ -5,8 +5,7 @@ A width that only the stem has is a stage of its own, so their five stages are 2
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,14 +16,12 @@ from nas.families.layer import (
     ExpandingLayer,
     Head,
     Layer,
+    ModuleCall,
     Positive,
     ResidualLayer,
     Shape,
     call,
 )
-
-if TYPE_CHECKING:
-    from torch import nn
 
 PATCH = 2
 """Side of a patch in pixels; published networks have no other."""
@@ -37,7 +34,7 @@ class ShortStem(Downsampling):
     in_channels: Positive = 3
     activation: Activation = "silu"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.mobilevit.modules import ShortStemModule
 
         return call(ShortStemModule, self.in_channels, self.out_channels, self.activation)
@@ -50,7 +47,7 @@ class InvertedResidual(ExpandingLayer):
     kernel: DepthwiseKernel = 3
     activation: Activation = "silu"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.mobilevit.modules import InvertedResidualModule
 
         return call(
@@ -77,7 +74,7 @@ class InvertedDownsample(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         return self.strided(input_shape, self.in_channels, self.out_channels, self.stride)
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.mobilevit.modules import InvertedDownsampleModule
 
         return call(
@@ -135,7 +132,7 @@ class SeparableAttention(ResidualLayer):
 
     kind: Literal["separable_attention"] = "separable_attention"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.mobilevit.separable_modules import SeparableAttentionModule
 
         return call(SeparableAttentionModule, self.channels)
@@ -146,7 +143,7 @@ class MobileViTV1Block(SoftmaxPatchTransformer):
 
     kind: Literal["mobilevit_v1_block"] = "mobilevit_v1_block"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.mobilevit.modules import MobileViTV1BlockModule
 
         return call(
@@ -165,7 +162,7 @@ class MobileViTV2Block(SeparablePatchTransformer):
 
     kind: Literal["mobilevit_v2_block"] = "mobilevit_v2_block"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.mobilevit.separable_modules import MobileViTV2BlockModule
 
         return call(
@@ -183,7 +180,7 @@ class MobileViTV3Block(SoftmaxPatchTransformer):
 
     kind: Literal["mobilevit_v3_block"] = "mobilevit_v3_block"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.mobilevit.modules import MobileViTV3BlockModule
 
         return call(
@@ -202,7 +199,7 @@ class MobileViTV3SeparableBlock(SeparablePatchTransformer):
 
     kind: Literal["mobilevit_v3_separable_block"] = "mobilevit_v3_separable_block"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.mobilevit.separable_modules import MobileViTV3SeparableBlockModule
 
         return call(
@@ -228,7 +225,7 @@ class ConvClassifier(Layer):
         self.require_channels(input_shape, self.in_channels)
         return self.classes, 1, 1
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.mobilevit.modules import ConvClassifierModule
 
         return call(
@@ -241,7 +238,21 @@ class MeanClassifier(Head):
 
     kind: Literal["mean_classifier"] = "mean_classifier"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.mobilevit.separable_modules import MeanClassifierModule
 
         return call(MeanClassifierModule, self.in_channels, self.classes)
+
+
+LAYERS = (
+    ShortStem,
+    InvertedResidual,
+    InvertedDownsample,
+    SeparableAttention,
+    MobileViTV1Block,
+    MobileViTV2Block,
+    MobileViTV3Block,
+    MobileViTV3SeparableBlock,
+    ConvClassifier,
+    MeanClassifier,
+)

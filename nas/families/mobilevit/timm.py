@@ -9,15 +9,10 @@ import re
 
 from nas.families.layer import Layer, Sizes, TimmNames
 from nas.families.mobilevit.layers import (
-    ConvClassifier,
-    InvertedDownsample,
-    InvertedResidual,
-    MeanClassifier,
-    MobileViTV1Block,
+    LAYERS,
     MobileViTV2Block,
-    MobileViTV3Block,
     MobileViTV3SeparableBlock,
-    ShortStem,
+    SeparableAttention,
 )
 
 
@@ -34,17 +29,7 @@ class _MobileViTNames(TimmNames):
 
 TIMM = _MobileViTNames(
     family="MobileViT",
-    layers=(
-        ShortStem,
-        InvertedResidual,
-        InvertedDownsample,
-        MobileViTV1Block,
-        MobileViTV2Block,
-        MobileViTV3Block,
-        MobileViTV3SeparableBlock,
-        ConvClassifier,
-        MeanClassifier,
-    ),
+    layers=tuple(layer for layer in LAYERS if layer is not SeparableAttention),
     rules=(
         (r"^stage(\d+)\.downsample\.", r"stages.\1.0."),
         (r"^stage(\d+)\.block(\d+)\.[a-z0-9_]+\.", r"stages.\1.\2."),

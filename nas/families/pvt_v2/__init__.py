@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 from nas.families.layer import Family
-from nas.families.pvt_v2 import layers
+from nas.families.pvt_v2.layers import LAYERS
 from nas.families.pvt_v2.timm import TIMM
 
-FAMILY = Family(
-    layers=(
-        layers.PatchStem,
-        layers.PatchDownsample,
-        layers.ReducedAttention,
-        layers.TokenFFN,
-    ),
-    timm=TIMM,
-)
+FAMILY = Family(LAYERS, TIMM)

@@ -5,22 +5,19 @@ Its head is the ``token_classifier`` of EfficientFormer V1 with another epsilon.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from nas.families.layer import (
     Activation,
     DepthwiseKernel,
     Downsampling,
     ExpandingLayer,
+    ModuleCall,
     Positive,
     ResidualLayer,
     Shape,
     call,
 )
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class PatchStem(Downsampling):
@@ -31,7 +28,7 @@ class PatchStem(Downsampling):
     kind: Literal["patch_stem"] = "patch_stem"
     in_channels: Positive = 3
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.pvt_v2.modules import PatchStemModule
 
         return call(PatchStemModule, self.in_channels, self.out_channels)
@@ -42,7 +39,7 @@ class PatchDownsample(Downsampling):
 
     kind: Literal["patch_downsample"] = "patch_downsample"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.pvt_v2.modules import PatchDownsampleModule
 
         return call(PatchDownsampleModule, self.in_channels, self.out_channels)
@@ -69,7 +66,7 @@ class ReducedAttention(ResidualLayer):
             raise ValueError(f"{self.slot}: reduction must be 1 with pooled, got {self.reduction}")
         return super().output_shape(input_shape)
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.pvt_v2.modules import ReducedAttentionModule
 
         return call(
@@ -97,7 +94,7 @@ class TokenFFN(ExpandingLayer):
     kernel: DepthwiseKernel = 3
     activation: Activation = "gelu"
 
-    def module(self, input_shape: Shape) -> partial[nn.Module]:
+    def module(self, input_shape: Shape) -> ModuleCall:
         from nas.families.pvt_v2.modules import TokenFFNModule
 
         return call(
@@ -108,3 +105,6 @@ class TokenFFN(ExpandingLayer):
             rectified=self.rectified,
             kernel=self.kernel,
         )
+
+
+LAYERS = (PatchStem, PatchDownsample, ReducedAttention, TokenFFN)

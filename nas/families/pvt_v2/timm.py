@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from nas.families.efficientformer_v1.layers import TokenClassifier
 from nas.families.layer import TimmNames
-from nas.families.pvt_v2.layers import PatchDownsample, PatchStem, ReducedAttention, TokenFFN
+from nas.families.pvt_v2.layers import LAYERS
 
 TIMM = TimmNames(
     family="PVT v2",
-    layers=(PatchStem, PatchDownsample, ReducedAttention, TokenFFN, TokenClassifier),
+    layers=(*LAYERS, TokenClassifier),
     rules=(
         (r"^stem\.conv\.", r"patch_embed.proj."),
         (r"^stem\.", r"patch_embed."),
