@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from pydantic import ValidationError
-
 from nas.architecture import Architecture
 from nas.documents import Value, read_document, write_atomically
 from nas.errors import UserError
@@ -349,11 +347,7 @@ def _read_sidecar(path: Path) -> Sidecar:
             f"--out {path}"
         )
     try:
-        document = read_document(sidecar_path(path))
-        try:
-            return Sidecar.model_validate(document.data)
-        except ValidationError as error:
-            raise document.validation_error(error) from None
+        return read_document(sidecar_path(path)).validated(Sidecar)
     except UserError as error:
         raise UserError(
             f"{error}; without it {path.name} is of no use, rebuild: nas build-lut --space SPACE "

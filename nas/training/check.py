@@ -1,4 +1,4 @@
-"""Whether a supernet ranks networks as they turn out when each is trained alone."""
+"""Checks whether a supernet ranks networks in the order that separate trainings give them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ JOURNAL = "check.jsonl"
 CANDIDATES = 20
 """Random architectures for each one that is picked: enough to have one near every size."""
 PICKING_SEED = 0
-"""One for all runs, so that those of a space that differ in their seeds meet the same networks."""
+"""The same for all runs: those of one space are checked on the same networks."""
 
 
 class Finished(Value):
@@ -58,11 +58,11 @@ class Compared(Value):
 
 
 class Check(Value):
-    """All architectures, smallest first, and what they say of the supernet.
+    """All architectures, smallest first, and how well the supernet ranks them.
 
     ``tau`` is Kendall's rank correlation between inherited accuracy and the mean of those alone,
-    with its 95 % interval; ``tau_between_seeds`` the mean over all pairs of seeds, which no
-    supernet can beat by much; ``gap`` the mean of inherited minus alone, in [-1, 1].
+    with its 95 % interval; ``tau_between_seeds`` is the mean over all pairs of seeds, which no
+    supernet can beat by much; ``gap`` is the mean of inherited minus alone, in [-1, 1].
     """
 
     recipe: Recipe
@@ -133,10 +133,11 @@ def check_supernet(
 
 
 def judge_ranks(compared: Sequence[Compared], recipe: Recipe, *, images: int) -> Check:
-    """Compute the figures of architectures that were trained; ``images`` of each were judged."""
-    inherited = [one.inherited for one in compared]
-    tau, interval = with_interval(kendall, inherited, [one.mean_alone for one in compared])
-    by_seed = list(zip(*(one.alone for one in compared), strict=True))
+    """Compare accuracies that were measured already, on so many ``images``."""
+    inherited = [network.inherited for network in compared]
+    alone = [network.mean_alone for network in compared]
+    tau, interval = with_interval(kendall, inherited, alone)
+    by_seed = list(zip(*(network.alone for network in compared), strict=True))
     pairs = [with_interval(kendall, *pair)[0] for pair in itertools.combinations(by_seed, 2)]
     return Check(
         recipe=recipe,
@@ -145,7 +146,7 @@ def judge_ranks(compared: Sequence[Compared], recipe: Recipe, *, images: int) ->
         tau=tau,
         tau_interval=interval,
         tau_between_seeds=float(np.mean(pairs)) if pairs else None,
-        gap=float(np.mean([one.inherited - one.mean_alone for one in compared])),
+        gap=float(np.mean(np.subtract(inherited, alone))),
     )
 
 

@@ -1,6 +1,6 @@
 """A retraining's folder: one architecture, trained from scratch or from what it inherited.
 
-| file                     | what it holds                                               |
+| file                     | contents                                                    |
 |--------------------------|-------------------------------------------------------------|
 | `retraining.json`        | data, split, recipe, supernet, teacher; versions, date      |
 | `architecture.json`      | the architecture, with a head for the data's classes        |
@@ -12,7 +12,7 @@
 | `tensorboard/`           | the same as curves                                          |
 | `weights.safetensors`    | at the end: the trained weights                             |
 | `result.json`            | at the end: test accuracy, inherited and retrained          |
-| `.lock`                  | there while a process trains                                |
+| `.lock`                  | exists while a process trains                               |
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from nas.progress import SILENT, Progress
 from nas.store.folder import REMEDY, RunFolder
 from nas.training.alone import NetworkTraining, fresh_network
 from nas.training.batches import reading_size
-from nas.training.distillation import load_teacher
+from nas.training.distillation import Teacher, load_teacher
 from nas.training.evaluation import accuracy, inherited_network
 from nas.training.loop import train_epochs
 from nas.training.run import ImagesRecord, Run, circumstances
@@ -116,10 +116,9 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
             teacher=teacher,
             made=circumstances(),
         )
-        if teacher is not None:
-            load_teacher(teacher, classes=architecture.classes, image_size=architecture.input_size)
-        inherited = _inherit(supernet, architecture, dataset, device) if supernet else None
         retraining = cls(path, architecture, record)
+        retraining.load_teacher()  # before anything is written
+        inherited = _inherit(supernet, architecture, dataset, device) if supernet else None
         with retraining.begun(force=force):
             architecture.save(path / cls.subject_file)
             if inherited is not None:
@@ -180,6 +179,13 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         given["recipe"] = given.pop("name", None)
         self.require_given(known, {name: it for name, it in given.items() if it is not None})
 
+    def load_teacher(self, device: torch.device | str = "cpu") -> Teacher | None:
+        """The teacher, if the record names one."""
+        if self.record.teacher is None:
+            return None
+        classes, size = self.architecture.classes, self.architecture.input_size
+        return load_teacher(self.record.teacher, classes=classes, image_size=size, device=device)
+
     def start(self) -> nn.Module:
         """The network before its first step: inherited, or fresh."""
         recipe = self.record.recipe
@@ -228,21 +234,12 @@ def _begin(
     retraining: Retraining, dataset: Dataset, progress: Progress, device: torch.device
 ) -> NetworkTraining:
     """The training at its start."""
-    architecture, record = retraining.architecture, retraining.record
-    teacher = None
-    if record.teacher is not None:
-        teacher = load_teacher(
-            record.teacher,
-            classes=architecture.classes,
-            image_size=architecture.input_size,
-            device=device,
-        )
     return NetworkTraining(
-        architecture,
+        retraining.architecture,
         retraining.start(),
         dataset,
-        record.recipe,
-        teacher=teacher,
+        retraining.record.recipe,
+        teacher=retraining.load_teacher(device),
         progress=progress,
         device=device,
     )
@@ -290,7 +287,7 @@ def _inherit(
 
 
 def _resolutions(changes: Mapping[str, object]) -> Resolutions:
-    """What the changes say; which recipe they change is known only when the images are."""
+    """Those of the changes; the recipe that they change is chosen after the images are read."""
     return Recipe.model_validate({**RECIPES["light"].model_dump(), **changes}).resolutions
 
 

@@ -1,6 +1,6 @@
-"""A run folder: what a supernet is trained on and how, its weights and its log.
+"""A run folder: data and settings of a supernet's training, its weights and its log.
 
-| file                     | what it holds                                          |
+| file                     | contents                                               |
 |--------------------------|--------------------------------------------------------|
 | `run.json`               | data, split, settings; versions, date                  |
 | `space.json`             | the search space                                       |
@@ -9,9 +9,9 @@
 | `log.jsonl`              | one line per epoch: losses, rate, accuracies, paths;   |
 |                          | and one per setback                                    |
 | `tensorboard/`           | the same as curves                                     |
-| `check.json`, .csv, .png | what `nas check-supernet` found                        |
-| `slim_*/`                | what searches found                                    |
-| `.lock`                  | there while a process trains                           |
+| `check.json`, .csv, .png | the result of `nas check-supernet`                     |
+| `slim_*/`, `search_*/`   | the results of searches                                |
+| `.lock`                  | exists while a process trains                          |
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ if TYPE_CHECKING:  # torch takes seconds to load, and a run can be opened withou
     from nas.training.distillation import Teacher
 
 CHECKS = ("check.json", "check.csv", "check.png")
-"""What ``nas check-supernet`` writes beside its journal."""
+"""The files that ``nas check-supernet`` writes beside its journal."""
 SLIMMING, SEARCH, SEARCH_RESULT = "slim_", "search_", "result.json"
-"""How the folders of searches in a run begin, and what each holds when it is done."""
+"""How the names of search folders in a run begin, and the file in each finished one."""
 
 
 class ImagesRecord(Value):
-    """What the record of a training says of its images."""
+    """The part of a training's record that describes its images."""
 
     data: DataSettings
     classes: tuple[str, ...]
