@@ -25,7 +25,7 @@ import optuna
 
 from nas.report.terminal import print_table
 from nas.search.study import EVALUATED
-from nas.slim.searching import STORAGE
+from nas.slim.search import STORAGE
 
 Trials = list[optuna.trial.FrozenTrial]
 

@@ -169,7 +169,7 @@ def slim(
     from nas.latency.table import LatencyTable
     from nas.report import write_search
     from nas.slim.plan import Plan
-    from nas.slim.slimming import slim_run
+    from nas.slim.search import slim_run
 
     result = slim_run(
         run,
@@ -276,7 +276,7 @@ def export(
     if data is not None:
         from nas.data import load_dataset
         from nas.latency.target import detect_target, placement
-        from nas.slim.network import take_examples
+        from nas.slim.delivery import take_examples
 
         where = placement(detect_target(runtime=runtime, precision="int8"))
         rounding = Rounding(take_examples(load_dataset(data, architecture.input_size)), where)

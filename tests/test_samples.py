@@ -21,7 +21,7 @@ from nas.search.problem import Problem
 from nas.search.study import evaluated_in, open_study
 from nas.slim.journal import Measured, SearchJournal
 from nas.slim.plan import Plan
-from nas.slim.preparation import identify
+from nas.slim.search import identify
 from nas.space import SearchSpace
 from nas.training.check import Check, check_supernet
 from nas.training.evaluation import accuracy, inherited_accuracy

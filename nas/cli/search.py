@@ -154,7 +154,7 @@ def search(
 
     from nas.report import write_search
     from nas.report.terminal import ProgressBar
-    from nas.slim.searching import search_run
+    from nas.slim.search import StudySettings, search_run
 
     out = out or opened.path / f"{SEARCH}{sampler}_{_bounds(plan)}"
     try:
@@ -163,8 +163,7 @@ def search(
                 opened,
                 prices.tables,
                 plan,
-                sampler=sampler,
-                storage=storage,
+                StudySettings(sampler, storage),
                 out=out,
                 progress=bar,
                 force=force,
@@ -215,8 +214,7 @@ def _prepare(
     """
     from nas.latency.prices import Prices, latency_names
     from nas.latency.table import LatencyTable
-    from nas.slim.options import name_tables, read_targets, read_terms
-    from nas.slim.plan import Plan, published_terms
+    from nas.slim.plan import Plan, name_tables, published_terms, read_targets, read_terms
 
     paths = name_tables(tables)
     targets = read_targets(paths, **bounds)

@@ -1,48 +1,53 @@
-"""Who chooses networks: slimming, and what it has to beat at the same number of evaluations."""
+"""The methods that choose networks: slimming, and what it has to beat at equal evaluations."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from nas.errors import UserError
 from nas.search import (
     STRATEGIES,
     PathChoice,
     PathChoices,
-    Problem,
     Solution,
     Step,
     evolve,
+    hypervolume,
     scale_uniformly,
     search_randomly,
     slim_problems,
 )
 from nas.search.problem import meets
-from nas.slim.workshop import Workshop
+from nas.slim.delivery import Candidates
+from nas.slim.plan import target_text
+from nas.slim.result import EvaluatedNetwork, MethodResult, WalkAction, WalkStep
 from nas.space import Assignment
 from nas.training.paths import path_probabilities
 
 CORRECTION_SHARE = 0.1
-"""Of the evaluations; kept for what is asked again after a measurement above the target."""
+"""Of the evaluations; kept for the searches after a measurement above the target."""
 UNIFORM_NETWORKS = 12
 """Uniformly scaled networks that are evaluated along the scale: a frontier of few points."""
 
 
 class Method(ABC):
-    """Chooses networks within bounds, and knows what it evaluated, in its order.
+    """Chooses networks within bounds, and remembers what it evaluated, in its order.
 
-    ``name`` is what tables, pictures and reports call it.
+    ``name`` stands in tables, pictures and results. ``trace`` holds the steps of a walk.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, workshop: Workshop) -> None:
-        self.workshop = workshop
+    def __init__(self, candidates: Candidates) -> None:
+        self.candidates = candidates
         self.evaluated: dict[Assignment, float] = {}
-        plan = workshop.plan
+        self.trace: list[Step] = []
+        plan = candidates.plan
         self._left = plan.evaluations * len(plan.targets)
         self._kept = int(CORRECTION_SHARE * self._left)
         self._chosen: dict[frozenset[tuple[str, float]], Assignment] = {}
@@ -50,17 +55,19 @@ class Method(ABC):
     def choose(self, bounds: Mapping[str, float]) -> Assignment:
         """The best network found that meets all bounds.
 
-        The first time it is asked, all targets of the plan are searched at once.
+        The first call searches for all targets of the plan at once.
         """
+        targets = self.candidates.plan.targets
         if not self._chosen:
-            targets = self.workshop.plan.targets
             bests = self._search(targets, max(1, self._left - self._kept))
-            self._chosen = {_key(it): best for it, best in zip(targets, bests, strict=True)}
-        if _key(bounds) not in self._chosen:
-            share = self._kept // (2 * len(self.workshop.plan.targets))
-            granted = max(1, min(self._left, share))
-            (self._chosen[_key(bounds)],) = self._search((bounds,), granted)
-        return self._chosen[_key(bounds)]
+            self._chosen = {
+                frozenset(target.items()): best for target, best in zip(targets, bests, strict=True)
+            }
+        key = frozenset(bounds.items())
+        if key not in self._chosen:
+            granted = max(1, min(self._left, self._kept // (2 * len(targets))))
+            (self._chosen[key],) = self._search((bounds,), granted)
+        return self._chosen[key]
 
     @abstractmethod
     def _search(
@@ -72,16 +79,69 @@ class Method(ABC):
         self._left -= len(evaluated.keys() - self.evaluated.keys())
         self.evaluated |= evaluated
 
-    def _bests(self, targets: Sequence[Mapping[str, float]]) -> list[Assignment]:
-        """Of all that was evaluated the most accurate network within each target."""
-        cost = self.workshop.prices.cost
-        return [
-            max(
-                (one for one in self.evaluated if meets(cost(one), target)),
-                key=lambda one: self.evaluated[one],
-            )
-            for target in targets
+    def _best(self, target: Mapping[str, float]) -> Assignment:
+        """The most accurate evaluated network within a target.
+
+        Raises:
+            ValueError: there is none.
+        """
+        cost = self.candidates.prices.cost
+        fitting = [one for one in self.evaluated if meets(cost(one), target)]
+        return max(fitting, key=lambda one: self.evaluated[one])
+
+    def result(self) -> MethodResult:
+        """Everything evaluated, and the area that its frontier dominates.
+
+        The frontier counts within all other bounds of the loosest target. The reference is the
+        largest network's cost and the accuracy of chance: searches spend their evaluations near
+        the bounds, so against the bound itself their frontiers would cover nothing.
+        """
+        prices, target = self.candidates.prices, self.candidates.plan.targets[0]
+        measure, *others = target
+        within = {name: target[name] for name in others}
+        largest = prices.cost(self.candidates.largest)
+        points = [
+            (costs[measure], accuracy)
+            for assignment, accuracy in self.evaluated.items()
+            if meets(costs := prices.cost(assignment), within)
         ]
+        return MethodResult(
+            name=self.name,
+            evaluated=tuple(
+                EvaluatedNetwork(
+                    order=order,
+                    assignment=assignment,
+                    costs=prices.cost(assignment),
+                    accuracy=accuracy,
+                )
+                for order, (assignment, accuracy) in enumerate(self.evaluated.items())
+            ),
+            hypervolume=hypervolume(points, (largest[measure], 1 / prices.space.classes)),
+        )
+
+    def walk(self) -> tuple[WalkStep, ...]:
+        """The trace, with the names of choices and options."""
+        choices = self.candidates.space.typed_choices
+        return tuple(
+            WalkStep(
+                costs=dict(step.costs),
+                score=step.score,
+                accuracy=step.accuracy,
+                actions=tuple(
+                    WalkAction(
+                        choice=choices[action.choice].name,
+                        option=choices[action.choice].options[action.option],
+                        costs=dict(action.costs),
+                        score=action.score,
+                        accuracy=action.accuracy,
+                    )
+                    for action in step.actions
+                ),
+                taken=[action.assignment for action in step.actions].index(step.taken.assignment),
+                reached=step.taken.assignment,
+            )
+            for step in self.trace
+        )
 
 
 class Uniform(Method):
@@ -94,21 +154,20 @@ class Uniform(Method):
         targets: Sequence[Mapping[str, float]],
         evaluations: int,  # noqa: ARG002
     ) -> list[Assignment]:
-        found = [self._scale(target) for target in targets]
-        if self.workshop.plan.baselines:
-            for one in self._along_the_scale(found):
-                self.evaluated[one] = self.workshop.accuracy(one)
-        self.evaluated |= {one: self.workshop.accuracy(one) for one in found}
+        space, problem = self.candidates.space, self.candidates.problem
+        found = [
+            space.canonical(scale_uniformly(space.uniform, problem.within(target)))
+            for target in targets
+        ]
+        for one in (*self._along_the_scale(found), *found):
+            self.evaluated[one] = self.candidates.accuracy(one)
         return found
 
-    def _scale(self, target: Mapping[str, float]) -> Assignment:
-        space = self.workshop.space
-        problem = self.workshop.problem.within(target)
-        return space.canonical(scale_uniformly(space.uniform, problem))
-
     def _along_the_scale(self, found: Sequence[Assignment]) -> list[Assignment]:
-        """A few networks from the smallest to the largest of those found."""
-        space = self.workshop.space
+        """A few networks from the smallest to the largest of those found, beside baselines."""
+        if not self.candidates.plan.baselines:
+            return []
+        space = self.candidates.space
         scale = dict.fromkeys(
             space.canonical(space.uniform(share)) for share in np.linspace(0, 1, 100)
         )
@@ -123,17 +182,17 @@ class Baseline(Method):
 
     search: ClassVar[Callable[..., Solution]]
 
-    def __init__(self, workshop: Workshop, rng: np.random.Generator) -> None:
-        super().__init__(workshop)
+    def __init__(self, candidates: Candidates, rng: np.random.Generator) -> None:
+        super().__init__(candidates)
         self.rng = rng
 
     def _search(self, targets: Sequence[Mapping[str, float]], evaluations: int) -> list[Assignment]:
-        problems = _within(self.workshop.problem, targets)
+        problems = [self.candidates.problem.within(target) for target in targets]
         found = type(self).search(problems, evaluations=evaluations, rng=self.rng)
         self._spend(found.evaluated)
         missing = [one for one in found.bests if one not in self.evaluated]
-        self._spend({one: self.workshop.accuracy(one) for one in missing})
-        return self._bests(targets)
+        self._spend({one: self.candidates.accuracy(one) for one in missing})
+        return [self._best(target) for target in targets]
 
 
 class Random(Baseline):
@@ -155,41 +214,57 @@ class Slimming(Method):
 
     name = "slimmed"
 
-    def __init__(self, workshop: Workshop, rng: np.random.Generator) -> None:
-        super().__init__(workshop)
-        self.trace: list[Step] = []
+    def __init__(self, candidates: Candidates, rng: np.random.Generator) -> None:
+        super().__init__(candidates)
         self._rng = rng
-        self._reached: Assignment | None = None
 
     def _search(
         self, targets: Sequence[Mapping[str, float]], evaluations: int
     ) -> Sequence[Assignment]:
-        strategy = STRATEGIES[self.workshop.plan.strategy](_path_choices(self.workshop))
+        strategy = STRATEGIES[self.candidates.plan.strategy](_path_choices(self.candidates))
         found = slim_problems(
-            _within(self.workshop.problem, targets),
+            [self.candidates.problem.within(target) for target in targets],
             strategy,
             evaluations=evaluations,
             rng=self._rng,
-            start=self._reached,
+            start=self.trace[-1].taken.assignment if self.trace else None,
             known=self.evaluated,
         )
         self._spend(found.evaluated)
         self.trace += found.trace
-        self._reached = found.trace[-1].taken.assignment if found.trace else self._reached
         return found.bests
 
 
-def _key(bounds: Mapping[str, float]) -> frozenset[tuple[str, float]]:
-    return frozenset(bounds.items())
+class Searched(Method):
+    """The networks of a study that workers have evaluated together."""
+
+    name = "searched"
+
+    def __init__(
+        self, candidates: Candidates, evaluated: Mapping[Assignment, float], folder: Path
+    ) -> None:
+        super().__init__(candidates)
+        self.evaluated |= evaluated
+        self.folder = folder
+
+    def _search(
+        self,
+        targets: Sequence[Mapping[str, float]],
+        evaluations: int,  # noqa: ARG002
+    ) -> list[Assignment]:
+        (target,) = targets
+        try:
+            return [self._best(target)]
+        except ValueError:
+            raise UserError(
+                f"{self.folder}: no network of the study meets {target_text(target)}; search with "
+                "more --trials"
+            ) from None
 
 
-def _within(problem: Problem, targets: Sequence[Mapping[str, float]]) -> list[Problem]:
-    return [problem.within(target) for target in targets]
-
-
-def _path_choices(workshop: Workshop) -> PathChoices:
-    """Return what a strategy may know of the space and the supernet."""
-    space = workshop.space
+def _path_choices(candidates: Candidates) -> PathChoices:
+    """The space and the supernet's probabilities, as a strategy may know them."""
+    space = candidates.space
     stages = {slot.name: slot.stage for slot in space.slots}
     slots = [
         PathChoice(
@@ -198,6 +273,6 @@ def _path_choices(workshop: Workshop) -> PathChoices:
             probabilities=tuple(chances.values()),
             may_go=space.typed_choices[space.kind_choices[slot]].is_optional,
         )
-        for slot, chances in path_probabilities(workshop.supernet).items()
+        for slot, chances in path_probabilities(candidates.supernet).items()
     ]
     return PathChoices(slots, space.width_choices)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
+import numpy as np
 import pandas as pd
 from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
@@ -20,6 +21,7 @@ from nas.errors import UserError
 from nas.search.problem import Costs, meets
 from nas.slim.plan import Term, target_text, weighted_score
 from nas.space import Assignment
+from nas.statistics import mcnemar
 
 FILES = {
     "trace": "trace.jsonl",
@@ -35,6 +37,8 @@ NETWORK_FILES = {
     "weights": "weights.safetensors",
     "onnx": "model.onnx",
 }
+LEVEL = 0.05
+"""A difference that chance makes less often than this has a winner."""
 COUNTS = ("params", "macs")
 """The costs that are whole numbers; all others are latencies."""
 
@@ -187,6 +191,28 @@ class Verdict(Value):
     accuracies: tuple[float, float]
     p: float
     images: int
+
+    @classmethod
+    def of(
+        cls, target: Mapping[str, float], hits: Mapping[str, np.ndarray], wanted: str
+    ) -> Verdict:
+        """Judge methods by their ``hits`` on the same test images: (N,), bool, right or wrong.
+
+        The ``wanted`` method, or the best where that is another, is compared with the best of the
+        others.
+        """
+        best, other, *_ = sorted(hits, key=lambda method: -int(hits[method].sum()))
+        if best != wanted and wanted in hits:
+            other = wanted
+        p = mcnemar(hits[best], hits[other])
+        return cls(
+            target=dict(target),
+            winner=best if p < LEVEL else None,
+            compared=(best, other),
+            accuracies=(float(hits[best].mean()), float(hits[other].mean())),
+            p=p,
+            images=len(hits[best]),
+        )
 
     def __str__(self) -> str:
         (first, second), shares = self.compared, [f"{100 * it:.1f} %" for it in self.accuracies]

@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas.architecture import Architecture
 from nas.data import Dataset
@@ -44,7 +44,7 @@ def calibrate(
 
 def accuracy(network: nn.Module, images: Images, *, batch_size: int = 256) -> float:
     """The share of images whose most probable class is their label, in [0, 1]."""
-    return _hits(network, images, batch_size=batch_size) / len(images)
+    return int(find_hits(network, images, batch_size=batch_size).sum()) / len(images)
 
 
 def inherited_network(
@@ -91,8 +91,9 @@ def evaluate_supernet(
     part = images.subset(range(processes.rank, len(images), processes.count))
     hits = torch.tensor(
         [
-            _hits(inherited_network(supernet, subnet, dataset.train), part.at(subnet.input_size))
+            int(find_hits(network, part.at(subnet.input_size)).sum())
             for subnet in subnets.values()
+            for network in (inherited_network(supernet, subnet, dataset.train),)
         ],
         device=_device(supernet),
     )
@@ -157,16 +158,17 @@ class Evaluator:
         )
 
 
-def _hits(network: nn.Module, images: Images, *, batch_size: int = 256) -> int:
+def find_hits(network: nn.Module, images: Images, *, batch_size: int = 256) -> Tensor:
+    """For each image whether its most probable class is its label; (N,), bool."""
     device, was_training = _device(network), network.training
     network.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    hits = [torch.zeros(0, dtype=torch.bool, device=device)]
     with torch.inference_mode():
         for inputs, labels in images.batches(batch_size):
             logits = network(inputs.to(device, memory_format=torch.channels_last))
-            correct += (logits.argmax(1) == labels.to(device)).sum()
+            hits.append(logits.argmax(1) == labels.to(device))
     network.train(was_training)
-    return int(correct)
+    return torch.cat(hits)
 
 
 def evaluation_images(dataset: Dataset) -> Images:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,14 @@ from nas.errors import UserError
 from nas.latency.prices import Prices
 from nas.latency.table import LatencyTable
 from nas.search import InfeasibleTarget, mobile_efficiency_score
-from nas.slim.plan import Plan, Term, published_terms
+from nas.slim.plan import (
+    Plan,
+    Term,
+    name_tables,
+    published_terms,
+    read_targets,
+    read_terms,
+)
 from nas.space import SearchSpace
 
 EXAMPLE = Path(__file__).parents[2] / "latency_tables" / "example_cpu.csv"
@@ -62,3 +70,75 @@ def test_names_that_no_cost_has_are_one_line(prices, changes, message):
     plan = Plan.model_validate({"targets": ({"latency_ms": 2.0},), **changes})
     with pytest.raises(UserError, match=message):
         plan.require_possible(prices)
+
+
+def targets(tables=("cpu",), ms=None, family=None, params=None, macs=None):
+    return read_targets(tables, ms=ms, family=family, params=params, macs=macs)
+
+
+def test_tables_are_called_by_their_stem_or_as_given():
+    found = name_tables(["tables/cpu.csv", "gpu=tables/other.csv"])
+    assert found == {"cpu": Path("tables/cpu.csv"), "gpu": Path("tables/other.csv")}
+
+
+def test_a_file_whose_name_has_an_equals_sign_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("batch=8.csv").touch()
+    assert name_tables(["batch=8.csv"]) == {"batch=8": Path("batch=8.csv")}
+
+
+def test_all_bounds_make_one_target():
+    assert targets(ms="2.0", params=3e6, macs=4e8) == (
+        {"latency_ms": 2.0, "params": 3e6, "macs": 4e8},
+    )
+    assert targets(macs=4e8) == ({"macs": 4e8},)
+
+
+def test_several_tables_have_named_bounds():
+    found = targets(("cpu", "gpu"), ms="gpu=0.8,cpu=2")
+    assert found == ({"latency_ms[gpu]": 0.8, "latency_ms[cpu]": 2.0},)
+
+
+def test_a_family_goes_from_loosest_to_tightest():
+    assert targets(family="1,2.0,1.5,2", params=3e6) == tuple(
+        {"latency_ms": bound, "params": 3e6} for bound in (2.0, 1.5, 1.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tables": ("cpu", "gpu"), "ms": "2.0"},
+         "--target-ms: must be NAME=MS,... with tables of cpu, gpu, got '2.0'"),
+        ({"tables": ("cpu", "gpu"), "ms": "cpu=2,tpu=1"}, "tables of cpu, gpu, got 'cpu=2,tpu=1'"),
+        ({"tables": ("cpu", "gpu"), "ms": "cpu=fast"}, "tables of cpu, gpu, got 'cpu=fast'"),
+        ({"tables": ("cpu", "gpu"), "family": "2,1"}, "--targets: needs one latency table, got 2"),
+        ({"ms": "cpu=2"}, "--target-ms: must be a number of milliseconds, got 'cpu=2'"),
+        ({"ms": "nan"}, "target: latency_ms must be positive, got nan"),
+        ({"macs": 0.0}, "target: macs must be positive, got 0"),
+        ({"family": ""}, "--targets: must be numbers such as 1.0,1.5,2.0, got ''"),
+    ],
+)  # fmt: skip
+def test_bounds_that_cannot_be_understood_are_one_line(options, message):
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        targets(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_terms_of_the_score():
+    found = read_terms(["latency_ms[cpu]=2:1", "macs=4e8:0.5"])
+    assert found == {
+        "latency_ms[cpu]": Term(unit=2, exponent=1),
+        "macs": Term(unit=4e8, exponent=0.5),
+    }
+
+
+@pytest.mark.parametrize("words", [["macs"], ["macs=0:1"], ["macs=1:x"], ["macs=1:inf"]])
+def test_a_term_that_cannot_be_understood_is_one_line(words):
+    with pytest.raises(UserError, match=rf"--mes: must be COST=UNIT:EXPONENT.*got '{words[0]}'"):
+        read_terms(words)
+
+
+def test_a_term_stands_once():
+    with pytest.raises(UserError, match="--mes: macs stands twice"):
+        read_terms(["macs=1:1", "macs=2:1"])

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -147,3 +148,22 @@ def test_a_summary_counts_each_network_once(result):
     (row,) = summary["networks"]
     assert (row["params"], row["predicted_ms"], row["measured_ms"]) == (3, 1.0, 1.5)
     assert row["latencies"] == {"latency_ms": {"predicted": 1.0, "measured": 1.5}}
+
+
+def hits(right, wrong):
+    return np.array([True] * right + [False] * wrong)
+
+
+def test_a_clear_difference_has_a_winner():
+    better, worse = hits(90, 10), hits(60, 40)
+    found = Verdict.of(TARGET, {"uniform": worse, "evolution": worse, "slimmed": better}, "slimmed")
+    assert (found.winner, found.compared) == ("slimmed", ("slimmed", "uniform"))
+    assert (found.accuracies, found.images) == ((0.9, 0.6), 100)
+    found = Verdict.of(TARGET, {"uniform": worse, "evolution": better, "slimmed": worse}, "slimmed")
+    assert (found.winner, found.compared) == ("evolution", ("evolution", "slimmed"))
+
+
+def test_a_difference_within_chance_has_no_winner():
+    one, other = hits(4, 2), np.array([True, True, False, True, False, False])
+    found = Verdict.of(TARGET, {"uniform": one, "slimmed": other}, "slimmed")
+    assert (found.winner, found.compared, found.p) == (None, ("uniform", "slimmed"), 1.0)

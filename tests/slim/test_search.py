@@ -6,11 +6,10 @@ import pytest
 
 from nas.architecture import Architecture
 from nas.errors import UserError
-from nas.progress import SILENT
 from nas.search.problem import meets
 from nas.slim.plan import Plan, Term
 from nas.slim.result import SearchResult
-from nas.slim.slimming import slim_run
+from nas.slim.search import StudySettings, search_run, slim_run
 from nas.store.folder import hold_lock
 from nas.training.evaluation import Evaluator
 
@@ -24,15 +23,15 @@ PLAN = Plan(
 )
 
 
-def search(run, tables, out, plan=PLAN, **options):
-    return slim_run(run, tables, plan, out=out, progress=SILENT, accept_tables=True, **options)
+def slim(run, tables, out, plan=PLAN, **options):
+    return slim_run(run, tables, plan, out=out, accept_tables=True, **options)
 
 
 @pytest.fixture(scope="module")
 def found(run, tables, tmp_path_factory):
     """The folder of an uninterrupted search and its result."""
     out = tmp_path_factory.mktemp("slim") / "s"
-    return out, search(run, tables, out)
+    return out, slim(run, tables, out)
 
 
 def test_every_method_delivers_within_every_target(found):
@@ -97,11 +96,11 @@ def test_a_killed_search_goes_on_to_the_same_result_without_repeating_an_evaluat
         with pytest.raises(
             UserError, match=r"^stopped after 5 evaluations, which are kept; the sam"
         ):
-            search(run, tables, tmp_path)
+            slim(run, tables, tmp_path)
     monkeypatch.setattr(Evaluator, "accuracy", lambda *it: (calls.append(it[1]), original(*it))[1])
     with pytest.raises(UserError, match="holds a search that was stopped; --resume goes on"):
-        search(run, tables, tmp_path)
-    resumed = search(run, tables, tmp_path, resume=True)
+        slim(run, tables, tmp_path)
+    resumed = slim(run, tables, tmp_path, resume=True)
     assert len(calls) == len(set(calls))
     out, uninterrupted = found
     assert without_measurements(resumed) == without_measurements(uninterrupted)
@@ -119,26 +118,114 @@ def without_measurements(result):
 def test_a_resumed_finished_search_measures_and_evaluates_nothing(run, tables, found, monkeypatch):
     out, result = found
     monkeypatch.delattr(Evaluator, "accuracy")
-    monkeypatch.setattr("nas.slim.workshop.measure", None)
-    assert search(run, tables, out, resume=True) == result
+    monkeypatch.setattr("nas.slim.delivery.measure", None)
+    assert slim(run, tables, out, resume=True) == result
 
 
 def test_another_process_is_refused_and_so_are_other_settings(run, tables, found):
     out, _ = found
     other = PLAN.model_copy(update={"evaluations": 9})
     with pytest.raises(UserError, match=r"journal\.jsonl: was started with evaluations 6, got 9"):
-        search(run, tables, out, other, resume=True)
+        slim(run, tables, out, other, resume=True)
     with (
         hold_lock(out / ".lock", held=""),
         pytest.raises(UserError, match="another process is searching there; wait for it or name"),
     ):
-        search(run, tables, out, resume=True)
+        slim(run, tables, out, resume=True)
     with pytest.raises(UserError, match="holds the results of a search; --force replaces them"):
-        search(run, tables, out)
+        slim(run, tables, out)
 
 
 def test_a_table_of_another_machine_needs_one_of_this_beside_it(run, tables, tmp_path):
     plan = Plan(targets=({"latency_ms": 9.0},))
     with pytest.raises(UserError, match=r"old\.csv: was built for another target .*Zilog Z80 here"):
-        search(run, {"old": tables["old"]}, tmp_path, plan)
+        slim(run, {"old": tables["old"]}, tmp_path, plan)
     assert not list(tmp_path.iterdir())
+
+
+STUDY = Plan(targets=({"latency_ms": 2.2},), evaluations=5)
+
+
+def search(run, tables, out, plan=STUDY, sampler="nsga2", storage=None, **options):
+    return search_run(
+        run, tables, plan, StudySettings(sampler, storage), out=out, accept_tables=True, **options
+    )
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The architectures that were evaluated."""
+    calls, original = [], Evaluator.accuracy
+    monkeypatch.setattr(Evaluator, "accuracy", lambda *it: (calls.append(it[1]), original(*it))[1])
+    return calls
+
+
+def test_a_search_delivers_the_best_of_its_study_within_the_target(run, table, tmp_path):
+    result = search(run, {"cpu": table}, tmp_path)
+    assert SearchResult.load(tmp_path / "report.json") == result
+    assert json.loads((tmp_path / "result.json").read_text()) == result.summary()
+    assert [network.name for network in result.networks] == ["largest", "uniform", "searched"]
+    assert result.networks[-1].costs["latency_ms"] <= 2.2
+    studied = {method.name: method.evaluated for method in result.methods}["searched"]
+    assert len(studied) == 5
+    assert all(it.costs["latency_ms"] <= 2.2 for it in studied)
+    (network,) = result.delivered
+    assert network.search_accuracy == max(it.accuracy for it in studied)
+    architecture = Architecture.load(tmp_path / "architecture.json")
+    assert run.space.decode(network.assignment) == architecture
+    (verdict,) = result.verdicts
+    assert set(verdict.compared) == {"searched", "uniform"}
+
+
+def test_a_folder_that_is_a_file_is_one_line(run, table, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UserError, match=r"out.*: cannot be written: "):
+        search(run, {"cpu": table}, tmp_path / "out")
+
+
+def test_the_same_seed_gives_the_same_study(run, table, tmp_path):
+    found = []
+    for name in ("a", "b"):
+        result = search(run, {"cpu": table}, tmp_path / name, sampler="random")
+        found.append([it.assignment for it in result.methods[-1].evaluated])
+    assert found[0] == found[1]
+
+
+def test_a_worker_goes_on_with_the_study_of_a_storage(run, table, tmp_path, counted):
+    storage = str(tmp_path / "shared.log")
+    search(run, {"cpu": table}, tmp_path / "a", storage=storage)
+    before = len(counted)
+    more = STUDY.model_copy(update={"evaluations": 7})
+    result = search(run, {"cpu": table}, tmp_path / "b", plan=more, storage=storage)
+    assert len(result.methods[-1].evaluated) == 7
+    assert len(counted) - before <= 2 + 2 + 13  # two trials, final networks, the uniform scale
+
+
+def test_a_machine_that_is_not_the_tables_only_evaluates(run, tables, tmp_path, counted):
+    assert search(run, {"cpu": tables["old"]}, tmp_path, plan=wide()) is None
+    assert len(counted) == 5
+    assert not (tmp_path / "result.json").exists()
+
+
+def wide():
+    return STUDY.model_copy(update={"targets": ({"latency_ms": 4.4},)})
+
+
+def test_the_worker_that_finds_another_delivering_leaves_it_to_that(run, table, tmp_path):
+    with hold_lock(tmp_path / ".lock", held=""):
+        assert search(run, {"cpu": table}, tmp_path) is None
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_results_are_not_replaced_unasked(run, table, tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps({}))
+    with pytest.raises(UserError, match="holds the results of a search; --force replaces them"):
+        search(run, {"cpu": table}, tmp_path)
+
+
+def test_a_storage_of_another_search_is_one_line(run, table, tmp_path):
+    storage = str(tmp_path / "shared.log")
+    search(run, {"cpu": table}, tmp_path / "a", storage=storage)
+    tighter = STUDY.model_copy(update={"targets": ({"latency_ms": 2.0},)})
+    with pytest.raises(UserError, match=r"is about nsga2 on tiny to latency_ms <= 2.2 \(weights"):
+        search(run, {"cpu": table}, tmp_path / "b", plan=tighter, storage=storage)

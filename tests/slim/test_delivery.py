@@ -5,16 +5,15 @@ from nas.errors import UserError
 from nas.latency.measure import Measurement
 from nas.latency.prices import Prices
 from nas.progress import SILENT
+from nas.slim.delivery import CORRECTIONS, Candidates, target_sha256
 from nas.slim.journal import Identity, Measured, SearchJournal
-from nas.slim.loop import CORRECTIONS, deliver_within
 from nas.slim.plan import Plan
-from nas.slim.workshop import Workshop, target_sha256
 
 TARGET = {"latency_ms": 2.9, "params": 1e9}
 
 
 @pytest.fixture
-def workshop(run, table, tmp_path):
+def candidates(run, table, tmp_path):
     """Its journal says that the largest network was measured at three times what is predicted."""
     plan = Plan(targets=(TARGET,))
     prices = Prices(run.space, {"cpu": table})
@@ -29,14 +28,14 @@ def workshop(run, table, tmp_path):
         )
         dataset = run.data.load(32)
         measured = prices.measurable()
-        yield Workshop(plan, prices, measured, run.load_supernet(), dataset, journal, SILENT)
+        yield Candidates(plan, prices, measured, run.load_supernet(), dataset, journal, SILENT)
 
 
 def largest(run):
     return tuple(size - 1 for size in run.space.sizes)
 
 
-def test_a_network_measured_above_the_target_lowers_the_bound_by_what_it_is_above(run, workshop):
+def test_a_network_measured_above_the_target_lowers_the_bound_by_what_it_is_above(run, candidates):
     smallest = (0,) * len(run.space.sizes)
     asked = []
 
@@ -44,17 +43,17 @@ def test_a_network_measured_above_the_target_lowers_the_bound_by_what_it_is_abov
         asked.append(dict(bounds))
         return largest(run) if len(asked) == 1 else smallest
 
-    found = deliver_within(workshop, "slimmed", TARGET, choose)
-    assert found.assignment == smallest
-    assert found.measured["latency_ms"].ms_high <= 2.9
+    found = candidates.deliver_within("slimmed", TARGET, choose)
+    assert found.figures.assignment == smallest
+    (latency,) = found.figures.latencies
+    assert latency.high <= 2.9
     assert asked == [TARGET, {"latency_ms": pytest.approx(2.9 / 3), "params": 1e9}]
 
 
-def test_a_target_that_is_never_met_is_one_line(run, workshop):
+def test_a_target_that_is_never_met_is_one_line(run, candidates):
     bounds = []
     with pytest.raises(UserError) as error:
-        deliver_within(
-            workshop,
+        candidates.deliver_within(
             "slimmed",
             TARGET,
             lambda it: (bounds.append(it["latency_ms"]), largest(run))[1],

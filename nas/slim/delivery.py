@@ -1,0 +1,283 @@
+"""The closed loop on the device: choose, export, measure, until measurements meet the target."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+from torch import nn
+
+from nas.architecture import Architecture
+from nas.data import Dataset
+from nas.deploy.export import Examples, OnnxNetwork, to_checked_int8, to_checked_onnx
+from nas.deploy.quantize import precision_of
+from nas.deploy.weights import save_weights
+from nas.documents import write_atomically
+from nas.errors import UserError
+from nas.latency.measure import PATIENT, Measurement, measure
+from nas.latency.prices import Prices
+from nas.latency.table import LatencyTable
+from nas.latency.target import Target, placement
+from nas.progress import Progress
+from nas.search import Problem, Rank
+from nas.slim.journal import Judged, Measured, Memory, Raced
+from nas.slim.plan import Plan
+from nas.slim.result import NETWORK_FILES, FinalNetwork, LayerShare, MeasuredLatency
+from nas.space import Assignment, SearchSpace
+from nas.supernet import Supernet
+from nas.training.evaluation import Evaluator, inherited_network
+
+CORRECTIONS = 12
+"""Rounds of measuring and choosing again, at most."""
+LEAST_CORRECTION = 0.995
+"""A bound is lowered to this share at most, so that every round changes something."""
+INT8_IMAGES, JUDGED_IMAGES = 128, 512
+"""An int8 network is calibrated on training images and judged on images of the search slice, at
+most so many."""
+
+
+@dataclass(frozen=True, eq=False)
+class Delivered:
+    """A network of the final table: its figures, its module, and its ONNX model.
+
+    Weights are inherited from the supernet; ``model`` is in the precision of the first table.
+    """
+
+    figures: FinalNetwork
+    architecture: Architecture
+    network: nn.Module
+    model: onnx.ModelProto
+
+    @property
+    def executed(self) -> nn.Module:
+        """The module that computes as the written model does."""
+        return OnnxNetwork(self.model) if precision_of(self.model) == "int8" else self.network
+
+    @property
+    def missed(self) -> tuple[MeasuredLatency, ...]:
+        """The measured latencies whose interval ends above their bound."""
+        bounds = self.figures.target or {}
+        return tuple(
+            latency
+            for latency in self.figures.latencies
+            if latency.cost in bounds and latency.high > bounds[latency.cost]
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write architecture, weights and ONNX model."""
+        self.architecture.save(folder / NETWORK_FILES["architecture"])
+        save_weights(self.network, folder / NETWORK_FILES["weights"])
+        write_atomically(folder / NETWORK_FILES["onnx"], self.model.SerializeToString())
+
+
+@dataclass
+class Candidates:
+    """Evaluates and delivers the networks of a supernet; the journal's answers come first.
+
+    ``measured`` holds the tables of this machine, by the names of their latencies.
+    """
+
+    plan: Plan
+    prices: Prices
+    measured: Mapping[str, LatencyTable]
+    supernet: Supernet
+    dataset: Dataset
+    journal: Memory
+    progress: Progress
+    _accuracies: dict[Architecture, float] = field(default_factory=dict)
+    _delivered: dict[Architecture, Delivered] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for assignment, accuracy in self.journal.accuracies.items():
+            self._accuracies[self.space.decode(assignment)] = accuracy
+
+    @property
+    def space(self) -> SearchSpace:
+        return self.prices.space
+
+    @property
+    def largest(self) -> Assignment:
+        """The last option of every choice."""
+        return tuple(size - 1 for size in self.space.sizes)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The search as the methods see it, within the first of the targets."""
+        return Problem(
+            sizes=self.space.sizes,
+            cost=self.prices.cost,
+            accuracy=self.accuracy,
+            target=self.plan.targets[0],
+            canonical=self.space.canonical,
+            race=self.race,
+            score=self.plan.score,
+        )
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The evaluator of architectures on the search slice."""
+        return Evaluator(self.supernet, self.dataset)
+
+    def accuracy(self, assignment: Assignment) -> float:
+        """Accuracy on the search slice with inherited weights; the supernet stays as it is.
+
+        Accuracies are remembered by architecture, as several assignments may decode to one.
+        """
+        architecture = self.space.decode(assignment)
+        if architecture not in self._accuracies:
+            found = self.evaluator.accuracy(architecture)
+            self._accuracies[architecture] = found
+            self._remember(Judged(assignment=assignment, accuracy=found))
+        return self._accuracies[architecture]
+
+    def race(
+        self, current: Assignment, candidates: Sequence[Assignment], rank: Rank
+    ) -> Sequence[float]:
+        """Accuracies of a step's candidates, estimates of those that lost early."""
+        race = current, *candidates
+        if race not in self.journal.races:
+            first, *others = (self.space.decode(one) for one in race)
+            found = tuple(self.evaluator.race(first, others, rank))
+            self._remember(Raced(current=current, candidates=tuple(candidates), accuracies=found))
+        return self.journal.races[race]
+
+    def deliver(
+        self, name: str, target: Mapping[str, float] | None, assignment: Assignment
+    ) -> Delivered:
+        """Extract, calibrate, export and measure one network.
+
+        Raises:
+            UserError: the exported network computes something else than torch does, or in int8
+                predicts something else.
+        """
+        architecture = self.space.decode(assignment)
+        if architecture not in self._delivered:
+            self._delivered[architecture] = self._make(assignment, architecture)
+        made = self._delivered[architecture]
+        named = {"name": name, "target": dict(target) if target else None}
+        return replace(made, figures=made.figures.model_copy(update=named))
+
+    def deliver_within(
+        self,
+        name: str,
+        target: Mapping[str, float],
+        choose: Callable[[Mapping[str, float]], Assignment],
+    ) -> Delivered:
+        """The network that ``choose`` finds within ``target`` and whose measurements meet it.
+
+        Where a measured latency is above its bound, the bound on predictions is lowered by the
+        same factor.
+
+        Raises:
+            InfeasibleTarget: nothing meets the lowered bounds.
+            UserError: no network met the target when measured.
+        """
+        bounds = dict(target)
+        cost = ""
+        for _ in range(CORRECTIONS):
+            delivered = self.deliver(name, target, choose(bounds))
+            if not delivered.missed:
+                return delivered
+            for latency in delivered.missed:
+                cost, ms = latency.cost, latency.measured
+                self.progress.say(f"{name}: measured {ms:.3f} ms, above the target; going on")
+                allowed = target[cost] * latency.predicted / latency.high
+                bounds[cost] = min(allowed, bounds[cost] * LEAST_CORRECTION)
+        raise UserError(
+            f"{name}: {target[cost]:g} ms not met when measured, after {CORRECTIONS} corrections; "
+            f"the machine is too busy, or the table out of date: "
+            f"nas check-lut {self.measured[cost].path}"
+        )
+
+    def _remember(self, line: Judged | Raced) -> None:
+        """Write a line and report the number of networks evaluated so far, each counted once."""
+        self.journal.add(line)
+        raced = {one for race in self.journal.races for one in race[1:]}
+        searches = 3 if self.plan.baselines else 1
+        self.progress.update(
+            "networks evaluated",
+            len(raced | self.journal.accuracies.keys()),
+            searches * len(self.plan.targets) * self.plan.evaluations,
+        )
+
+    def _make(self, assignment: Assignment, architecture: Architecture) -> Delivered:
+        network = inherited_network(self.supernet, architecture, self.dataset.train)
+        exported, _ = to_checked_onnx(network, architecture.input_shape)
+        models: dict[str, tuple[onnx.ModelProto, float | None]] = {}
+        for name, table in self.measured.items():
+            if table.target.precision == "float32":
+                models[name] = exported, None
+            else:
+                examples = take_examples(self.dataset.at(architecture.input_size))
+                models[name] = to_checked_int8(exported, network, examples, placement(table.target))
+        costs = self.prices.cost(assignment)
+        latencies = []
+        for name, (model, _) in models.items():
+            found = self._measure(assignment, model, self.measured[name])
+            latencies.append(
+                MeasuredLatency(
+                    cost=name,
+                    predicted=costs[name],
+                    measured=found.ms,
+                    low=found.ms_low,
+                    high=found.ms_high,
+                )
+            )
+        model, agreement = next(iter(models.values()))
+        figures = FinalNetwork(
+            name="",
+            target=None,
+            assignment=assignment,
+            costs=costs,
+            score=self.plan.score(costs),
+            latencies=tuple(latencies),
+            search_accuracy=self.accuracy(assignment),
+            test_accuracy=None,
+            layers=tuple(_layer_shares(architecture, costs, self.prices.latencies)),
+            int8_agreement=agreement,
+        )
+        return Delivered(figures, architecture, network, model)
+
+    def _measure(
+        self, assignment: Assignment, model: onnx.ModelProto, table: LatencyTable
+    ) -> Measurement:
+        target = target_sha256(table.target)
+        if (assignment, target) not in self.journal.latencies:
+            (found,) = measure([model], table.target, rng=np.random.default_rng(0), plan=PATIENT)
+            self.journal.add(Measured(assignment=assignment, target_sha256=target, latency=found))
+        return self.journal.latencies[assignment, target]
+
+
+def _layer_shares(
+    architecture: Architecture, costs: Mapping[str, float], tables: Mapping[str, LatencyTable]
+) -> list[LayerShare]:
+    """Each layer's part of the predicted latency, in proportion to its row; they add up to it."""
+    placed = list(architecture.placed())
+    sums = {name: sum(table.row(*place).ms for place in placed) for name, table in tables.items()}
+    shares = []
+    for layer, shape in placed:
+        rows = {name: table.row(layer, shape) for name, table in tables.items()}
+        row = next(iter(rows.values()))
+        latencies = {name: costs[name] * rows[name].ms / sums[name] for name in rows}
+        parts = {**latencies, "params": float(row.params), "macs": float(row.macs)}
+        shares.append(LayerShare(slot=layer.slot, layer=layer.signature, costs=parts))
+    return shares
+
+
+def take_examples(dataset: Dataset) -> Examples:
+    """Training images to calibrate an int8 network, and images of the search slice to judge it."""
+    draws = [
+        next(iter(images.batches(min(count, len(images)), rng=np.random.default_rng(0))))[0]
+        for images, count in ((dataset.train, INT8_IMAGES), (dataset.search, JUDGED_IMAGES))
+    ]
+    return Examples(*draws)
+
+
+def target_sha256(target: Target) -> str:
+    """Stands for a target in the journal."""
+    return hashlib.sha256(target.model_dump_json().encode()).hexdigest()

@@ -1,0 +1,288 @@
+"""Searches of a trained run: by slimming, or by Optuna's samplers and any number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from nas.architecture import Architecture
+from nas.data import Dataset
+from nas.errors import UserError
+from nas.latency.calibration import judge
+from nas.latency.prices import Prices
+from nas.latency.table import LatencyTable
+from nas.latency.target import detect_again
+from nas.machine import keep_freed_memory
+from nas.progress import SILENT, Progress
+from nas.search.study import SamplerName, evaluated_in, make_sampler, open_study, work
+from nas.slim.delivery import Candidates, Delivered
+from nas.slim.journal import Identity, Memory, SearchJournal
+from nas.slim.methods import Evolution, Method, Random, Searched, Slimming, Uniform
+from nas.slim.plan import Plan, target_text
+from nas.slim.result import FILES, SearchResult, Verdict
+from nas.store.folder import LOCK_FILE, HeldError, hold_folder, hold_lock
+from nas.training.evaluation import find_hits
+from nas.training.run import Run
+
+JOURNAL, STORAGE = "journal.jsonl", "study.log"
+"""The file from which slimming resumes; the journal file of a study on one machine."""
+FIRST = ".first"
+"""The lock of the worker that draws by the seed."""
+
+
+class StudySettings(NamedTuple):
+    """How workers share a search: Optuna's sampler, and the storage that ``open_study`` takes.
+
+    Without a storage the study is a file in the folder of the results.
+    """
+
+    sampler: SamplerName = "nsga2"
+    storage: str | None = None
+
+
+def slim_run(
+    run: Run,
+    tables: Mapping[str, LatencyTable],
+    plan: Plan,
+    *,
+    out: Path,
+    progress: Progress = SILENT,
+    resume: bool = False,
+    force: bool = False,
+    accept_tables: bool = False,
+) -> SearchResult:
+    """Slim a trained run to each target, and write networks and result into ``out``.
+
+    ``resume`` continues the search that was stopped there. ``accept_tables`` uses tables that
+    failed their validation, and reports that. Tables of other machines only predict, beside one of
+    this machine.
+
+    Raises:
+        UserError: a table is for another machine or space or failed its validation, ``out`` holds
+            results already, the strategy needs path choice and the run has none, a bound or a term
+            names no cost, or a target is out of reach; each is found before any image is read.
+    """
+    prices = Prices(run.space, tables)
+    if plan.strategy == "importance":
+        run.require_path_choice()
+    measured = _usable_tables(run, prices, accept_tables=accept_tables, must_measure=True)
+    plan.require_possible(prices)
+    _require_free(out, resume=resume, force=force)
+    with (
+        hold_folder(out, activity="searching", option="--out"),
+        SearchJournal(out / JOURNAL, identify(run, plan), resume=resume) as journal,
+    ):
+        _warn(prices, measured, progress)
+        if journal.accuracies:
+            progress.say(f"going on after {len(journal.accuracies)} evaluations")
+        try:
+            candidates = _candidates(run, plan, prices, measured, journal, progress)
+            rngs = [np.random.default_rng([plan.seed, index]) for index in (1, 2)]
+            baselines: list[Method] = []
+            if plan.baselines:
+                baselines = [Random(candidates, rngs[0]), Evolution(candidates, rngs[1])]
+            slimming = Slimming(candidates, np.random.default_rng(plan.seed))
+            return _deliver(run, candidates, [Uniform(candidates), *baselines, slimming], out)
+        except KeyboardInterrupt:
+            raise UserError(
+                f"stopped after {len(journal.accuracies)} evaluations, which are kept; "
+                "the same command with --resume goes on"
+            ) from None
+
+
+def search_run(
+    run: Run,
+    tables: Mapping[str, LatencyTable],
+    plan: Plan,
+    study_settings: StudySettings,
+    *,
+    out: Path,
+    progress: Progress = SILENT,
+    force: bool = False,
+    accept_tables: bool = False,
+) -> SearchResult | None:
+    """Evaluate beside other workers until the study is done; the first to see that delivers.
+
+    A worker that finds another one delivering returns None. The supernet runs on one thread, as
+    each worker has its own core.
+
+    Raises:
+        UserError: as ``slim_run`` does, or the storage cannot be opened or holds another search.
+    """
+    prices = Prices(run.space, tables)
+    measured = _usable_tables(run, prices, accept_tables=accept_tables, must_measure=False)
+    plan.require_possible(prices)
+    _require_free(out, resume=False, force=force)
+    sampler, storage = study_settings
+    with _turn(out / FIRST) as is_first:  # makes the folder, or reports that it cannot
+        # other workers must draw other numbers; those of other folders need a seed of their own
+        seed = plan.seed if is_first else None
+        subject = _subject(identify(run, plan), run.space.name, sampler)
+        study = open_study(storage or str(out / STORAGE), run.space.name, subject=subject)
+        _warn(prices, measured, progress)
+        torch.set_num_threads(1)
+        candidates = _candidates(run, plan, prices, measured, Memory(), progress)
+        work(
+            study,
+            candidates.problem,
+            sampler=make_sampler(sampler, seed),
+            evaluations=plan.evaluations,
+            rng=np.random.default_rng(seed),
+            progress=progress,
+        )
+    if not measured:
+        progress.say("the study is done; a worker on the table's machine delivers its network")
+        return None
+    evaluated = evaluated_in(study.get_trials(deepcopy=False), candidates.problem)
+    with _turn(out / LOCK_FILE) as is_free:
+        if not is_free or ((out / FILES["result"]).exists() and not force):
+            progress.say(f"the study is done; another worker delivers its network into {out}")
+            return None
+        methods = [Uniform(candidates), Searched(candidates, evaluated, out)]
+        return _deliver(run, candidates, methods, out)
+
+
+def identify(run: Run, plan: Plan) -> Identity:
+    """The identity of a search, the first line of its journal."""
+    return Identity(weights_sha256=run.weights_sha256, images_sha256=run.split_sha256, plan=plan)
+
+
+def judge_networks(
+    networks: Sequence[Delivered], dataset: Dataset, wanted: str
+) -> tuple[list[Delivered], list[Verdict]]:
+    """The networks with their test accuracies, and the verdict for each target."""
+    hits: dict[Architecture, np.ndarray] = {}
+    for network in networks:
+        if network.architecture not in hits:
+            images = dataset.test.at(network.architecture.input_size)
+            hits[network.architecture] = find_hits(network.executed, images).numpy()
+    judged = []
+    rivals: dict[str, dict[str, np.ndarray]] = {}
+    targets: dict[str, dict[str, float]] = {}
+    for network in networks:
+        figures, found = network.figures, hits[network.architecture]
+        update = {"test_accuracy": float(found.mean())}
+        judged.append(replace(network, figures=figures.model_copy(update=update)))
+        if figures.target:
+            text = target_text(figures.target)
+            targets[text] = figures.target
+            rivals.setdefault(text, {})[figures.name] = found
+    verdicts = [Verdict.of(targets[text], rivals[text], wanted) for text in rivals]
+    return judged, verdicts
+
+
+def _usable_tables(
+    run: Run, prices: Prices, *, accept_tables: bool, must_measure: bool
+) -> dict[str, LatencyTable]:
+    """The tables of this machine, by the names of their latencies.
+
+    Raises:
+        UserError: there is none and there must be one, or a table misses layers or failed its
+            validation.
+    """
+    measured = prices.measurable()
+    if must_measure and not measured:
+        table = next(iter(prices.tables.values()))
+        table.require_target(detect_again(table.target))
+    for table in prices.tables.values():
+        table.require_layers(run.space, str(run.space_path))
+        if not accept_tables:
+            table.require_trust()
+    return measured
+
+
+def _warn(prices: Prices, measured: Mapping[str, LatencyTable], progress: Progress) -> None:
+    """Report each table that is used in spite of its validation, or only predicts."""
+    for name, table in prices.latencies.items():
+        reasons = [reason for kind in judge(table.validation) for reason in kind]
+        if reasons:
+            progress.say(f"{table.path} is used although {'; '.join(reasons)}")
+        if name not in measured:
+            progress.say(f"{name} is predicted only: {table.path} is of another machine or runtime")
+
+
+def _require_free(out: Path, *, resume: bool, force: bool) -> None:
+    """Raise UserError if a search, finished or stopped, would be written over."""
+    if resume or force:
+        return
+    if (out / FILES["result"]).exists():
+        raise UserError(f"{out}: holds the results of a search; --force replaces them, or --out")
+    if (out / JOURNAL).exists():
+        raise UserError(
+            f"{out}: holds a search that was stopped; --resume goes on, --force starts anew"
+        )
+
+
+def _candidates(
+    run: Run,
+    plan: Plan,
+    prices: Prices,
+    measured: Mapping[str, LatencyTable],
+    journal: Memory,
+    progress: Progress,
+) -> Candidates:
+    """The run's networks, after its images were read."""
+    keep_freed_memory()
+    dataset = run.data.load(run.image_size)
+    run.require_images(dataset)
+    return Candidates(plan, prices, measured, run.load_supernet(), dataset, journal, progress)
+
+
+def _deliver(
+    run: Run, candidates: Candidates, methods: Sequence[Method], out: Path
+) -> SearchResult:
+    """Deliver each method's networks within each target, judge them, and write the result.
+
+    The search is for the networks of the last method; the others stand beside it.
+    """
+    plan, space, (*_, main) = candidates.plan, candidates.space, methods
+    networks = [candidates.deliver("largest", None, candidates.largest)]
+    for target in plan.targets:
+        networks += [
+            candidates.deliver_within(method.name, target, method.choose) for method in methods
+        ]
+    networks, verdicts = judge_networks(networks, candidates.dataset, main.name)
+    result = SearchResult(
+        space=space.name,
+        data=run.data.spec,
+        strategy=plan.strategy,
+        seed=plan.seed,
+        targets=plan.targets,
+        terms=plan.terms,
+        wanted=main.name,
+        choices=tuple(choice.name for choice in space.typed_choices),
+        options=tuple(choice.options for choice in space.typed_choices),
+        methods=tuple(method.result() for method in methods),
+        trace=main.walk(),
+        networks=tuple(network.figures for network in networks),
+        verdicts=tuple(verdicts),
+    )
+    for network in networks:
+        if network.figures.name == main.name and network.figures.target:
+            network.save(result.folder_of(network.figures.target, out))
+    result.save(out)
+    return result
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[bool]:
+    """Whether this process holds the lock; False where another does."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold_lock(path, held=f"{path}: another process holds it"))
+        except HeldError:
+            yield False
+        else:
+            yield True
+
+
+def _subject(found: Identity, space: str, sampler: SamplerName) -> str:
+    """The words that must be the same for all workers; the number of trials may differ."""
+    hashes = f"weights {found.weights_sha256[:12]}, images {found.images_sha256[:12]}"
+    return f"{sampler} on {space} to {target_text(found.plan.targets[0])} ({hashes})"
