@@ -59,8 +59,7 @@ def draw_frontier(path: Path, result: SearchResult) -> None:
         for method in METHODS:
             _draw_method(axes, [it for it in points if method in it.methods], measure, method)
         by_assignment = {point.assignment: point for point in points}
-        reached = [step.reached for step in result.trace]
-        steps = [by_assignment[one] for one in reached if one in by_assignment]
+        steps = [by_assignment[one] for one in result.walk if one in by_assignment]
         axes.plot(
             [point.costs[measure] for point in steps],
             [100 * point.accuracy for point in steps],

@@ -119,7 +119,7 @@ class Method(ABC):
             hypervolume=hypervolume(points, (largest[measure], 1 / prices.space.classes)),
         )
 
-    def walk(self) -> tuple[WalkStep, ...]:
+    def steps(self) -> tuple[WalkStep, ...]:
         """The trace, with the names of choices and options."""
         choices = self.candidates.space.typed_choices
         return tuple(
@@ -138,7 +138,6 @@ class Method(ABC):
                     for action in step.actions
                 ),
                 taken=[action.assignment for action in step.actions].index(step.taken.assignment),
-                reached=step.taken.assignment,
             )
             for step in self.trace
         )

@@ -91,17 +91,13 @@ class WalkAction(Value):
 
 
 class WalkStep(Value):
-    """A step of the walk: its start, the actions it considered, and the index of the one it took.
-
-    ``reached`` is the assignment after the step; files of version 0.1 lack it.
-    """
+    """A step of the walk: its start, the considered actions, and the index of the one it took."""
 
     costs: dict[str, float]
     score: float
     accuracy: float | None
     actions: tuple[WalkAction, ...]
     taken: int
-    reached: tuple[int, ...] = ()
 
 
 class LayerShare(Value):
@@ -177,7 +173,7 @@ class FinalNetwork(Value):
         }
 
 
-class Verdict(Value):
+class Comparison(Value):
     """Which method found the best network for ``target``, as far as the test images can tell.
 
     ``compared`` are two methods, the better one first, with their test ``accuracies``: the method
@@ -195,7 +191,7 @@ class Verdict(Value):
     @classmethod
     def of(
         cls, target: Mapping[str, float], hits: Mapping[str, np.ndarray], wanted: str
-    ) -> Verdict:
+    ) -> Comparison:
         """Judge methods by their ``hits`` on the same test images: (N,), bool, right or wrong.
 
         The ``wanted`` method, or the best where that is another, is compared with the best of the
@@ -241,7 +237,9 @@ class SearchResult(Value):
     """All of it. ``choices`` and ``options`` name what the numbers of an assignment stand for.
 
     ``wanted`` is the name of the method that the search was for; the others stand beside it.
-    ``terms`` make the Mobile Efficiency Score. Files of version 0.1 hold ``verdicts`` as text.
+    ``verdicts`` are the ``comparisons`` in words, one for each target. ``walk`` holds the
+    assignment after each step of the ``trace``; ``terms`` make the Mobile Efficiency Score. Files
+    of version 0.1 lack ``comparisons``, ``walk`` and ``terms``.
     """
 
     space: str
@@ -249,14 +247,16 @@ class SearchResult(Value):
     strategy: str
     seed: int
     targets: tuple[dict[str, float], ...]
-    terms: dict[str, Term] = {}
     wanted: str = "slimmed"
     choices: tuple[str, ...]
     options: tuple[tuple[Option, ...], ...]
     methods: tuple[MethodResult, ...]
     trace: tuple[WalkStep, ...]
     networks: tuple[FinalNetwork, ...]
-    verdicts: tuple[Verdict | str, ...] = ()
+    verdicts: tuple[str, ...] = ()
+    terms: dict[str, Term] = {}
+    comparisons: tuple[Comparison, ...] = ()
+    walk: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -311,7 +311,7 @@ class SearchResult(Value):
                 for method in self.methods
             ],
             "networks": [network.summary() for network in self.networks],
-            "verdicts": [str(verdict) for verdict in self.verdicts],
+            "verdicts": list(self.verdicts),
         }
 
     def save(self, folder: Path) -> None:

@@ -25,7 +25,7 @@ from nas.slim.delivery import Candidates, Delivered
 from nas.slim.journal import Identity, Memory, SearchJournal
 from nas.slim.methods import Evolution, Method, Random, Searched, Slimming, Uniform
 from nas.slim.plan import Plan, target_text
-from nas.slim.result import FILES, SearchResult, Verdict
+from nas.slim.result import FILES, Comparison, SearchResult
 from nas.store.folder import LOCK_FILE, HeldError, hold_folder, hold_lock
 from nas.training.evaluation import find_hits
 from nas.training.run import Run
@@ -155,8 +155,8 @@ def identify(run: Run, plan: Plan) -> Identity:
 
 def judge_networks(
     networks: Sequence[Delivered], dataset: Dataset, wanted: str
-) -> tuple[list[Delivered], list[Verdict]]:
-    """The networks with their test accuracies, and the verdict for each target."""
+) -> tuple[list[Delivered], list[Comparison]]:
+    """The networks with their test accuracies, and for each target the comparison of methods."""
     hits: dict[Architecture, np.ndarray] = {}
     for network in networks:
         if network.architecture not in hits:
@@ -173,8 +173,8 @@ def judge_networks(
             text = target_text(figures.target)
             targets[text] = figures.target
             rivals.setdefault(text, {})[figures.name] = found
-    verdicts = [Verdict.of(targets[text], rivals[text], wanted) for text in rivals]
-    return judged, verdicts
+    comparisons = [Comparison.of(targets[text], rivals[text], wanted) for text in rivals]
+    return judged, comparisons
 
 
 def _usable_tables(
@@ -247,21 +247,23 @@ def _deliver(
         networks += [
             candidates.deliver_within(method.name, target, method.choose) for method in methods
         ]
-    networks, verdicts = judge_networks(networks, candidates.dataset, main.name)
+    networks, comparisons = judge_networks(networks, candidates.dataset, main.name)
     result = SearchResult(
         space=space.name,
         data=run.data.spec,
         strategy=plan.strategy,
         seed=plan.seed,
         targets=plan.targets,
-        terms=plan.terms,
         wanted=main.name,
         choices=tuple(choice.name for choice in space.typed_choices),
         options=tuple(choice.options for choice in space.typed_choices),
         methods=tuple(method.result() for method in methods),
-        trace=main.walk(),
+        trace=main.steps(),
         networks=tuple(network.figures for network in networks),
-        verdicts=tuple(verdicts),
+        verdicts=tuple(map(str, comparisons)),
+        terms=plan.terms,
+        comparisons=tuple(comparisons),
+        walk=tuple(step.taken.assignment for step in main.trace),
     )
     for network in networks:
         if network.figures.name == main.name and network.figures.target:

@@ -20,13 +20,13 @@ from nas.search import (
 )
 from nas.slim.plan import published_terms
 from nas.slim.result import (
+    Comparison,
     EvaluatedNetwork,
     FinalNetwork,
     LayerShare,
     MeasuredLatency,
     MethodResult,
     SearchResult,
-    Verdict,
     WalkAction,
     WalkStep,
 )
@@ -108,9 +108,12 @@ def make_result(space, target_share, evaluations):
                 for it in step.actions
             ),
             taken=[it.assignment for it in step.actions].index(step.taken.assignment),
-            reached=step.taken.assignment,
         )
         for step in found["slimmed"].trace
+    )  # fmt: skip
+    comparison = Comparison(
+        target=target, winner=None, compared=("evolution", "slimmed"), accuracies=(0.84, 0.83),
+        p=0.25, images=1000,
     )  # fmt: skip
     return SearchResult(
         space=space.name,
@@ -124,12 +127,9 @@ def make_result(space, target_share, evaluations):
         trace=trace,
         networks=tuple(_final(bench, name, one, target) for name, one in finals.items()),
         terms=published_terms(["latency_ms"]),
-        verdicts=(
-            Verdict(
-                target=target, winner=None, compared=("evolution", "slimmed"),
-                accuracies=(0.84, 0.83), p=0.25, images=1000,
-            ),
-        ),
+        verdicts=(str(comparison),),
+        comparisons=(comparison,),
+        walk=tuple(step.taken.assignment for step in found["slimmed"].trace),
     )  # fmt: skip
 
 

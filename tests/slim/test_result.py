@@ -8,12 +8,12 @@ from nas.errors import UserError
 from nas.slim.plan import Term
 from nas.slim.result import (
     FILES,
+    Comparison,
     EvaluatedNetwork,
     FinalNetwork,
     MeasuredLatency,
     MethodResult,
     SearchResult,
-    Verdict,
     WalkAction,
     WalkStep,
     frontier,
@@ -25,7 +25,7 @@ CHEAP, MIDDLE, LARGE = (
     {"latency_ms": 3.0, "params": 2.0, "macs": 5.0},
     {"latency_ms": 1.0, "params": 3.0, "macs": 6.0},
 )
-VERDICT = Verdict(
+COMPARISON = Comparison(
     target=TARGET, winner="slimmed", compared=("slimmed", "random"), accuracies=(0.9, 0.85),
     p=0.012345, images=1234,
 )  # fmt: skip
@@ -50,9 +50,7 @@ def final(measured, **changes):
 def result():
     action = WalkAction(choice="stage1.width", option=24, costs=CHEAP, score=9.0, accuracy=None)
     other = action.model_copy(update={"choice": "ffn.expansion", "option": 1.5, "accuracy": 0.25})
-    step = WalkStep(
-        costs=LARGE, score=8.0, accuracy=0.5, actions=(action, other), taken=1, reached=(1, 0)
-    )
+    step = WalkStep(costs=LARGE, score=8.0, accuracy=0.5, actions=(action, other), taken=1)
     methods = (
         MethodResult(
             name="random", hypervolume=1.0,
@@ -67,7 +65,8 @@ def result():
         space="tiny", data="digits", strategy="frontier", seed=0, targets=(TARGET,),
         terms={"params": Term(unit=1.0, exponent=1.0)},
         choices=("stage1.width", "ffn.expansion"), options=((24, 32), (1.5, 2.0)),
-        methods=methods, trace=(step,), networks=(final(1.5),), verdicts=(VERDICT,),
+        methods=methods, trace=(step,), networks=(final(1.5),), verdicts=(str(COMPARISON),),
+        comparisons=(COMPARISON,), walk=((1, 0),),
     )  # fmt: skip
 
 
@@ -108,8 +107,7 @@ def test_a_result_is_the_same_after_a_file(result, tmp_path):
 
 def test_a_file_of_version_0_1_is_read(result, tmp_path):
     data = json.loads(result.model_dump_json())
-    del data["terms"], data["trace"][0]["reached"], data["networks"][0]["int8_agreement"]
-    data["verdicts"] = ["params <= 3: slimmed won: 90.0 %"]
+    del data["terms"], data["comparisons"], data["walk"], data["networks"][0]["int8_agreement"]
     (tmp_path / "report.json").write_text(json.dumps(data))
     older = SearchResult.load(tmp_path / "report.json")
     assert older.summary()["verdicts"] == data["verdicts"]
@@ -124,11 +122,11 @@ def test_a_damaged_result_is_one_line(tmp_path):
         SearchResult.load(tmp_path / "report.json")
 
 
-def test_a_verdict_is_one_line():
-    assert str(VERDICT) == (
+def test_a_comparison_is_one_line():
+    assert str(COMPARISON) == (
         "params <= 3: slimmed won: 90.0 %, random 85.0 % on 1,234 test images, p = 0.012"
     )
-    assert str(VERDICT.model_copy(update={"winner": None, "p": 1.0})) == (
+    assert str(COMPARISON.model_copy(update={"winner": None, "p": 1.0})) == (
         "params <= 3: no method won: slimmed 90.0 %, random 85.0 % on 1,234 test images, p = 1"
     )
 
@@ -156,14 +154,18 @@ def hits(right, wrong):
 
 def test_a_clear_difference_has_a_winner():
     better, worse = hits(90, 10), hits(60, 40)
-    found = Verdict.of(TARGET, {"uniform": worse, "evolution": worse, "slimmed": better}, "slimmed")
+    found = Comparison.of(
+        TARGET, {"uniform": worse, "evolution": worse, "slimmed": better}, "slimmed"
+    )
     assert (found.winner, found.compared) == ("slimmed", ("slimmed", "uniform"))
     assert (found.accuracies, found.images) == ((0.9, 0.6), 100)
-    found = Verdict.of(TARGET, {"uniform": worse, "evolution": better, "slimmed": worse}, "slimmed")
+    found = Comparison.of(
+        TARGET, {"uniform": worse, "evolution": better, "slimmed": worse}, "slimmed"
+    )
     assert (found.winner, found.compared) == ("evolution", ("evolution", "slimmed"))
 
 
 def test_a_difference_within_chance_has_no_winner():
     one, other = hits(4, 2), np.array([True, True, False, True, False, False])
-    found = Verdict.of(TARGET, {"uniform": one, "slimmed": other}, "slimmed")
+    found = Comparison.of(TARGET, {"uniform": one, "slimmed": other}, "slimmed")
     assert (found.winner, found.compared, found.p) == (None, ("uniform", "slimmed"), 1.0)

@@ -47,8 +47,8 @@ def test_every_method_delivers_within_every_target(found):
         assert latency.measured <= latency.high <= network.target["latency_ms[here]"]
         old, macs = network.costs["latency_ms[old]"], network.costs["macs"]
         assert network.score == pytest.approx(100 / old / (macs / 1e3) ** 0.5)
-    assert [verdict.target for verdict in result.verdicts] == list(PLAN.targets)
-    assert all("slimmed" in verdict.compared for verdict in result.verdicts)
+    assert [it.target for it in result.comparisons] == list(PLAN.targets)
+    assert all("slimmed" in it.compared for it in result.comparisons)
 
 
 def test_a_family_leaves_a_folder_for_each_target(run, found):
@@ -173,8 +173,9 @@ def test_a_search_delivers_the_best_of_its_study_within_the_target(run, table, t
     assert network.search_accuracy == max(it.accuracy for it in studied)
     architecture = Architecture.load(tmp_path / "architecture.json")
     assert run.space.decode(network.assignment) == architecture
-    (verdict,) = result.verdicts
-    assert set(verdict.compared) == {"searched", "uniform"}
+    (comparison,) = result.comparisons
+    assert set(comparison.compared) == {"searched", "uniform"}
+    assert result.verdicts == (str(comparison),)
 
 
 def test_a_folder_that_is_a_file_is_one_line(run, table, tmp_path):
