@@ -27,8 +27,8 @@ from nas.data import Dataset
 from nas.report.terminal import print_table
 from nas.space import SearchSpace
 from nas.training.evaluation import inherited_accuracy
-from nas.training.paths import Probabilities, path_probabilities
 from nas.training.run import Run
+from nas.training.sandwich import Probabilities, path_probabilities
 from nas.training.settings import DataSettings, SupernetSettings
 
 SUBNETS = 8

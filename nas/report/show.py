@@ -12,8 +12,8 @@ from nas.network import layer_size, measure_size
 from nas.report.terminal import count, print_table, share
 from nas.search import mobile_efficiency_score
 from nas.space import SearchSpace
-from nas.training.paths import path_probabilities
 from nas.training.run import Run
+from nas.training.sandwich import path_probabilities
 
 if TYPE_CHECKING:
     from nas.latency.profile import Profile

@@ -188,7 +188,7 @@ class MultiScale(nn.Module):
         super().__init__()
         self.architecture = architecture
         with torch.device("meta"):
-            plain = {it: build(architecture.with_input_size(it)) for it in resolutions}
+            plain = {side: build(architecture.with_input_size(side)) for side in resolutions}
         # beside the modules, not among them: they hold no weights
         self._plain = tuple(plain.items())
         self.weights = build(architecture.with_input_size(max(resolutions)))

@@ -33,7 +33,7 @@ MOST_RATIO = 5.0
 
 @dataclass(frozen=True)
 class Distillation:
-    """What students learn from beside the labels, and by which share in [0, 1].
+    """The teaching of students beside the labels, and its share in [0, 1].
 
     Without a ``teacher`` of their own, the subnets of a supernet learn from the largest.
     """
@@ -174,7 +174,9 @@ def _from_onnx(path: str, image_size: int, device: torch.device) -> Teacher:
     if others or len(entry.shape) != 4 or entry.type != "tensor(float)":
         raise UserError(f"teacher '{path}': must take one float32 tensor of images (N, 3, S, S)")
     batch, *shape = entry.shape  # an open dimension is a name
-    _require_size(path, tuple(it if isinstance(it, int) else None for it in shape), image_size)
+    _require_size(
+        path, tuple(side if isinstance(side, int) else None for side in shape), image_size
+    )
 
     def teach(images: Tensor) -> Tensor:
         pixels = images.cpu().contiguous().numpy()
@@ -194,5 +196,5 @@ def _from_onnx(path: str, image_size: int, device: torch.device) -> Teacher:
 def _require_size(spec: str, shape: tuple[int | None, ...], image_size: int) -> None:
     wanted = (3, image_size, image_size)
     if any(found not in (None, side) for found, side in zip(shape, wanted, strict=True)):
-        listed, expected = ("x".join(str(it or "any") for it in one) for one in (shape, wanted))
+        listed, expected = ("x".join(str(side or "any") for side in it) for it in (shape, wanted))
         raise UserError(f"teacher '{spec}': must take images of {expected}, takes {listed}")

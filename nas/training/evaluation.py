@@ -104,9 +104,9 @@ def evaluate_supernet(
 class Evaluator:
     """Accuracies on the search slice with inherited weights; the supernet stays as it is.
 
-    They are what extracting, calibrating and judging the architecture alone would give, but layers
-    that it shares with architectures before it do not run again while ``cache_mb`` megabytes hold
-    what they gave. ``confidence`` is that of a race.
+    They equal those of the extracted and calibrated architecture, but layers that it shares with
+    architectures before it do not run again while ``cache_mb`` megabytes hold their outputs.
+    ``confidence`` is that of a race.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Evaluator:
     ) -> list[float]:
         """The candidates' accuracies, estimated for those that lost early: see ``run_race``."""
         # all before any runs, so that it is known where they part
-        first, *subnets = [self.prefixes.subnet(one) for one in (current, *candidates)]
+        first, *subnets = [self.prefixes.subnet(network) for network in (current, *candidates)]
         now = self.prefixes.predict(first, self._everything)
 
         def look(candidate: int, part: Positions, is_finalist: bool) -> Hits:
@@ -181,4 +181,4 @@ def evaluation_images(dataset: Dataset) -> Images:
 
 
 def _device(network: nn.Module) -> torch.device:
-    return next((it.device for it in network.parameters()), torch.device("cpu"))
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))

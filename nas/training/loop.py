@@ -49,7 +49,7 @@ SHARE_OF_GUESSING = 0.25
 
 
 class SetbackError(Exception):
-    """What went wrong, and in which step of the training, from 1."""
+    """A training went wrong, for a ``reason``, in a ``step`` of it, from 1."""
 
     def __init__(self, reason: str, step: int) -> None:
         super().__init__(reason)

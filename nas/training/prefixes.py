@@ -1,11 +1,11 @@
 """Forward passes of many subnets, each from where its layers part from those that ran before.
 
-Norms calibrate on the statistics of the batch at hand, so what a layer gives in calibration, and
-with its calibrated norms on any image, depends on the layers up to it only: subnets whose first
+Norms calibrate on the statistics of the batch at hand, so the outputs of a layer, in calibration
+and with its calibrated norms on any image, depend on the layers up to it only: subnets whose first
 layers are equal share all that. Feature maps are kept where subnets part, and behind each layer of
 a subnet that is evaluated with ``keep_all``, as those to come part from it; image by image, as
 races look at other parts of the images at each step. Calibrated layers are kept wherever they are
-shared. Calibrated layers run with their norms in their convolutions: a pass over each map less.
+shared; they run with their norms in their convolutions, which saves a pass over each map.
 """
 
 from __future__ import annotations
@@ -154,9 +154,9 @@ class Prefixes:
     def predict(
         self, subnet: Subnet, positions: NDArray[np.int64], *, keep_all: bool = False
     ) -> Predictions:
-        """What a subnet makes of the images at these positions of the search slice.
+        """The predictions of a subnet for the images at these positions of the search slice.
 
-        ``keep_all``: what each of its layers gives is kept, as those to come may part from it.
+        ``keep_all``: the outputs of all its layers are kept, as later subnets may part from it.
         """
         key = (subnet.prefixes[-1], "predictions")
         kept = self.memory.get(key)
@@ -180,7 +180,7 @@ class Prefixes:
         return torch.stack([hits.float(), logits.gather(1, labels)[:, 0] - others])
 
     def _calibrated(self, prefixes: Sequence[Prefix]) -> list[nn.Module]:
-        """The layers of a subnet, calibrated as ``calibrate`` does, those that are kept as kept."""
+        """The layers of a subnet, calibrated as by ``calibrate``, or from memory."""
         modules: list[nn.Module] = []
         for prefix in prefixes[1:]:
             kept = self.memory.get((prefix, "module"))
@@ -204,10 +204,10 @@ class Prefixes:
         return modules
 
     def _resume(self, prefixes: Sequence[Prefix], count: int) -> tuple[int, list[Tensor]]:
-        """The deepest of these prefixes behind which all batches to calibrate on are kept."""
+        """The depth of the last prefix behind which all calibration batches are kept, and these."""
         for depth in range(len(prefixes) - 1, -1, -1):
-            kept = [self.memory.get((prefixes[depth], "batch", it)) for it in range(count)]
-            maps = [it for it in kept if isinstance(it, Tensor)]
+            kept = [self.memory.get((prefixes[depth], "batch", index)) for index in range(count)]
+            maps = [x for x in kept if isinstance(x, Tensor)]
             if len(maps) == count:
                 return depth, maps
         rng = np.random.default_rng(0)  # the same images for all
@@ -267,7 +267,7 @@ class Prefixes:
     def _keep(self, prefix: Prefix, positions: Sequence[int], maps: Tensor) -> None:
         prefix.is_kept = True
         for position, x in zip(positions, _apart(maps), strict=True):
-            # a copy, as what it is cut from would stay in memory as a whole
+            # a copy: a view would keep its whole batch in memory
             self.memory.put((prefix, position), x.clone(), MAP_BYTES + x.nbytes)
 
     def _run(self, module: nn.Module, prefix: Prefix, x: Tensor) -> Tensor:

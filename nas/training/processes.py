@@ -28,7 +28,7 @@ PATIENCE = timedelta(hours=2)
 
 
 class LostProcessError(UserError):
-    """Another process has ended, and this one cannot go on alone."""
+    """Another process has ended, and this one cannot continue alone."""
 
 
 @dataclass(frozen=True)
@@ -47,29 +47,31 @@ class Processes:
     def add_up(self, tensor: Tensor) -> None:
         """Replace ``tensor`` by its sum over all processes."""
         if self.count > 1:
-            with self._talking():
+            with self._one_line():
                 distributed.all_reduce(tensor)
 
     def add_up_gradients(self, network: nn.Module, losses: Tensor) -> Tensor:
-        """Replace each gradient by its sum over all processes; gives the sum of ``losses`` (L,).
+        """Replace each gradient by its sum over all processes, and return that of ``losses`` (L,).
 
         All processes must have used the same parameters. Everything goes in one message.
         """
         if self.count == 1:
             return losses
-        gradients = [it.grad for it in network.parameters() if it.grad is not None]
+        gradients = [
+            parameter.grad for parameter in network.parameters() if parameter.grad is not None
+        ]
         return self._add_up_together([*gradients, losses.clone()])[-1]
 
     def average_statistics(self, network: nn.Module) -> None:
         """Replace each norm's running statistics by their mean over all processes."""
-        statistics = [it for it in network.buffers() if it.is_floating_point()]
+        statistics = [tensor for tensor in network.buffers() if tensor.is_floating_point()]
         if self.count > 1 and statistics:
             for total in self._add_up_together(statistics):
                 total.div_(self.count)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What one process cannot do, none goes on with; all leave the context at the same time.
+        """Stop all processes if one fails inside the context, which all leave at the same time.
 
         Raises:
             UserError: that of the first process that has one, raised by the first process. The
@@ -87,14 +89,14 @@ class Processes:
         if self.count == 1:
             return
         messages: list[str | None] = [None] * self.count
-        with self._talking():
+        with self._one_line():
             distributed.all_gather_object(messages, message)
-        message = next((it for it in messages if it is not None), None)
+        message = next(filter(None, messages), None)
         if message is not None:
             raise UserError(message) if self.is_first else SystemExit(2)
 
     def in_turn(self, first: Callable[[], T], others: Callable[[], T]) -> T:
-        """What ``first`` gives to the first process, and then ``others`` to the others."""
+        """Call ``first`` in the first process, then ``others`` in the others; return the result."""
         results = []
         with self.together():
             if self.is_first:
@@ -102,15 +104,15 @@ class Processes:
         return results[0] if results else others()
 
     def _add_up_together(self, tensors: list[Tensor]) -> list[Tensor]:
-        flat = torch.cat([it.reshape(-1).to(tensors[0].dtype) for it in tensors])
+        flat = torch.cat([tensor.reshape(-1).to(tensors[0].dtype) for tensor in tensors])
         self.add_up(flat)
-        parts = torch.split(flat, [it.numel() for it in tensors])
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))  # in place: each keeps its memory format
         return tensors
 
     @contextmanager
-    def _talking(self) -> Iterator[None]:
+    def _one_line(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:

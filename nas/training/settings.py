@@ -74,7 +74,7 @@ class LatencyTerm(Value):
     """``weight`` times the expected ms of all path choices, as a share of the largest network's.
 
     ``ms`` holds for each path choice what its candidates cost at the largest widths. A run records
-    them, so that it goes on alike when ``table`` changes or disappears.
+    them, so that a resumed training does the same when ``table`` changes or disappears.
     """
 
     weight: Rate

@@ -1,4 +1,4 @@
-"""What the steps of all trainings share: precision, drop path, the optimizer and its rate.
+"""Parts of a step that all trainings share: precision, drop path, the optimizer and its rate.
 
 Drop path, or stochastic depth (Huang et al. 2016, arXiv 1603.09382): a training network goes
 without some of its residual branches, sample by sample. A branch is left out for a sample with its

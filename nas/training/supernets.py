@@ -20,10 +20,17 @@ from nas.training.batches import Batch, BatchHistory
 from nas.training.distillation import Distillation, above_chance, teacher_accuracy
 from nas.training.evaluation import evaluate_supernet, evaluation_images
 from nas.training.loop import Training, train_epochs
-from nas.training.paths import Probabilities, path_probabilities, scheduled_temperature
 from nas.training.processes import ALONE, Processes
 from nas.training.run import Run
-from nas.training.sandwich import LOSSES, add_gradients, add_path_gradients, draw_subnets
+from nas.training.sandwich import (
+    LOSSES,
+    Probabilities,
+    add_gradients,
+    add_path_gradients,
+    draw_subnets,
+    path_probabilities,
+    scheduled_temperature,
+)
 from nas.training.settings import SupernetSettings
 from nas.training.step import DropPath, make_optimizer
 

@@ -15,15 +15,15 @@ from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training import supernets
 from nas.training.batches import Batch
-from nas.training.paths import (
+from nas.training.run import Run
+from nas.training.sandwich import (
+    add_path_gradients,
     gumbel_noise,
     gumbel_weights,
     path_probabilities,
     sample_by_paths,
     scheduled_temperature,
 )
-from nas.training.run import Run
-from nas.training.sandwich import add_path_gradients
 from nas.training.settings import DataSettings, LatencyTerm, SupernetSettings
 from nas.training.supernets import fresh_supernet, train_supernet
 
