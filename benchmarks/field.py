@@ -61,7 +61,7 @@ COLUMNS = (
 def main() -> None:
     """Measure, write the table and the picture, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    names = built_in_architectures()
+    names = list(built_in_architectures())
     parser.add_argument("--networks", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--runtime", choices=sorted(RUNTIMES), default="onnxruntime")
     parser.add_argument("--threads", type=int, default=1)

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, model
 from nas.documents import (
     Document,
     Value,
+    built_in_architectures,
     find,
     parse_document,
     read_document,
@@ -121,7 +122,7 @@ class Architecture(Value):
         Raises:
             UserError: there is no such name or file, or the file holds no valid architecture.
         """
-        document = read_document(find(name_or_path, "published", (".json",), "architecture"))
+        document = read_document(find(name_or_path, built_in_architectures(), "architecture"))
         return cls._from_document(document)
 
     @classmethod

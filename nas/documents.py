@@ -143,33 +143,28 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def find(name_or_path: str | Path, folder: str, suffixes: tuple[str, ...], what: str) -> Path:
+def find(name_or_path: str | Path, built_in: Mapping[str, Path], what: str) -> Path:
     """The path of a built-in file by its name, or ``name_or_path`` itself if that is a file."""
     path = Path(name_or_path)
     if path.suffix in (".json", ".yaml", ".yml") or path.is_file():
         return path
-    known = {
-        file.stem: file
-        for file in sorted((BUILT_IN / folder).glob("*"))
-        if file.suffix in suffixes and not file.stem.endswith(".schema")
-    }
-    if str(name_or_path) in known:
-        return known[str(name_or_path)]
-    hint = did_you_mean(str(name_or_path), known)
-    raise UserError(
-        f"{what} '{name_or_path}' is neither a file nor built in{hint}; built in: "
-        f"{', '.join(known)}"
-    )
+    name = str(name_or_path)
+    if name not in built_in:
+        raise UserError(
+            f"{what} '{name}' is neither a file nor built in{did_you_mean(name, built_in)}; "
+            f"built in: {', '.join(built_in)}"
+        )
+    return built_in[name]
 
 
-def built_in_spaces() -> list[str]:
-    """The names of the spaces that come with the package."""
-    return sorted(file.stem for file in BUILT_IN.glob("*.yaml"))
+def built_in_spaces() -> dict[str, Path]:
+    """The files of the spaces that come with the package, by name."""
+    return {file.stem: file for file in sorted(BUILT_IN.glob("*.yaml"))}
 
 
-def built_in_architectures() -> list[str]:
-    """The names of the published architectures that come with the package."""
-    return sorted(file.stem for file in (BUILT_IN / "published").glob("*.json"))
+def built_in_architectures() -> dict[str, Path]:
+    """The files of the published architectures that come with the package, by name."""
+    return {file.stem: file for file in sorted((BUILT_IN / "published").glob("*.json"))}
 
 
 def read_document(path: Path) -> Document:
@@ -189,11 +184,10 @@ def read_document(path: Path) -> Document:
 
 def parse_document(text: str, name: str) -> Document:
     """Parse YAML or JSON ``text``; ``name`` stands for the file in messages."""
-    loader = _Loader(text)
-    positions: dict[Location, tuple[int, int]] = {}
+    loader = _Loader(text, name)
     try:
         node = loader.get_single_node()
-        data = _construct(loader, node, (), positions, name) if node is not None else None
+        data = loader.read(node) if node is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
@@ -202,7 +196,7 @@ def parse_document(text: str, name: str) -> Document:
         raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
     finally:
         loader.dispose()
-    return Document(name, data, positions)
+    return Document(name, data, loader.positions)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -246,15 +240,46 @@ def write_json(path: Path, data: object) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's numbers and booleans."""
+    """SafeLoader with YAML 1.2's numbers and booleans, which notes the position of each part."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
-    def construct(self, node: yaml.Node) -> Any:
-        return self.construct_object(node)
+    def __init__(self, text: str, document: str) -> None:
+        super().__init__(text)
+        self.document = document
+        self.positions: dict[Location, tuple[int, int]] = {}
 
-    def __enter__(self) -> Self:
-        return self
+    def read(self, node: yaml.Node, location: Location = ()) -> Any:
+        """Returns the data of a node."""
+        self.positions[location] = _position(node)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.read(child, (*location, i)) for i, child in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode):
+            return self.construct_object(node)
+        self._refuse_duplicates(node)
+        self.flatten_mapping(node)
+        data = {}
+        for key_node, value_node in node.value:
+            key = str(self.construct_object(key_node))
+            data[key] = self.read(value_node, (*location, key))
+            self.positions[*location, key] = _position(key_node)
+        return data
+
+    def _refuse_duplicates(self, node: yaml.MappingNode) -> None:
+        seen: dict[str, int] = {}
+        for key_node, _ in node.value:
+            key, (line, column) = str(key_node.value), _position(key_node)
+            if key in seen and key != "<<":
+                raise UserError(
+                    f"{self.document}:{line}:{column}: key '{key}' stands twice, first in line "
+                    f"{seen[key]}"
+                )
+            seen[key] = line
+
+
+def _position(node: yaml.Node) -> tuple[int, int]:
+    """Line and column, from 1."""
+    return node.start_mark.line + 1, node.start_mark.column + 1
 
 
 for _tag, _pattern, _first in (
@@ -271,43 +296,3 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list(_first))
 _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value, 10))
-
-
-def _construct(
-    loader: _Loader,
-    node: yaml.Node,
-    location: Location,
-    positions: dict[Location, tuple[int, int]],
-    name: str,
-) -> Any:
-    positions[location] = (node.start_mark.line + 1, node.start_mark.column + 1)
-    if isinstance(node, yaml.SequenceNode):
-        return [
-            _construct(loader, child, (*location, index), positions, name)
-            for index, child in enumerate(node.value)
-        ]
-    if isinstance(node, yaml.MappingNode):
-        _refuse_duplicates(node, name)
-        loader.flatten_mapping(node)
-        data = {}
-        for key_node, value_node in node.value:
-            key = str(loader.construct(key_node))
-            data[key] = _construct(loader, value_node, (*location, key), positions, name)
-            positions[(*location, key)] = (
-                key_node.start_mark.line + 1,
-                key_node.start_mark.column + 1,
-            )
-        return data
-    return loader.construct(node)
-
-
-def _refuse_duplicates(node: yaml.MappingNode, name: str) -> None:
-    seen: dict[str, int] = {}
-    for key_node, _ in node.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
-        if key in seen and key != "<<":
-            column = key_node.start_mark.column + 1
-            raise UserError(
-                f"{name}:{line}:{column}: key '{key}' stands twice, first in line {seen[key]}"
-            )
-        seen[key] = line

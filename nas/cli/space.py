@@ -23,7 +23,11 @@ def spaces(as_json: Json = False) -> None:
             for name, space in found.items()
         ]
         print_json(
-            {"default": DEFAULT_SPACE, "spaces": listed, "architectures": built_in_architectures()}
+            {
+                "default": DEFAULT_SPACE,
+                "spaces": listed,
+                "architectures": list(built_in_architectures()),
+            }
         )
         return
     from nas.report.terminal import print_table

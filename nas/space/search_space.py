@@ -19,7 +19,15 @@ from pydantic import Field, ValidatorFunctionWrapHandler, model_validator
 from pydantic_core import PydanticCustomError
 
 from nas.architecture import Architecture
-from nas.documents import Document, Location, Value, find, location_text, read_document
+from nas.documents import (
+    Document,
+    Location,
+    Value,
+    built_in_spaces,
+    find,
+    location_text,
+    read_document,
+)
 from nas.errors import UserError
 from nas.families import BlockFile, Layer, MapMisfitError, Shape
 from nas.families.own import files_of, locate_blocks, with_own_kinds
@@ -78,7 +86,9 @@ class SearchSpace(Value):
         Raises:
             UserError: there is no such name or file, or the file holds no valid space.
         """
-        return cls.from_document(read_document(find(name_or_path, "", (".yaml",), "search space")))
+        return cls.from_document(
+            read_document(find(name_or_path, built_in_spaces(), "search space"))
+        )
 
     @classmethod
     def from_document(cls, document: Document) -> SearchSpace:
