@@ -124,7 +124,9 @@ def test_hidden_test_labels_give_way_to_the_validation_split(
     assert load_dataset(f"hf:{folder}", 16).test.labels.tolist() == reverse
 
 
-def test_the_finest_labels_are_learnt(datasets: ModuleType, write: Write) -> None:
+def test_the_label_column_with_the_most_classes_is_taken(
+    datasets: ModuleType, write: Write
+) -> None:
     features = {
         "coarse": datasets.ClassLabel(names=["animal"]),
         "fine": datasets.ClassLabel(names=["cat", "dog"]),
@@ -133,7 +135,7 @@ def test_the_finest_labels_are_learnt(datasets: ModuleType, write: Write) -> Non
     assert load_dataset(f"hf:{folder}", 16).classes == ("cat", "dog")
 
 
-def test_text_labels_do(datasets: ModuleType, write: Write) -> None:
+def test_text_labels_are_accepted(datasets: ModuleType, write: Write) -> None:
     texts = ["dog"] * 10 + ["cat"] * 10
     folder = write(
         {"train": {"label": texts}, "test": {"label": texts}}, {"label": datasets.Value("string")}
@@ -170,7 +172,7 @@ def test_a_name_that_is_not_found_is_one_line() -> None:
     assert message.startswith("hf:nobody/nothing:small: cannot be loaded: ")
 
 
-def test_what_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert message_of("hf:mnist") == (
         "data set 'hf:': needs datasets, which is not installed; to install it: "

@@ -110,7 +110,7 @@ def test_parquet_folder_takes_shards_and_the_test_file(
     assert len(dataset.train) + len(dataset.search) == 16
 
 
-def test_plain_bytes_column_and_integer_labels_do(photos: Path, tmp_path: Path) -> None:
+def test_plain_bytes_column_and_integer_labels_are_accepted(photos: Path, tmp_path: Path) -> None:
     files = sorted(photos.rglob("*.png"))
     labels = [7 if file.parent.name == "cat" else 9 for file in files]
     table = pa.table({"bytes": [file.read_bytes() for file in files], "label": labels})

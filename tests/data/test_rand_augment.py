@@ -40,7 +40,7 @@ def by_pillow(operation) -> np.ndarray:
         ("sharpness", 1.0, 1, lambda it: ImageEnhance.Sharpness(it).enhance(1.9)),
     ],
 )
-def test_operations_do_what_pillow_does(name: str, strength: float, sign: int, reference) -> None:
+def test_operations_equal_pillows(name: str, strength: float, sign: int, reference) -> None:
     expected = by_pillow(reference).astype(float)
     # Pillow cuts fractions off where we round, twice in enhancements
     assert np.abs(applied(name, strength, sign) - expected).max() <= 2

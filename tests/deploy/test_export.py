@@ -60,7 +60,7 @@ def test_export_is_valid_and_named(model):
     assert [it.version for it in model.opset_import if it.domain == ""] == [OPSET]
 
 
-def test_export_computes_what_the_module_computes(model, module):
+def test_export_equals_the_module(model, module):
     assert parity(model, module, SHAPE) <= 1e-5
 
 
@@ -126,7 +126,7 @@ class Cancelling(nn.Module):
         return self.head((y - self.offset).mean((2, 3))) + self.shift
 
 
-def test_rounding_that_torch_has_too_is_no_reason_to_refuse():
+def test_rounding_as_large_as_torchs_own_is_accepted():
     module = Cancelling().eval()
 
     def exact(x):
@@ -141,7 +141,7 @@ def test_rounding_that_torch_has_too_is_no_reason_to_refuse():
         require_parity(wrong, module, (3, 8, 8))
 
 
-def test_what_float32_cannot_tell_is_refused_even_if_torch_is_as_far_off():
+def test_a_network_that_float32_cannot_compute_is_refused_even_if_torch_errs_as_much():
     module = Cancelling().eval()
     module.offset.data.fill_(3e6)
     other = Cancelling().eval()

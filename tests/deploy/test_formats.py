@@ -76,7 +76,7 @@ def test_int8_is_one_file_with_its_agreement(architecture, network, model, examp
     assert (found.relative_difference, found.agreement) == (None, agreement)
 
 
-def test_int8_that_predicts_something_else_is_refused(model, network, examples):
+def test_int8_that_predicts_other_classes_is_refused(model, network, examples):
     tiny = examples._replace(calibration=examples.calibration * 1e-3)  # the rest is cut off
     with pytest.raises(
         UserError, match=r"float32 network for \d+\.\d % of 16 images, fewer than 80"

@@ -41,7 +41,7 @@ def test_a_linear_ramp_stays_one_from_corner_to_corner(name, pixels):
     nas.build(after).load_state_dict(found)
 
 
-def test_between_two_offsets_stands_their_weighted_mean():
+def test_between_two_offsets_is_their_weighted_mean():
     before = nas.Architecture.load("efficientformer_v2_s0").with_input_size(96)
     after = before.with_input_size(160)
     state = nas.build(before).state_dict()
@@ -75,7 +75,7 @@ def test_windows_that_keep_their_size_keep_their_biases():
     assert torch.equal(found[key], state[key])
 
 
-def test_what_cannot_be_resized_is_refused():
+def test_weights_that_cannot_be_resized_are_refused():
     before = nas.Architecture.load("efficientformer_v2_s0").with_input_size(64)
     after = before.with_input_size(96)
     with pytest.raises(nas.UserError, match=r"may differ in their input size only"):

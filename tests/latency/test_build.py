@@ -133,7 +133,7 @@ def test_finished_table_of_another_target_is_not_resumed(built, table, tiny, tar
         built(tiny, table.path, target=other, resume=True)
 
 
-def test_kill_and_resume_measures_only_what_is_missing(
+def test_kill_and_resume_measures_missing_rows_only(
     built, convolutions, settings, tmp_path, progress
 ):
     settings = replace(settings, plan=settings.plan._replace(batch=4))
@@ -239,7 +239,9 @@ WIDE = {
 }
 
 
-def test_quick_build_models_what_it_does_not_measure(built, target, settings, tmp_path, progress):
+def test_quick_build_models_the_layers_that_it_does_not_measure(
+    built, target, settings, tmp_path, progress
+):
     space, path = SearchSpace.model_validate(WIDE), tmp_path / "t.csv"
     layers = space.layers()
     sizes = {key: layer_size(layer, key[1]) for key, layer in layers.items()}

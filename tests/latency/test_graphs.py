@@ -1,4 +1,4 @@
-"""Chains of graphs, and whole networks composed of layers."""
+"""Graphs compute what their torch modules compute, alone, in chains and in whole networks."""
 
 import numpy as np
 import onnx
@@ -7,18 +7,21 @@ import pytest
 import torch
 
 from nas.deploy.export import parity, to_onnx
+from nas.families import LAYERS
 from nas.families.efficientformer_v2.layers import ConvFFN
 from nas.latency.graphs import (
     chain,
     input_shape_of,
+    is_equal,
     operators,
     output_shape_of,
     pointwise,
     random_module,
+    substitute,
     with_batch,
 )
 from nas.latency.runtimes import OnnxRuntime
-from nas.network import Network
+from nas.network import Network, fold
 
 LAYER = ConvFFN(slot="stage1.block1.ffn", channels=16, expansion=2)
 SHAPE = (16, 8, 8)
@@ -113,7 +116,7 @@ def test_pooling_blocks_leave_convolutions_only(tokens, graphs):
     assert found["ReorderInput"] <= 1
 
 
-def test_composed_random_network_of_torch_seed(tiny, graphs):
+def test_composed_random_network_runs(tiny, graphs):
     rng = np.random.default_rng(5)
     architecture = tiny.sample(rng)
     x = torch.randn(1, *architecture.input_shape, generator=torch.Generator().manual_seed(0))
@@ -141,3 +144,230 @@ def test_a_batch_that_is_open_is_fixed():
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     assert input_shape_of(with_batch(model, 1)) == (1, 8, 4, 4)
     assert with_batch(pointwise((8, 4, 4)), 1) == pointwise((8, 4, 4))
+
+
+HEADS = {"heads": 2, "key_dim": 8, "value_dim": 8}
+PAIRS = {  # two layers of one structure and other widths, with their input shapes
+    "conv_stem": (({"out_channels": 8}, (3, 32, 32)), ({"out_channels": 24}, (3, 16, 16))),
+    "conv_ffn": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 3.5}, (12, 4, 4)),
+    ),
+    "attention4d": (
+        ({"channels": 16, "stride": 2, **HEADS}, (16, 4, 4)),
+        ({"channels": 24, "stride": 2, **HEADS}, (24, 4, 4)),
+    ),
+    "conv_downsample": (
+        ({"in_channels": 8, "out_channels": 12}, (8, 6, 6)),
+        ({"in_channels": 16, "out_channels": 8}, (16, 8, 8)),
+    ),
+    "attention_downsample": (
+        ({"in_channels": 8, "out_channels": 12, **HEADS}, (8, 4, 4)),
+        ({"in_channels": 16, "out_channels": 8, **HEADS}, (16, 4, 4)),
+    ),
+    "pooling": (({"channels": 8}, (8, 6, 6)), ({"channels": 12}, (12, 4, 5))),
+    "pointwise_ffn": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 3.5}, (12, 4, 5)),
+    ),
+    "separable_attention": (({"channels": 8}, (8, 3, 4)), ({"channels": 12}, (12, 3, 4))),
+    "metablock4d": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 3.5}, (12, 4, 5)),
+    ),
+    "metablock3d": (
+        ({"channels": 8, "expansion": 2, **HEADS}, (8, 3, 4)),
+        ({"channels": 12, "expansion": 3.5, **HEADS}, (12, 3, 4)),
+    ),
+    "deep_conv_stem": (({"out_channels": 8}, (3, 32, 32)), ({"out_channels": 24}, (3, 16, 16))),
+    "depthwise_ffn": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 1.5}, (12, 4, 5)),
+    ),
+    "cascaded_attention": (
+        ({"channels": 8, "heads": 2, "window": 3}, (8, 4, 5)),
+        ({"channels": 12, "heads": 2, "window": 3}, (12, 4, 5)),
+    ),
+    "patch_merging": (
+        ({"in_channels": 8, "out_channels": 12}, (8, 6, 6)),
+        ({"in_channels": 12, "out_channels": 8, "expansion": 3}, (12, 7, 7)),
+    ),
+    "pooled_classifier": (
+        ({"in_channels": 8, "classes": 5}, (8, 3, 3)),
+        ({"in_channels": 12, "classes": 7}, (12, 2, 2)),
+    ),
+    "patch_stem": (({"out_channels": 8}, (3, 32, 32)), ({"out_channels": 24}, (3, 16, 16))),
+    "patch_downsample": (
+        ({"in_channels": 8, "out_channels": 12}, (8, 6, 6)),
+        ({"in_channels": 16, "out_channels": 8}, (16, 8, 8)),
+    ),
+    "reduced_attention": (
+        ({"channels": 8, "heads": 2, "head_dim": 4, "reduction": 2}, (8, 4, 6)),
+        ({"channels": 12, "heads": 2, "head_dim": 4, "reduction": 2}, (12, 4, 6)),
+    ),
+    "token_ffn": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 3.5}, (12, 4, 4)),
+    ),
+    "token_classifier": (
+        ({"in_channels": 8, "classes": 5}, (8, 3, 3)),
+        ({"in_channels": 12, "classes": 7}, (12, 2, 2)),
+    ),
+    "short_stem": (({"out_channels": 8}, (3, 32, 32)), ({"out_channels": 24}, (3, 16, 16))),
+    "inverted_residual": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 3.5}, (12, 4, 4)),
+    ),
+    "inverted_downsample": (
+        ({"in_channels": 8, "out_channels": 12, "expansion": 2}, (8, 6, 6)),
+        ({"in_channels": 16, "out_channels": 8, "expansion": 3.5}, (16, 8, 8)),
+    ),
+    "mobilevit_v1_block": (
+        ({"channels": 8, "dim": 12, "depth": 2}, (8, 4, 6)),
+        ({"channels": 12, "dim": 16, "depth": 2, "expansion": 3}, (12, 4, 6)),
+    ),
+    "mobilevit_v2_block": (
+        ({"channels": 8, "dim": 12, "depth": 1}, (8, 4, 6)),
+        ({"channels": 12, "dim": 16, "depth": 1, "expansion": 3}, (12, 4, 6)),
+    ),
+    "mobilevit_v3_block": (
+        ({"channels": 8, "dim": 12, "depth": 1}, (8, 4, 6)),
+        ({"channels": 12, "dim": 16, "depth": 1, "expansion": 3}, (12, 4, 6)),
+    ),
+    "mobilevit_v3_separable_block": (
+        ({"channels": 8, "dim": 12, "depth": 1}, (8, 4, 6)),
+        ({"channels": 12, "dim": 16, "depth": 1, "expansion": 3}, (12, 4, 6)),
+    ),
+    "mean_classifier": (
+        ({"in_channels": 8, "classes": 5}, (8, 3, 3)),
+        ({"in_channels": 12, "classes": 7}, (12, 2, 2)),
+    ),
+    "conv_classifier": (
+        ({"in_channels": 8, "features": 12, "classes": 5}, (8, 3, 3)),
+        ({"in_channels": 12, "features": 16, "classes": 7}, (12, 2, 2)),
+    ),
+    "classifier": (
+        ({"in_channels": 8, "classes": 5}, (8, 3, 3)),
+        ({"in_channels": 12, "classes": 7}, (12, 2, 2)),
+    ),
+}
+
+
+FINER = {  # options that change the nodes, each for the pair of its kind
+    "conv_ffn": {"kernel": 5, "activation": "hardswish"},
+    "depthwise_ffn": {"kernel": 5},
+    "token_ffn": {"kernel": 5},
+    "inverted_residual": {"kernel": 5},
+    "inverted_downsample": {"kernel": 5},
+    "attention4d": {"talking_heads": False, "stride": 1},
+}
+
+
+def made(kind, index):
+    kind, _, finer = kind.partition(" ")
+    fields, shape = PAIRS[kind][index]
+    fields = {**fields, **(FINER[kind] if finer else {})}
+    return LAYERS[kind](slot="stage1.block1.layer", **fields), shape
+
+
+def test_every_layer_kind_is_tested():
+    assert set(PAIRS) == set(LAYERS)
+
+
+EVERY = [*PAIRS, *(f"{kind} finer" for kind in FINER)]
+
+
+# two of a kind of convolution or three, and attention: an export takes a second
+EXPORTED = [*PAIRS, "conv_ffn finer", "inverted_downsample finer", "attention4d finer"]
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_substituted_graph_equals_the_module(kind, graphs):
+    graphs.graph(*made(kind, 0))
+    exported = graphs.exported
+    layer, shape = made(kind, 1)
+    model = graphs.graph(layer, shape)
+    assert graphs.exported == exported, "exported anew, although only widths differ"
+    onnx.checker.check_model(model, full_check=True)
+    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        expected = random_module(layer, shape)(x).numpy()
+    np.testing.assert_allclose(run(model, x.numpy()), expected, atol=1e-4 * abs(expected).max())
+    assert operators(model)["BatchNormalization"] == 0
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_folding_changes_nothing(kind):
+    layer, shape = made(kind, 0)
+    module = random_module(layer, shape).double()
+    x = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        torch.testing.assert_close(fold(module)(x), module(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("attention4d", "metablock3d", "cascaded_attention"),
+        *(kind for kind in PAIRS if kind.startswith("mobilevit")),
+    ],
+)
+def test_every_tensor_of_a_random_module_matters(kind):
+    layer, shape = made(kind, 0)
+    x = torch.randn(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    module = random_module(layer, shape).double()
+    # they add the same to all logits of a query, which softmax drops
+    shifts = {"k.conv.bias", "k.norm.bias", "k.norm.running_mean", "talking_head1.bias"}
+    shifts |= {"attention.k.bias"}
+    shifts |= {f"heads.{head}.{shift}" for head in range(2) for shift in tuple(shifts)}
+    shifts |= {name for name in module.state_dict() if name.endswith("attention.k.bias")}
+    shifts |= {name for name in module.state_dict() if name.endswith("attention.query.bias")}
+    with torch.no_grad():
+        expected = module(x)
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if not tensor.is_floating_point() or name in shifts:
+                continue
+            kept = tensor.clone()
+            tensor.mul_(1.5)
+            assert (module(x) - expected).abs().max() > 1e-8, name
+            tensor.copy_(kept)
+
+
+@pytest.mark.parametrize("kind", ["attention4d", "mobilevit_v1_block"])
+def test_attention_on_another_map_is_exported_anew(kind, graphs):
+    layer, shape = made(kind, 0)
+    graphs.graph(layer, shape)
+    exported = graphs.exported
+    other = (shape[0], 10, 10)  # no other test has this map
+    model = graphs.graph(layer, other)
+    assert graphs.exported == exported + 1
+    assert is_equal(model, random_module(layer, other), other)
+
+
+def test_weights_of_another_structure_are_refused(graphs):
+    layer, shape = made("conv_ffn", 0)
+    template = graphs.graph(layer, shape)
+    other, other_shape = made("conv_stem", 0)
+    folded = fold(random_module(other, other_shape))
+    assert substitute(template, folded, other, other_shape) is None
+
+
+def test_a_graph_that_computes_something_else_is_refused(graphs):
+    layer, shape = made("conv_ffn", 0)
+    model = graphs.graph(layer, shape)
+    module = random_module(layer, shape)
+    assert is_equal(model, module, shape)
+    with torch.no_grad():
+        module.scale.gamma[0] *= 1.01
+    assert not is_equal(model, module, shape)
+
+
+def test_weights_depend_on_the_layer_alone():
+    layer, shape = made("conv_ffn", 0)
+    torch.manual_seed(1)
+    first = random_module(layer, shape).state_dict()
+    torch.manual_seed(2)
+    state = torch.random.get_rng_state()
+    again = random_module(layer, shape).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
+    assert torch.equal(torch.random.get_rng_state(), state)

@@ -72,7 +72,7 @@ def test_command_of_a_table_names_its_runtime_threads_and_batch(table):
     )
 
 
-def test_another_target_is_refused_naming_what_differs(table, target):
+def test_another_target_is_refused_naming_the_differences(table, target):
     table.require_target(target)
     other = target.model_copy(update={"cpu_model": "Abacus", "threads": 3})
     with pytest.raises(UserError, match=r"cpu_model: .* here, Abacus there; threads: 1 here, 3"):

@@ -1,4 +1,4 @@
-"""Targets: what they tell apart, and what is refused."""
+"""Targets: the fields that distinguish them, refusals, and graphs in their precision."""
 
 import subprocess
 import sys
@@ -8,12 +8,24 @@ import onnx
 import onnxruntime
 import pytest
 
+from nas.deploy.quantize import FUSED_OPERATORS, INTEGER_OPERATORS, precision_of, quantize
 from nas.errors import UserError
-from nas.latency.graphs import chain, pointwise
+from nas.families import LAYERS
+from nas.latency.graphs import chain, operators, pointwise
+from nas.latency.measure import VisitPlan, measure
 from nas.latency.profile import classify
 from nas.latency.runtimes import RUNTIMES, OnnxRuntime, OpenVino
 from nas.latency.runtimes.base import random_inputs
-from nas.latency.target import Target, accelerator, detect_again, detect_target, make_runtime
+from nas.latency.table import build_command
+from nas.latency.target import (
+    Target,
+    accelerator,
+    detect_again,
+    detect_target,
+    in_precision,
+    make_runtime,
+    placement,
+)
 
 
 def test_detected_target_describes_this_machine(target):
@@ -177,3 +189,106 @@ def test_the_calling_thread_does_all_the_work_where_its_clock_is_read(
     command = [sys.executable, "-c", OWN_SHARE, name, runtime.provider, tmp_path / "model.onnx"]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     assert float(found.stdout) > 0.9, "another thread works too"
+
+
+QUICK = VisitPlan(runs=2, span_ms=0.01, least_visits=2, most_visits=2)
+
+
+@pytest.fixture(scope="module")
+def int8():
+    return detect_target(precision="int8")
+
+
+def test_a_target_names_its_precision(target, int8):
+    assert (target.precision, int8.precision) == ("float32", "int8")
+    assert target.difference(int8) == ["precision: float32 here, int8 there"]
+    assert detect_again(int8) == int8
+
+
+def test_a_float32_table_is_refused_for_int8(table, int8):
+    with pytest.raises(UserError, match=r"another target .*: precision: float32 here, int8 there"):
+        table.require_target(int8)
+
+
+def test_the_command_of_an_int8_table_names_the_precision(table, int8):
+    provenance = table.provenance.model_copy(update={"target": int8})
+    assert "--precision int8 --out" in build_command(table.path, provenance)
+    assert "--precision" not in build_command(table.path, table.provenance)
+
+
+def test_a_runtime_without_int8_is_an_error(monkeypatch):
+    class Float(OnnxRuntime):
+        int8 = {}
+
+    monkeypatch.setitem(RUNTIMES, "floats", Float)
+    message = r"^precision 'int8' is not available to floats on device 'cpu'; available on: none$"
+    with pytest.raises(UserError, match=message):
+        detect_target(runtime="floats", precision="int8")
+
+
+def test_runtimes_round_where_their_kernels_begin_and_end(int8):
+    assert placement(int8) == INTEGER_OPERATORS
+    assert placement(int8.model_copy(update={"runtime": "openvino"})) == FUSED_OPERATORS
+
+
+def test_float32_and_quantized_graphs_are_taken_as_they_are(target, int8):
+    graph = pointwise((8, 4, 4))
+    assert in_precision(graph, target) is graph
+    quantized = quantize(graph, np.ones((1, 8, 4, 4), np.float32), INTEGER_OPERATORS)
+    assert in_precision(quantized, int8) is quantized
+
+
+def test_every_convolution_of_a_probe_runs_in_int8(graphs, int8):
+    layer = LAYERS["conv_ffn"](slot="stage1.block1.ffn", channels=16, expansion=2)
+    probe = graphs.probe(layer, (16, 8, 8))
+    for graph in (probe.long, probe.short):
+        executed = OnnxRuntime("CPUExecutionProvider", 1).operators(in_precision(graph, int8))
+        assert executed["QLinearConv"] == operators(graph)["Conv"]
+        assert executed["Conv"] == 0
+        # one pair on each side of each activation, none twice between two layers
+        assert executed["QuantizeLinear"] == 1 + operators(graph)["Gelu"]
+
+
+def test_a_network_is_rounded_once_between_its_layers(largest_graph, int8):
+    found = in_precision(largest_graph, int8)
+    producers = {name: node.op_type for node in found.graph.node for name in node.output}
+    doubled = [
+        node
+        for node in found.graph.node
+        if node.op_type == "QuantizeLinear" and producers.get(node.input[0]) == "DequantizeLinear"
+    ]
+    assert doubled == []
+    onnx.checker.check_model(found, full_check=True)
+
+
+def test_graphs_are_quantized_for_an_int8_target(int8, monkeypatch):
+    prepared = []
+    prepare = OnnxRuntime.prepare
+
+    def remember(self, model):
+        prepared.append(precision_of(model))
+        return prepare(self, model)
+
+    monkeypatch.setattr(OnnxRuntime, "prepare", remember)
+    batched = int8.model_copy(update={"batch": 2})
+    graph = chain([pointwise((8, 4, 4))] * 2)
+    for one in (int8, batched):
+        (found,) = measure([graph], one, rng=np.random.default_rng(0), plan=QUICK)
+        assert found.ms > 0
+    assert prepared == ["int8", "int8"]
+
+
+def test_openvino_runs_every_convolution_in_int8(graphs):
+    pytest.importorskip("openvino", reason="not installed: pip install 'nas[openvino]'")
+    target = detect_target(runtime="openvino", precision="int8")
+    layer = LAYERS["conv_ffn"](slot="stage1.block1.ffn", channels=16, expansion=2)
+    graph = in_precision(graphs.probe(layer, (16, 8, 8)).long, target)
+    request = OpenVino("CPU", 1).request(graph, {"PERF_COUNT": True})
+    request.infer()
+    kernels = [
+        node.exec_type
+        for node in request.get_profiling_info()
+        if node.node_type in ("Convolution", "GroupConvolution")
+    ]
+    assert len(kernels) == operators(graph)["Conv"] == 10
+    assert all(kernel.lower().endswith(("i8", "u8")) for kernel in kernels), kernels
