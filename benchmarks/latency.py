@@ -23,7 +23,7 @@ import argparse
 import importlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -36,7 +36,7 @@ from nas.deploy.export import export_folded, to_onnx
 from nas.deploy.timm import load_timm_state_dict
 from nas.errors import UserError
 from nas.latency.build import BuildSettings, build_table
-from nas.latency.calibration import Calibration, reanchor
+from nas.latency.calibration import Calibration, RowSums, reanchor
 from nas.latency.measure import PATIENT, Measurement, measure
 from nas.latency.networks import Runner, network_sums, pick_networks
 from nas.latency.runtimes.onnxruntime import OnnxRuntime
@@ -147,21 +147,26 @@ def of_second_build(space: SearchSpace, first: LatencyTable, out: Path) -> Itera
     with ProgressBar("measuring networks") as bar:
         found = Runner(first.target, rng, progress=bar).measure_networks(networks, passes=3)
     second, _ = table_of(space, out / f"{space.name}_second.csv", seed=1)
-    sizes = np.array([network_sums(second.rows, network)[:2] for network in networks])
-    measured = np.array([one.ms for one in found])
-    anchors = np.linspace(0, len(networks) - 1, 2 * ANCHORS + 1)[1::2].round().astype(int)
-    updated = reanchor(second.calibration, *sizes[anchors].T, measured[anchors])
-    checked = np.delete(sizes, anchors, 0), np.delete(measured, anchors)
+    sums = [network_sums(second.rows, network) for network in networks]
+    measured = [one.ms for one in found]
+    anchors = np.linspace(0, len(networks) - 1, 2 * ANCHORS + 1)[1::2].round().astype(int).tolist()
+    updated = reanchor(
+        second.calibration,
+        [sums[index] for index in anchors],
+        [measured[index] for index in anchors],
+    )
+    others = [index for index in range(len(networks)) if index not in anchors]
+    checked = [sums[index] for index in others], [measured[index] for index in others]
     subject = f"{space.name}, second build"
     yield Line(subject, "mean error as it is", percent(error_of(second.calibration, *checked)))
     after = error_of(updated, *checked)
     yield bounded(subject, "mean error re-anchored", after, 0.025, percent)
 
 
-def error_of(calibration: Calibration, sizes: np.ndarray, measured: np.ndarray) -> float:
-    """The mean relative error on networks of sizes (N, 2), sums of rows and parameters."""
-    predicted = np.array([calibration.latency(*size) for size in sizes])
-    return float(np.abs(predicted / measured - 1).mean())
+def error_of(calibration: Calibration, sums: Sequence[RowSums], measured: Sequence[float]) -> float:
+    """The mean relative error on networks."""
+    predicted = np.array([calibration.latency(size.ms, size.params) for size in sums])
+    return float(np.abs(predicted / np.asarray(measured) - 1).mean())
 
 
 def of_published(out: Path) -> Iterator[Line]:

@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import nn
 
-from nas.deploy.quantize import EXACT_INTEGERS, Placement, quantize
+from nas.deploy.quantize import Placement, cpu_session, quantize
 from nas.errors import UserError
 from nas.families import Shape
 from nas.network import fold
@@ -96,13 +95,7 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__()
-        options = onnxruntime.SessionOptions()
-        options.add_session_config_entry(*EXACT_INTEGERS)
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = cpu_session(model)
         self.input_name = model.graph.input[0].name
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -57,6 +57,19 @@ class AffineScale(NamedTuple):
     zero: np.ndarray
 
 
+def cpu_session(model: onnx.ModelProto, *, optimised: bool = True) -> onnxruntime.InferenceSession:
+    """A session of onnxruntime on one thread; optimising takes most of the time of a first run."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4  # errors are raised
+    options.add_session_config_entry(*EXACT_INTEGERS)
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
 def precision_of(model: onnx.ModelProto) -> Precision:
     """``int8`` where a part of the model computes in integers."""
     rounded = any(node.op_type == "DequantizeLinear" for node in model.graph.node)
@@ -182,13 +195,7 @@ def measure_ranges(model: onnx.ModelProto, images: np.ndarray, names: Sequence[s
     watched.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inner
     )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = cpu_session(watched, optimised=False)
     found: dict[str, tuple[float, float]] = {}
     for image in images[:, None]:
         values = [image, *session.run(inner, {source: image})]

@@ -41,6 +41,14 @@ SHARE_OF_MACS = 0.5
 space of one kind of layer MACs predict within the noise, and no table can be twice as good."""
 
 
+class RowSums(NamedTuple):
+    """The sums of a network's rows; ``ms`` is not calibrated."""
+
+    ms: float
+    params: int
+    macs: int
+
+
 class Calibration(Value):
     """ms = factor * sum of rows + overhead_ms + ms_per_megabyte * (weights fetched, in MB).
 
@@ -130,33 +138,28 @@ class TableVerdict(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def fit_calibration(
-    sums: Sequence[float], params: Sequence[float], measured: Sequence[float]
-) -> Calibration:
-    """The calibration of the least squared relative error.
+def fit_calibration(sums: Sequence[RowSums], measured: Sequence[float]) -> Calibration:
+    """The calibration of the least squared relative error on networks measured in ms.
 
     Overhead and fetching are taken only if they predict left-out networks clearly better.
     """
     fits = (_fit_factor, _fit_with_overhead, _fit_with_fetching, _fit_with_both)
-    return _best_fit(fits, _table_of(sums, params, measured))
+    return _best_fit(fits, _table_of(sums, measured))
 
 
 def reanchor(
-    calibration: Calibration,
-    sums: Sequence[float],
-    params: Sequence[float],
-    measured: Sequence[float],
+    calibration: Calibration, sums: Sequence[RowSums], measured: Sequence[float]
 ) -> Calibration:
-    """The calibration brought up to date by networks that were measured again.
+    """The calibration brought up to date by networks that were measured again, in ms.
 
     Everything is multiplied by one factor. Or, if that predicts left-out networks clearly better,
     the rows by one and the fetching of weights by another: other work on a machine takes its share
     of the caches, which slows large networks only.
     """
     fits = [partial(_scaled_by_one, calibration)]
-    if any(calibration.terms(*pair)[1] for pair in zip(sums, params, strict=True)):
+    if any(calibration.terms(size.ms, size.params)[1] for size in sums):
         fits.append(partial(_scaled_by_two, calibration))
-    return _best_fit(fits, _table_of(sums, params, measured))
+    return _best_fit(fits, _table_of(sums, measured))
 
 
 def fit_factor(predicted: np.ndarray, measured: np.ndarray) -> float:
@@ -240,10 +243,9 @@ def fit_line(x: Sequence[float], measured: Sequence[float]) -> tuple[float, floa
 _Fit = Callable[[np.ndarray], Calibration]
 
 
-def _table_of(
-    sums: Sequence[float], params: Sequence[float], measured: Sequence[float]
-) -> np.ndarray:
-    return np.stack([np.asarray(sums), np.asarray(params, dtype=float), np.asarray(measured)], 1)
+def _table_of(sums: Sequence[RowSums], measured: Sequence[float]) -> np.ndarray:
+    rows = [(size.ms, size.params, ms) for size, ms in zip(sums, measured, strict=True)]
+    return np.array(rows, dtype=float)
 
 
 def _best_fit(fits: Sequence[_Fit], data: np.ndarray) -> Calibration:

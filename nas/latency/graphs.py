@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from nas.architecture import Architecture
 from nas.deploy.export import INPUT, OPSET, OUTPUT, PARITY_BOUND, export_folded
+from nas.deploy.quantize import cpu_session
 from nas.errors import UserError
 from nas.families import Layer, Shape
 from nas.network import fold, make_module
@@ -179,18 +179,11 @@ def substitute(
 
 def is_equal(graph: onnx.ModelProto, module: nn.Module, input_shape: Shape) -> bool:
     """Whether the graph computes the same as the torch module, on one random image."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    # the graph is in question, not the runtime's optimiser, which takes most of the time
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     x = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = module(x).numpy()
     try:
-        session = onnxruntime.InferenceSession(
-            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = cpu_session(graph, optimised=False)  # the graph is tested, not the optimiser
         (result,) = session.run(None, {graph.graph.input[0].name: x.numpy()})
     except Exception:  # noqa: BLE001 - onnxruntime raises many types for graphs that do not fit
         return False

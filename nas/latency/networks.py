@@ -20,6 +20,7 @@ from nas.families import Layer
 from nas.latency.calibration import (
     Calibration,
     MeasuredNetwork,
+    RowSums,
     Validation,
     fit_calibration,
     fit_factor,
@@ -42,7 +43,6 @@ from nas.latency.table import (
     Key,
     LatencyTable,
     Row,
-    RowSums,
     build_command,
     space_hash,
     sum_rows,
@@ -220,25 +220,17 @@ def measure_drift(
         )
     found = runner.measure_networks(chosen, passes=CHECK_PASSES)
     sums = [network_sums(table.rows, network) for network in chosen]
-    return judge_drift(
-        table.calibration,
-        [size.ms for size in sums],
-        [size.params for size in sums],
-        [measurement.ms for measurement in found],
-    )
+    return judge_drift(table.calibration, sums, [measurement.ms for measurement in found])
 
 
 def judge_drift(
-    calibration: Calibration,
-    sums: Sequence[float],
-    params: Sequence[float],
-    measured: Sequence[float],
+    calibration: Calibration, sums: Sequence[RowSums], measured: Sequence[float]
 ) -> Drift:
     """Compare a table's predictions for sums of its rows with new measurements, all in ms."""
-    predicted = [calibration.latency(*pair) for pair in zip(sums, params, strict=True)]
+    updated = reanchor(calibration, sums, measured)
+    predicted = [calibration.latency(size.ms, size.params) for size in sums]
+    after = np.array([updated.latency(size.ms, size.params) for size in sums])
     expected, truth = np.asarray(predicted), np.asarray(measured)
-    updated = reanchor(calibration, sums, params, measured)
-    after = np.array([updated.latency(*pair) for pair in zip(sums, params, strict=True)])
     factor = fit_factor(expected, truth)
     rho, tau = (with_interval(rank, predicted, measured)[0] for rank in (spearman, kendall))
     action: Action = "re-anchor"
@@ -317,9 +309,7 @@ def _fit(
     fitted = places.round().astype(int).tolist()
     held = [index for index in range(count) if index not in fitted]
     calibration = fit_calibration(
-        [sums[index].ms for index in fitted],
-        [sums[index].params for index in fitted],
-        [measured[index].ms for index in fitted],
+        [sums[index] for index in fitted], [measured[index].ms for index in fitted]
     )
     if len(held) < LEAST_HELD_OUT:
         return calibration, None

@@ -21,7 +21,7 @@ from nas.architecture import Architecture
 from nas.documents import Value, read_document, write_atomically
 from nas.errors import UserError
 from nas.families import Layer, Shape
-from nas.latency.calibration import Calibration, Validation, judge
+from nas.latency.calibration import Calibration, RowSums, Validation, judge
 from nas.latency.target import Target
 from nas.space import SearchSpace
 
@@ -40,14 +40,6 @@ class Row(NamedTuple):
     params: int
     macs: int
     status: RowStatus
-
-
-class RowSums(NamedTuple):
-    """The sums of a network's rows; ``ms`` is not calibrated."""
-
-    ms: float
-    params: int
-    macs: int
 
 
 class ModelledGroup(Value):

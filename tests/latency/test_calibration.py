@@ -8,6 +8,7 @@ import pytest
 from nas.latency.calibration import (
     Calibration,
     MeasuredNetwork,
+    RowSums,
     figures,
     fit_calibration,
     fit_line,
@@ -18,6 +19,11 @@ from nas.latency.calibration import (
 from nas.latency.networks import noise_floor
 
 
+def of(ms, params):
+    """Sums of rows without MACs."""
+    return [RowSums(*pair, 0) for pair in zip(ms, params, strict=True)]
+
+
 def networks(rng, count=12):
     sums = np.geomspace(0.1, 3, count)
     return sums, sums * 4e6 * rng.uniform(0.8, 1.2, count)
@@ -26,7 +32,7 @@ def networks(rng, count=12):
 def test_a_factor_is_recovered_without_further_terms():
     rng = np.random.default_rng(0)
     sums, params = networks(rng)
-    found = fit_calibration(sums, params, 1.07 * sums * rng.normal(1, 0.01, len(sums)))
+    found = fit_calibration(of(sums, params), 1.07 * sums * rng.normal(1, 0.01, len(sums)))
     assert found.factor == pytest.approx(1.07, rel=0.02)
     assert found.overhead_ms == found.ms_per_megabyte == 0
     assert found.networks == 12
@@ -36,7 +42,7 @@ def test_an_overhead_is_recovered():
     rng = np.random.default_rng(0)
     sums = np.geomspace(0.05, 0.5, 16)
     truth = 1.02 * sums + 0.004
-    found = fit_calibration(sums, sums * 1e6, truth * rng.normal(1, 0.003, len(sums)))
+    found = fit_calibration(of(sums, sums * 1e6), truth * rng.normal(1, 0.003, len(sums)))
     assert found.overhead_ms == pytest.approx(0.004, rel=0.2)
     assert found.factor == pytest.approx(1.02, rel=0.01)
     assert found.ms_per_megabyte == 0
@@ -48,7 +54,7 @@ def test_weights_beyond_the_cache_are_recovered():
     sums, params = networks(rng, 16)
     megabytes = params * 4e-6
     truth = 1.02 * sums + 0.04 * megabytes * np.exp(-((12 / megabytes) ** 3))
-    found = fit_calibration(sums, params, truth * rng.normal(1, 0.01, len(sums)))
+    found = fit_calibration(of(sums, params), truth * rng.normal(1, 0.01, len(sums)))
     assert found.ms_per_megabyte == pytest.approx(0.04, rel=0.25)
     assert found.cache_megabytes == pytest.approx(12, rel=0.25)
     predicted = [found.latency(*it) for it in zip(sums, params, strict=True)]
@@ -56,7 +62,7 @@ def test_weights_beyond_the_cache_are_recovered():
 
 
 def test_few_networks_fit_a_factor_only():
-    assert fit_calibration([1.0, 2.0], [8e6, 9e7], [1.1, 4.0]).ms_per_megabyte == 0
+    assert fit_calibration(of([1.0, 2.0], [8e6, 9e7]), [1.1, 4.0]).ms_per_megabyte == 0
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,7 @@ def test_other_traffic_takes_its_share_of_the_cache():
 def test_latency_never_falls_as_a_network_grows():
     rng = np.random.default_rng(1)
     sums, params = networks(rng)
-    found = fit_calibration(sums, params, sums + 0.05 * np.maximum(0, params * 4e-6 - 3))
+    found = fit_calibration(of(sums, params), sums + 0.05 * np.maximum(0, params * 4e-6 - 3))
     order = [found.latency(ms, 4e6 * ms) for ms in np.linspace(0.1, 3, 50)]
     assert order == sorted(order)
 
@@ -97,7 +103,7 @@ def test_reanchoring_is_one_factor_where_everything_shifted_alike():
     rng = np.random.default_rng(0)
     sums, params = networks(rng)
     truth = [1.06 * calibration.latency(*it) for it in zip(sums, params, strict=True)]
-    found = reanchor(calibration, sums, params, truth * rng.normal(1, 0.005, len(truth)))
+    found = reanchor(calibration, of(sums, params), truth * rng.normal(1, 0.005, len(truth)))
     assert found.factor == pytest.approx(2.12, rel=0.005)
     assert found.ms_per_megabyte / found.factor == pytest.approx(0.25)
     assert found.cache_megabytes == 3.0
@@ -109,7 +115,7 @@ def test_reanchoring_separates_fetching_from_computing():
     sums, params = networks(rng)
     busy = calibration.model_copy(update={"ms_per_megabyte": 0.08})
     truth = [busy.latency(*it) for it in zip(sums, params, strict=True)]
-    found = reanchor(calibration, sums, params, truth * rng.normal(1, 0.005, len(truth)))
+    found = reanchor(calibration, of(sums, params), truth * rng.normal(1, 0.005, len(truth)))
     assert found.factor == pytest.approx(1.0, rel=0.01)
     assert found.ms_per_megabyte == pytest.approx(0.08, rel=0.05)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.latency.calibration import Calibration, judge
+from nas.latency.calibration import Calibration, RowSums, judge
 from nas.latency.networks import (
     MOST_ROUNDS,
     NetworkSample,
@@ -39,7 +39,8 @@ def measured(shift, noise=0.01):
 
 
 def drift(truth):
-    return judge_drift(Calibration(factor=1.0), PREDICTED, 1e6 * PREDICTED, truth)
+    sums = [RowSums(ms, 1e6 * ms, 0) for ms in PREDICTED]
+    return judge_drift(Calibration(factor=1.0), sums, truth)
 
 
 @pytest.mark.parametrize(
@@ -65,9 +66,9 @@ def test_lost_order_asks_for_a_rebuild_even_without_a_shift():
 def test_reanchoring_shifts_predictions_and_keeps_the_past(table, tiny):
     largest = tiny.largest()
     before = table.predict(largest)
-    sizes = [PREDICTED / table.calibration.factor, np.zeros(len(PREDICTED))]
-    once = reanchored(table, judge_drift(table.calibration, *sizes, measured(0.05)), "2031-01-01")
-    again = judge_drift(once.calibration, *sizes, measured(0.09))
+    sums = [RowSums(ms / table.calibration.factor, 0, 0) for ms in PREDICTED]
+    once = reanchored(table, judge_drift(table.calibration, sums, measured(0.05)), "2031-01-01")
+    again = judge_drift(once.calibration, sums, measured(0.09))
     twice = reanchored(once, again, "2032-01-01")
     twice.save()
     loaded = LatencyTable.load(table.path)
