@@ -1,4 +1,4 @@
-"""Rank correlations, compared with scipy's; intervals that cover the truth; McNemar's test; spread samples."""
+"""Rank correlations, their intervals, spread samples, and McNemar's test."""
 
 import math
 
