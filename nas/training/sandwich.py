@@ -70,25 +70,13 @@ def add_gradients(
     precision: TrainingPrecision | None = None,
     drop_path: DropPath | None = None,
 ) -> Tensor:
-    """Add the gradients of the largest network and of each subnet to the supernet's.
+    """Add the gradients of ``networks``, the largest first, to the supernet's; return ``LOSSES``.
 
     All learn from labels; for the subnets, the outputs of the largest replace them by a share. A
     teacher takes the place of the largest, which then learns from it too. With a ``history``, to
     which this batch is added, each subnet learns from that of an earlier step. Images are resized
     to each network's input size. With ``drop_path``, the largest drops paths. Gradients count by
-    the batch's weight.
-
-    Args:
-        supernet: whose gradients grow.
-        batch: the images, or a part of them.
-        networks: the largest network, and the subnets after it.
-        distillation: the share, the divergence and the teacher.
-        history: the batches of the steps before.
-        precision: of products; by default what suits the device.
-        drop_path: the rate of the largest network's last block.
-
-    Returns:
-        ``LOSSES``, (5,), without the batch's weight.
+    the batch's weight, losses (5,) are without it.
     """
     images, labels = batch.images, batch.labels
     largest, *subnets = networks

@@ -49,17 +49,19 @@ class Settings(Value):
     epochs: Count = Field(10, description="Passes over the training images.")
     batch_size: int = Field(64, gt=1, description="Images of a step.")
     resolutions: Resolutions = Field(
-        (), description="Sides of batches, such as 48,64,80: the larger, the fewer images."
+        (), description="Image sides of batches, such as 48,64,80: the larger, the fewer images."
     )
     learning_rate: Rate = Field(
         4e-3, description="Peak of the rate; from there it falls to 0 along a cosine."
     )
-    weight_decay: NonNegative = Field(0.025, description="Of kernels and matrices.")
+    weight_decay: NonNegative = Field(0.025, description="Weight decay of kernels and matrices.")
     warmup: Share = Field(0.1, description="Share of the steps in which the rate rises.")
-    layer_scale: Rate = Field(0.1, description="Start of the residuals' scales.")
-    drop_path: float = Field(0.0, ge=0, lt=1, description="Rate of the last block's branches.")
+    layer_scale: Rate = Field(0.1, description="Start value of the residuals' scales.")
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="Rate at which the last block drops its branches."
+    )
     precision: TrainingPrecision | None = Field(
-        None, description="Of products; if left out, bfloat16 on GPUs that have it."
+        None, description="Numbers of products; if left out, bfloat16 on GPUs that have it."
     )
     seed: Seed = Field(0, description="Same seed, same result.")
 
@@ -108,24 +110,27 @@ class SupernetSettings(Settings):
 
     accumulate: Count = Field(1, description="Parts of a batch, to save memory.")
     random_subnets: int = Field(
-        2, ge=0, description="Trained in each step beside the largest and the smallest."
+        2, ge=0, description="Random subnets of a step, beside the largest and the smallest."
     )
     staggered: bool = Field(True, description="Each subnet of a step learns from another batch.")
     distillation: Share = Field(
         1.0, description="Largest share of the labels that a teacher's outputs replace."
     )
     divergence: Divergence = Field(
-        "kl", description="Of outputs from the teacher's: kl, or AlphaNet's alpha."
+        "kl", description="Distance of outputs from the teacher's: kl, or AlphaNet's alpha."
     )
     teacher: str | None = Field(
-        None, description="In place of the largest: ARCHITECTURE:WEIGHTS, or an ONNX file."
+        None,
+        description="Teacher in place of the largest subnet: ARCHITECTURE:WEIGHTS, or an ONNX file.",
     )
     path_choice: bool = Field(True, description="Learn which kinds of each slot matter.")
     path_interval: Count = Field(4, description="Steps from one mixture of all kinds to the next.")
-    path_learning_rate: Rate = Field(0.05, description="Of the path logits.")
-    first_temperature: Rate = Field(5.0, description="Of the paths' noise, at the start.")
-    last_temperature: Rate = Field(0.5, description="Of the paths' noise, at the end.")
-    latency: LatencyTerm | None = Field(None, description="Adds latency to the mixture's loss.")
+    path_learning_rate: Rate = Field(0.05, description="Learning rate of the path logits.")
+    first_temperature: Rate = Field(
+        5.0, description="Temperature of the paths' noise at the start."
+    )
+    last_temperature: Rate = Field(0.5, description="Temperature of the paths' noise at the end.")
+    latency: LatencyTerm | None = Field(None, description="Expected latency in the mixture's loss.")
     path_sampling: bool = Field(
         False, description="Draw later random subnets by path probabilities."
     )
@@ -140,10 +145,12 @@ class Recipe(Settings):
         *("smoothing", "drop_path", "distillation", "averaging", "precision", "seed"),
     )
 
-    name: str = Field(description="The recipe that it comes from.")
+    name: str = Field(description="Recipe that the settings come from.")
     clipping: Rate | None = Field(5.0, description="Largest norm of the gradient.")
     distortions: int = Field(0, ge=0, description="RandAugment's operations on every other image.")
-    magnitude: float = Field(9.0, ge=0, description="Of RandAugment's operations, up to 10.")
+    magnitude: float = Field(
+        9.0, ge=0, description="Magnitude of RandAugment's operations, at most 10."
+    )
     erasing: Share = Field(0.0, description="Share of the images that lose a rectangle.")
     mixup: NonNegative = Field(0.0, description="Alpha of mixup's Beta distribution; 0: never.")
     cutmix: NonNegative = Field(0.0, description="Alpha of cutmix's Beta distribution; 0: never.")
@@ -157,10 +164,10 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _require_magnitude(self) -> Self:
-        if "magnitude" in self.model_fields_set and self.distortions:
+        if "magnitude" in self.model_fields_set:
             from nas.data.augmentation import RandAugment  # loads torch
 
-            RandAugment(self.distortions, self.magnitude)
+            RandAugment(magnitude=self.magnitude)
         return self
 
 
@@ -169,7 +176,9 @@ class DataSettings(Value):
 
     spec: str = Field("digits", description="digits, folder:PATH, parquet:PATH or hf:NAME.")
     seed: Seed = Field(0, description="Same seed, same split.")
-    search_share: float = Field(0.1, gt=0, lt=1, description="Held out of the training images.")
+    search_share: float = Field(
+        0.1, gt=0, lt=1, description="Share of the training images that searches judge by."
+    )
     limit: Count | None = Field(None, description="Use only this many training images.")
 
     def load(self, image_size: int) -> Dataset:

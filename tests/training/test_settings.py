@@ -104,7 +104,7 @@ def test_every_field_has_a_help_text() -> None:
 
 def test_magnitudes_that_no_distortion_knows_are_refused() -> None:
     with pytest.raises(ValidationError, match="magnitude must be between 0 and 10, got 11"):
-        Recipe(name="strong", distortions=2, magnitude=11)
+        Recipe(name="strong", magnitude=11)
 
 
 def test_settings_load_without_torch() -> None:
