@@ -58,7 +58,7 @@ class Settings(Value):
     warmup: Share = Field(0.1, description="Share of the steps in which the rate rises.")
     layer_scale: Rate = Field(0.1, description="Start value of the residuals' scales.")
     drop_path: float = Field(
-        0.0, ge=0, lt=1, description="Rate at which the last block drops its branches."
+        0.0, ge=0, lt=1, description="Rate of dropping the last block's branches."
     )
     precision: TrainingPrecision | None = Field(
         None, description="Numbers of products; if left out, bfloat16 on GPUs that have it."
@@ -121,15 +121,13 @@ class SupernetSettings(Settings):
     )
     teacher: str | None = Field(
         None,
-        description="Teacher in place of the largest subnet: ARCHITECTURE:WEIGHTS, or an ONNX file.",
+        description="Teacher in place of the largest: ARCHITECTURE:WEIGHTS, or ONNX file.",
     )
     path_choice: bool = Field(True, description="Learn which kinds of each slot matter.")
     path_interval: Count = Field(4, description="Steps from one mixture of all kinds to the next.")
     path_learning_rate: Rate = Field(0.05, description="Learning rate of the path logits.")
-    first_temperature: Rate = Field(
-        5.0, description="Temperature of the paths' noise at the start."
-    )
-    last_temperature: Rate = Field(0.5, description="Temperature of the paths' noise at the end.")
+    first_temperature: Rate = Field(5.0, description="Temperature of paths' noise at the start.")
+    last_temperature: Rate = Field(0.5, description="Temperature of paths' noise at the end.")
     latency: LatencyTerm | None = Field(None, description="Expected latency in the mixture's loss.")
     path_sampling: bool = Field(
         False, description="Draw later random subnets by path probabilities."
@@ -148,9 +146,7 @@ class Recipe(Settings):
     name: str = Field(description="Recipe that the settings come from.")
     clipping: Rate | None = Field(5.0, description="Largest norm of the gradient.")
     distortions: int = Field(0, ge=0, description="RandAugment's operations on every other image.")
-    magnitude: float = Field(
-        9.0, ge=0, description="Magnitude of RandAugment's operations, at most 10."
-    )
+    magnitude: float = Field(9.0, ge=0, description="Magnitude of these operations, at most 10.")
     erasing: Share = Field(0.0, description="Share of the images that lose a rectangle.")
     mixup: NonNegative = Field(0.0, description="Alpha of mixup's Beta distribution; 0: never.")
     cutmix: NonNegative = Field(0.0, description="Alpha of cutmix's Beta distribution; 0: never.")
