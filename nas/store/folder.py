@@ -92,8 +92,8 @@ class RunFolder(ABC, Generic[Subject, Record]):
     beginning: ClassVar[str]
     """For messages: how to begin one at ``{path}``."""
 
-    def __init__(self, path: Path, subject: Subject, record: Record) -> None:
-        self.path, self.subject, self.record = path, subject, record
+    def __init__(self, path: Path, subject: Subject, record: Record, *, epochs: int) -> None:
+        self.path, self.subject, self.record, self.epochs = path, subject, record, epochs
         self.checkpoint_path = path / CHECKPOINT
         self.log_path = path / LOG
         self.tensorboard_path = path / CURVES
@@ -106,11 +106,6 @@ class RunFolder(ABC, Generic[Subject, Record]):
         Raises:
             UserError: they are damaged.
         """
-
-    @property
-    @abstractmethod
-    def epochs(self) -> int:
-        """How many epochs the training has."""
 
     @property
     def resume_command(self) -> str:

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Self
@@ -45,7 +46,9 @@ _KIND: TypeAdapter[SetbackLine | EpochLine] = TypeAdapter(
 class Log:
     """Appends to the log of ``finished_epochs`` epochs and ``setbacks`` setbacks.
 
-    Lines beyond them, from a process that was killed before it saved its weights, are dropped.
+    Lines beyond them, from a process that was killed before it saved its weights, are dropped. Each
+    log has a new file of curves, in the format of TensorBoard and by its record writer: its own
+    event writer has a thread, in which a full disk ends as a traceback.
 
     Raises:
         UserError: the log cannot be written, or the one that is there is damaged.
@@ -63,8 +66,11 @@ class Log:
         self._journal = Journal(
             path, _KIND, noun="a training", remedy="delete that line", keep=is_kept
         )
+        start = SessionLog(status=SessionLog.START)
         try:
-            self._curves = Curves(curves, first_epoch=finished_epochs + 1)
+            self._events = _new_file_of_events(curves)
+            self._write(Event(file_version="brain.Event:2"))
+            self._write(Event(step=finished_epochs + 1, session_log=start))  # hides later points
         except OSError as error:
             self._journal.close()
             raise self._unwritable(error) from None
@@ -74,7 +80,7 @@ class Log:
 
     def __exit__(self, *error: object) -> None:
         self._journal.close()
-        self._curves.close()
+        self._events.close()
 
     def append(
         self,
@@ -92,11 +98,12 @@ class Log:
         if paths:
             entry["paths"] = {}
         for slot, chances in paths.items():
-            entry["paths"][slot] = {kind: round(it, 4) for kind, it in chances.items()}
-            curves |= {f"paths/{slot}/{kind}": it for kind, it in chances.items()}
+            entry["paths"][slot] = {kind: round(chance, 4) for kind, chance in chances.items()}
+            curves |= {f"paths/{slot}/{kind}": chance for kind, chance in chances.items()}
         self._journal.append(EpochLine.model_validate(entry))
+        points = [Summary.Value(tag=name, simple_value=point) for name, point in curves.items()]
         try:
-            self._curves.add(epoch, curves)
+            self._write(Event(step=epoch, summary=Summary(value=points)))
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -104,38 +111,15 @@ class Log:
         """Record that something went wrong for the ``number``-th time, in ``epoch``, from 1."""
         self._journal.append(SetbackLine(setback=number, epoch=epoch, step=step, reason=reason))
 
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        RecordWriter(self._events).write(event.SerializeToString())
+
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(f"{self._folder}: cannot be written: {error.strerror}")
 
 
-class Curves:
-    """A new file of TensorBoard events in ``folder``; earlier points from ``first_epoch`` on hide.
-
-    TensorBoard's own writer has a thread, in which a full disk ends as a traceback; this writes the
-    same format with the same record writer at once.
-
-    Raises:
-        OSError: the file cannot be written, from any method.
-    """
-
-    def __init__(self, folder: Path, *, first_epoch: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        now = time.time()
-        name = f"events.out.tfevents.{now:.6f}.{socket.gethostname()}.{os.getpid()}"
-        self._file = (folder / name).open("wb", buffering=0)  # nothing is left to write at the end
-        self._writer = RecordWriter(self._file)
-        self._write(Event(wall_time=now, file_version="brain.Event:2"))
-        start = SessionLog(status=SessionLog.START)
-        self._write(Event(wall_time=now, step=first_epoch, session_log=start))
-
-    def add(self, epoch: int, numbers: Mapping[str, float]) -> None:
-        """Write a point of each curve."""
-        values = [Summary.Value(tag=name, simple_value=it) for name, it in numbers.items()]
-        self._write(Event(wall_time=time.time(), step=epoch, summary=Summary(value=values)))
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def _write(self, event: Event) -> None:
-        self._writer.write(event.SerializeToString())
+def _new_file_of_events(folder: Path) -> FileIO:
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+    return (folder / name).open("wb", buffering=0)  # nothing is left to write when it is closed

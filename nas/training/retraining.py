@@ -69,6 +69,10 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
     command = "nas retrain"
     beginning = "nas retrain without --resume starts one"
 
+    def __init__(self, path: Path, architecture: Architecture, record: RetrainingRecord) -> None:
+        super().__init__(path, architecture, record, epochs=record.recipe.epochs)
+        self.architecture = architecture
+
     @classmethod
     def begin(
         cls,
@@ -130,16 +134,6 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         """Read the architecture and the record of a retraining."""
         record = read_document(path / cls.record_file).validated(RetrainingRecord)
         return cls(path, Architecture.load(path / cls.subject_file), record)
-
-    @property
-    def architecture(self) -> Architecture:
-        """The network, with a head for the classes of the images."""
-        return self.subject
-
-    @property
-    def epochs(self) -> int:
-        """How many epochs the training has."""
-        return self.record.recipe.epochs
 
     @property
     def is_finished(self) -> bool:

@@ -67,11 +67,21 @@ class RunRecord(ImagesRecord):
 
 
 class Run(RunFolder[SearchSpace, RunRecord]):
-    """A run folder that exists. Make one with ``create`` or ``open``."""
+    """A run folder that exists. Make one with ``create`` or ``open``.
+
+    ``space`` has the number of classes of the run's images; ``split_sha256`` identifies the search
+    slice.
+    """
 
     noun, record_file, subject_file = "run", "run.json", "space.json"
     command = "nas train-supernet"
     beginning = "nas train-supernet --run {path} makes one"
+
+    def __init__(self, path: Path, space: SearchSpace, record: RunRecord) -> None:
+        super().__init__(path, space, record, epochs=record.settings.epochs)
+        self.space, self.space_path = space, path / self.subject_file
+        self.data, self.settings = record.data, record.settings
+        self.classes, self.split_sha256 = record.classes, record.split_sha256
 
     @classmethod
     def create(
@@ -125,44 +135,9 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         return cls(path, SearchSpace.load(path / cls.subject_file), record)
 
     @property
-    def space(self) -> SearchSpace:
-        """The space, with the number of classes of the run's images."""
-        return self.subject
-
-    @property
-    def space_path(self) -> Path:
-        """The file of the space."""
-        return self.path / self.subject_file
-
-    @property
-    def data(self) -> DataSettings:
-        """The images that the supernet learns from."""
-        return self.record.data
-
-    @property
-    def settings(self) -> SupernetSettings:
-        """The recipe."""
-        return self.record.settings
-
-    @property
-    def epochs(self) -> int:
-        """How many epochs the training has."""
-        return self.settings.epochs
-
-    @property
     def image_size(self) -> int:
         """The side at which its images are read, in pixels; networks see them resized."""
         return reading_size(self.space, self.settings.resolutions)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes of the images."""
-        return self.record.classes
-
-    @property
-    def split_sha256(self) -> str:
-        """The hash of the search slice."""
-        return self.record.split_sha256
 
     def descriptions(self) -> list[str]:
         """The check and the finished searches.
