@@ -17,41 +17,6 @@ from nas.errors import UserError
 from nas.families import LAYERS, Layer, Shape
 
 
-def make_module(layer: Layer, input_shape: Shape) -> nn.Module:
-    """The module of a layer that sees feature maps of ``input_shape``, with fresh weights.
-
-    Raises:
-        UserError: the module of a user's own layer fails on the meta device, or makes another shape
-            than ``layer.output_shape`` says.
-    """
-    if LAYERS.get(layer.kind) is not type(layer):
-        problem = _problem(layer.model_copy(update={"slot": "any"}), input_shape)
-        if problem:
-            where = layer.origin.path if layer.origin else type(layer).__name__
-            raise UserError(f"{where}: {layer.slot}: {layer.signature} on {input_shape}: {problem}")
-    return layer.module(input_shape)()
-
-
-@lru_cache(maxsize=4096)  # a layer's module is made many times
-def _problem(layer: Layer, input_shape: Shape) -> str | None:
-    """The reason why a user's own layer cannot be used, found on the meta device."""
-    try:
-        call: object = layer.module(input_shape)
-        if not isinstance(call, partial):
-            return (
-                "module must return functools.partial(MODULE_CLASS, ARGUMENTS...), "
-                f"got {type(call).__name__}"
-            )
-        with torch.device("meta"), torch.no_grad():
-            made = tuple(call().eval()(torch.empty(2, *input_shape)).shape[1:])
-    except Exception as error:  # noqa: BLE001 - whatever the user's code raises
-        return f"its module fails: {type(error).__name__}: {str(error).splitlines()[0]}"
-    expected = layer.output_shape(input_shape)
-    if (*made, 1, 1)[:3] != expected:  # a head returns logits (N, classes)
-        return f"its module makes {made}, output_shape says {expected}"
-    return None
-
-
 class Network(nn.Module):
     """Layers applied one after the other; each is a submodule at the path of its slot."""
 
@@ -130,6 +95,41 @@ def build(architecture: Architecture, *, features: bool = False) -> Network:
         return Network(modules)
     *body, (head, _) = modules
     return Backbone(body, maps=feature_maps(architecture), head=head)
+
+
+def make_module(layer: Layer, input_shape: Shape) -> nn.Module:
+    """The module of a layer that sees feature maps of ``input_shape``, with fresh weights.
+
+    Raises:
+        UserError: the module of a user's own layer fails on the meta device, or makes another shape
+            than ``layer.output_shape`` says.
+    """
+    if LAYERS.get(layer.kind) is not type(layer):
+        problem = _problem(layer.model_copy(update={"slot": "any"}), input_shape)
+        if problem:
+            where = layer.origin.path if layer.origin else type(layer).__name__
+            raise UserError(f"{where}: {layer.slot}: {layer.signature} on {input_shape}: {problem}")
+    return layer.module(input_shape)()
+
+
+@lru_cache(maxsize=4096)  # a layer's module is made many times
+def _problem(layer: Layer, input_shape: Shape) -> str | None:
+    """The reason why a user's own layer cannot be used, found on the meta device."""
+    try:
+        call: object = layer.module(input_shape)
+        if not isinstance(call, partial):
+            return (
+                "module must return functools.partial(MODULE_CLASS, ARGUMENTS...), "
+                f"got {type(call).__name__}"
+            )
+        with torch.device("meta"), torch.no_grad():
+            made = tuple(call().eval()(torch.empty(2, *input_shape)).shape[1:])
+    except Exception as error:  # noqa: BLE001 - whatever the user's code raises
+        return f"its module fails: {type(error).__name__}: {str(error).splitlines()[0]}"
+    expected = layer.output_shape(input_shape)
+    if (*made, 1, 1)[:3] != expected:  # a head returns logits (N, classes)
+        return f"its module makes {made}, output_shape says {expected}"
+    return None
 
 
 FIRST_STRIDE = 4
