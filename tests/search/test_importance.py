@@ -15,7 +15,7 @@ from nas.search import (
 )
 
 # Two stages: the width of each, then of each two slots, which may be nothing, a cheap kind, or, in
-# the second stage, a dear one.
+# the second stage, an expensive one.
 SIZES = (3, 2, 2, 3, 3, 3)
 WIDTHS = {0: 0, 1: 3}
 PATHS = (
@@ -106,9 +106,9 @@ def test_each_step_takes_the_least_drop_per_millisecond_of_three_actions():
 
 def test_attention_stays_a_tail():
     for step in slimmed(0.8).trace:
-        dear = [step.assignment[slot] == 2 for slot in (4, 5) if step.assignment[slot]]
+        expensive = [step.assignment[slot] == 2 for slot in (4, 5) if step.assignment[slot]]
         steps_down = [it.choice for it in step.actions if it.option == 1 and it.choice in (4, 5)]
-        if any(dear):
+        if any(expensive):
             assert steps_down == [4 if step.assignment[4] == 2 else 5]
 
 

@@ -35,7 +35,7 @@ problem = Problem(
 work(
     open_study(storage, "study", subject="sums"), problem,
     sampler=make_sampler("nsga2", None), evaluations=24, rng=np.random.default_rng(),
-    pulse=Pulse(0.1, 1.0),
+    pulse=Pulse(0.1, 60.0),
 )
 """
 
