@@ -275,7 +275,7 @@ def test_retrain_shows_inherited_and_retrained_side_by_side(capsys, folder):
     printed = capsys.readouterr().out
     assert "inherited" in printed
     assert "n/weights.safetensors" in printed
-    assert "holds a retraining that has finished 1 of 1 epochs" in complaint(capsys, *start)
+    assert "n: holds a finished retraining; --force" in complaint(capsys, *start)
     assert "was started with epochs 1, got 2" in complaint(
         capsys, "retrain", "--run", "n", "--resume", "--epochs", "2"
     )
