@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from nas.architecture import Architecture
 from nas.families import Layer, Shape
 from nas.latency.graphs import with_batch
-from nas.latency.measure import LAYER_VISITS, PATIENT, Measurement, VisitPlan, measure
+from nas.latency.measure import PATIENT, Measurement, VisitPlan, measure
 from nas.latency.networks import Runner
 from nas.latency.table import Key
 from nas.latency.target import make_runtime
@@ -101,7 +101,6 @@ def profile_networks(
     networks: Mapping[str, Architecture],
     runner: Runner,
     *,
-    layer_plan: VisitPlan = LAYER_VISITS,
     network_plan: VisitPlan = PATIENT,
 ) -> list[Profile]:
     """Profile networks by their names; layers that several have in common are measured once."""
@@ -112,7 +111,7 @@ def profile_networks(
         for layer, shape in network.placed()
     }
     times: dict[Key, Measurement] = {}
-    for batch in runner.measure_layers(layers, plan=layer_plan):
+    for batch in runner.measure_layers(layers):
         times.update(batch)
     models = [runner.graphs.network(network) for network in networks.values()]
     wholes = measure(models, target, rng=runner.rng, plan=network_plan)

@@ -24,7 +24,7 @@ MS = Measurement(ms=1.0, ms_low=0.9, ms_high=1.1, runs=10, status="ok")
 def profiles(tiny, graphs, target, brief):
     networks = {"small": tiny.smallest(), "large": tiny.largest()}
     runner = Runner(target, np.random.default_rng(0), graphs)
-    return profile_networks(networks, runner, layer_plan=brief, network_plan=brief)
+    return profile_networks(networks, runner, network_plan=brief)
 
 
 def test_every_layer_of_every_network_is_timed(profiles, tiny):
