@@ -19,7 +19,7 @@ from nas.network import build
 from nas.report.page import read_folder
 from nas.search.problem import Problem
 from nas.search.study import evaluated_in, open_study
-from nas.slim.journal import Measured, SearchJournal
+from nas.slim.journal import Measured, open_journal
 from nas.slim.plan import Plan
 from nas.slim.search import identify
 from nas.space import SearchSpace
@@ -180,7 +180,7 @@ def test_a_stopped_search_goes_on(samples):
     plan = Plan.model_validate(header["plan"])
     with Path("slim/journal.jsonl").open("a") as file:
         file.write('{"assignment": [0')  # a kill in the middle of a line
-    with SearchJournal(
+    with open_journal(
         Path("slim/journal.jsonl"), identify(Run.open("run"), plan), resume=True
     ) as journal:
         pass

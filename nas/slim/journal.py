@@ -6,8 +6,10 @@ again, and the journal has the answers. Accuracies depend on no latency table.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import TypeAdapter
 
@@ -53,19 +55,30 @@ class Raced(Value):
     accuracies: tuple[float, ...]
 
 
-_KIND: TypeAdapter[Judged | Measured | Raced] = TypeAdapter(Judged | Measured | Raced)
+Line = Judged | Measured | Raced
 
 
 class Memory:
-    """Accuracies by assignment, latencies by assignment and target, races by who took part."""
+    """Accuracies by assignment, latencies by assignment and target, races by their networks.
 
-    def __init__(self) -> None:
+    What is added is written to ``journal`` as well, if there is one.
+    """
+
+    def __init__(self, journal: Journal[Line] | None = None) -> None:
         self.accuracies: dict[Assignment, float] = {}
         self.latencies: dict[tuple[Assignment, str], Measurement] = {}
         self.races: dict[tuple[Assignment, ...], tuple[float, ...]] = {}
+        self._journal = journal
+        for line in journal.lines if journal else ():
+            self._remember(line)
 
-    def add(self, line: Judged | Measured | Raced) -> None:
-        """Remember an evaluation, a measurement or a race."""
+    def add(self, line: Line) -> None:
+        """Remember an evaluation, a measurement or a race, and write it down."""
+        self._remember(line)
+        if self._journal:
+            self._journal.append(line)
+
+    def _remember(self, line: Line) -> None:
         if isinstance(line, Judged):
             self.accuracies[line.assignment] = line.accuracy
         elif isinstance(line, Raced):
@@ -74,34 +87,16 @@ class Memory:
             self.latencies[line.assignment, line.target_sha256] = line.latency
 
 
-class SearchJournal(Memory):
-    """A memory in a file; a context that closes it.
+@contextmanager
+def open_journal(path: Path, identity: Identity, *, resume: bool) -> Iterator[Memory]:
+    """Begin the journal of a search, or with ``resume`` continue the one that is there.
 
     Raises:
         UserError: the file belongs to another search or is damaged, or cannot be written.
     """
-
-    def __init__(self, path: Path, identity: Identity, *, resume: bool) -> None:
-        """Begin a journal, or with ``resume`` go on with the one that is there."""
-        super().__init__()
-        self._journal = Journal(
-            path,
-            _KIND,
-            noun="a search",
-            remedy="name another --out, or start anew with --force",
-            header=identity,
-            resume=resume,
-        )
-        for line in self._journal.lines:
-            super().add(line)
-
-    def add(self, line: Judged | Measured | Raced) -> None:
-        """Remember, and write it down."""
-        super().add(line)
-        self._journal.append(line)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._journal.close()
+    remedy = "name another --out, or start anew with --force"
+    kind: TypeAdapter[Line] = TypeAdapter(Line)
+    with Journal(
+        path, kind, noun="a search", remedy=remedy, header=identity, resume=resume
+    ) as journal:
+        yield Memory(journal)

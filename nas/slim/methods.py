@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -33,6 +32,11 @@ CORRECTION_SHARE = 0.1
 """Of the evaluations; kept for the searches after a measurement above the target."""
 UNIFORM_NETWORKS = 12
 """Uniformly scaled networks that are evaluated along the scale: a frontier of few points."""
+BASELINES: Mapping[str, Callable[..., Solution]] = {
+    "random": search_randomly,
+    "evolution": evolve,
+}
+"""Random networks near the bounds, and Optuna's NSGA-II: searches to compare slimming with."""
 
 
 class Method(ABC):
@@ -41,7 +45,7 @@ class Method(ABC):
     ``name`` stands in tables, pictures and results. ``trace`` holds the steps of a walk.
     """
 
-    name: ClassVar[str]
+    name: str
 
     def __init__(self, candidates: Candidates) -> None:
         self.candidates = candidates
@@ -179,33 +183,19 @@ class Uniform(Method):
 class Baseline(Method):
     """A search that knows nothing of the order of choices; the best of all that it evaluated."""
 
-    search: ClassVar[Callable[..., Solution]]
-
-    def __init__(self, candidates: Candidates, rng: np.random.Generator) -> None:
+    def __init__(self, candidates: Candidates, name: str) -> None:
         super().__init__(candidates)
-        self.rng = rng
+        self.name = name
+        seed = [candidates.plan.seed, 1 + list(BASELINES).index(name)]
+        self._rng = np.random.default_rng(seed)
 
     def _search(self, targets: Sequence[Mapping[str, float]], evaluations: int) -> list[Assignment]:
         problems = [self.candidates.problem.within(target) for target in targets]
-        found = type(self).search(problems, evaluations=evaluations, rng=self.rng)
+        found = BASELINES[self.name](problems, evaluations=evaluations, rng=self._rng)
         self._spend(found.evaluated)
         missing = [one for one in found.bests if one not in self.evaluated]
         self._spend({one: self.candidates.accuracy(one) for one in missing})
         return [self._best(target) for target in targets]
-
-
-class Random(Baseline):
-    """Random networks near the bounds."""
-
-    name = "random"
-    search = staticmethod(search_randomly)
-
-
-class Evolution(Baseline):
-    """Optuna's NSGA-II."""
-
-    name = "evolution"
-    search = staticmethod(evolve)
 
 
 class Slimming(Method):
@@ -213,9 +203,9 @@ class Slimming(Method):
 
     name = "slimmed"
 
-    def __init__(self, candidates: Candidates, rng: np.random.Generator) -> None:
+    def __init__(self, candidates: Candidates) -> None:
         super().__init__(candidates)
-        self._rng = rng
+        self._rng = np.random.default_rng(candidates.plan.seed)
 
     def _search(
         self, targets: Sequence[Mapping[str, float]], evaluations: int

@@ -1,4 +1,4 @@
-"""What a search is asked for, as a value: its journal carries it."""
+"""The plan of a search, as a value and as options of the command line; its journal carries it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def weighted_score(terms: Mapping[str, Term], costs: Costs) -> float:
 class Plan(Value):
     """Bounds and how to search.
 
-    ``targets`` are upper bounds of costs, one mapping for each network that is wanted, the loosest
+    ``targets`` are upper bounds of costs, one mapping for each network to deliver, the loosest
     first. ``terms`` make the Mobile Efficiency Score. ``evaluations`` are those of each method for
     each target; without ``baselines`` uniform scaling alone stands beside the slimmed network.
     """
@@ -73,11 +73,6 @@ class Plan(Value):
     def score(self, costs: Costs) -> float:
         """The Mobile Efficiency Score of a network."""
         return weighted_score(self.terms, costs)
-
-    @property
-    def measure(self) -> str:
-        """The first bounded cost: what accuracy is drawn and weighed against."""
-        return next(iter(self.targets[0]))
 
     def require_possible(self, prices: Prices) -> None:
         """Raise UserError unless all names are those of costs and all targets within reach.
@@ -161,13 +156,10 @@ def read_targets(
         raise UserError(f"--targets: needs one latency table, got {len(tables)}")
     sizes = {"params": params, "macs": macs}
     others = {name: bound for name, bound in sizes.items() if bound is not None}
-    if family is None:
-        targets = [{**_latency_bounds(tables, ms), **others}]
-    else:
-        words = family.split(",")
-        bounds = {
-            _number("--targets", word, "numbers such as 1.0,1.5,2.0", family) for word in words
-        }
+    targets = [{**_latency_bounds(tables, ms), **others}]
+    if family is not None:
+        rule = "numbers such as 1.0,1.5,2.0"
+        bounds = {_number("--targets", word, rule, family) for word in family.split(",")}
         targets = [{"latency_ms": bound, **others} for bound in sorted(bounds, reverse=True)]
     if not targets[0]:
         raise UserError(

@@ -22,8 +22,8 @@ from nas.machine import keep_freed_memory
 from nas.progress import SILENT, Progress
 from nas.search.study import SamplerName, evaluated_in, make_sampler, open_study, work
 from nas.slim.delivery import Candidates, Delivered
-from nas.slim.journal import Identity, Memory, SearchJournal
-from nas.slim.methods import Evolution, Method, Random, Searched, Slimming, Uniform
+from nas.slim.journal import Identity, Memory, open_journal
+from nas.slim.methods import BASELINES, Baseline, Method, Searched, Slimming, Uniform
 from nas.slim.plan import Plan, target_text
 from nas.slim.result import FILES, Comparison, SearchResult
 from nas.store.folder import LOCK_FILE, HeldError, hold_folder, hold_lock
@@ -76,19 +76,17 @@ def slim_run(
     _require_free(out, resume=resume, force=force)
     with (
         hold_folder(out, activity="searching", option="--out"),
-        SearchJournal(out / JOURNAL, identify(run, plan), resume=resume) as journal,
+        open_journal(out / JOURNAL, identify(run, plan), resume=resume) as journal,
     ):
         _warn(prices, measured, progress)
         if journal.accuracies:
             progress.say(f"going on after {len(journal.accuracies)} evaluations")
         try:
             candidates = _candidates(run, plan, prices, measured, journal, progress)
-            rngs = [np.random.default_rng([plan.seed, index]) for index in (1, 2)]
-            baselines: list[Method] = []
+            methods: list[Method] = [Uniform(candidates)]
             if plan.baselines:
-                baselines = [Random(candidates, rngs[0]), Evolution(candidates, rngs[1])]
-            slimming = Slimming(candidates, np.random.default_rng(plan.seed))
-            return _deliver(run, candidates, [Uniform(candidates), *baselines, slimming], out)
+                methods += [Baseline(candidates, name) for name in BASELINES]
+            return _deliver(run, candidates, [*methods, Slimming(candidates)], out)
         except KeyboardInterrupt:
             raise UserError(
                 f"stopped after {len(journal.accuracies)} evaluations, which are kept; "

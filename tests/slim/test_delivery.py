@@ -6,7 +6,7 @@ from nas.latency.measure import Measurement
 from nas.latency.prices import Prices
 from nas.progress import SILENT
 from nas.slim.delivery import CORRECTIONS, Candidates, target_sha256
-from nas.slim.journal import Identity, Measured, SearchJournal
+from nas.slim.journal import Identity, Measured, open_journal
 from nas.slim.plan import Plan
 
 TARGET = {"latency_ms": 2.9, "params": 1e9}
@@ -18,7 +18,7 @@ def candidates(run, table, tmp_path):
     plan = Plan(targets=(TARGET,))
     prices = Prices(run.space, {"cpu": table})
     identity = Identity(weights_sha256="", images_sha256="", plan=plan)
-    with SearchJournal(tmp_path / "j.jsonl", identity, resume=False) as journal:
+    with open_journal(tmp_path / "j.jsonl", identity, resume=False) as journal:
         slow = 3 * prices.cost(largest(run))["latency_ms"]
         found = Measurement(slow, slow, slow, 1, "ok")
         journal.add(

@@ -4,7 +4,7 @@ import pytest
 
 from nas.errors import UserError
 from nas.latency.measure import Measurement
-from nas.slim.journal import Identity, Judged, Measured, Raced, SearchJournal
+from nas.slim.journal import Identity, Judged, Measured, Raced, open_journal
 from nas.slim.plan import Plan
 
 PLAN = Plan(targets=({"latency_ms": 1.0},))
@@ -15,7 +15,7 @@ LATENCY = Measurement(0.1 + 0.2, 0.1, 0.4, 7, "ok", (0.1, 0.3))
 @pytest.fixture
 def path(tmp_path):
     """A journal of two evaluations and a measurement."""
-    with SearchJournal(tmp_path / "j.jsonl", IDENTITY, resume=False) as journal:
+    with open_journal(tmp_path / "j.jsonl", IDENTITY, resume=False) as journal:
         journal.add(Judged(assignment=(0, 1), accuracy=1 / 3))
         journal.add(Measured(assignment=(0, 1), target_sha256="t", latency=LATENCY))
         journal.add(Judged(assignment=(1, 1), accuracy=0.5))
@@ -24,7 +24,7 @@ def path(tmp_path):
 
 
 def resumed(path, identity=IDENTITY):
-    with SearchJournal(path, identity, resume=True) as journal:
+    with open_journal(path, identity, resume=True) as journal:
         return journal
 
 
