@@ -1,4 +1,4 @@
-"""Results, shown: tables on the terminal, an HTML page, pictures."""
+"""Results, shown on the terminal, as an HTML page, and as pictures (PNG)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas.report.terminal import count, latencies, share
@@ -138,6 +138,20 @@ def latency_figure(result: SearchResult) -> Figure:
             }
         )  # fmt: skip
     return {"data": data, "layout": _layout("predicted (ms)", "measured (ms)")}
+
+
+def training_figures(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+    """The figures of a training's log by their titles: those of which it holds numbers."""
+    names = list(dict.fromkeys(name for epoch in epochs for name in epoch))
+    groups = {
+        "accuracy": ([name for name in names if "accuracy" in name], "%"),
+        "loss": ([name for name in names if name.partition("/")[0] == "loss"], ""),
+        "learning rate": ([name for name in names if name == "learning_rate"], ""),
+    }
+    drawn = {title: curves_figure(epochs, *group) for title, group in groups.items() if group[0]}
+    if any(epoch.get("paths") for epoch in epochs):
+        drawn["path probabilities"] = paths_figure(epochs)
+    return drawn
 
 
 def curves_figure(epochs: Sequence[Mapping[str, Any]], names: Sequence[str], unit: str) -> Figure:
@@ -277,17 +291,6 @@ def _line(**place: object) -> Figure:
 def _safe(text: str) -> str:
     """Plotly reads some tags of HTML in its texts: names must not become any."""
     return html.escape(text, quote=False)
-
-
-def curve_groups(names: Iterable[str]) -> dict[str, tuple[list[str], str]]:
-    """The numbers of a training's log by figure: title, names of the numbers, and their unit."""
-    found = list(names)
-    groups = {
-        "accuracy": ([name for name in found if "accuracy" in name], "%"),
-        "loss": ([name for name in found if name.partition("/")[0] == "loss"], ""),
-        "learning rate": ([name for name in found if name == "learning_rate"], ""),
-    }
-    return {title: group for title, group in groups.items() if group[0]}
 
 
 def first_latency(result: SearchResult) -> str:

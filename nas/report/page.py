@@ -137,7 +137,8 @@ def _render(title: str, searches: Mapping[str, SearchResult], training: Training
     return environment.get_template("page.html").render(
         title=title,
         searches={name: _search_view(result) for name, result in searches.items()},
-        training=_training_view(training) if training and training.epochs else None,
+        training=training if training and training.epochs else None,
+        training_figures=figures.training_figures(training.epochs) if training else {},
         plotly=_packed_plotly(),
         accuracy=ACCURACY,
         columns=(*SIZES, *SCORES),
@@ -180,18 +181,6 @@ def _search_view(result: SearchResult) -> dict[str, Any]:
             if network.layers
         ],
     }
-
-
-def _training_view(training: TrainingLog) -> dict[str, Any]:
-    """The template's values of a training."""
-    names = list(dict.fromkeys(name for epoch in training.epochs for name in epoch))
-    drawn = {
-        title: figures.curves_figure(training.epochs, group, unit)
-        for title, (group, unit) in figures.curve_groups(names).items()
-    }
-    if any(epoch.get("paths") for epoch in training.epochs):
-        drawn["path probabilities"] = figures.paths_figure(training.epochs)
-    return {"epochs": len(training.epochs), "setbacks": training.setbacks, "figures": drawn}
 
 
 def _row(network: FinalNetwork) -> dict[str, Any]:

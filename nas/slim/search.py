@@ -152,26 +152,26 @@ def identify(run: Run, plan: Plan) -> Identity:
 
 
 def judge_networks(
-    networks: Sequence[Delivered], dataset: Dataset, wanted: str
+    networks: Sequence[Delivered],
+    dataset: Dataset,
+    targets: Sequence[Mapping[str, float]],
+    wanted: str,
 ) -> tuple[list[Delivered], list[Comparison]]:
     """The networks with their test accuracies, and for each target the comparison of methods."""
     hits: dict[Architecture, np.ndarray] = {}
-    for network in networks:
-        if network.architecture not in hits:
-            images = dataset.test.at(network.architecture.input_size)
-            hits[network.architecture] = find_hits(network.executed, images).numpy()
     judged = []
-    rivals: dict[str, dict[str, np.ndarray]] = {}
-    targets: dict[str, dict[str, float]] = {}
     for network in networks:
-        figures, found = network.figures, hits[network.architecture]
-        update = {"test_accuracy": float(found.mean())}
-        judged.append(replace(network, figures=figures.model_copy(update=update)))
-        if figures.target:
-            text = target_text(figures.target)
-            targets[text] = figures.target
-            rivals.setdefault(text, {})[figures.name] = found
-    comparisons = [Comparison.of(targets[text], rivals[text], wanted) for text in rivals]
+        architecture = network.architecture
+        if architecture not in hits:
+            images = dataset.test.at(architecture.input_size)
+            hits[architecture] = find_hits(network.executed, images).numpy()
+        update = {"test_accuracy": float(hits[architecture].mean())}
+        judged.append(replace(network, figures=network.figures.model_copy(update=update)))
+    comparisons = []
+    for target in targets:
+        rivals = [network for network in networks if network.figures.target == target]
+        found = {network.figures.name: hits[network.architecture] for network in rivals}
+        comparisons.append(Comparison.of(target, found, wanted))
     return judged, comparisons
 
 
@@ -245,7 +245,7 @@ def _deliver(
         networks += [
             candidates.deliver_within(method.name, target, method.choose) for method in methods
         ]
-    networks, comparisons = judge_networks(networks, candidates.dataset, main.name)
+    networks, comparisons = judge_networks(networks, candidates.dataset, plan.targets, main.name)
     result = SearchResult(
         space=space.name,
         data=run.data.spec,

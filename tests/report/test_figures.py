@@ -8,13 +8,13 @@ from nas.report.figures import (
     HOVER_WIDTH,
     bounds_text,
     cost_text,
-    curve_groups,
     curves_figure,
     differences,
     first_latency,
     frontier_figure,
     latency_figure,
     paths_figure,
+    training_figures,
     walk_figure,
 )
 from nas.report.page import read_log
@@ -27,13 +27,11 @@ def epochs(run_folder):
 
 @pytest.fixture
 def figures(result, epochs):
-    groups = curve_groups(name for epoch in epochs for name in epoch)
     return {
         "frontier": frontier_figure(result),
         "walk": walk_figure(result),
         "latency": latency_figure(result),
-        "paths": paths_figure(epochs),
-        **{title: curves_figure(epochs, *group) for title, group in groups.items()},
+        **training_figures(epochs),
     }
 
 
@@ -132,8 +130,12 @@ def test_every_candidate_of_a_slot_has_a_row(epochs):
     assert trace["z"][1][-1] == epochs[-1]["paths"]["stage1.block2.ffn"]["conv_ffn"]
 
 
-def test_groups_are_those_that_a_log_has():
-    assert curve_groups(["epoch", "loss/a", "images_per_second"]) == {"loss": (["loss/a"], "")}
+def test_a_training_has_the_figures_of_which_its_log_has_numbers(epochs):
+    titles = ["accuracy", "loss", "learning rate", "path probabilities"]
+    assert list(training_figures(epochs)) == titles
+    assert list(training_figures([{"epoch": 1, "loss/a": 1.0, "images_per_second": 9.0}])) == [
+        "loss"
+    ]
 
 
 def test_differences_leave_out_what_a_missing_slot_would_be(result):

@@ -1,5 +1,6 @@
 """A trained run on a space of seconds, and latency tables of this machine and of another."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from nas.latency.calibration import Calibration
 from nas.latency.table import LatencyTable, Row
 from nas.latency.target import detect_target
+from nas.slim import delivery
 from nas.space import SearchSpace
 from nas.training.run import Run
 from nas.training.settings import DataSettings, SupernetSettings
@@ -34,6 +36,24 @@ SPACE = {
 }
 LARGEST_MS = 3.0
 """What the tables below predict; a hundred times what is measured, so that no target is missed."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exports():
+    """Networks are exported once: most tests deliver the same few networks of one run."""
+    known, export = {}, delivery.to_checked_onnx
+
+    def export_once(network, input_shape):
+        digest = hashlib.sha256(repr((network, input_shape)).encode())
+        for name, tensor in network.state_dict().items():
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        if digest.digest() not in known:
+            known[digest.digest()] = export(network, input_shape)
+        return known[digest.digest()]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delivery, "to_checked_onnx", export_once)
+        yield known
 
 
 @pytest.fixture(scope="session")
