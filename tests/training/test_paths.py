@@ -3,17 +3,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
+from torch.nn.modules.module import register_module_forward_hook
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from nas.data import Dataset
 from nas.space import SearchSpace
 from nas.supernet import Supernet
-from nas.training import supernets
 from nas.training.batches import Batch
 from nas.training.run import Run
 from nas.training.sandwich import (
@@ -230,26 +232,27 @@ def test_the_mixture_takes_the_place_of_a_random_subnet_and_touches_no_weight(
 
 
 def test_a_mixture_runs_in_the_first_step_of_an_epoch_and_then_at_each_interval(
-    tmp_path: Path,
-    small_space: SearchSpace,
-    data: DataSettings,
-    dataset: Dataset,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, small_space: SearchSpace, data: DataSettings, dataset: Dataset
 ) -> None:
-    steps: list[str] = []
-    mix, draw = supernets.add_path_gradients, supernets.draw_subnets
+    networks: list[nn.Module] = []
+    steps: list[tuple[int, bool]] = []
 
-    def mixing(*arguments: Any, **options: Any) -> Any:
-        steps[-1] += " mixed"
-        return mix(*arguments, **options)
+    def count(module: nn.Module, *_: object) -> None:
+        if isinstance(module, nn.Linear) and module.training:  # a head
+            networks.append(module)
 
-    def drawing(space: SearchSpace, rng: Any, random_subnets: int, chances: Any) -> Any:
-        steps.append(f"{random_subnets}")
-        return draw(space, rng, random_subnets, chances)
+    def record(optimizer: Optimizer, *_: object) -> None:
+        path_logits = optimizer.param_groups[2]["params"]
+        steps.append((len(networks), all(it.grad is not None for it in path_logits)))
+        networks.clear()
 
-    monkeypatch.setattr(supernets, "add_path_gradients", mixing)
-    monkeypatch.setattr(supernets, "draw_subnets", drawing)
-    trained(tmp_path, small_space, dataset, data, epochs=2, random_subnets=1, path_interval=3)
-    assert len(steps) % 2 == 0
-    for epoch in (steps[: len(steps) // 2], steps[len(steps) // 2 :]):
-        assert epoch == ["1" if it % 3 else "0 mixed" for it in range(len(epoch))]
+    hooks = register_module_forward_hook(count), register_optimizer_step_pre_hook(record)
+    trained(
+        tmp_path, small_space, dataset, data, epochs=2, batch_size=36, random_subnets=1,
+        path_interval=3,
+    )  # fmt: skip
+    for hook in hooks:
+        hook.remove()
+    # three networks, of two heads each: the largest, the smallest, and a random one or the mixture
+    epoch = [(6, step % 3 == 0) for step in range(7)]
+    assert steps == epoch * 2
