@@ -1,4 +1,4 @@
-"""What is searched: choices, their prices, how networks are judged, and the bounds to meet."""
+"""The input of every search: choices, their prices, how networks are judged, bounds to meet."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def unjudged(assignment: Assignment) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What a search chooses from, and what it must meet.
+    """Choices, their prices, their accuracies, and the bounds to meet.
 
     Attributes:
         sizes: number of options of each choice, cheapest first.

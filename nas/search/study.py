@@ -1,4 +1,4 @@
-"""What slimming is compared with: random search, and Optuna's samplers on a study of any size.
+"""Baselines of slimming, and studies that workers share: random search and Optuna's samplers.
 
 Workers share a study in a storage that all of them write to: a journal file serves the processes of
 one machine, a database those of many. Each worker asks the study what to evaluate next, so none
