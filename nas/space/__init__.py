@@ -7,7 +7,6 @@ from nas.space.choices import Choice, named_choice
 from nas.space.document import IDENTITY, Slot
 from nas.space.search_space import (
     DEFAULT_SPACE,
-    WIDTH_STEP,
     Assignment,
     SearchSpace,
 )
@@ -15,7 +14,6 @@ from nas.space.search_space import (
 __all__ = [
     "DEFAULT_SPACE",
     "IDENTITY",
-    "WIDTH_STEP",
     "Assignment",
     "Choice",
     "SearchSpace",

@@ -86,9 +86,8 @@ class SearchSpace(Value):
         Raises:
             UserError: there is no such name or file, or the file holds no valid space.
         """
-        return cls.from_document(
-            read_document(find(name_or_path, built_in_spaces(), "search space"))
-        )
+        document = read_document(find(name_or_path, built_in_spaces(), "search space"))
+        return cls.from_document(document)
 
     @classmethod
     def from_document(cls, document: Document) -> SearchSpace:
@@ -117,11 +116,10 @@ class SearchSpace(Value):
 
     def require_input_sizes(self, sizes: Sequence[int]) -> None:
         """Raise UserError unless the strides divide each of ``sizes``, in pixels."""
-        for pixels in sizes:
-            if not self._takes(pixels):
-                stride = next(side for side in itertools.count(1) if self._takes(side))
-                wanted = f"input sizes must be multiples of {stride}"
-                raise UserError(f"{self.name}: {wanted}, got {pixels}")
+        for pixels in itertools.filterfalse(self._takes, sizes):
+            stride = next(filter(self._takes, itertools.count(1)))
+            wanted = f"input sizes must be multiples of {stride}"
+            raise UserError(f"{self.name}: {wanted}, got {pixels}")
 
     def _takes(self, pixels: int) -> bool:
         try:
