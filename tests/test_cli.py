@@ -20,6 +20,7 @@ from nas.latency.table import LatencyTable
 from nas.network import build
 from nas.slim.result import SearchResult
 from nas.space import DEFAULT_SPACE, SearchSpace
+from nas.training.settings import DataSettings, Recipe, SupernetSettings
 
 SPACE = """\
 name: tiny
@@ -123,6 +124,87 @@ def test_every_command_of_the_list_has_its_own_help(capsys):
         assert f"Usage: nas {name} [OPTIONS]" in printed
         assert description.split(",")[0][:40] in printed
         assert "--json" in printed
+
+
+ANSWERED_WITHOUT_TORCH = [
+    ["spaces"],
+    ["show", "broken.yaml"],
+    ["build-lut", "--space", "broken.yaml"],
+    ["build-lut", "--device", "tpu"],
+    ["train-supernet", "--space", "broken.yaml"],
+    ["train-supernet", "--data", "imagnet"],
+    ["train-supernet", "--data", "folder:nowhere"],
+    ["train-supernet", "--learning-rate", "0"],
+    ["train-supernet", "--resume", "--run", "nowhere"],
+    ["check-supernet", "--run", "nowhere"],
+    ["slim", "--target-ms", "0.0001", "--run", "r", "--table", "t.csv", "--accept-table"],
+    ["slim", "--target-ms", "1", "--strategy", "greedy"],
+    ["search", "--target-ms", "1", "--run", "r", "--table", "nowhere.csv"],
+    ["retrain", "--run", "x", "--architecture", "nothing"],
+    ["evaluate", "--architecture", "efficientformer_v2_s0", "--weights", "nowhere"],
+    ["resize", "--architecture", "nothing", "--weights", "w", "--input-size", "64", "--out", "o"],
+    ["export", "--architecture", "efficientformer_v2_s0", "--out", "o", "--weights", "nowhere"],
+    ["bench", "nowhere.onnx"],
+    ["profile", "nothing"],
+    ["check-lut", "nowhere.csv"],
+    ["report", "nowhere"],
+]
+CALLED_IN_TURN = """
+import contextlib, json, sys
+from nas.cli import main
+found = {}
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["nas", *arguments]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr):
+        main()
+    found[" ".join(arguments)] = "torch" in sys.modules
+json.dump(found, sys.stdout)
+"""
+
+
+def test_what_needs_no_network_is_answered_before_torch_is_loaded(folder):
+    Path("broken.yaml").write_text(SPACE.replace("width: [8, 16]", "width: [8, wide]"))
+    done = subprocess.run(
+        [sys.executable, "-c", CALLED_IN_TURN, json.dumps(ANSWERED_WITHOUT_TORCH)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert [command for command, loads_torch in found.items() if loads_torch] == []
+    mistakes = [line for line in done.stderr.splitlines() if line.startswith("nas: ")]
+    assert len(mistakes) == len(ANSWERED_WITHOUT_TORCH) - 1, done.stderr
+    assert "nas: broken.yaml:6:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [("train-supernet", SupernetSettings), ("retrain", Recipe), ("train-supernet", DataSettings)],
+)
+def test_every_field_of_the_settings_is_an_option_with_its_help(capsys, command, settings):
+    call(command, "--help")
+    printed = " ".join(capsys.readouterr().out.split())
+    for name, field in settings.model_fields.items():
+        option = {"spec": "data", "name": "recipe"}.get(name, name).replace("_", "-")
+        if name == "latency":  # a model, which --latency-table and --latency-weight make
+            continue
+        assert f"--{option} " in printed
+        assert field.description
+        assert name == "name" or field.description in printed
+
+
+def test_options_of_settings_show_bounds_and_defaults_and_keep_to_them(capsys):
+    call("train-supernet", "--help")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Rate of the last block's branches. [x>=0, x<1] [default: (0.0)]" in printed
+    assert "--divergence <kl|alpha>" in printed
+    for option, word, problem in (
+        ("--learning-rate", "0", "Input should be greater than 0, got '0"),
+        ("--drop-path", "1", "Input should be less than 1, got '1"),
+        ("--resolutions", "48,x", "unable to parse string as an integer, got '48,x'"),
+        ("--divergence", "js", "'js' is not one of 'kl', 'alpha'"),
+    ):
+        line = complaint(capsys, "train-supernet", option, word)
+        assert f"Invalid value for '{option}'" in line
+        assert problem in line
 
 
 def test_spaces_names_the_default(capsys):

@@ -9,12 +9,29 @@ from pathlib import Path
 
 import numpy as np
 
+from nas.latency.build import BuildSettings
 from nas.latency.graphs import pointwise
 from nas.latency.measure import measure
 from nas.latency.runtimes import RUNTIMES
 from nas.latency.target import detect_target
+from nas.training.settings import DataSettings, SupernetSettings
 
 ROOT = Path(__file__).parent.parent
+TINY = """\
+name: tiny
+input_size: 32
+classes: 10
+stem: {kind: conv_stem}
+stages:
+  - width: [8, 16]
+    blocks:
+      - ffn: [identity, {kind: conv_ffn, expansion: 1}]
+  - width: 16
+    downsample: {kind: conv_downsample}
+    blocks:
+      - ffn: {kind: conv_ffn, expansion: 1}
+head: {kind: classifier}
+"""
 README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 TREE = re.compile(r"(?<=tests/test_readme.py`.\n\n```\n).*?(?=```\n)", re.DOTALL)
@@ -78,6 +95,34 @@ def test_the_runtime_of_the_readme_works(monkeypatch):
     assert target.statistic == "wall_median", "numpy may use threads of its own"
     (found,) = measure([pointwise((4, 4, 4))], target, rng=np.random.default_rng(0))
     assert found.ms > 0
+
+
+def test_the_pipeline_of_the_readme_works(tmp_path, monkeypatch):
+    (code,) = [it for it in CODE.findall(README.read_text()) if "pipeline.train" in it]
+    assert code.count("\n") <= 10
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    for text, tiny in (
+        ('"mobile_64px")', '"tiny.yaml")'),
+        ('mobile_64px_cpu.csv")', 'tiny_cpu.csv", settings=BuildSettings(quick=True))'),
+        ('"runs/mobile")', '"runs/tiny", data=DataSettings(limit=100), settings=ONE_EPOCH)'),
+        ('"latency_ms": 2.0}', '"params": 5000.0}'),
+        ('"runs/mobile/slim_2")', '"runs/tiny/slim", accept_tables=True)'),
+        ("supernet=run)", 'supernet=run, recipe={"epochs": 1})'),
+    ):
+        assert text in code
+        code = code.replace(text, tiny)
+    names = {
+        "BuildSettings": BuildSettings,
+        "DataSettings": DataSettings,
+        "ONE_EPOCH": SupernetSettings(epochs=1),
+    }
+    exec(code, names)
+    delivered = names["result"].delivered[0]
+    assert delivered.costs["params"] <= 5000
+    assert names["trained"]["params"] == delivered.costs["params"]
+    assert (tmp_path / "runs/tiny/slim/report.html").exists()
+    assert (tmp_path / "final.onnx").exists()
 
 
 if __name__ == "__main__":
