@@ -1,7 +1,9 @@
 """The pipeline as plain functions: ``build_table``, ``train``, ``slim``, ``retrain``, ``export``.
 
-Each takes values, writes its results where the caller says, and returns a value for the next one.
-The command line, the demo and the README call these functions. Torch is loaded when one is called.
+Each takes values, writes its results to ``out``, and returns a value for the next function. ``resume``
+continues work that was stopped, ``force`` replaces the results that are there, and ``progress``
+receives what is being done. The command line, the demo and the README call these functions; torch is
+loaded when one of them is called.
 """
 
 from __future__ import annotations
@@ -40,14 +42,9 @@ def build_table(
 ) -> LatencyTable:
     """Measure every distinct layer of a space on this machine.
 
-    Args:
-        space: the search space.
-        out: the CSV to write; a sidecar (JSON) and a picture (PNG) appear beside it.
-        target: device, runtime, threads, batch, precision; by default one thread of the CPU.
-        settings: seed, and whether a part of the layers is modelled instead of measured.
-        resume: continue a measurement that was stopped.
-        force: replace the table that is there.
-        progress: receives what is being measured.
+    ``out`` is a CSV; a sidecar (JSON) and a picture (PNG) appear beside it. The default ``target``
+    is one thread of the CPU. ``settings`` hold the seed, and whether a part of the layers is
+    modelled instead of measured.
 
     Raises:
         UserError: the table exists, another process measures it, or it cannot be written.
@@ -83,16 +80,10 @@ def train(
 ) -> Run:
     """Train one supernet that holds every architecture of a space.
 
-    Args:
-        space: the search space; its head gets as many classes as the data have.
-        out: the folder of the run.
-        data: the images: ``digits`` (the default), ``folder:PATH``, ``parquet:PATH``, ``hf:NAME``.
-        settings: how to train; by default ``SupernetSettings()``.
-        device: ``cpu`` or ``cuda``. Processes that torchrun started train together.
-        resume: continue a run that was stopped. What ``data`` and ``settings`` set must be what the
-            run was started with.
-        force: replace the run that is there.
-        progress: receives the steps, and a line after each epoch.
+    ``data`` is ``digits`` (the default), ``folder:PATH``, ``parquet:PATH``, ``hf:NAME``, or such a
+    name with a split; the space's head gets as many classes. ``device`` is ``cpu`` or ``cuda``;
+    processes that torchrun started train together. A run that is continued must have been started
+    with what ``data`` and ``settings`` set.
 
     Raises:
         UserError: the folder holds something already, the data cannot be read or do not fit, there
@@ -151,16 +142,10 @@ def slim(
 ) -> SearchResult:
     """Slim a trained supernet until the exported networks meet their targets when measured.
 
-    Args:
-        run: a trained run.
-        tables: the latency table of the device, or those of several devices by name.
-        target: an upper bound for each cost that matters, such as ``{"latency_ms": 2.0}``; or a
-            plan, which also holds the strategy, the evaluations, the score and the seed.
-        out: the folder of the results: networks, tables, pictures, ``report.html``.
-        accept_tables: use tables that failed their validation, and say so.
-        resume: continue a search that was stopped.
-        force: replace the results that are there.
-        progress: receives the evaluations and the measurements.
+    ``tables`` is the latency table of the device, or those of several devices by name. ``target``
+    has an upper bound for each cost that matters, such as ``{"latency_ms": 2.0}``; a plan also has
+    the strategy, the evaluations, the score and the seed. ``accept_tables`` uses tables that failed
+    their validation, and says so. ``out`` is a folder for networks, tables, pictures and a page.
 
     Raises:
         UserError: the target is out of reach, a table does not fit the run or this machine, or the
@@ -198,16 +183,10 @@ def retrain(
 ) -> dict[str, Any]:
     """Train one architecture, from scratch or from the weights that it inherits.
 
-    Args:
-        architecture: the network; its head gets as many classes as the images have.
-        out: the folder of the training.
-        supernet: the run that hands down weights, and whose images are used.
-        images: fields of ``DataSettings`` that differ from the run's, or from digits.
-        recipe: the ``name`` of a recipe, fields of ``Recipe`` that differ from that recipe, and a
-            ``teacher``.
-        device: ``cpu`` or ``cuda``.
-        force: replace the training that is there.
-        progress: receives the steps, and a line after each epoch.
+    ``supernet`` is the run that hands down weights and images; ``images`` are fields of
+    ``DataSettings`` that differ from the run's, or from digits. ``recipe`` holds the ``name`` of a
+    recipe, fields of ``Recipe`` that differ from that recipe, and a ``teacher``. The head of the
+    architecture gets as many classes as the images have.
 
     Returns:
         The contents of ``result.json``: both test accuracies, sizes, and ``paths`` of the files.
@@ -248,14 +227,10 @@ def export(
 ) -> Exported:
     """Write a network in a format that others read, proven to compute what torch computes.
 
-    Args:
-        architecture: the network.
-        out: the file to write; some formats write a second one beside it.
-        weights: a safetensors file; random weights if left out.
-        form: ``onnx``, ``onnx-int8``, ``openvino``, ``python`` or ``timm``.
-        data: for ``onnx-int8``, the images that calibrate it and judge it.
-        runtime: for ``onnx-int8``, the runtime that will execute it.
-        force: replace the files that are there.
+    ``weights`` is a safetensors file; without one the weights are random. ``form`` is ``onnx``,
+    ``onnx-int8``, ``openvino``, ``python`` or ``timm``; some formats write a second file beside
+    ``out``. An int8 network needs ``data``, whose images calibrate and judge it, and the
+    ``runtime`` that will execute it.
 
     Raises:
         UserError: a file exists, the weights are another architecture's, or the exported network

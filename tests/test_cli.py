@@ -219,9 +219,8 @@ def test_spaces_names_the_default(capsys):
 def test_show_an_architecture(capsys):
     found = output(capsys, "show", "efficientformer_v2_s0", "--json")
     assert found["params"] == 3_600_256
+    assert round(found["macs"] / 1e6, 2) == 395.89
     assert len(found["layers"]) == 23
-    call("show", "efficientformer_v2_s0")
-    assert "3,600,256 parameters, 395.89 M MACs" in capsys.readouterr().out
 
 
 def test_build_lut_draws_what_was_predicted_and_measured(capsys, folder):
@@ -231,7 +230,7 @@ def test_build_lut_draws_what_was_predicted_and_measured(capsys, folder):
                    "--json")  # fmt: skip
     assert (found["table"], found["sidecar"], found["picture"]) == ("t.csv", "t.json", "t.png")
     assert Path("t.png").exists()
-    assert found["validation"]["calibrated"]["spearman_interval"][1] <= 1
+    assert found["rows"] == len(LatencyTable.load("t.csv").rows)
 
 
 def test_show_counts_few_assignments_exactly(capsys, folder):
@@ -247,7 +246,10 @@ def test_show_a_space_with_prices(capsys, folder):
     assert found["choices"]["stage1.width"] == [8, 16]
     assert 0 < found["smallest"]["latency_ms"] < found["largest"]["latency_ms"]
     call("show", "s/architecture.json", "--table", "t.csv")
-    assert "ms predicted, MES" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "ms predicted, MES" in printed
+    params = json.loads(Path("s/result.json").read_text())["networks"][-1]["params"]
+    assert f"{params:,} parameters, " in printed
 
 
 def test_slim_writes_what_it_promises(capsys, folder):
@@ -257,7 +259,6 @@ def test_slim_writes_what_it_promises(capsys, folder):
     slimmed = result["networks"][-1]
     assert slimmed["measured_ms"] <= 0.1
     assert [method["name"] for method in result["methods"]] == names[1:]
-    assert all(method["hypervolume"] >= 0 for method in result["methods"])
     report = SearchResult.model_validate_json(Path("s/report.json").read_text())
     assert [network.name for network in report.networks] == names
     assert report.networks[-1].costs["params"] == slimmed["params"]
@@ -428,7 +429,6 @@ def input_side(path):
 def test_check_supernet_writes_table_and_picture(capsys, folder):
     check = ("check-supernet", "--run", "r", "--architectures", "4", "--learning-rate", "2e-3")
     found = output(capsys, *check, "--json")
-    assert -1 <= found["tau"] <= 1
     assert len(found["compared"]) == 4
     assert found["recipe"]["learning_rate"] == 2e-3
     assert json.loads(Path("r/check.json").read_text()) == found
@@ -478,7 +478,7 @@ def test_resize_writes_a_network_of_another_input_size(capsys, folder):
     paths = output(capsys, *command, "--json")["paths"]
     found = output(capsys, "evaluate", "--architecture", paths["architecture"], "--weights",
                    paths["weights"], "--data", "digits", "--json")  # fmt: skip
-    assert 0 <= found["test_accuracy"] <= 1
+    assert found["images"] == 360
     assert "larger/architecture.json: exists; --force replaces it" in complaint(capsys, *command)
 
 
@@ -497,15 +497,15 @@ def test_an_int8_table_delivers_an_int8_network(capsys, folder):
     assert drift["networks"] == 4
 
 
-def test_profile_networks_side_by_side(capsys, folder):
-    Path("u.json").write_text(Path("s/architecture.json").read_text())
-    found = output(capsys, "profile", "s/architecture.json", "u.json", "--out", "p.png", "--json")
-    assert [it["name"] for it in found["networks"]] == ["s/architecture.json", "u.json"]
-    first = found["networks"][0]
-    assert sum(first["operators"].values()) == pytest.approx(first["ms"])
-    assert {it["slot"] for it in first["layers"]} >= {"stem", "head"}
+def test_profile_shows_and_draws_where_the_time_goes(capsys, folder):
+    found = output(capsys, "profile", "s/architecture.json", "--out", "p.png", "--json")
+    (network,) = found["networks"]
+    assert network["name"] == "s/architecture.json"
+    assert sum(network["operators"].values()) == pytest.approx(network["ms"])
+    assert {layer["slot"] for layer in network["layers"]} >= {"stem", "head"}
+    assert Path("p.png").read_bytes().startswith(b"\x89PNG")
     assert "p.png: exists; --force replaces it" in complaint(
-        capsys, "profile", "u.json", "--out", "p.png"
+        capsys, "profile", "s/architecture.json", "--out", "p.png"
     )
 
 
@@ -648,7 +648,7 @@ def test_the_command_that_an_error_names_mends_it(capsys, folder):
     command = line.partition("missing: ")[2]
     assert command == "nas build-lut --space p/space.json --device cpu --out t.csv --resume"
     kept = Path("t.csv").read_bytes(), Path("t.json").read_bytes()
-    call(*command.split()[1:])
+    call(*command.split()[1:], "--quick")
     call(*slim)
     assert Architecture.load("pets/slim/architecture.json").classes == 3
     Path("t.csv").write_bytes(kept[0])
@@ -682,9 +682,9 @@ def test_a_table_that_failed_its_validation_is_refused_unless_accepted(capsys, f
         line = complaint(capsys, "slim", "--run", "r", "--table", name, "--target-ms", "1")
         assert line.startswith(f"nas: {name}: {message}; build it again")
         assert line.endswith("--force, or take it as it is with --accept-table")
-        call("slim", "--run", "r", "--table", name, "--target-ms", "1", "--out", f"s_{name}",
-             "--evaluations", "1", "--accept-table", "--no-baselines", "--force")  # fmt: skip
-        assert f"{name} is used although {message}" in capsys.readouterr().err
+    call("slim", "--run", "r", "--table", name, "--target-ms", "1", "--out", "accepted",
+         "--evaluations", "1", "--accept-table", "--no-baselines", "--force")  # fmt: skip
+    assert f"{name} is used although {message}" in capsys.readouterr().err
 
 
 def test_check_lut_says_rebuild_of_a_table_that_is_far_off(capsys, folder):
@@ -695,18 +695,15 @@ def test_check_lut_says_rebuild_of_a_table_that_is_far_off(capsys, folder):
     capsys.readouterr()
     before = Path("far.json").read_bytes()
     with pytest.raises(SystemExit) as caught:
-        call("check-lut", "far.csv", "--networks", "6", "--json")
+        call("check-lut", "far.csv", "--networks", "4", "--json")
     assert caught.value.code == 1
     found = json.loads(capsys.readouterr().out)
     assert found["action"] == "rebuild"
-    assert found["networks"] == 6
+    assert found["networks"] == 4
     assert found["shift"] < -0.1
     assert found["command"].startswith("nas build-lut --space tiny.yaml --device cpu")
     assert found["command"].endswith("--out far.csv --force")
     assert Path("far.json").read_bytes() == before
-    with pytest.raises(SystemExit):
-        call("check-lut", "far.csv", "--networks", "4")
-    assert "build it again: nas build-lut" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.latency.build import BuildSettings
+from nas.latency.build import BuildSettings, MeasuringPlan
 from nas.latency.graphs import pointwise
-from nas.latency.measure import measure
+from nas.latency.measure import VisitPlan, measure
+from nas.latency.networks import NetworkSample
 from nas.latency.runtimes import RUNTIMES
 from nas.latency.target import detect_target
+from nas.slim.plan import Plan
 from nas.training.settings import DataSettings, SupernetSettings
 
 ROOT = Path(__file__).parent.parent
@@ -104,18 +106,21 @@ def test_the_pipeline_of_the_readme_works(tmp_path, monkeypatch):
     (tmp_path / "tiny.yaml").write_text(TINY)
     for text, tiny in (
         ('"mobile_64px")', '"tiny.yaml")'),
-        ('mobile_64px_cpu.csv")', 'tiny_cpu.csv", settings=BuildSettings(quick=True))'),
+        ('mobile_64px_cpu.csv")', 'tiny_cpu.csv", settings=BRIEFLY)'),
         ('"runs/mobile")', '"runs/tiny", data=DataSettings(limit=100), settings=ONE_EPOCH)'),
-        ('"latency_ms": 2.0}', '"params": 5000.0}'),
+        ('{"latency_ms": 2.0}', "TO_5000_PARAMETERS"),
         ('"runs/mobile/slim_2")', '"runs/tiny/slim", accept_tables=True)'),
         ("supernet=run)", 'supernet=run, recipe={"epochs": 1})'),
     ):
         assert text in code
         code = code.replace(text, tiny)
+    visits = VisitPlan(runs=1, span_ms=1.0, least_visits=2, most_visits=3, tolerance=0.1)
+    sample = NetworkSample(fitted=3, held_out=3, passes=1, visits=visits)
     names = {
-        "BuildSettings": BuildSettings,
         "DataSettings": DataSettings,
+        "BRIEFLY": BuildSettings(plan=MeasuringPlan(sample, visits, visits)),
         "ONE_EPOCH": SupernetSettings(epochs=1),
+        "TO_5000_PARAMETERS": Plan(targets=({"params": 5000.0},), evaluations=4, baselines=False),
     }
     exec(code, names)
     delivered = names["result"].delivered[0]

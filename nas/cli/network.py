@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from nas.architecture import Architecture
 from nas.cli.options import (
@@ -32,21 +32,17 @@ from nas.training.settings import RECIPES, DataSettings, Recipe
 @options_of(images=DataSettings, changes=Recipe, without=("name",), show_defaults=False)
 def retrain(
     *,
-    run: Annotated[Path, typer.Option("--run", help="Folder of the training.")],
-    architecture: Annotated[
-        str | None, typer.Option("--architecture", help="Name or JSON file.")
-    ] = None,
+    run: Annotated[Path, Option(help="Folder of the training.")],
+    architecture: Annotated[str | None, Option(help="Name or JSON file.")] = None,
     supernet: Annotated[
         Path | None,
-        typer.Option("--from", help="Start from the weights that this run's supernet hands down."),
+        Option("--from", help="Start from the weights that this run's supernet hands down."),
     ] = None,
     recipe: Annotated[
         str | None,
         one_of("--recipe", RECIPES, "If left out, published from 100,000 training images on."),
     ] = None,
-    teacher: Annotated[
-        str | None, typer.Option("--teacher", help="ARCHITECTURE:WEIGHTS, or an ONNX file.")
-    ] = None,
+    teacher: Annotated[str | None, Option(help="ARCHITECTURE:WEIGHTS, or an ONNX file.")] = None,
     images: Given,
     changes: Given,
     device: TrainingDevice = "cpu",
@@ -103,9 +99,7 @@ def retrain(
 def evaluate(
     architecture: ArchitectureName,
     weights: Weights,
-    data: Annotated[
-        str, typer.Option("--data", help="digits, folder:PATH, parquet:PATH or hf:NAME.")
-    ] = "digits",
+    data: Annotated[str, Option(help="digits, folder:PATH, parquet:PATH or hf:NAME.")] = "digits",
     as_json: Json = False,
 ) -> None:
     loaded = Architecture.load(architecture)
@@ -135,8 +129,8 @@ def evaluate(
 def resize(
     architecture: ArchitectureName,
     weights: Weights,
-    input_size: Annotated[int, typer.Option("--input-size", min=1, help="In pixels.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the two files.")],
+    input_size: Annotated[int, Option(min=1, help="In pixels.")],
+    out: Annotated[Path, Option(help="Folder for the two files.")],
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -161,17 +155,11 @@ def resize(
 
 def export(
     architecture: ArchitectureName,
-    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
-    weights: Annotated[
-        Path | None, typer.Option("--weights", help="A safetensors file; random if left out.")
-    ] = None,
-    form: Annotated[ExportFormat, typer.Option("--format")] = "onnx",
-    data: Annotated[
-        str | None, typer.Option("--data", help="onnx-int8: images that the network works on.")
-    ] = None,
-    runtime: Annotated[
-        str, typer.Option("--runtime", help="onnx-int8: what will execute it.")
-    ] = "onnxruntime",
+    out: Annotated[Path, Option(help="The file to write.")],
+    weights: Annotated[Path | None, Option(help="A safetensors file; random if left out.")] = None,
+    form: Annotated[ExportFormat, Option("--format")] = "onnx",
+    data: Annotated[str | None, Option(help="onnx-int8: images that the network works on.")] = None,
+    runtime: Annotated[str, Option(help="onnx-int8: what will execute it.")] = "onnxruntime",
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -11,9 +11,9 @@ from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from typer import BadParameter, Option
 
 from nas.space import SearchSpace
 
@@ -24,20 +24,20 @@ Returned = TypeVar("Returned")
 Given = Mapping[str, Any]
 """The fields of settings that the user set, by their names."""
 
-Space = Annotated[str, typer.Option("--space", help="Name of a built-in space, or a YAML file.")]
-ArchitectureName = Annotated[str, typer.Option("--architecture", help="Name or JSON file.")]
-Weights = Annotated[Path, typer.Option("--weights", help="A safetensors file.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue from where it was stopped.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result.")]
-Device = Annotated[str, typer.Option("--device", help="Device to measure on, such as cpu.")]
-RuntimeName = Annotated[str, typer.Option("--runtime", help="Runtime that executes networks.")]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of one inference.")]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Images of one inference.")]
+Space = Annotated[str, Option(help="Name of a built-in space, or a YAML file.")]
+ArchitectureName = Annotated[str, Option(help="Name or JSON file.")]
+Weights = Annotated[Path, Option(help="A safetensors file.")]
+Json = Annotated[bool, Option("--json", help="Print JSON for machines.")]
+Force = Annotated[bool, Option("--force", help="Replace the result that is there.")]
+Resume = Annotated[bool, Option("--resume", help="Continue from where it was stopped.")]
+Seed = Annotated[int, Option(min=0, help="Same seed, same result.")]
+Device = Annotated[str, Option(help="Device to measure on, such as cpu.")]
+RuntimeName = Annotated[str, Option(help="Runtime that executes networks.")]
+Threads = Annotated[int, Option(min=1, help="Threads of one inference.")]
+Batch = Annotated[int, Option(min=1, help="Images of one inference.")]
 TrainingDevice = Annotated[
     Literal["cpu", "cuda"],
-    typer.Option("--device", help="Device to train on; torchrun starts several processes."),
+    Option(help="Device to train on; torchrun starts several processes."),
 ]
 
 NAMES = {"spec": "data", "name": "recipe"}
@@ -49,10 +49,10 @@ def one_of(option: str, names: Collection[str], help_text: str) -> Any:  # noqa:
 
     def check(name: str | None) -> str | None:
         if name is not None and name not in names:
-            raise typer.BadParameter(f"'{name}' is not one of {', '.join(map(repr, names))}.")
+            raise BadParameter(f"'{name}' is not one of {', '.join(map(repr, names))}.")
         return name
 
-    return typer.Option(option, help=help_text, callback=check, metavar=f"<{'|'.join(names)}>")
+    return Option(option, help=help_text, callback=check, metavar=f"<{'|'.join(names)}>")
 
 
 def options_of(
@@ -138,11 +138,11 @@ def _option(name: str, field: FieldInfo, *, show_default: bool) -> Parameter | N
             return adapter.validate_python(value)
         except ValidationError as error:
             message = error.errors(include_url=False)[0]["msg"]
-            raise typer.BadParameter(f"{message}, got '{word}'") from None
+            raise BadParameter(f"{message}, got '{word}'") from None
 
     flag = f"--{NAMES.get(name, name).replace('_', '-')}"
     default = field.get_default() if show_default and not field.is_required() else None
-    option = typer.Option(
+    option = Option(
         f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
         help=" ".join(filter(None, (field.description, bounds))) or None,
         callback=validate,

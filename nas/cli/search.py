@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from nas.cli.options import (
     Force,
@@ -33,27 +33,23 @@ if TYPE_CHECKING:
 
 TargetMs = Annotated[
     str | None,
-    typer.Option("--target-ms", help="Largest latency, measured; cpu=2.0,gpu=0.8 with tables."),
+    Option(help="Largest latency, measured; cpu=2.0,gpu=0.8 with tables."),
 ]
-TargetParams = Annotated[
-    float | None, typer.Option("--target-params", help="Most parameters, such as 3e6.")
-]
-TargetMacs = Annotated[
-    float | None, typer.Option("--target-macs", help="Most multiply-accumulates.")
-]
-TrainedRun = Annotated[Path | None, typer.Option("--run", help="Folder of a trained run.")]
+TargetParams = Annotated[float | None, Option(help="Most parameters, such as 3e6.")]
+TargetMacs = Annotated[float | None, Option(help="Most multiply-accumulates.")]
+TrainedRun = Annotated[Path | None, Option(help="Folder of a trained run.")]
 Tables = Annotated[
     list[str] | None,
-    typer.Option("--table", help="A latency table, or NAME=PATH; several for several devices."),
+    Option("--table", help="A latency table, or NAME=PATH; several for several devices."),
 ]
-Results = Annotated[Path | None, typer.Option("--out", help="Folder of the results.")]
+Results = Annotated[Path | None, Option(help="Folder of the results.")]
 AcceptTable = Annotated[
-    bool, typer.Option("--accept-table", help="Use a table that failed its validation.")
+    bool, Option("--accept-table", help="Use a table that failed its validation.")
 ]
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder of all results.")] = Path("runs/demo"),
+    out: Annotated[Path, Option(help="Folder of all results.")] = Path("runs/demo"),
     as_json: Json = False,
 ) -> None:
     """The steps are: latency table, supernet, slimming, export, measurement."""
@@ -67,7 +63,7 @@ def demo(
 def slim(
     target_ms: TargetMs = None,
     targets: Annotated[
-        str | None, typer.Option("--targets", help="A family: a network for each, as 1.0,1.5,2.0.")
+        str | None, Option(help="A family: a network for each, as 1.0,1.5,2.0.")
     ] = None,
     target_params: TargetParams = None,
     target_macs: TargetMacs = None,
@@ -78,15 +74,15 @@ def slim(
     ] = "frontier",
     mes: Annotated[
         list[str] | None,
-        typer.Option("--mes", help="A term of the score, COST=UNIT:EXPONENT; one --mes for each."),
+        Option(help="A term of the score, COST=UNIT:EXPONENT; one --mes for each."),
     ] = None,
     evaluations: Annotated[
         int,
-        typer.Option("--evaluations", min=1, help="Networks for each method and target, at most."),
+        Option(min=1, help="Networks for each method and target, at most."),
     ] = 100,
     baselines: Annotated[
         bool,
-        typer.Option("--baselines/--no-baselines", help="Random search and evolution beside it."),
+        Option("--baselines/--no-baselines", help="Random search and evolution beside it."),
     ] = True,
     out: Results = None,
     accept_table: AcceptTable = False,
@@ -130,13 +126,13 @@ def search(
     target_macs: TargetMacs = None,
     run: TrainedRun = None,
     tables: Tables = None,
-    sampler: Annotated[SamplerName, typer.Option("--sampler", help="Optuna's.")] = "nsga2",
+    sampler: Annotated[SamplerName, Option(help="Optuna's.")] = "nsga2",
     trials: Annotated[
-        int, typer.Option("--trials", min=1, help="Networks that all workers evaluate together.")
+        int, Option(min=1, help="Networks that all workers evaluate together.")
     ] = 100,
     storage: Annotated[
         str | None,
-        typer.Option("--storage", help="What workers share: a file, or a database's URL."),
+        Option(help="What workers share: a file, or a database's URL."),
     ] = None,
     out: Results = None,
     accept_table: AcceptTable = False,
@@ -179,10 +175,8 @@ def search(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a folder of a search.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The page to write; else RUN/report.html.")
-    ] = None,
+    folder: Annotated[Path, Argument(metavar="RUN", help="A run, or a folder of a search.")],
+    out: Annotated[Path | None, Option(help="The page to write; else RUN/report.html.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

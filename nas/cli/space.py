@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from nas.architecture import Architecture
 from nas.cli.options import Json, print_json
@@ -41,9 +41,9 @@ def spaces(as_json: Json = False) -> None:
 
 
 def show(
-    what: Annotated[str | None, typer.Argument(metavar="SPACE_OR_ARCHITECTURE")] = None,
-    table: Annotated[Path | None, typer.Option("--table", help="Add predicted ms.")] = None,
-    run: Annotated[Path | None, typer.Option("--run", help="Show the paths of a run.")] = None,
+    what: Annotated[str | None, Argument(metavar="SPACE_OR_ARCHITECTURE")] = None,
+    table: Annotated[Path | None, Option(help="Add predicted ms.")] = None,
+    run: Annotated[Path | None, Option(help="Show the paths of a run.")] = None,
     as_json: Json = False,
 ) -> None:
     if (what is None) == (run is None) or (run and table):

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from nas.cli.options import (
     Force,
@@ -38,17 +38,15 @@ from nas.training.settings import (
 def train_supernet(
     *,
     space: Annotated[
-        str | None, typer.Option("--space", help=f"Name or YAML file; {DEFAULT_SPACE} if left out.")
+        str | None, Option(help=f"Name or YAML file; {DEFAULT_SPACE} if left out.")
     ] = None,
-    run: Annotated[Path | None, typer.Option("--run", help="Folder of the run.")] = None,
+    run: Annotated[Path | None, Option(help="Folder of the run.")] = None,
     images: Given,
     settings: Given,
-    latency_table: Annotated[
-        Path | None, typer.Option("--latency-table", help="Prices for --latency-weight.")
-    ] = None,
+    latency_table: Annotated[Path | None, Option(help="Prices for --latency-weight.")] = None,
     latency_weight: Annotated[
         float | None,
-        typer.Option("--latency-weight", help="Weight of expected latency in the paths' loss."),
+        Option(help="Weight of expected latency in the paths' loss."),
     ] = None,
     device: TrainingDevice = "cpu",
     resume: Resume = False,
@@ -89,11 +87,9 @@ def train_supernet(
 @options_of(recipe=Recipe, without=("name", "seed"), show_defaults=False)
 def check_supernet(
     *,
-    run: Annotated[Path, typer.Option("--run", help="Folder of a trained run.")],
-    architectures: Annotated[
-        int, typer.Option("--architectures", min=4, help="Networks to train alone.")
-    ] = 12,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each network.")] = 1,
+    run: Annotated[Path, Option(help="Folder of a trained run.")],
+    architectures: Annotated[int, Option(min=4, help="Networks to train alone.")] = 12,
+    seeds: Annotated[int, Option(min=1, help="Trainings of each network.")] = 1,
     recipe: Given,
     device: TrainingDevice = "cpu",
     force: Force = False,

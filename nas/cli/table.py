@@ -6,7 +6,7 @@ import datetime as dt
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from nas.architecture import Architecture
 from nas.cli.options import (
@@ -35,13 +35,11 @@ def build_lut(
     runtime: RuntimeName = "onnxruntime",
     threads: Threads = 1,
     batch: Batch = 1,
-    precision: Annotated[
-        Precision, typer.Option("--precision", help="Numbers to compute with.")
-    ] = "float32",
+    precision: Annotated[Precision, Option(help="Numbers to compute with.")] = "float32",
     quick: Annotated[
-        bool, typer.Option("--quick", help="Measure a part of the layers, model the others.")
+        bool, Option("--quick", help="Measure a part of the layers, model the others.")
     ] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="The CSV to write.")] = None,
+    out: Annotated[Path | None, Option(help="The CSV to write.")] = None,
     resume: Resume = False,
     force: Force = False,
     seed: Seed = 0,
@@ -89,10 +87,8 @@ def build_lut(
 
 
 def check_lut(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A latency table.")],
-    networks: Annotated[
-        int, typer.Option("--networks", min=4, help="Whole networks to measure.")
-    ] = 28,
+    table: Annotated[Path, Argument(metavar="TABLE", help="A latency table.")],
+    networks: Annotated[int, Option(min=4, help="Whole networks to measure.")] = 28,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -123,11 +119,11 @@ def check_lut(
         }
         print(verdicts[drift.action])
     if drift.action == "rebuild":
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def bench(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="ONNX models.")],
+    files: Annotated[list[Path], Argument(metavar="FILE...", help="ONNX models.")],
     device: Device = "cpu",
     runtime: RuntimeName = "onnxruntime",
     threads: Threads = 1,
@@ -177,13 +173,13 @@ def bench(
 
 def profile(
     architectures: Annotated[
-        list[str], typer.Argument(metavar="ARCHITECTURE...", help="Names or JSON files.")
+        list[str], Argument(metavar="ARCHITECTURE...", help="Names or JSON files.")
     ],
     device: Device = "cpu",
     runtime: RuntimeName = "onnxruntime",
     threads: Threads = 1,
     batch: Batch = 1,
-    out: Annotated[Path | None, typer.Option("--out", help="A picture (PNG) to write.")] = None,
+    out: Annotated[Path | None, Option(help="A picture (PNG) to write.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
