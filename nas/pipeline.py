@@ -1,9 +1,9 @@
 """The pipeline as plain functions: ``build_table``, ``train``, ``slim``, ``retrain``, ``export``.
 
-Each takes values, writes its results to ``out``, and returns a value for the next function. ``resume``
-continues work that was stopped, ``force`` replaces the results that are there, and ``progress``
-receives what is being done. The command line, the demo and the README call these functions; torch is
-loaded when one of them is called.
+Each takes values, writes its results to ``out``, and returns a value for the next function. Work
+that was stopped continues with ``resume``, ``force`` replaces the results that are there, and
+``progress`` receives what is being done. The command line, the demo and the README call these
+functions. Torch is loaded when one of them is called.
 """
 
 from __future__ import annotations

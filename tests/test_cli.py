@@ -198,6 +198,7 @@ def test_options_of_settings_show_bounds_and_defaults_and_keep_to_them(capsys):
     assert "--divergence <kl|alpha>" in printed
     for option, word, problem in (
         ("--learning-rate", "0", "Input should be greater than 0, got '0"),
+        ("--learning-rate", "inf", "Input should be a finite number, got 'inf'"),
         ("--drop-path", "1", "Input should be less than 1, got '1"),
         ("--resolutions", "48,x", "unable to parse string as an integer, got '48,x'"),
         ("--divergence", "js", "'js' is not one of 'kl', 'alpha'"),

@@ -42,7 +42,7 @@ main()
 
 
 def interrupt_when(ready, folder, *arguments):
-    """Start ``nas``, press Ctrl-C as soon as ``ready()``, and give its exit code and last line."""
+    """Start ``nas``, press Ctrl-C as soon as ``ready()``, and return its exit code and last line."""
     (folder / "tiny.yaml").write_text(SPACE)
     process = subprocess.Popen(
         [sys.executable, "-c", HEARS_CTRL_C, *arguments],

@@ -10,6 +10,7 @@ import inspect
 import os
 import sys
 from collections.abc import Mapping
+from typing import NoReturn
 
 import typer
 
@@ -47,15 +48,16 @@ def main() -> None:
     called = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     try:
         code = _application(called)(standalone_mode=False)
+    except KeyboardInterrupt:  # while modules were loaded; later typer returns INTERRUPTED
+        code = INTERRUPTED
     except UserError as error:
         _fail(str(error))
     except typer.TyperException as error:
         _fail(_one_line(error))
-    else:
-        if code == INTERRUPTED:
-            _fail("interrupted; what was written before is kept")
-        if code:
-            sys.exit(code)
+    if code == INTERRUPTED:
+        _fail("interrupted; what was written before is kept")
+    if code:
+        sys.exit(code)
 
 
 def _application(called: str | None) -> typer.Typer:
@@ -79,7 +81,7 @@ def _application(called: str | None) -> typer.Typer:
 def _not_called() -> None: ...
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"nas: {message}", file=sys.stderr)
     sys.exit(2)
 

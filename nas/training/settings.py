@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from nas.architecture import Architecture
 from nas.documents import Value
@@ -26,10 +32,10 @@ Divergence = Literal["kl", "alpha"]
 TrainingPrecision = Literal["float32", "bfloat16"]
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0)]
-Resolutions = tuple[Count, ...]
+Resolutions = Annotated[tuple[Count, ...], AfterValidator(lambda sizes: tuple(sorted(set(sizes))))]
 """Sides of square images in pixels, smallest first; empty: every network at its own input size."""
 
 PUBLISHED_IMAGES = 100_000
