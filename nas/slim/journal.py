@@ -21,11 +21,7 @@ from nas.store.journal import Journal, Words
 
 
 class Identity(Value):
-    """The first line: the weights and images that networks are evaluated on, and the plan.
-
-    ``weights_sha256`` identifies the training and where it stands, ``images_sha256`` the search
-    slice.
-    """
+    """The first line: the weights and the search slice that networks are evaluated on, the plan."""
 
     weights_sha256: Annotated[str, Words("the weights of another training")]
     images_sha256: Annotated[str, Words("other images")]
@@ -91,8 +87,7 @@ class Memory:
 def open_journal(path: Path, identity: Identity, *, resume: bool) -> Iterator[Memory]:
     """Begin the journal of a search, or with ``resume`` continue the one that is there.
 
-    Raises:
-        UserError: the file belongs to another search or is damaged, or cannot be written.
+    Raises UserError if it belongs to another search or is damaged, or cannot be written.
     """
     remedy = "name another --out, or start anew with --force"
     kind: TypeAdapter[Line] = TypeAdapter(Line)

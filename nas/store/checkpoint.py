@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from nas.documents import Value
-from nas.errors import UserError
+from nas.errors import UserError, writing
 
 if TYPE_CHECKING:  # torch takes seconds to load, and a folder can be opened without it
     from torch import Tensor, nn
@@ -32,12 +33,11 @@ class DamagedError(UserError):
 
 
 class State(Value):
-    """Where a training stands. Everything random in an epoch is drawn from (seed, epoch).
+    """Where a training stands after ``epoch`` finished epochs.
 
-    ``epoch`` counts finished epochs; ``teacher`` is what the largest subnet knows, see
-    ``distillation_share``; ``recipe_sha256`` identifies space, data and settings. Each of the
-    ``setbacks`` has halved the learning rate; ``losses`` are those that a spike is judged by, see
-    ``nas/training/loop.py``.
+    ``teacher`` is the accuracy above chance of the network that others learn from;
+    ``recipe_sha256`` identifies space, data and settings. Each of the ``setbacks`` has halved the
+    learning rate; ``losses`` are those that a spike is judged by, see ``nas/training/loop.py``.
     """
 
     epoch: int
@@ -49,7 +49,7 @@ class State(Value):
 
 
 class Header(Value):
-    """The file's header: the state, and hashes of it, of the weights and of the optimizer."""
+    """The state, and the hashes of it, of the weights and of the optimizer."""
 
     state: State
     sha256: dict[str, str]
@@ -59,10 +59,7 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, state: S
     """Write beside ``path`` and rename: the checkpoint there lasts until this one is complete.
 
     The old one then becomes ``PREVIOUS``. A kill between the two renames leaves ``PREVIOUS`` alone,
-    for ``mend_checkpoint``.
-
-    Raises:
-        UserError: the disk is full, or the folder cannot be written.
+    for ``mend_checkpoint``. Raises UserError if the disk is full or the folder cannot be written.
     """
     from safetensors.torch import save_file
 
@@ -73,23 +70,22 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, state: S
         for field, tensor in optimizer.state.get(parameter, {}).items()
     }
     parts = {MODEL: weights, OPTIMIZER: moments}
-    hashes = {prefix: _sha256(part) for prefix, part in parts.items()}
-    header = Header(state=state, sha256={STATE: _sha256_of_state(state), **hashes})
+    header = Header(state=state, sha256=_hashes(state, parts))
     tensors = {
         prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()
     }
     temporary = path.with_name(f".{path.name}.partial")  # one name: a kill leaves one at most
     try:
-        save_file(tensors, temporary, metadata={HEADER_KEY: header.model_dump_json()})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        if path.exists():
-            path.replace(path.with_name(PREVIOUS))
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(f"{path}: cannot be written: {reason}") from None
+        with writing(path):
+            save_file(tensors, temporary, metadata={HEADER_KEY: header.model_dump_json()})
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            if path.exists():
+                path.replace(path.with_name(PREVIOUS))
+            temporary.replace(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: cannot be written: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -97,10 +93,7 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, state: S
 def mend_checkpoint(path: Path) -> str | None:
     """Put the previous checkpoint in place of one that is damaged or missing.
 
-    Returns the line to tell the user if one was damaged.
-
-    Raises:
-        UserError: neither is whole.
+    Returns a line about the damage, if there was any. Raises UserError if neither is whole.
     """
     previous, warning = path.with_name(PREVIOUS), None
     try:
@@ -114,28 +107,18 @@ def mend_checkpoint(path: Path) -> str | None:
             raise
         _require_whole(previous)
         warning = f"{error}; going on from the one before, {PREVIOUS}"
-    try:
+    with writing(path):
         previous.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     return warning
 
 
 def read_state(path: Path) -> State:
-    """The state of a checkpoint, from its header alone.
-
-    Raises:
-        DamagedError: the file cannot be read, or is no checkpoint.
-    """
+    """Returns the state of a checkpoint, from its header alone; raises DamagedError."""
     return _read(path)[0]
 
 
 def load_model(path: Path, model: nn.Module) -> None:
-    """Load the weights.
-
-    Raises:
-        UserError: the file holds other tensors than the model.
-    """
+    """Load the weights. Raises UserError if the file holds other tensors than the model."""
     _, tensors = _read(path, MODEL)
     expected = model.state_dict()
     for name in (*expected, *tensors):
@@ -152,26 +135,20 @@ def load_model(path: Path, model: nn.Module) -> None:
 
 def load_optimizer(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Load what ``save_checkpoint`` wrote of an optimizer over the same model."""
-    fields: dict[str, dict[str, Tensor]] = {}
+    parameters = dict(model.named_parameters())
+    optimized = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    indices = {parameter: index for index, parameter in enumerate(optimized)}
+    state: dict[int, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in _read(path, OPTIMIZER)[1].items():
         name, _, field = key.rpartition(".")
-        fields.setdefault(name, {})[field] = tensor
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    parameters = [one for group in optimizer.param_groups for one in group["params"]]
-    state = {
-        index: {
-            field: _laid_out_as(parameter, tensor)
-            for field, tensor in fields[names[parameter]].items()
-        }
-        for index, parameter in enumerate(parameters)
-        if names[parameter] in fields
-    }
+        parameter = parameters[name]
+        state[indices[parameter]][field] = _laid_out_as(parameter, tensor)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """In the parameter's memory format: fused optimizers walk through both as through one array."""
+    """In the parameter's memory format: fused optimizers read both as flat arrays."""
     if tensor.shape != parameter.shape:
         return tensor  # a number of steps
     import torch
@@ -195,10 +172,8 @@ def _read(path: Path, prefix: str | None = None) -> tuple[State, dict[str, Tenso
         raise DamagedError(f"{path}: is no checkpoint of nas train-supernet") from None
     except (OSError, SafetensorError) as error:
         raise DamagedError(f"{path}: cannot be read: {error}") from None
-    hashes = {STATE: _sha256_of_state(header.state)}
-    if prefix:
-        hashes[prefix] = _sha256(tensors)
-    if any(header.sha256.get(part) != found for part, found in hashes.items()):
+    hashes = _hashes(header.state, {prefix: tensors} if prefix else {})
+    if hashes.items() - header.sha256.items():
         raise DamagedError(f"{path}: is damaged: it does not hold what was written")
     return header.state, tensors
 
@@ -208,16 +183,13 @@ def _require_whole(path: Path) -> None:
         _read(path, prefix)
 
 
-def _sha256_of_state(state: State) -> str:
-    return hashlib.sha256(state.model_dump_json().encode()).hexdigest()
-
-
-def _sha256(tensors: Mapping[str, Tensor]) -> str:
+def _hashes(state: State, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str]:
     import torch
 
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    hashes = {STATE: hashlib.sha256(state.model_dump_json().encode())}
+    for prefix, tensors in parts.items():
+        hashes[prefix] = hashlib.sha256()
+        for name, tensor in sorted(tensors.items()):
+            hashes[prefix].update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            hashes[prefix].update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return {part: found.hexdigest() for part, found in hashes.items()}

@@ -1,10 +1,9 @@
-"""A folder that one process works in at a time, and what trainings leave in theirs.
+"""Locks, and the folders in which trainings leave their results.
 
-Locks are filelock's: on Linux and macOS an flock, which ends with the process however that ends;
-children of a fork do not hold it, and a lock on a file that was deleted meanwhile does not count.
-It warns and falls back to a marker file where a network file system has no flock; on such a one a
-killed process leaves the marker behind, and processes of two machines may both think that they
-hold it. A process that asks in the very moment in which another one lets go may be refused.
+Locks are filelock's: on Linux and macOS an flock, which ends with the process; children of a fork
+do not hold it. On a network file system without flock, filelock warns and uses a marker file: a
+killed process leaves it behind, and processes of two machines may both hold it. A process that asks
+in the moment in which another one releases the lock may be refused.
 """
 
 from __future__ import annotations
@@ -22,14 +21,12 @@ from typing import ClassVar, Generic, Self, TypeVar
 from filelock import FileLock, Timeout
 
 from nas.documents import Value, write_json
-from nas.errors import UserError
+from nas.errors import UserError, writing
 from nas.progress import Progress
 from nas.store.checkpoint import PREVIOUS, DamagedError, State, mend_checkpoint, read_state
 
 LOCK_FILE = ".lock"
 CHECKPOINT, LOG, CURVES = "checkpoint.safetensors", "log.jsonl", "tensorboard"
-TRAINED = (CHECKPOINT, PREVIOUS, LOG, CURVES)
-"""What every training leaves in its folder."""
 REMEDY = "name another --run, or start anew with --force"
 
 
@@ -41,18 +38,16 @@ class HeldError(UserError):
 def hold_lock(path: Path, *, held: str) -> Iterator[None]:
     """Hold the lock of a file, which exists meanwhile; a killed process leaves it, unlocked.
 
-    Raises:
-        HeldError: another process holds it; the message is ``held``.
-        UserError: the folder cannot be written.
+    Raises HeldError with the message ``held`` if another process holds the lock, UserError if the
+    folder cannot be written.
     """
     lock = FileLock(path, timeout=0)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise HeldError(held) from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+        try:
+            lock.acquire()
+        except Timeout:
+            raise HeldError(held) from None
     try:
         yield
     finally:
@@ -62,11 +57,7 @@ def hold_lock(path: Path, *, held: str) -> Iterator[None]:
 
 
 def hold_folder(path: Path, *, activity: str, option: str) -> AbstractContextManager[None]:
-    """Keep other processes from the same activity in a folder.
-
-    Raises:
-        HeldError: another process is at it; the message names the ``option`` for another folder.
-    """
+    """Keep other processes from an activity in a folder; ``option`` names another folder."""
     held = f"{path}: another process is {activity} there; wait for it or name another {option}"
     return hold_lock(path / LOCK_FILE, held=held)
 
@@ -76,21 +67,19 @@ Record = TypeVar("Record", bound=Value)
 
 
 class RunFolder(ABC, Generic[Subject, Record]):
-    """The folder of a training that has begun: its subject, its record, its checkpoint and log.
+    """The folder of a training that has begun.
 
-    The ``subject`` is what is trained, a space or an architecture; the ``record`` says on what and
-    how. Both are values here and JSON files in the folder.
+    It trains the ``subject``, a space or an architecture, on the images and with the settings of
+    the ``record``; a JSON file holds each. Subclasses name their files, and for messages their noun
+    and their command; ``beginning`` tells how to start one at ``{path}``.
     """
 
     noun: ClassVar[str]
-    """What messages call it."""
     subject_file: ClassVar[str]
     record_file: ClassVar[str]
     results: ClassVar[tuple[str, ...]] = ()
-    """The files that only this kind of training leaves."""
     command: ClassVar[str]
     beginning: ClassVar[str]
-    """For messages: how to begin one at ``{path}``."""
 
     def __init__(self, path: Path, subject: Subject, record: Record, *, epochs: int) -> None:
         self.path, self.subject, self.record, self.epochs = path, subject, record, epochs
@@ -101,24 +90,11 @@ class RunFolder(ABC, Generic[Subject, Record]):
     @classmethod
     @abstractmethod
     def read(cls, path: Path) -> Self:
-        """Read subject and record.
-
-        Raises:
-            UserError: they are damaged.
-        """
-
-    @property
-    def resume_command(self) -> str:
-        """The command that continues it."""
-        return f"{self.command} --run {self.path} --resume"
+        """Read subject and record; raises UserError if they are damaged."""
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open the folder of a training that has begun.
-
-        Raises:
-            UserError: there is none, or its files are damaged.
-        """
+        """As ``read``; raises UserError also if no training has begun there."""
         path = Path(path)
         if not (path / cls.record_file).is_file():
             problem = "holds no" if path.is_dir() else "no such"
@@ -133,8 +109,7 @@ class RunFolder(ABC, Generic[Subject, Record]):
         found = {it.name for it in path.iterdir()} - {LOCK_FILE} if path.is_dir() else set()
         if not found:
             return
-        mine = {cls.record_file, cls.subject_file, *TRAINED, *cls.results} if force else set()
-        if not found & {cls.record_file, *mine}:
+        if not found & {cls.record_file, *(cls._files() if force else ())}:
             raise UserError(f"{path}: holds other things than a {cls.noun}; name a new folder")
         if force:
             return
@@ -150,28 +125,20 @@ class RunFolder(ABC, Generic[Subject, Record]):
     def begun(self, *, force: bool) -> Iterator[list[str]]:
         """Delete an earlier training, let the block write the subject, and then write the record.
 
-        Yields the names of the results that were deleted with that training.
-
-        Raises:
-            UserError: the folder is not free, or another process trains there.
+        Yields the names of the results that were deleted with that training. Raises UserError if
+        the folder is not free, or another process trains there.
         """
         with self._lock():
             self.require_free(self.path, force=force)
             described = self.descriptions()
-            # the record first: without it there is no training
-            names = (self.record_file, self.subject_file, *TRAINED, *self.results, *described)
-            for name in names:
+            for name in (*self._files(), *described):
                 _delete(self.path / name)
             yield described
             write_json(self.path / self.record_file, self.record.model_dump(mode="json"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training here, or replacing the training.
-
-        Raises:
-            UserError: another process trains here, or has replaced it.
-        """
+        """Keep other processes from training here, or replacing the training."""
         with self._lock():
             found = self.open(self.path)
             if (found.subject, found.record) != (self.subject, self.record):
@@ -182,23 +149,32 @@ class RunFolder(ABC, Generic[Subject, Record]):
         """The names of files and folders here that describe the weights of the training."""
         return []
 
+    @property
+    def resume_command(self) -> str:
+        """The command that continues the training."""
+        return f"{self.command} --run {self.path} --resume"
+
     @cached_property
     def recipe_sha256(self) -> str:
-        """Identifies subject, images and settings; a checkpoint carries it."""
-        return fingerprint(self.path / self.subject_file, self.path / self.record_file)
+        """Identifies subject, images and settings; a checkpoint carries it.
+
+        It is the hash of the files, not of the values read from them: a later version, whose values
+        have one more field, finds the same.
+        """
+        files = (self.path / name for name in (self.subject_file, self.record_file))
+        contents = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        return _sha256(json.dumps([{**it, "made": None} for it in contents], sort_keys=True))
 
     @property
     def weights_sha256(self) -> str:
-        """Identifies the training and where it stands, and so the weights."""
+        """Identifies the weights: the training and its last finished epoch."""
         state = self.state()
-        text = self.recipe_sha256 + (state.model_dump_json() if state else "")
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _sha256(self.recipe_sha256 + (state.model_dump_json() if state else ""))
 
     def state(self) -> State | None:
         """Where the training stands; None before the first epoch is finished.
 
-        Raises:
-            UserError: the checkpoint is damaged, or belongs to another training.
+        Raises UserError if the checkpoint is damaged, or belongs to another training.
         """
         if not self.checkpoint_path.exists():
             return None
@@ -215,13 +191,13 @@ class RunFolder(ABC, Generic[Subject, Record]):
 
     @property
     def finished_epochs(self) -> int:
-        """The epochs that the checkpoint has behind it."""
+        """The number of finished epochs."""
         state = self.state()
         return state.epoch if state else 0
 
     @property
     def is_finished(self) -> bool:
-        """Whether all is done."""
+        """Whether nothing is left to do."""
         return self.finished_epochs >= self.epochs
 
     def require_given(self, known: Mapping[str, object], given: Mapping[str, object]) -> None:
@@ -233,17 +209,13 @@ class RunFolder(ABC, Generic[Subject, Record]):
                 )
 
     def mend(self, progress: Progress) -> None:
-        """Put the previous checkpoint in place of a damaged one, and report that.
-
-        Raises:
-            UserError: neither is whole.
-        """
+        """Put the previous checkpoint in place of a damaged one, and report that."""
         warning = mend_checkpoint(self.checkpoint_path)
         if warning is not None:
             progress.say(warning)
 
     def interrupted(self) -> UserError:
-        """Ctrl-C in one line: what is kept, and how to continue."""
+        """The error after Ctrl-C: which epoch is saved, and how to continue."""
         done = self.finished_epochs
         saved = f"epoch {done} is saved" if done else "no epoch was finished"
         return UserError(
@@ -253,7 +225,7 @@ class RunFolder(ABC, Generic[Subject, Record]):
 
     @contextmanager
     def remedy(self) -> Iterator[None]:
-        """Add to the error about a damaged checkpoint how to go back to the one before."""
+        """Add to the error about a damaged checkpoint how to use the previous one."""
         try:
             yield
         except DamagedError as error:
@@ -261,18 +233,16 @@ class RunFolder(ABC, Generic[Subject, Record]):
                 raise
             raise UserError(f"{error}; {self.resume_command} goes back to {PREVIOUS}") from None
 
+    @classmethod
+    def _files(cls) -> tuple[str, ...]:
+        """The names of all that a training leaves; the record first, as it marks the training."""
+        return (cls.record_file, cls.subject_file, CHECKPOINT, PREVIOUS, LOG, CURVES, *cls.results)
+
     def _lock(self) -> AbstractContextManager[None]:
         return hold_folder(self.path, activity="training", option="--run")
 
 
-def fingerprint(*paths: Path) -> str:
-    """The SHA-256 of JSON files, but for the circumstances under which they were ``made``.
-
-    It is that of the text, not of the values that this version reads from it: a later version,
-    whose values have one more field, finds the same.
-    """
-    contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    text = json.dumps([{**it, "made": None} for it in contents], sort_keys=True)
+def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 

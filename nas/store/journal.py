@@ -12,34 +12,33 @@ from typing import Any, Generic, Self, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from nas.documents import Value
-from nas.errors import UserError
+from nas.errors import UserError, writing
 
 Line = TypeVar("Line", bound=Value)
 
 
 @dataclass(frozen=True)
 class Words:
-    """Annotates a header's field whose value means nothing to a user, such as a hash.
+    """Annotates a header's field of no meaning to users, such as a hash.
 
-    ``text`` stands for a value that differs: "the weights of another training".
+    Messages name a value that differs by ``text``: "the weights of another training".
     """
 
     text: str
 
 
 class Journal(Generic[Line]):
-    """Appends values to a file and reads back those that stand there; a context that closes it.
+    """Reads the ``lines`` of a file and appends to them; a context that closes the file.
 
-    Each line is on disk when ``append`` returns. A last line that a kill or a full disk cut short
-    is dropped when the journal is opened again.
+    A last line that a kill or a full disk cut short is dropped when the journal is opened again.
 
     Args:
         path: the file.
         kind: the type of the lines, or the union of their types.
-        noun: what the lines are lines of, in messages: "a search".
-        remedy: what a user can do about a file that does not fit, for messages.
-        header: the first line; it identifies what the journal belongs to.
-        resume: go on with the file that is there; otherwise it is replaced.
+        noun: the work that the lines record, in messages: "a search".
+        remedy: for messages, what a user can do about a file that does not fit.
+        header: the first line, which identifies that work.
+        resume: continue the file that is there; otherwise it is replaced.
         keep: whether a line is still valid; the first invalid one and all after it are dropped.
 
     Raises:
@@ -60,11 +59,9 @@ class Journal(Generic[Line]):
         self.path, self.lines = path, list[Line]()
         self._kind, self._noun, self._remedy = kind, noun, remedy
         kept = self._read(header, keep) if resume and path.exists() else 0
-        try:
+        with writing(path):
             self._file = path.open("ab", buffering=0)  # nothing is left to write when it is closed
             self._file.truncate(kept)
-        except OSError as error:
-            raise self._unwritable(error) from None
         if header is not None and not kept:
             self._write(header)
 
@@ -75,11 +72,7 @@ class Journal(Generic[Line]):
         self.close()
 
     def append(self, *lines: Line) -> None:
-        """Add lines.
-
-        Raises:
-            UserError: the disk is full.
-        """
+        """Add lines, which are on disk when it returns; raises UserError if the disk is full."""
         self._write(*lines)
         self.lines.extend(lines)
 
@@ -88,7 +81,7 @@ class Journal(Generic[Line]):
         self._file.close()
 
     def _read(self, header: Value | None, keep: Callable[[Line], bool]) -> int:
-        """Read the lines; returns the number of bytes up to the last one that is kept."""
+        """Read the lines; returns the length in bytes of those that are kept."""
         try:
             content = self.path.read_bytes()
         except OSError as error:
@@ -130,19 +123,13 @@ class Journal(Generic[Line]):
     def _write(self, *lines: Value) -> None:
         text = "".join(json.dumps(line.model_dump(mode="json")) + "\n" for line in lines)
         rest = memoryview(text.encode())
-        try:
+        with writing(self.path):
             while rest:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise self._unwritable(error) from None
-
-    def _unwritable(self, error: OSError) -> UserError:
-        return UserError(f"{self.path}: cannot be written: {error.strerror}")
 
 
 def _text(value: object) -> str:
-    """One line: values within values as JSON."""
     if isinstance(value, str | int | float):
         return str(value)
     return json.dumps(TypeAdapter(Any).dump_python(value, mode="json"))

@@ -111,22 +111,12 @@ def brief():
     return VisitPlan(runs=1, span_ms=0.0, least_visits=2, most_visits=2)
 
 
-class Recorder:
-    """Progress that remembers what it was told."""
-
-    def __init__(self):
-        self.updates = []
-
-    def update(self, text, done, total=None):
-        self.updates.append((text, done, total))
-
-    def say(self, line):
-        raise AssertionError(line)
-
-
 @pytest.fixture
-def progress():
-    return Recorder()
+def progress(recorder):
+    """A progress that records updates, and to which nothing is said."""
+    silent = recorder()
+    yield silent
+    assert silent.lines == []
 
 
 def make_rows(space):
