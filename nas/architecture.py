@@ -27,11 +27,8 @@ from nas.families.own import AnyLayer, files_of, locate_blocks, with_own_kinds
 class Architecture(Value):
     """An image classification network: layers that are applied one after the other.
 
-    ``blocks`` are the Python files that define the user's own kinds among the layers.
-
-    Raises:
-        ValueError: a layer does not fit the output of the layer before it, or two layers have the
-            same slot.
+    ``blocks`` are the Python files that define the user's own kinds among the layers. Raises
+    ValueError if a layer does not fit the output of the one before, or two have the same slot.
     """
 
     name: str = ""
@@ -95,14 +92,10 @@ class Architecture(Value):
     def with_input_size(self, pixels: int) -> Architecture:
         """Returns the same layers for square images of another size.
 
-        Raises:
-            UserError: the strides of the layers do not divide ``pixels``.
+        Raises UserError if the strides of the layers do not divide ``pixels``.
         """
-        shape = (self.input_shape[0], pixels, pixels)
         try:
-            return Architecture(
-                name=self.name, input_shape=shape, blocks=self.blocks, layers=self.layers
-            )
+            return self._changed(input_shape=(self.input_shape[0], pixels, pixels))
         except ValidationError as error:
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise UserError(f"{self.name or 'architecture'} at {pixels} px: {message}") from None
@@ -110,17 +103,16 @@ class Architecture(Value):
     def with_classes(self, classes: int) -> Architecture:
         """Returns the same layers with a head for another number of classes."""
         *body, head = self.layers
-        layers = (*body, head.model_copy(update={"classes": classes}))
-        return Architecture(
-            name=self.name, input_shape=self.input_shape, blocks=self.blocks, layers=layers
-        )
+        return self._changed(layers=(*body, head.model_copy(update={"classes": classes})))
+
+    def _changed(self, **update: object) -> Architecture:
+        return Architecture.model_validate({**dict(self), **update})
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Architecture:
         """Reads a built-in architecture by its name, or an architecture from a JSON file.
 
-        Raises:
-            UserError: there is no such name or file, or the file holds no valid architecture.
+        Raises UserError if there is no such name or file, or the file holds no valid architecture.
         """
         document = read_document(find(name_or_path, built_in_architectures(), "architecture"))
         return cls._from_document(document)

@@ -20,17 +20,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from nas.errors import UserError
+from nas.errors import UserError, writing
 
 Location = tuple[str | int, ...]
 
+_HERE = Path(__file__).parent  # in a wheel the spaces are beside it, in a checkout above
 BUILT_IN = next(
-    folder
-    for folder in (
-        Path(__file__).parent / "search_spaces",  # inside an installed wheel
-        Path(__file__).parent.parent / "search_spaces",  # in a checkout
-    )
-    if folder.is_dir()
+    path for path in (_HERE / "search_spaces", _HERE.parent / "search_spaces") if path.is_dir()
 )
 """The folder of the built-in spaces; ``published/`` in it holds the built-in architectures."""
 
@@ -81,22 +77,17 @@ class Document:
         return UserError(f"{place}: {name}: {message}" if name else f"{place}: {message}")
 
     def validated(self, model: type[Model]) -> Model:
-        """Returns the data as a value.
-
-        Raises:
-            UserError: the data is not valid; the message points at the place.
-        """
+        """Returns the data as a value; raises UserError, which points at the invalid part."""
         try:
             return model.model_validate(self.data)
         except ValidationError as error:
             raise self.validation_error(error) from None
 
     def validation_error(self, error: ValidationError) -> UserError:
-        """Returns one of pydantic's complaints as a line that points into the document."""
-        details = error.errors(include_url=False)
+        """Returns the most relevant of pydantic's complaints, with its place in the document."""
         # a union makes several complaints; the deepest in the document is the relevant one
         best = max(
-            details,
+            error.errors(include_url=False),
             key=lambda found: (len(self._known(found["loc"])), found["type"] == "too_short"),
         )
         location: Location = tuple(best["loc"])
@@ -118,10 +109,7 @@ class Document:
         return self.error(location, message)
 
     def _known(self, location: Iterable[str | int]) -> Location:
-        """The parts of pydantic's location that are in the document.
-
-        Pydantic also puts the names of union members and validators into its locations.
-        """
+        """A location of pydantic without the names of union members and validators."""
         known: Location = ()
         for part in location:
             if (*known, part) in self.positions:
@@ -144,7 +132,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def find(name_or_path: str | Path, built_in: Mapping[str, Path], what: str) -> Path:
-    """The path of a built-in file by its name, or ``name_or_path`` itself if that is a file."""
+    """Returns the path of a built-in file by its name, or ``name_or_path`` if that is a file."""
     path = Path(name_or_path)
     if path.suffix in (".json", ".yaml", ".yml") or path.is_file():
         return path
@@ -158,20 +146,19 @@ def find(name_or_path: str | Path, built_in: Mapping[str, Path], what: str) -> P
 
 
 def built_in_spaces() -> dict[str, Path]:
-    """The files of the spaces that come with the package, by name."""
+    """The files of the built-in spaces, by name."""
     return {file.stem: file for file in sorted(BUILT_IN.glob("*.yaml"))}
 
 
 def built_in_architectures() -> dict[str, Path]:
-    """The files of the published architectures that come with the package, by name."""
+    """The files of the built-in architectures, by name."""
     return {file.stem: file for file in sorted((BUILT_IN / "published").glob("*.json"))}
 
 
 def read_document(path: Path) -> Document:
-    """Read a YAML or JSON file (JSON is read as YAML, which contains it).
+    """Read a YAML file, or a JSON file, which is YAML, too.
 
-    Raises:
-        UserError: the file cannot be read, is no YAML, or repeats a key.
+    Raises UserError if it cannot be read, is no YAML, or repeats a key.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -202,24 +189,19 @@ def parse_document(text: str, name: str) -> Document:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write beside ``path`` and rename, so that a reader or a crash never sees half a file."""
     data = content.encode() if isinstance(content, str) else content
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def require_file(path: Path) -> None:
@@ -250,13 +232,12 @@ class _Loader(yaml.SafeLoader):
         self.positions: dict[Location, tuple[int, int]] = {}
 
     def read(self, node: yaml.Node, location: Location = ()) -> Any:
-        """Returns the data of a node."""
         self.positions[location] = _position(node)
         if isinstance(node, yaml.SequenceNode):
             return [self.read(child, (*location, i)) for i, child in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
             return self.construct_object(node)
-        self._refuse_duplicates(node)
+        self._require_unique_keys(node)
         self.flatten_mapping(node)
         data = {}
         for key_node, value_node in node.value:
@@ -265,7 +246,7 @@ class _Loader(yaml.SafeLoader):
             self.positions[*location, key] = _position(key_node)
         return data
 
-    def _refuse_duplicates(self, node: yaml.MappingNode) -> None:
+    def _require_unique_keys(self, node: yaml.MappingNode) -> None:
         seen: dict[str, int] = {}
         for key_node, _ in node.value:
             key, (line, column) = str(key_node.value), _position(key_node)

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from nas.documents import Value, write_json
 from nas.errors import UserError, writing
-from nas.progress import Progress
+from nas.progress import SILENT, Progress
 from nas.store.checkpoint import PREVIOUS, DamagedError, State, mend_checkpoint, read_state
 
 LOCK_FILE = ".lock"
@@ -122,18 +122,22 @@ class RunFolder(ABC, Generic[Subject, Record]):
         )
 
     @contextmanager
-    def begun(self, *, force: bool) -> Iterator[list[str]]:
+    def begun(self, *, force: bool, progress: Progress = SILENT) -> Iterator[None]:
         """Delete an earlier training, let the block write the subject, and then write the record.
 
-        Yields the names of the results that were deleted with that training. Raises UserError if
-        the folder is not free, or another process trains there.
+        Raises UserError if the folder is not free, or another process trains there.
         """
         with self._lock():
             self.require_free(self.path, force=force)
             described = self.descriptions()
             for name in (*self._files(), *described):
                 _delete(self.path / name)
-            yield described
+            if described:
+                progress.say(
+                    f"{self.path}: what described the weights before is removed: "
+                    f"{', '.join(described)}"
+                )
+            yield
             write_json(self.path / self.record_file, self.record.model_dump(mode="json"))
 
     @contextmanager

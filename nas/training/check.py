@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
 
 import numpy as np
 import torch
@@ -28,8 +29,7 @@ JOURNAL = "check.jsonl"
 """In a run's folder: the finished trainings of all its checks."""
 CANDIDATES = 20
 """Random architectures for each one that is picked: enough to have one near every size."""
-PICKING_SEED = 0
-"""The same for all runs: those of one space are checked on the same networks."""
+PICKING_SEED = 0  # runs of one space are checked on the same networks
 
 
 class Finished(Value):
@@ -37,9 +37,6 @@ class Finished(Value):
 
     training: str
     accuracy: float
-
-
-_KIND = TypeAdapter(Finished)
 
 
 class Compared(Value):
@@ -84,30 +81,24 @@ def check_supernet(
     progress: Progress = SILENT,
     device: torch.device | str = "cpu",
 ) -> Check:
-    """Train architectures that span the run's space alone, and compare.
+    """Train architectures that span the run's space, each alone, and compare their accuracies.
 
-    Each finished training is a line of ``check.jsonl`` in the run's folder, from which a check that
-    was stopped, or one with more architectures or seeds, takes what it needs, on whatever device.
-
-    Raises:
-        UserError: the run has no weights, its space has fewer architectures; a training went wrong;
-            or Ctrl-C.
+    Each finished training is a line of ``check.jsonl`` in the run's folder, which spares later
+    checks that training, on whatever device. Raises UserError if the run has no weights, its space
+    has fewer architectures or a training went wrong, and after Ctrl-C.
     """
     run.require_images(dataset)
     supernet = run.load_supernet().to(device)
     picked = spanning_architectures(run.space, architectures)
-    trainings = [
-        (architecture, recipe.model_copy(update={"seed": recipe.seed + seed}))
-        for seed in range(seeds)
-        for architecture in picked
-    ]
+    recipes = [recipe.model_copy(update={"seed": recipe.seed + seed}) for seed in range(seeds)]
+    trainings = {training_key(*pair, run): pair for pair in product(recipes, picked)}
     accuracies: dict[str, float] = {}
     path = run.path / JOURNAL
     try:
-        with Journal(path, _KIND, noun="a check", remedy="mend or delete the file") as journal:
+        kind, remedy = TypeAdapter(Finished), "mend or delete the file"
+        with Journal(path, kind, noun="a check", remedy=remedy) as journal:
             accuracies = {line.training: line.accuracy for line in journal.lines}
-            for number, (architecture, own) in enumerate(trainings):
-                key = training_key(architecture, own, run)
+            for number, (key, (own, architecture)) in enumerate(trainings.items()):
                 if key in accuracies:
                     continue
                 part = _NetworkProgress(progress, number, len(trainings))
@@ -119,7 +110,7 @@ def check_supernet(
         raise UserError(
             f"stopped; {len(accuracies)} trainings are kept in {path}, the same command goes on"
         ) from None
-    alone = [accuracies[training_key(*one, run)] for one in trainings]
+    alone = [accuracies[key] for key in trainings]
     compared = [
         Compared(
             architecture=architecture,
@@ -133,12 +124,12 @@ def check_supernet(
 
 
 def judge_ranks(compared: Sequence[Compared], recipe: Recipe, *, images: int) -> Check:
-    """Compare accuracies that were measured already, on so many ``images``."""
+    """Compare accuracies that were measured on so many ``images``."""
     inherited = [network.inherited for network in compared]
     alone = [network.mean_alone for network in compared]
     tau, interval = with_interval(kendall, inherited, alone)
     by_seed = list(zip(*(network.alone for network in compared), strict=True))
-    pairs = [with_interval(kendall, *pair)[0] for pair in itertools.combinations(by_seed, 2)]
+    pairs = [with_interval(kendall, *pair)[0] for pair in combinations(by_seed, 2)]
     return Check(
         recipe=recipe,
         images=images,
@@ -153,13 +144,12 @@ def judge_ranks(compared: Sequence[Compared], recipe: Recipe, *, images: int) ->
 def spanning_architectures(space: SearchSpace, count: int) -> list[Architecture]:
     """Architectures from the smallest to the largest, evenly spread by the logarithm of MACs.
 
-    Raises:
-        UserError: the space has fewer.
+    Raises UserError if the space has fewer.
     """
     rng = np.random.default_rng(PICKING_SEED)
     wanted = CANDIDATES * count
     if space.cardinality <= wanted:
-        drawn = [space.decode(it) for it in itertools.product(*map(range, space.sizes))]
+        drawn = [space.decode(it) for it in product(*map(range, space.sizes))]
     else:
         drawn = [space.sample(rng) for _ in range(wanted)]
     ends = dict.fromkeys((space.smallest(), space.largest()))
@@ -176,26 +166,25 @@ def spanning_architectures(space: SearchSpace, count: int) -> list[Architecture]
     return [pool[index] for index in sorted(picked, key=lambda it: macs[it])]
 
 
-def training_key(architecture: Architecture, recipe: Recipe, run: Run) -> str:
-    """Identifies a training: the same key, the same accuracy."""
+def training_key(recipe: Recipe, architecture: Architecture, run: Run) -> str:
+    """Identifies a training: trainings with the same key have the same accuracy."""
     text = architecture.to_json() + recipe.model_dump_json()
     text += run.data.model_dump_json() + run.split_sha256
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
 class _NetworkProgress:
-    """The progress of one training, after ``done`` of ``count``, as a part of them all."""
+    """The progress of one of ``count`` trainings, after ``finished`` others."""
 
-    def __init__(self, progress: Progress, done: int, count: int) -> None:
-        self._progress, self._done, self._count = progress, done, count
+    progress: Progress
+    finished: int
+    count: int
 
     def update(self, text: str, done: int, total: int | None = None) -> None:
+        text = f"network {self.finished + 1} of {self.count}, {text}"
         steps = total or 1
-        self._progress.update(
-            f"network {self._done + 1} of {self._count}, {text}",
-            self._done * steps + done,
-            self._count * steps,
-        )
+        self.progress.update(text, self.finished * steps + done, self.count * steps)
 
     def say(self, line: str) -> None:
-        self._progress.say(line)
+        self.progress.say(line)

@@ -17,7 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from nas.documents import Value
-from nas.errors import UserError
+from nas.errors import UserError, writing
 from nas.store.journal import Journal
 
 
@@ -31,7 +31,7 @@ class SetbackLine(Value):
 
 
 class EpochLine(Value):
-    """A finished epoch, from 1, with its numbers, and under ``paths`` its path probabilities."""
+    """A finished epoch, from 1, with its numbers and ``paths``, its path probabilities."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -47,11 +47,9 @@ class Log:
     """Appends to the log of ``finished_epochs`` epochs and ``setbacks`` setbacks.
 
     Lines beyond them, from a process that was killed before it saved its weights, are dropped. Each
-    log has a new file of curves, in the format of TensorBoard and by its record writer: its own
-    event writer has a thread, in which a full disk ends as a traceback.
-
-    Raises:
-        UserError: the log cannot be written, or the one that is there is damaged.
+    log has a new file of curves, by TensorBoard's record writer: its event writer has a thread, in
+    which a full disk ends as a traceback. Raises UserError if a file cannot be written, or the log
+    that is there is damaged.
     """
 
     def __init__(
@@ -62,18 +60,21 @@ class Log:
                 return line.setback <= setbacks
             return line.epoch <= finished_epochs
 
-        self._folder = curves
+        self._curves = curves
         self._journal = Journal(
             path, _KIND, noun="a training", remedy="delete that line", keep=is_kept
         )
         start = SessionLog(status=SessionLog.START)
         try:
-            self._events = _new_file_of_events(curves)
-            self._write(Event(file_version="brain.Event:2"))
-            self._write(Event(step=finished_epochs + 1, session_log=start))  # hides later points
-        except OSError as error:
+            with writing(curves):
+                self._events = _new_file_of_events(curves)
+                self._write(Event(file_version="brain.Event:2"))
+                self._write(
+                    Event(step=finished_epochs + 1, session_log=start)
+                )  # hides later points
+        except UserError:
             self._journal.close()
-            raise self._unwritable(error) from None
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -88,10 +89,10 @@ class Log:
         numbers: Mapping[str, float],
         paths: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     ) -> None:
-        """Record an epoch, which counts from 1.
+        """Record an epoch, from 1.
 
-        Each of the ``numbers`` is a curve. So is the probability of each kind in each slot of
-        ``paths``, which stand together in the line: {"paths": {SLOT: {KIND: ..., ...}, ...}}.
+        Each of the ``numbers`` is a curve, and so is the probability of each kind in each slot of
+        ``paths``; the line has them as {"paths": {SLOT: {KIND: ..., ...}, ...}}.
         """
         curves = {name: float(f"{number:.6g}") for name, number in numbers.items()}
         entry: dict[str, Any] = {"epoch": epoch, **curves}
@@ -102,10 +103,8 @@ class Log:
             curves |= {f"paths/{slot}/{kind}": chance for kind, chance in chances.items()}
         self._journal.append(EpochLine.model_validate(entry))
         points = [Summary.Value(tag=name, simple_value=point) for name, point in curves.items()]
-        try:
+        with writing(self._curves):
             self._write(Event(step=epoch, summary=Summary(value=points)))
-        except OSError as error:
-            raise self._unwritable(error) from None
 
     def append_setback(self, number: int, epoch: int, *, reason: str, step: int) -> None:
         """Record that something went wrong for the ``number``-th time, in ``epoch``, from 1."""
@@ -114,9 +113,6 @@ class Log:
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
         RecordWriter(self._events).write(event.SerializeToString())
-
-    def _unwritable(self, error: OSError) -> UserError:
-        return UserError(f"{self._folder}: cannot be written: {error.strerror}")
 
 
 def _new_file_of_events(folder: Path) -> FileIO:

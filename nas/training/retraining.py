@@ -1,25 +1,21 @@
 """A retraining's folder: one architecture, trained from scratch or from what it inherited.
 
-| file                     | contents                                                    |
-|--------------------------|-------------------------------------------------------------|
-| `retraining.json`        | data, split, recipe, supernet, teacher; versions, date      |
-| `architecture.json`      | the architecture, with a head for the data's classes        |
-| `inherited.safetensors`  | with a supernet: the weights that the training starts from  |
-| `checkpoint.safetensors` | weights and optimizer after the last finished epoch         |
-| `previous.safetensors`   | the checkpoint before, should that one be damaged           |
-| `log.jsonl`              | one line per epoch: losses, rate, speed, accuracy;          |
-|                          | and one per setback                                         |
-| `tensorboard/`           | the same as curves                                          |
-| `weights.safetensors`    | at the end: the trained weights                             |
-| `result.json`            | at the end: test accuracy, inherited and retrained          |
-| `.lock`                  | exists while a process trains                               |
+retraining.json         data, split, recipe, supernet, teacher; versions, date
+architecture.json       the architecture, with a head for the data's classes
+inherited.safetensors   with a supernet: the weights that the training starts from
+checkpoint.safetensors  weights and optimizer after the last finished epoch
+previous.safetensors    the checkpoint before, should that one be damaged
+log.jsonl               a line per epoch: losses, rate, speed, accuracy; a line per setback
+tensorboard/            the same as curves
+weights.safetensors     at the end: the trained weights
+result.json             at the end: test accuracy, inherited and retrained
+.lock                   exists while a process trains
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,7 +40,6 @@ from nas.training.settings import (
     RECIPES,
     DataSettings,
     Recipe,
-    Resolutions,
     published_drop_path,
     suitable_recipe,
 )
@@ -62,7 +57,7 @@ class RetrainingRecord(ImagesRecord):
 
 
 class Retraining(RunFolder[Architecture, RetrainingRecord]):
-    """A retraining's folder that exists. Make one with ``begin`` or ``open``."""
+    """A retraining's folder that exists."""
 
     noun, record_file, subject_file = "retraining", "retraining.json", "architecture.json"
     results = (INHERITED, WEIGHTS, RESULT)
@@ -90,12 +85,12 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
 
         Args:
             path: the folder.
-            architecture: what to train; its head gets as many classes as the images have.
-            supernet: where the weights come from, and the images if nothing else is said.
+            architecture: the network to train; its head gets the classes of the images.
+            supernet: the run from which it inherits weights, and the images by default.
             images: fields of ``DataSettings`` that differ from the supernet's, or from digits.
             recipe: the ``name`` of one of ``RECIPES``, and fields that differ from it.
             teacher: see ``load_teacher``.
-            force: replace what is there.
+            force: replace the retraining that is there.
             device: where inherited weights get their norms' statistics; it is not recorded.
 
         Raises:
@@ -106,7 +101,9 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         known = supernet.data.model_dump() if supernet else {"spec": "digits"}
         data = DataSettings.model_validate({**known, **(images or {})})
         changes = dict(recipe or {})
-        dataset = data.load(reading_size(architecture, _resolutions(changes)))
+        # the recipe may depend on the images; its resolutions do not
+        resolutions = Recipe.model_validate({**dict(RECIPES["light"]), **changes}).resolutions
+        dataset = data.load(reading_size(architecture, resolutions))
         architecture = architecture.with_classes(len(dataset.classes))
         name = str(changes.get("name", suitable_recipe(len(dataset.train))))
         if name == "published":
@@ -131,7 +128,6 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the architecture and the record of a retraining."""
         record = read_document(path / cls.record_file).validated(RetrainingRecord)
         return cls(path, Architecture.load(path / cls.subject_file), record)
 
@@ -141,11 +137,7 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         return (self.path / RESULT).exists()
 
     def load_images(self) -> Dataset:
-        """The images it was started with.
-
-        Raises:
-            UserError: they are others now.
-        """
+        """The images it was started with; raises UserError if they are others now."""
         size = reading_size(self.architecture, self.record.recipe.resolutions)
         dataset = self.record.data.load(size)
         self.record.require_images(dataset, self)
@@ -202,49 +194,45 @@ def retrain(
     """Train from the last finished epoch on, write weights and result, and return the result.
 
     On a CPU, the weights do not depend on how often the training was stopped. ``progress`` receives
-    a line about each setback, and about a damaged checkpoint that the one before it replaces.
-
-    Raises:
-        UserError: another process trains it; there were too many setbacks; nothing can be written;
-            or Ctrl-C, with the command that continues.
+    a line about each setback, and about a damaged checkpoint. Raises UserError if another process
+    trains it, there were too many setbacks or a file cannot be written; and after Ctrl-C, with the
+    command that continues.
     """
     path = retraining.path
     if (path / RESULT).exists():
         return dict(json.loads((path / RESULT).read_text(encoding="utf-8")))
+
+    def begin() -> NetworkTraining:
+        return NetworkTraining(
+            retraining.architecture,
+            retraining.start(),
+            dataset,
+            retraining.record.recipe,
+            teacher=retraining.load_teacher(device),
+            progress=progress,
+            device=torch.device(device),
+        )
+
     try:
         with retraining.locked():
             retraining.mend(progress)
-            begin = partial(_begin, retraining, dataset, progress, torch.device(device))
             network = train_epochs(begin, retraining).delivered
             save_weights(network, path / WEIGHTS)
-            result = _result(retraining, dataset, network)
+            result = _result(retraining, dataset, network, device)
             write_json(path / RESULT, result)
             return result
     except KeyboardInterrupt:
         raise retraining.interrupted() from None
 
 
-def _begin(
-    retraining: Retraining, dataset: Dataset, progress: Progress, device: torch.device
-) -> NetworkTraining:
-    """The training at its start."""
-    return NetworkTraining(
-        retraining.architecture,
-        retraining.start(),
-        dataset,
-        retraining.record.recipe,
-        teacher=retraining.load_teacher(device),
-        progress=progress,
-        device=device,
-    )
-
-
-def _result(retraining: Retraining, dataset: Dataset, network: nn.Module) -> dict[str, Any]:
+def _result(
+    retraining: Retraining, dataset: Dataset, network: nn.Module, device: torch.device | str
+) -> dict[str, Any]:
     size = measure_size(retraining.architecture)
     images = dataset.test.at(retraining.architecture.input_size)
     inherited = None
     if (retraining.path / INHERITED).exists():
-        inherited = accuracy(retraining.start().to(_device(network)), images)
+        inherited = accuracy(retraining.start().to(device), images)
     return {
         "architecture": retraining.architecture.name,
         "data": retraining.record.data.spec,
@@ -278,12 +266,3 @@ def _inherit(
             f"{supernet.path}: its space '{supernet.space.name}' does not hold the architecture: "
             f"{error}"
         ) from None
-
-
-def _resolutions(changes: Mapping[str, object]) -> Resolutions:
-    """Those of the changes; the recipe that they change is chosen after the images are read."""
-    return Recipe.model_validate({**RECIPES["light"].model_dump(), **changes}).resolutions
-
-
-def _device(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device

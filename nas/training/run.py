@@ -1,17 +1,14 @@
 """A run folder: data and settings of a supernet's training, its weights and its log.
 
-| file                     | contents                                               |
-|--------------------------|--------------------------------------------------------|
-| `run.json`               | data, split, settings; versions, date                  |
-| `space.json`             | the search space                                       |
-| `checkpoint.safetensors` | weights and optimizer after the last finished epoch    |
-| `previous.safetensors`   | the checkpoint before, should that one be damaged      |
-| `log.jsonl`              | one line per epoch: losses, rate, accuracies, paths;   |
-|                          | and one per setback                                    |
-| `tensorboard/`           | the same as curves                                     |
-| `check.json`, .csv, .png | the result of `nas check-supernet`                     |
-| `slim_*/`, `search_*/`   | the results of searches                                |
-| `.lock`                  | exists while a process trains                          |
+run.json                data, split, settings; versions, date
+space.json              the search space
+checkpoint.safetensors  weights and optimizer after the last finished epoch
+previous.safetensors    the checkpoint before, should that one be damaged
+log.jsonl               a line per epoch: losses, rate, accuracies, paths; a line per setback
+tensorboard/            the same as curves
+check.json, .csv, .png  the result of `nas check-supernet`; check.jsonl is its journal
+slim_*/, search_*/      the results of searches
+.lock                   exists while a process trains
 """
 
 from __future__ import annotations
@@ -38,7 +35,6 @@ if TYPE_CHECKING:  # torch takes seconds to load, and a run can be opened withou
     from nas.training.distillation import Teacher
 
 CHECKS = ("check.json", "check.csv", "check.png")
-"""The files that ``nas check-supernet`` writes beside its journal."""
 SLIMMING, SEARCH, SEARCH_RESULT = "slim_", "search_", "result.json"
 """How the names of search folders in a run begin, and the file in each finished one."""
 
@@ -67,11 +63,7 @@ class RunRecord(ImagesRecord):
 
 
 class Run(RunFolder[SearchSpace, RunRecord]):
-    """A run folder that exists. Make one with ``create`` or ``open``.
-
-    ``space`` has the number of classes of the run's images; ``split_sha256`` identifies the search
-    slice.
-    """
+    """A run folder that exists; the head of its ``space`` has the classes of the images."""
 
     noun, record_file, subject_file = "run", "run.json", "space.json"
     command = "nas train-supernet"
@@ -98,11 +90,8 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         """Start a run folder; with ``force`` in place of the run that is there.
 
         The check and the search results of that run are deleted with it, as they describe its
-        weights; ``progress`` receives a line that names them.
-
-        Raises:
-            UserError: the folder holds something already, or cannot be written; or the settings
-                need path choice, and there is none, or name resolutions that do not fit.
+        weights; ``progress`` receives a line that names them. Raises UserError if the folder holds
+        something already or cannot be written, or space, data and settings do not fit together.
         """
         path = Path(path)
         _require_classes(space, dataset)
@@ -120,17 +109,12 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         if problem and (settings.latency or settings.path_sampling):
             raise UserError(f"{path}: a latency term and path sampling need path choice: {problem}")
         cls.require_free(path, force=force)
-        with run.begun(force=force) as removed:
-            if removed:
-                progress.say(
-                    f"{path}: what described the weights before is removed: {', '.join(removed)}"
-                )
+        with run.begun(force=force, progress=progress):
             write_atomically(run.space_path, space.to_json())
         return run
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the space and the record of a run."""
         record = read_document(path / cls.record_file).validated(RunRecord)
         return cls(path, SearchSpace.load(path / cls.subject_file), record)
 
@@ -140,10 +124,7 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         return reading_size(self.space, self.settings.resolutions)
 
     def descriptions(self) -> list[str]:
-        """The check and the finished searches.
-
-        The journal of checks is not among them: its trainings are of networks alone.
-        """
+        """The check and the finished searches; its journal is of networks alone, and stays."""
         checks = [name for name in CHECKS if (self.path / name).exists()]
         searches = sorted(
             it.parent.name
@@ -155,8 +136,7 @@ class Run(RunFolder[SearchSpace, RunRecord]):
     def load_supernet(self) -> Supernet:
         """The supernet with the weights of the last finished epoch, in evaluation mode.
 
-        Raises:
-            UserError: there are none yet, or they belong to another space.
+        Raises UserError if no epoch is finished, or the weights are damaged or of another training.
         """
         from nas.store.checkpoint import load_model
         from nas.supernet import Supernet
