@@ -36,7 +36,7 @@ STRATEGIES: Mapping[str, Callable[[PathChoices], Strategy]] = {
     "frontier": lambda _: Frontier(),
     "importance": Importance,
 }
-"""How slimming goes down, by the names of ``nas slim --strategy``: for ``slim_problems``."""
+"""How ``slim_problems`` goes down, by the names of ``nas slim --strategy``."""
 
 
 def slim(
@@ -52,14 +52,11 @@ def slim(
 ) -> Solution:
     """Walk from the largest network to the bounds of ``target``, then refine on the bounds.
 
-    ``sizes``, ``cost``, ``accuracy``, ``target``, ``score`` and ``canonical`` are what ``Problem``
-    describes; ``cost`` is called some thousand times. ``accuracy`` is called at most
-    ``evaluations`` times, for walk and refinement together. The result holds ``best``, ``trace``
-    and ``evaluated``, the accuracies in the order of their evaluation.
-
-    Raises:
-        InfeasibleTarget: nothing meets every bound; found before anything is evaluated.
-        ValueError: no evaluation is allowed, or a bound names no cost.
+    ``Problem`` describes most arguments; ``cost`` is called some thousand times, ``accuracy`` at
+    most ``evaluations`` times. The result holds ``best``, ``trace`` and ``evaluated``, the
+    accuracies in the order of their evaluation. Before anything is evaluated, raises
+    InfeasibleTarget if nothing meets every bound, and ValueError if no evaluation is allowed or a
+    bound names no cost.
     """
     problem = Problem(tuple(sizes), cost, accuracy, target, canonical, score=score)
     return slim_problems([problem], Frontier(), evaluations=evaluations, rng=rng)

@@ -8,29 +8,27 @@ least accuracy drop per millisecond is taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
 from nas.search.problem import Assignment, Problem
-from nas.search.walk import Action, Key, Position, Strategy
-
-Lowering = tuple[int, int]
-"""A choice, and the option that it is lowered to."""
+from nas.search.walk import Action, Groups, Key, Position, Strategy, below, first_useful
 
 
 class PathChoice(NamedTuple):
     """A slot that may vary in kind or be left out.
 
-    ``choice`` is its place in an assignment, ``probabilities`` those of its options, cheapest
-    first; ``may_go``: option 0 leaves the slot out.
+    ``choice`` is its place in an assignment, ``probabilities`` those of its options.
     """
 
     choice: int
     stage: int
     probabilities: tuple[float, ...]
     may_go: bool
+    """Whether option 0 leaves the slot out."""
 
     @property
     def importance(self) -> float:
@@ -39,11 +37,7 @@ class PathChoice(NamedTuple):
 
 
 class PathChoices(NamedTuple):
-    """What a strategy may know of a space beside its sizes.
-
-    ``slots`` are those that may vary in kind or be left out, in the order images pass them;
-    ``widths`` holds the choice of each stage's width.
-    """
+    """Slots that may vary, in the order images pass them; the choice of each stage's width."""
 
     slots: Sequence[PathChoice] = ()
     widths: Mapping[int, int] = {}
@@ -63,81 +57,56 @@ class Importance(Strategy):
 
     def actions(self, problem: Problem, current: Assignment) -> dict[Key, Action]:
         """Return the actions by their sort: of each the first that lowers the missed cost."""
-        sorts: dict[Key, Iterator[Lowering]] = {
-            ("remove",): self._removals(current),
-            ("step down",): self._steps_down(current),
-            ("narrow",): self._narrowings(current),
+        missed = _missed(problem, current)
+        here = problem.price(current)[missed]
+
+        def first(groups: Groups) -> dict[Key, Action]:
+            return first_useful(problem, current, groups, lambda it: it.costs[missed] < here)
+
+        single: Groups = {
+            ("lower", choice): below(current, choice) for choice in range(len(current))
         }
-        found = _first_of_each(problem, current, sorts)
-        if not found:
-            every = range(len(current))
-            sorts = {("lower", choice): _below(current, choice) for choice in every}
-            found = _first_of_each(problem, current, sorts)
-        return found
+        return first(self._sorts(current)) or first(single)
 
     def gain(self, at: Position, action: Action) -> float:
         missed = _missed(at.problem, at.assignment)
         return at.costs[missed] - action.costs[missed]
 
     def affordable(self, at: Position, budget: int, spent: int) -> int:
-        """Keep one evaluation for the final network."""
         missed = _missed(at.problem, at.assignment)
         saving = float(np.mean([self.gain(at, action) for action in at.actions.values()]))
         steps = max(1, math.ceil((at.costs[missed] - at.problem.target[missed]) / saving))
-        spare = budget - 1
+        spare = budget - 1  # one for the final network
         return (spare if spare >= (len(at.actions) + 1) * steps else spare // steps) - spent
 
     def preference(self, problem: Problem, assignment: Assignment) -> float:
         """Prefer the less efficient, so the larger: more capacity seldom hurts."""
         return -problem.score(problem.price(assignment))
 
-    def _present(self, current: Assignment) -> list[PathChoice]:
-        """Return the slots that may still go."""
-        return [slot for slot in self._paths.slots if slot.may_go and current[slot.choice] > 0]
+    def _sorts(self, current: Assignment) -> Groups:
+        """Return the lowerings of each sort, the one to try first at the front.
 
-    def _removals(self, current: Assignment) -> Iterator[Lowering]:
-        for slot in sorted(self._present(current), key=lambda it: it.importance):
-            yield slot.choice, 0
-
-    def _steps_down(self, current: Assignment) -> Iterator[Lowering]:
-        """Yield the first slot first, so that attention stays in a tail of the network."""
-        for slot in self._paths.slots:
-            yield from _below(current, slot.choice, lowest=1 if slot.may_go else 0)
-
-    def _narrowings(self, current: Assignment) -> Iterator[Lowering]:
-        """Yield the least important stage first; it is as important as its slots together."""
-        importances = dict.fromkeys(self._paths.widths, 0.0)
-        for slot in self._present(current):
-            if slot.stage in importances:
-                importances[slot.stage] += slot.importance
-        for stage in sorted(importances, key=lambda it: importances[it]):
-            yield from _below(current, self._paths.widths[stage])
+        The least important slot goes first, or the least important stage narrows, which is as
+        important as its slots together. The first slot steps down first, so that attention stays
+        in a tail of the network.
+        """
+        slots, widths = self._paths
+        present = [slot for slot in slots if slot.may_go and current[slot.choice] > 0]
+        stages = dict.fromkeys(widths, 0.0)
+        for slot in present:
+            if slot.stage in stages:
+                stages[slot.stage] += slot.importance
+        removals = sorted(present, key=lambda slot: slot.importance)
+        narrowings = sorted(stages, key=lambda stage: stages[stage])
+        steps_down = [below(current, slot.choice, lowest=int(slot.may_go)) for slot in slots]
+        return {
+            ("remove",): [(slot.choice, 0) for slot in removals],
+            ("step down",): list(chain(*steps_down)),
+            ("narrow",): list(chain(*(below(current, widths[stage]) for stage in narrowings))),
+        }
 
 
 def _missed(problem: Problem, current: Assignment) -> str:
     """Return the name of the first bound that is missed."""
     costs = problem.price(current)
     return next(name for name, bound in problem.target.items() if costs[name] > bound)
-
-
-def _first_of_each(
-    problem: Problem, current: Assignment, sorts: Mapping[Key, Iterator[Lowering]]
-) -> dict[Key, Action]:
-    """Return, of each sort, the first lowering that saves some of the missed cost."""
-    missed = _missed(problem, current)
-    here = problem.price(current)[missed]
-    found: dict[Key, Action] = {}
-    for sort, lowerings in sorts.items():
-        for choice, option in lowerings:
-            lowered = problem.changed(current, choice, option)
-            costs = problem.price(lowered)
-            if costs[missed] < here:
-                found[sort] = Action(choice, option, lowered, costs, problem.score(costs))
-                break
-    return found
-
-
-def _below(current: Assignment, choice: int, lowest: int = 0) -> Iterator[Lowering]:
-    """Yield the options below the current one, the next first."""
-    for option in range(current[choice] - 1, lowest - 1, -1):
-        yield choice, option

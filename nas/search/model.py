@@ -1,8 +1,8 @@
 """A Gaussian process over assignments: predicts accuracies from the evaluations so far.
 
-Accuracy is modelled as a sum: an effect of every option of every choice (ordinal indicators, so an
-option says something of its neighbours); a parabola of the size and of each cost, for diminishing
-returns; effects of pairs of options; and noise. The deviation of each part is fitted to the data.
+Accuracy is a sum of effects of options (ordinal indicators, so an option says something of its
+neighbours), a parabola of the size and of each cost, for diminishing returns, effects of pairs of
+options, and noise. The standard deviation of each part is fitted to the data.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from scipy.optimize import minimize
 from nas.search.problem import Floats
 
 EXPECTED = np.log([0.7, 1.0, 0.2, 0.15])
-"""Expected logarithms of four standard deviations, those of options, parabolas, pairs and noise, as
-parts of the accuracies' own. The prior is normal, with a standard deviation of 1 each."""
+"""Expected logarithms of the standard deviations of options, parabolas, pairs and noise, relative
+to that of the accuracies. The prior is normal, with a standard deviation of 1 each."""
 BOUND = 7.0
 """Largest such logarithm, of either sign."""
 LARGEST_FIT = 300
-"""The four are fitted to at most so many evaluations, as that takes the most time."""
+"""Evaluations that the four are fitted to, at most, as that takes the most time."""
 JITTER = 1e-8
 
 
@@ -32,10 +32,6 @@ class Inputs(NamedTuple):
     options: Floats  # (N, D)
     summary: Floats  # (N, S): 1, size, costs, and the squares of size and costs
 
-    def every(self, stride: int) -> Inputs:
-        """Return every ``stride``-th of them."""
-        return Inputs(self.options[::stride], self.summary[::stride])
-
 
 class Encoder:
     """From indicators of (choice >= option), (N, D), and logarithms of costs, (N, K), to inputs."""
@@ -43,8 +39,7 @@ class Encoder:
     def __init__(self, sizes: Sequence[int], indicators: Floats, costs: Floats) -> None:
         """Centre and scale by these assignments, which should be near the bounds.
 
-        Where they do not differ, as where one network alone meets the bounds, nothing is scaled:
-        divided by next to nothing, all others would be too far away for the arithmetic.
+        Where they do not differ, as where one network alone meets the bounds, nothing is scaled.
         """
         self._steps = np.array([1 / (size - 1) for size in sizes for _ in range(1, size)], float)
         self._mean_options = indicators.mean(axis=0)
@@ -84,22 +79,19 @@ class Posterior:
         observed = np.array(accuracies, float)
         self._centre, self._spread = float(observed.mean()), max(float(observed.std()), 1e-12)
         self._observed = (observed - self._centre) / self._spread
-        stride = -(-len(observed) // LARGEST_FIT)
-        self.deviations = (
-            _fitted(self._inputs.every(stride), self._observed[::stride])
-            if deviations is None
-            else deviations
-        )
-        option, parabola, pair, noise = np.exp(self.deviations)
-        by_option, by_parabola = _products(self._inputs, self._inputs)
-        kernel = _kernel(by_option, by_parabola, option, parabola, pair)
-        kernel[np.diag_indices_from(kernel)] += noise**2 + JITTER
+        if deviations is None:
+            stride = -(-len(observed) // LARGEST_FIT)
+            part = Inputs(*(values[::stride] for values in self._inputs))
+            deviations = _fitted(part, self._observed[::stride])
+        self.deviations = deviations
+        kernel = self._kernel(self._inputs)
+        kernel[np.diag_indices_from(kernel)] += np.exp(deviations)[3] ** 2 + JITTER
         self._factor = cho_factor(kernel, lower=True)
         self._weights = cho_solve(self._factor, self._observed)
 
     def mean(self, inputs: Inputs) -> Floats:
         """Return the expected accuracies, (N,)."""
-        found = self._covariance(inputs) @ self._weights
+        found = self._kernel(self._within_reach(inputs)) @ self._weights
         return np.asarray(self._centre + self._spread * found)
 
     def draw(self, rng: np.random.Generator, exploration: float) -> Callable[[Inputs], Floats]:
@@ -120,16 +112,17 @@ class Posterior:
         weights = self._weights - exploration * cho_solve(self._factor, errors)
 
         def function(inputs: Inputs) -> Floats:
-            found = exploration * prior(self._within_reach(inputs))
-            found += self._covariance(inputs) @ weights
+            inputs = self._within_reach(inputs)
+            found = exploration * prior(inputs) + self._kernel(inputs) @ weights
             return np.asarray(self._centre + self._spread * found)
 
         return function
 
-    def _covariance(self, inputs: Inputs) -> Floats:
+    def _kernel(self, rows: Inputs) -> Floats:
         option, parabola, pair, _ = np.exp(self.deviations)
-        products = _products(self._within_reach(inputs), self._inputs)
-        return _kernel(*products, option, parabola, pair)
+        by_option, by_parabola = _products(rows, self._inputs)
+        kernel = option**2 * by_option + parabola**2 * by_parabola + pair**2 * by_option**2
+        return np.asarray(kernel)
 
     def _within_reach(self, inputs: Inputs) -> Inputs:
         return Inputs(inputs.options, inputs.summary / self._reach)
@@ -137,12 +130,6 @@ class Posterior:
 
 def _products(rows: Inputs, columns: Inputs) -> tuple[Floats, Floats]:
     return rows.options @ columns.options.T, rows.summary @ columns.summary.T
-
-
-def _kernel(
-    by_option: Floats, by_parabola: Floats, option: float, parabola: float, pair: float
-) -> Floats:
-    return option**2 * by_option + parabola**2 * by_parabola + pair**2 * by_option**2
 
 
 def _fitted(inputs: Inputs, observed: Floats) -> Floats:

@@ -18,17 +18,16 @@ Costs = Mapping[str, float]
 Floats = NDArray[np.float64]
 
 Rank = Callable[[Floats], Floats]
-"""From accuracy drops (..., candidates) to ranks of the same shape: the least is the best. A
-candidate's rank grows with its own drop, and depends on no other."""
+"""From accuracy drops (..., candidates) to ranks of the same shape, the least is the best; a rank
+grows with its own drop and depends on no other."""
 
 Race = Callable[[Assignment, Sequence[Assignment], Rank], Sequence[float]]
 """From the current assignment, the candidates of a step from it, and how drops rank, to the
 candidates' accuracies in [0, 1]: exact for those that could win to the end, else estimated."""
 
 UNITS: Mapping[str, float] = MappingProxyType({"params": 3e6, "latency_ms": 1.0})
-"""The published units; they only rescale the score."""
 EXPONENTS: Mapping[str, float] = MappingProxyType({"params": 0.5, "latency_ms": 1.0})
-"""The published weights of size and speed."""
+"""The published weights of size and speed; the published units only rescale the score."""
 SCALE_STEPS = 400
 """Shares of uniform scaling that are tried between 0 and 1; more than any choice has options."""
 
@@ -43,10 +42,7 @@ def mobile_efficiency_score(
 
     The Mobile Efficiency Score of EfficientFormer V2 (Li et al., ICCV 2023, section 3.3). The
     write-up prints no minus sign, but its own comparisons need it. Measures without an exponent do
-    not count.
-
-    Raises:
-        ValueError: a measure that counts is missing, not positive, or has no unit.
+    not count. Raises ValueError if another is missing, not positive, or has no unit.
     """
     score = 100.0
     for name, exponent in exponents.items():
@@ -79,16 +75,12 @@ def meets(costs: Costs, target: Mapping[str, float]) -> bool:
 
 
 def as_it_is(assignment: Assignment) -> Assignment:
-    """Return the canonical form where each assignment is a network of its own: itself."""
+    """Return the assignment: the canonical form where each makes a network of its own."""
     return assignment
 
 
 def unjudged(assignment: Assignment) -> float:
-    """Stand in for the accuracy of a problem that is only priced.
-
-    Raises:
-        ValueError: always.
-    """
+    """Raise ValueError: stands in for the accuracy of a problem that is only priced."""
     raise ValueError(f"problem: it has no accuracy to judge {assignment} by")
 
 
@@ -96,20 +88,17 @@ def unjudged(assignment: Assignment) -> float:
 class Problem:
     """Choices, their prices, their accuracies, and the bounds to meet.
 
+    Raises ValueError if a bound names no cost.
+
     Attributes:
         sizes: number of options of each choice, cheapest first.
-        cost: returns an assignment's costs, ``{"latency_ms": ..., "params": ...}``; called once for
-            each assignment, whatever searches ask and within whatever bounds.
-        accuracy: returns an assignment's accuracy; ``unjudged`` where assignments are only priced.
+        cost: returns ``{"latency_ms": ..., "params": ...}``; called once for each assignment.
         target: an upper bound for each cost that matters.
         canonical: returns the one assignment that stands for all that make the same network, at
-            equal costs; by default each makes its own. Only canonical ones are evaluated.
+            equal costs. Only canonical ones are evaluated.
         race: compares the actions of a step, instead of ``accuracy`` one by one; each of them
             counts as an evaluation, also where its accuracy is an estimate.
         score: efficiency of costs, higher is better.
-
-    Raises:
-        ValueError: a bound names no cost.
     """
 
     sizes: tuple[int, ...]
@@ -133,13 +122,9 @@ class Problem:
         return replace(self, target=target)
 
     def ready(self, evaluations: int) -> Problem:
-        """Return the problem as a search begins with it, with ``priced`` empty.
+        """Return the problem with ``priced`` empty, so that earlier searches have no influence.
 
-        So what a search finds does not depend on the searches before it.
-
-        Raises:
-            InfeasibleTarget: nothing meets every bound.
-            ValueError: no evaluation is allowed.
+        Raises InfeasibleTarget if nothing meets every bound, ValueError without an evaluation.
         """
         if evaluations < 1:
             raise ValueError(f"slim: evaluations must be at least 1, got {evaluations}")
@@ -149,16 +134,13 @@ class Problem:
 
     @property
     def smallest(self) -> Assignment:
-        """The cheapest option everywhere."""
         return self.canonical((0,) * len(self.sizes))
 
     @property
     def largest(self) -> Assignment:
-        """The most expensive option everywhere."""
         return self.canonical(tuple(size - 1 for size in self.sizes))
 
     def price(self, assignment: Assignment) -> Costs:
-        """Return the costs, from memory where they were asked before."""
         self._asked[assignment] = None
         if assignment not in self._prices:
             self._prices[assignment] = self.cost(assignment)
@@ -169,7 +151,6 @@ class Problem:
         return list(self._asked)
 
     def fits(self, assignment: Assignment) -> bool:
-        """Return whether every bound holds."""
         return meets(self.price(assignment), self.target)
 
     def excess(self, assignment: Assignment) -> float:
@@ -186,11 +167,8 @@ class Problem:
     def feasible(self) -> Assignment:
         """Return an assignment that meets every bound: the smallest, or one that changes lead to.
 
-        Where costs grow with every option the smallest decides. Where they do not, single changes
-        that lower the worst excess are followed from there.
-
-        Raises:
-            InfeasibleTarget: none was found; its ``least`` are the costs of the last one tried.
+        Costs need not grow with every option, so single changes that lower the worst excess are
+        followed from the smallest. Raises InfeasibleTarget with the costs where they end.
         """
         current = self.smallest
         while not self.fits(current):
@@ -206,12 +184,10 @@ class Problem:
         return current
 
     def sample(self, rng: np.random.Generator) -> Assignment:
-        """Return a random assignment near the bounds: the last that fits on a random path upwards.
+        """Return the last assignment that fits on a random path upwards from a feasible one.
 
-        Each choice climbs at a pace of its own, so that the paths differ in shape.
-
-        Raises:
-            InfeasibleTarget: nothing meets every bound.
+        Each choice climbs at a pace of its own, so that the paths differ in shape. Raises
+        InfeasibleTarget.
         """
         start = self.feasible()
         climbs = [
@@ -220,27 +196,22 @@ class Problem:
             for time in rng.random(size - 1 - here) ** math.exp(rng.normal())
         ]
         order = [choice for _, choice in sorted(climbs)]
+
+        def climbed(count: int) -> Assignment:
+            raised = list(start)
+            for choice in order[:count]:
+                raised[choice] += 1
+            return self.canonical(tuple(raised))
+
         low, high = 0, len(order)
         while low < high:
             middle = (low + high + 1) // 2
-            fits = self.fits(self._climbed(start, order[:middle]))
-            low, high = (middle, high) if fits else (low, middle - 1)
-        return self._climbed(start, order[:low])
-
-    def _climbed(self, start: Assignment, order: Sequence[int]) -> Assignment:
-        """Return where raising these choices by one option each leads."""
-        raised = list(start)
-        for choice in order:
-            raised[choice] += 1
-        return self.canonical(tuple(raised))
+            low, high = (middle, high) if self.fits(climbed(middle)) else (low, middle - 1)
+        return climbed(low)
 
 
 def scale_uniformly(scale: Callable[[float], Assignment], problem: Problem) -> Assignment:
-    """Return the assignment with the largest share, ``scale(share)`` in [0, 1], that fits.
-
-    Raises:
-        InfeasibleTarget: even the share 0 misses a bound.
-    """
+    """Return ``scale`` of the largest share in [0, 1] that fits; raises InfeasibleTarget."""
     for step in range(SCALE_STEPS, -1, -1):
         assignment = scale(step / SCALE_STEPS)
         if problem.fits(assignment):

@@ -1,11 +1,10 @@
 """Racing: candidates are compared on growing parts of the same images, and losers drop out early.
 
-A candidate differs from the current network in one place, so most disagreements are on the images
-of which the current network is least certain. Images are layered by that certainty, and each part
+A candidate differs from the current network in one place, so most disagreements are on images of
+which the current network is least certain. Images are layered by that certainty, and each part
 takes from each layer as many as its disagreements call for (Neyman 1934). After each part the drops
-on all images are drawn many times from what was seen, and candidates that are best in hardly any
-draw are dropped. The chances of all that were dropped add up to ``1 - confidence`` at most, a union
-bound over candidates and parts.
+on all images are drawn many times, and candidates that are best in hardly any draw are dropped; the
+chances of all dropped ones add up to ``1 - confidence`` at most (a union bound).
 """
 
 from __future__ import annotations
@@ -27,18 +26,17 @@ PART = 128
 LAYERS, LAYER_IMAGES = 16, 32
 """Layers of certainty, at most; images of each, at least."""
 FIRST_RATE, LAST_RATE = 0.2, 0.0002
-"""Disagreements per image that are expected in the least and in the most certain layer before any
-image is seen; between them geometrically: see benchmarks/README.md."""
+"""Disagreements per image expected in the least and in the most certain layer; between them
+geometrically: see benchmarks/README.md."""
 LOOKS = 50.0
 """How many images of a layer this expectation counts for."""
 PREVALENCE = 0.5
-"""By how much losses outweigh wins, or the other way round, as a share of disagreements: the
-deviation that is expected before any is seen."""
+"""Expected deviation of losses less wins, as a share of disagreements."""
 DRAWS = 4000
 
 Look = Callable[[int, Positions, bool], Hits]
-"""From a candidate, positions of images, and whether the candidate is a finalist, to which of the
-images it gets right. A finalist is to see all images, and the search may go on from it."""
+"""From a candidate, positions of images, and whether it is a finalist, to which of the images it
+gets right. A finalist is to see all images, and the search may go on from it."""
 
 
 def run_race(
@@ -51,22 +49,12 @@ def run_race(
     rng: np.random.Generator,
     confidence: float = CONFIDENCE,
 ) -> list[float]:
-    """Return the candidates' accuracies; those of dropped ones are estimates.
+    """Return the accuracies of the so many candidates; the best by ``rank`` has seen all images.
 
-    An estimate is the current network's accuracy less the paired drop on the images that were seen.
-    The best by ``rank`` has always seen all.
-
-    Args:
-        look: returns the hits of a candidate; called for each position once.
-        candidates: how many there are.
-        hits: which images the current network gets right, (N,).
-        certainty: how far the current network is from another answer on each image, (N,).
-        rank: orders all candidates by their drops.
-        rng: draws images, and drops on all images.
-        confidence: that the best on all images wins, in (0, 1).
-
-    Raises:
-        ValueError: ``confidence`` is not in (0, 1).
+    Those of dropped ones are estimates: the current network's accuracy less the paired drop on the
+    images that were seen. ``look`` is called once for each candidate and position. ``hits`` (N,)
+    are the images that the current network gets right, ``certainty`` (N,) is how far it is from
+    another answer. Raises ValueError unless ``confidence``, that the best wins, is in (0, 1).
     """
     if not 0 < confidence < 1:
         raise ValueError(f"race: confidence must be in (0, 1), got {confidence}")
@@ -80,10 +68,9 @@ def run_race(
         if not table.left:
             break
         chances = _chances(table, running, rank, rng)
-        # half of what is left: early looks save the most
-        dropped = _hopeless(chances, chances_left / 2)
+        dropped = _hopeless(chances, chances_left / 2)  # half: early looks save the most
         chances_left -= float(chances[dropped].sum())
-        running = [one for index, one in enumerate(running) if index not in dropped]
+        running = [candidate for i, candidate in enumerate(running) if i not in dropped]
     for candidate in running:
         table.finish(candidate)
     return table.accuracies(rank)
@@ -96,12 +83,7 @@ class _Table:
     """
 
     def __init__(
-        self,
-        look: Look,
-        candidates: int,
-        hits: Hits,
-        certainty: Floats,
-        rng: np.random.Generator,
+        self, look: Look, candidates: int, hits: Hits, certainty: Floats, rng: np.random.Generator
     ) -> None:
         self._look, self._hits = look, hits
         count = max(1, min(LAYERS, len(hits) // LAYER_IMAGES))
@@ -119,7 +101,7 @@ class _Table:
 
     @property
     def left(self) -> int:
-        """Images that are in no part so far."""
+        """The number of images that were in no part so far."""
         return int((self._sizes - self._taken).sum())
 
     def next_part(self) -> Positions:
@@ -141,7 +123,6 @@ class _Table:
         return np.sort(np.concatenate(part))
 
     def show(self, candidate: int, part: Positions, *, is_finalist: bool = False) -> None:
-        """Show these images to a candidate."""
         found = self._look(candidate, part, is_finalist)
         self._seen[candidate, part] = True
         self._losses[candidate, part] = self._hits[part].astype(float) - found
@@ -154,10 +135,10 @@ class _Table:
             self.show(candidate, missing[start : start + PART], is_finalist=True)
 
     def drops(self) -> tuple[Floats, Floats]:
-        """Return the expected drop of each candidate on all images, and its standard deviation.
+        """Return each candidate's expected drop on all images, and its standard deviation.
 
-        An unseen image is lost or won at its layer's rate, scaled by how much the candidate
-        disagrees on the others. The more of a layer was seen, the more its losses less wins count.
+        An unseen image is lost or won at its layer's rate, scaled by the candidate's disagreements
+        on the others. The more of a layer was seen, the more its losses less wins count.
         """
         rates = self._rates()
         scale = (np.abs(self._losses).sum(axis=1) + 1) / (self._looks @ rates + 1)
@@ -183,17 +164,14 @@ class _Table:
             best = int(np.argmin(rank(drops)))
             if self._seen[best].all():
                 images = len(self._hits)
-                # whole images: equal to a full evaluation where all were seen
-                lost = np.round(drops * images, 6)
-                return [float(self._hits.sum() - one) / images for one in lost]
+                lost = np.round(drops * images, 6)  # whole images where all were seen
+                return [float(self._hits.sum() - count) / images for count in lost]
             self.finish(best)  # the winner fell behind one that had been dropped
 
     def _rates(self) -> Floats:
         """Return the disagreements per image in each layer, of all candidates together."""
-        disagreements = self._by_layer(np.abs(self._losses)).sum(axis=0)
-        return np.asarray(
-            (disagreements + LOOKS * self._expected) / (self._looks.sum(axis=0) + LOOKS)
-        )
+        found = self._by_layer(np.abs(self._losses)).sum(axis=0) + LOOKS * self._expected
+        return np.asarray(found / (self._looks.sum(axis=0) + LOOKS))
 
     def _by_layer(self, values: Floats) -> Floats:
         """Return sums over the images of each layer, (candidates, layers)."""

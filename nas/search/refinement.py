@@ -1,9 +1,8 @@
-"""Refinement: evaluate what a model of all evaluations expects the most of, and learn from it.
+"""Refinement: evaluate the networks that a model of all evaluations expects the most of.
 
-A walk never takes a removal back, and meets the bounds at one network only. So a part of the
-evaluations goes to where the optimum is: on the bounds. Thompson sampling: each next network is the
-best one according to a draw from the model's posterior. It is searched for in a ``Pool`` of
-assignments that meet the bounds: all of a small space, a growing part of a large one.
+Thompson sampling: each next network is the best one on the bounds according to a draw from the
+model's posterior. It is searched for in a ``Pool`` of assignments that meet the bounds: all of a
+small space, a growing part of a large one.
 """
 
 from __future__ import annotations
@@ -19,15 +18,13 @@ from nas.search.model import Encoder, Posterior
 from nas.search.problem import Assignment, Floats, Problem
 
 Values = Callable[[Floats, Floats], Floats]
-"""Of N assignments, given as indicators (N, D) and logarithms of costs (N, K); (N,)."""
+"""From indicators (N, D) and logarithms of costs (N, K) of N assignments to their values (N,)."""
 
 RANDOM_SHARE = 0.1
-"""Part of the evaluations that goes to random networks near the bounds, before the model has a say;
-at least one for each problem, as a model that saw cheap networks only may expect nothing of
-expensive ones."""
+"""Part of the evaluations that goes to random networks near the bounds first; at least one for each
+problem, as a model that saw only cheap networks may expect nothing of expensive ones."""
 EXPLORATION = 0.5
-"""How far draws stray from the mean. 1 is Thompson sampling, which explores for too long where
-evaluations are hardly more than options: see benchmarks/README.md."""
+"""How far draws stray from the mean; 1 is Thompson sampling: see benchmarks/README.md."""
 GROWTH = 1.1
 """The model's deviations are fitted again when evaluations have grown by this factor."""
 MISSES = 100
@@ -35,16 +32,16 @@ MISSES = 100
 DRAWS = 100
 """For each so many evaluations one draw more is taken from a posterior, as it takes longer."""
 ENUMERABLE = 10_000
-"""Spaces of up to so many assignments are priced as a whole, within seconds."""
+"""Assignments of a space that is priced as a whole, within seconds, at most."""
 RANDOM = 300
 """Random members that the pool of a larger space starts with."""
 STARTS, MOVES, PAIRS, LOOKS = 2, 25, 400, 6
 """Climbs of a search; moves of a climb; pairs of changes that a move considers beside all single
-ones; how many of the promising are priced until one fits."""
+changes; promising neighbours of which one must fit."""
 TOLERANCE = 0.005
-"""Of estimated costs, in logarithms; what passes is priced before it counts."""
+"""Of estimated costs, in logarithms; a neighbour is priced before it counts."""
 SMALLEST = 1e-4
-"""Of the largest network's costs; less is taken for so much, as zero has no logarithm."""
+"""Least part of the largest network's costs that is told from zero, which has no logarithm."""
 
 
 def refine(
@@ -56,18 +53,10 @@ def refine(
 ) -> tuple[list[Assignment], dict[Assignment, float]]:
     """Return for each problem the best assignment that meets its bounds, and all accuracies.
 
-    The problems propose in turn, and learn from all evaluations.
-
-    Args:
-        problems: the same problem ``within`` different bounds, or one alone.
-        evaluations: how often ``accuracy`` may be called; it is never called twice for one.
-        rng: draws the first networks, and what the model believes.
-        known: accuracies of canonical assignments, which need not meet the bounds; they come back
-            first.
-
-    Raises:
-        InfeasibleTarget: nothing meets the bounds.
-        ValueError: nothing that meets them is known, and nothing may be evaluated.
+    The problems, the same one ``within`` different bounds, propose in turn and learn from all
+    evaluations, of which there are at most ``evaluations``. ``known`` accuracies are of canonical
+    assignments, within the bounds or not, and come back first. Raises InfeasibleTarget if nothing
+    meets the bounds, ValueError if nothing that does is known and nothing may be evaluated.
     """
     pools = [Pool(problem, rng) for problem in problems]
     evaluated = dict(known)
@@ -87,7 +76,6 @@ class Pool:
     """Assignments that meet every bound, and a search for the one of the highest value."""
 
     def __init__(self, problem: Problem, rng: np.random.Generator) -> None:
-        """Raises InfeasibleTarget where nothing meets the bounds."""
         self.problem = problem
         self.members: dict[Assignment, None] = {}
         self._rng = rng
@@ -113,56 +101,53 @@ class Pool:
         found = values(*self.table())
         members = list(self.members)
         order = np.argsort(-found, kind="stable")
-        ranked = ((float(found[index]), members[index]) for index in order)
-        best = next(((value, one) for value, one in ranked if one not in seen), None)
-        for index in () if self.is_complete else order[:STARTS]:
-            for value, one in self._climb(members[index], float(found[index]), values):
-                if one not in seen and (best is None or value > best[0]):
-                    best = value, one
+        ranked = [(float(found[index]), members[index]) for index in order]
+        best = next((member for member in ranked if member[1] not in seen), None)
+        for start in () if self.is_complete else ranked[:STARTS]:
+            for reached in self._climb(*start, values):
+                if reached[1] not in seen and (best is None or reached[0] > best[0]):
+                    best = reached
         return best[1] if best else None
 
     def features(self, assignments: Sequence[Assignment]) -> tuple[Floats, Floats]:
         """Return indicators of (choice >= option), (N, D), and logarithms of costs, (N, K)."""
-        prices = [self.problem.price(assignment) for assignment in assignments]
+        prices = [self.problem.price(assignment).values() for assignment in assignments]
         costs = [
-            [math.log(max(pair)) for pair in zip(price.values(), self._floors, strict=True)]
+            [math.log(max(pair)) for pair in zip(price, self._floors, strict=True)]
             for price in prices
         ]
         return self._indicators(np.array(assignments, int)), np.array(costs, float)
 
     def table(self) -> tuple[Floats, Floats]:
         """Return the features of all members."""
-        new = list(self.members)[len(self._table[0]) :]
+        indicators, costs = self._table
+        new = list(self.members)[len(indicators) :]
         if new:
-            indicators, costs = self.features(new)
-            self._table = (
-                np.concatenate([self._table[0], indicators]),
-                np.concatenate([self._table[1], costs]),
-            )
+            more = self.features(new)
+            self._table = np.concatenate([indicators, more[0]]), np.concatenate([costs, more[1]])
         return self._table
 
     def _indicators(self, assignments: NDArray[np.int_]) -> Floats:
         return (assignments[:, self._choices] >= self._options).astype(float)
 
     def _climb(
-        self, start: Assignment, value: float, values: Values
-    ) -> list[tuple[float, Assignment]]:
-        """Return where a local search from ``start`` leads, move by move."""
-        path: list[tuple[float, Assignment]] = []
-        step: tuple[float, Assignment] | None = (value, start)
-        while step and len(path) < MOVES:
-            step = self._better(*step, values)
-            if step:
-                path.append(step)
-                self.members[step[1]] = None
-        return path
+        self, value: float, current: Assignment, values: Values
+    ) -> Iterator[tuple[float, Assignment]]:
+        """Yield the moves of a local search, which join the pool."""
+        for _ in range(MOVES):
+            step = self._better(value, current, values)
+            if step is None:
+                return
+            value, current = step
+            self.members[current] = None
+            yield step
 
     def _better(
         self, value: float, current: Assignment, values: Values
     ) -> tuple[float, Assignment] | None:
-        """Return a neighbour of higher value that fits, the most promising first.
+        """Return the most promising neighbour that fits and has a higher value.
 
-        Pricing is the slow part, so neighbours are priced only where their estimated costs fit.
+        Pricing is slow, so neighbours are priced only where their estimated costs fit.
         """
         neighbours = self._neighbours(current)
         indicators = self._indicators(neighbours)
@@ -185,14 +170,8 @@ class Pool:
 
     def _neighbours(self, current: Assignment) -> NDArray[np.int_]:
         """Return all assignments that differ in one choice, and some that differ in two."""
-        singles = np.array(
-            [
-                (choice, option)
-                for choice, size in enumerate(self.problem.sizes)
-                for option in range(size)
-                if option != current[choice]
-            ]
-        )
+        options = ((choice, o) for choice, n in enumerate(self.problem.sizes) for o in range(n))
+        singles = np.array([it for it in options if it[1] != current[it[0]]])
         pairs = self._rng.integers(len(singles), size=(PAIRS, 2))
         pairs = pairs[singles[pairs[:, 0], 0] != singles[pairs[:, 1], 0]]
         changed = np.repeat(np.array([current], int), len(singles) + len(pairs), axis=0)
@@ -203,7 +182,7 @@ class Pool:
         return changed
 
     def _cost_slopes(self) -> Floats:
-        """Return how each indicator changes the logarithms of costs, (D, K), by all prices."""
+        """Return by how much each indicator changes the logarithms of costs, (D, K)."""
         priced = self.problem.priced()
         if self._slopes is None or len(priced) > 1.5 * self._slopes[0]:
             indicators, costs = self.features(priced)
@@ -233,7 +212,7 @@ def _proposals(
     share: int,
     rng: np.random.Generator,
 ) -> Iterator[Assignment]:
-    """Yield what to evaluate for a pool that has ``share`` evaluations; ``evaluated`` may grow."""
+    """Yield ``share`` assignments of a pool to evaluate; ``evaluated`` may grow meanwhile."""
     unseen = [member for member in pool.members if member not in evaluated]
     if pool.is_complete and len(unseen) <= share:
         yield from (member for member in unseen if member not in evaluated)
@@ -267,12 +246,12 @@ def _promising(
 ) -> Iterator[Assignment]:
     """Yield the best of one draw after the other that is not in ``evaluated``, which may grow."""
     encode = Encoder(pool.problem.sizes, *pool.table())
-    posterior, fitted = None, 0.0
+    deviations, fitted = None, 0
     while True:
-        if posterior is None or len(evaluated) > GROWTH * fitted:
-            posterior, fitted = _posterior(pool, encode, evaluated, None), len(evaluated)
-        else:
-            posterior = _posterior(pool, encode, evaluated, posterior.deviations)
+        if len(evaluated) > GROWTH * fitted:
+            deviations, fitted = None, len(evaluated)
+        posterior = _posterior(pool, encode, evaluated, deviations)
+        deviations = posterior.deviations
         for _ in range(1 + len(evaluated) // DRAWS):
             draw = posterior.draw(rng, EXPLORATION)
             found = pool.search(lambda *features, draw=draw: draw(encode(*features)), evaluated)
@@ -285,7 +264,7 @@ def _posterior(
     pool: Pool,
     encode: Encoder,
     evaluated: Mapping[Assignment, float],
-    deviations: Floats | None,
+    deviations: Floats | None = None,
 ) -> Posterior:
     inputs = encode(*pool.features(list(evaluated)))
     return Posterior(inputs, list(evaluated.values()), deviations)
@@ -294,18 +273,15 @@ def _posterior(
 def _best(pool: Pool, evaluated: Mapping[Assignment, float]) -> Assignment:
     """Return the best by the mean of observation and expectation; by observation if all is known.
 
-    The expectation shrinks observations that are high by luck, and the observation makes up for
-    what the model cannot express.
+    The expectation shrinks observations that are high by luck; the observation has what the model
+    cannot express.
     """
-    feasible = [it for it in evaluated if pool.problem.fits(it)]
-    merits = {it: evaluated[it] for it in feasible}
+    merits = {it: accuracy for it, accuracy in evaluated.items() if pool.problem.fits(it)}
     if not (pool.is_complete and all(member in evaluated for member in pool.members)):
         encode = Encoder(pool.problem.sizes, *pool.table())
-        posterior = _posterior(pool, encode, evaluated, None)
-        expected = posterior.mean(encode(*pool.features(feasible)))
-        merits = {
-            it: (merit + float(mean)) / 2
-            for (it, merit), mean in zip(merits.items(), expected, strict=True)
-        }
+        posterior = _posterior(pool, encode, evaluated)
+        expected = posterior.mean(encode(*pool.features(list(merits))))
+        for assignment, mean in zip(merits, expected, strict=True):
+            merits[assignment] = (merits[assignment] + float(mean)) / 2
     # of equally good ones the most expensive: a few images often tie, and capacity seldom hurts
     return max(merits, key=lambda it: (merits[it], pool.problem.excess(it)))

@@ -1,9 +1,8 @@
 """Baselines of slimming, and studies that workers share: random search and Optuna's samplers.
 
-Workers share a study in a storage that all of them write to: a journal file serves the processes of
-one machine, a database those of many. Each worker asks the study what to evaluate next, so none
-needs to know of the others, and any of them may be killed: a running trial has a pulse, and one
-whose pulse stood still is evaluated again by the worker that notices it first.
+Workers know of each other by a study in a storage that all write to: a journal file for processes
+of one machine, a database for those of many. Any of them may be killed: a running trial has a
+pulse, and the worker that first notices a dead one evaluates it again.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ if TYPE_CHECKING:
 SamplerName = Literal["nsga2", "tpe", "random"]
 
 POPULATION = 20
-"""Networks of one generation of the evolution; Optuna's 50 leave no time to evolve in 100
+"""Networks of a generation of the evolution, as Optuna's 50 leave no time to evolve in 100
 evaluations. Any sampler starts with so many random networks near the bounds."""
 PROPOSALS = 20
 """Networks that a sampler may propose per evaluation; those that miss a bound cost none."""
 MISSES = 20
-"""Proposals of a worker in a row that cost no evaluation, after which it proposes a random network,
-as samplers often repeat themselves."""
+"""Proposals in a row that cost no evaluation, as samplers often repeat themselves; after so many a
+worker proposes a random network."""
 RANDOM_MISSES = 100
 """Random networks in a row that were evaluated before, after which random search ends."""
 WAIT_SECONDS = 0.1
@@ -54,11 +53,8 @@ about."""
 def open_study(storage: str | None, name: str, *, subject: str) -> Study:
     """Return the study ``name``, made if need be, which maximises accuracy and minimises a cost.
 
-    ``storage`` is the path of a journal file, or a database's URL as SQLAlchemy takes them; None
-    keeps the study in memory. ``subject`` says in a line what is searched, and for what.
-
-    Raises:
-        UserError: the storage cannot be opened, or its study is about something else.
+    ``storage`` is the path of a journal file or a database's URL; None keeps the study in memory.
+    Raises UserError if it cannot be opened, or its study is about another ``subject`` (one line).
     """
     import optuna
 
@@ -112,10 +108,7 @@ PULSE = Pulse()
 def search_randomly(
     problems: Sequence[Problem], *, evaluations: int, rng: np.random.Generator
 ) -> Solution:
-    """Return for each problem the most accurate of random networks near the bounds of all, in turn.
-
-    Arguments and errors are those of ``slim_problems``.
-    """
+    """Evaluate random networks near the bounds of each problem in turn; see ``slim_problems``."""
     problems = [problem.ready(evaluations) for problem in problems]
     evaluated: dict[Assignment, float] = {}
     misses = 0
@@ -132,9 +125,8 @@ def search_randomly(
 def evolve(problems: Sequence[Problem], *, evaluations: int, rng: np.random.Generator) -> Solution:
     """Run NSGA-II on accuracy and the first bounded cost, with the loosest bounds as constraints.
 
-    Its first generation is random networks near the bounds of each problem. Evolution of accuracy
-    alone was better on some tables and worse on others: see benchmarks/README.md. Arguments and
-    errors are those of ``slim_problems``.
+    The first generation is random networks near the bounds of each problem. For accuracy alone see
+    benchmarks/README.md, for arguments and errors ``slim_problems``.
     """
     problems = [problem.ready(evaluations) for problem in problems]
     loosest = {
@@ -151,8 +143,7 @@ def evolve(problems: Sequence[Problem], *, evaluations: int, rng: np.random.Gene
         rng=rng,
         first=lambda: next(turns).sample(rng),
     )
-    trials = study.get_trials(deepcopy=False)
-    return _solution(problems, evaluated_in(trials, problems[0]))
+    return _solution(problems, evaluated_in(study.get_trials(deepcopy=False), problems[0]))
 
 
 def work(
@@ -168,27 +159,27 @@ def work(
 ) -> None:
     """Evaluate, beside other workers, until the study holds ``evaluations`` or has no new proposal.
 
-    Only assignments that meet every bound of ``problem`` are evaluated, and none twice. ``first``
-    returns the first networks to propose, by default random ones near the bounds. ``progress``
-    receives the number of evaluations that all workers have made.
+    Only assignments that meet every bound are evaluated, and none twice. ``first`` returns the
+    first networks to propose, by default random ones near the bounds. ``progress`` receives the
+    evaluations of all workers.
     """
     from optuna.trial import TrialState
 
-    pulses = _Pulses(pulse.patience_seconds)
+    beats: dict[int, tuple[object, float]] = {}
     misses = 0
     while True:
         trials = study.get_trials(deepcopy=False)
         evaluated = evaluated_in(trials, problem)
         progress.update("networks evaluated", len(evaluated), evaluations)
-        running = [trial for trial in trials if trial.state is TrialState.RUNNING]
-        dead = pulses.dead(running)
+        running = [trial for trial in trials if not trial.state.is_finished()]
+        dead = _dead(running, beats, pulse.patience_seconds)
         finished = len(trials) - len(running)
         if len(evaluated) >= evaluations or finished >= PROPOSALS * evaluations:
             return
         if len(evaluated) + len(running) - len(dead) >= evaluations:
             time.sleep(WAIT_SECONDS)
             continue
-        fixed = _taken_over(study, dead[0], problem) if dead else None
+        fixed = _take_over(study, dead[0], problem) if dead else None
         if fixed is None and len(trials) < POPULATION:
             fixed = first() if first else problem.sample(rng)
         elif fixed is None and misses >= MISSES:
@@ -205,7 +196,7 @@ def work(
         misses = 0 if trial.user_attrs.get(EVALUATED) else misses + 1
 
 
-def evaluated_in(trials: list[FrozenTrial], problem: Problem) -> dict[Assignment, float]:
+def evaluated_in(trials: Sequence[FrozenTrial], problem: Problem) -> dict[Assignment, float]:
     """Return the accuracy of each assignment that a worker evaluated, in the order of trials."""
     return {
         proposal: trial.values[0]
@@ -222,8 +213,6 @@ def _evaluate(
 
     Where a bound is missed nothing is evaluated and the accuracy is 0: constraints count first.
     """
-    from optuna.trial import TrialState
-
     sizes = enumerate(problem.sizes)
     proposed = problem.canonical(
         tuple(trial.suggest_int(str(choice), 0, size - 1) for choice, size in sizes)
@@ -238,18 +227,15 @@ def _evaluate(
     known = evaluated_in(trials, problem)
     if proposed in known:
         return [known[proposed], price]
-    # Numbers are given out in the order in which trials begin, so of all workers that see one
-    # evaluation left only one finds no trial before its own. A trial with a pulse was faster, and
-    # evaluates already.
+    # Trials are numbered in the order in which they begin, so of all workers that see one
+    # evaluation left only one finds no trial before its own. One with a pulse evaluates already.
     before = [
-        other
+        _proposal(other, problem)
         for other in trials
-        if other.state is TrialState.RUNNING and other.number != trial.number
+        if not other.state.is_finished() and other.number != trial.number
         if other.number < trial.number or BEAT in other.user_attrs
     ]
-    if len(known) + len(before) >= evaluations:
-        return None
-    if proposed in [_proposal(other, problem) for other in before]:
+    if len(known) + len(before) >= evaluations or proposed in before:
         return None
     with _beating(trial, pulse_seconds):
         found = problem.accuracy(proposed)
@@ -258,7 +244,7 @@ def _evaluate(
 
 
 def _fixed(sampler: BaseSampler, proposal: Assignment) -> BaseSampler:
-    """Return the sampler, but with this proposal; Optuna's own is experimental."""
+    """Return the sampler, but with this proposal; Optuna's own such sampler is experimental."""
     from optuna.samplers import BaseSampler
 
     class Fixed(BaseSampler):
@@ -284,7 +270,7 @@ def _fixed(sampler: BaseSampler, proposal: Assignment) -> BaseSampler:
     return Fixed()
 
 
-def _taken_over(study: Study, dead: FrozenTrial, problem: Problem) -> Assignment | None:
+def _take_over(study: Study, dead: FrozenTrial, problem: Problem) -> Assignment | None:
     """Return a dead worker's proposal; None if there is none, or another worker was faster."""
     from optuna.trial import TrialState
 
@@ -295,25 +281,19 @@ def _taken_over(study: Study, dead: FrozenTrial, problem: Problem) -> Assignment
     return _proposal(dead, problem)
 
 
-class _Pulses:
-    """When each running trial's pulse was last seen to change, by this process's clock."""
+def _dead(
+    running: list[FrozenTrial], beats: dict[int, tuple[object, float]], patience_seconds: float
+) -> list[FrozenTrial]:
+    """Return the trials whose pulse has stood still for too long.
 
-    def __init__(self, patience_seconds: float) -> None:
-        self._patience = patience_seconds
-        self._seen: dict[int, tuple[object, float]] = {}
-
-    def dead(self, running: list[FrozenTrial]) -> list[FrozenTrial]:
-        """Return those of the running trials whose pulse has stood still for too long."""
-        now = time.monotonic()
-        found = []
-        for trial in running:
-            beat = trial.user_attrs.get(BEAT)
-            last, since = self._seen.get(trial.number, (None, now))
-            if trial.number not in self._seen or last != beat:
-                self._seen[trial.number] = (beat, now)
-            elif now - since > self._patience:
-                found.append(trial)
-        return found
+    ``beats`` keeps each trial's last beat, and when it was first seen by this process's clock.
+    """
+    now = time.monotonic()
+    for trial in running:
+        beat = trial.user_attrs.get(BEAT)
+        if trial.number not in beats or beats[trial.number][0] != beat:
+            beats[trial.number] = beat, now
+    return [trial for trial in running if now - beats[trial.number][1] > patience_seconds]
 
 
 @contextmanager
@@ -348,7 +328,7 @@ def _storage(storage: str) -> BaseStorage:
 
 
 def _proposal(trial: FrozenTrial, problem: Problem) -> Assignment | None:
-    """Return what a trial proposes; None until all its choices have reached the storage."""
+    """Return a trial's proposal; None until all its choices have reached the storage."""
     if len(trial.params) < len(problem.sizes):
         return None
     choices = range(len(problem.sizes))

@@ -1,10 +1,8 @@
 """The walk of slimming: from the largest network down to the bounds, one cheaper option at a time.
 
-A strategy says which actions a step has and how they rank; the walk evaluates them, compares their
-accuracy drops, takes the best and repeats. ``Frontier`` is the loop of EfficientFormer V2 (Li et
-al., ICCV 2023, section 3.3): of all actions that lower one choice, the one with the least drop per
-gain in Mobile Efficiency Score. A walk cannot take an early removal back; its evaluations go to
-``refine``, which can.
+A strategy says which actions a step has and how they rank; the walk evaluates them, takes the best
+and repeats. ``Frontier`` is the loop of EfficientFormer V2 (Li et al., ICCV 2023, section 3.3). A
+walk cannot take an early removal back; ``refine``, to which most evaluations go, can.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from nas.search.problem import Assignment, Costs, Floats, Problem
 
 
 class Action(NamedTuple):
-    """Lowering choice ``choice`` to option ``option``, and what that makes of the network."""
+    """Lowering a choice to an option, and the network that it leads to."""
 
     choice: int
     option: int
@@ -32,7 +30,7 @@ class Action(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One step of a walk: where it started, every action it considered, and the one it took."""
+    """One step of a walk: its start, every action that it considered, and the one that it took."""
 
     assignment: Assignment
     accuracy: float | None
@@ -51,13 +49,17 @@ class Solution(NamedTuple):
 
     @property
     def best(self) -> Assignment:
-        """The best for the first problem, or the only one."""
+        """The best for the first problem."""
         return self.bests[0]
 
 
+Lowering = tuple[int, int]
+"""A choice, and the option that it is lowered to."""
 Key = tuple[str | int, ...]
 Actions = Mapping[Key, Action]
 """The actions of a step; the last drop of an action is remembered under its key."""
+Groups = Mapping[Key, Sequence[Lowering]]
+"""Of each group one lowering becomes an action."""
 
 
 class Position(NamedTuple):
@@ -81,7 +83,7 @@ class Strategy(ABC):
     """Which actions a step has, how they rank, and how many of them it may evaluate."""
 
     walk_share = 1.0
-    """Part of the evaluations of one problem that walks; if below 1, the others refine."""
+    """Part of the evaluations of one problem that the walk takes; if below 1, the rest refines."""
     recalls = True
     """Whether a step that may evaluate nothing compares with what earlier steps evaluated."""
 
@@ -91,22 +93,21 @@ class Strategy(ABC):
 
     @abstractmethod
     def gain(self, at: Position, action: Action) -> float:
-        """Return what an action's drop is divided by, above zero: what it saves."""
+        """Return what an action saves, above zero: its drop is divided by that."""
 
     @abstractmethod
     def affordable(self, at: Position, budget: int, spent: int) -> int:
         """Return how many actions this step may evaluate so that the budget lasts to the bounds.
 
-        ``budget`` evaluations were left when the step began, ``spent`` of them (0 or 1) went to the
-        network that it starts from.
+        ``budget`` evaluations were left when the step began; its start took ``spent``, 0 or 1.
         """
 
     def drop(self, key: Key, drops: Mapping[Key, float]) -> float | None:
-        """Return the drop to expect of an action, by the last drops of all; None if unknown."""
+        """Return the drop to expect of an action, from the last drops of all; None if unknown."""
         return drops.get(key)
 
     def order(self, count: int, rng: np.random.Generator) -> Sequence[int]:  # noqa: ARG002
-        """Return in which order ``count`` equally good actions stand."""
+        """Return the order of ``count`` equally good actions."""
         return range(count)
 
     def choose(
@@ -114,7 +115,7 @@ class Strategy(ABC):
     ) -> list[Key]:
         """Return the actions to evaluate, in this order; those in ``evaluated`` cost nothing.
 
-        ``ranked`` are the actions of unknown drop, then the others, the most promising first.
+        ``ranked`` holds actions of unknown drop first, then the most promising.
         """
         every = [action.assignment for action in ranked.values()]
         new = dict.fromkeys(assignment for assignment in every if assignment not in evaluated)
@@ -122,44 +123,49 @@ class Strategy(ABC):
         return [key for key, action in ranked.items() if action.assignment not in unaffordable]
 
     def preference(self, problem: Problem, assignment: Assignment) -> float:  # noqa: ARG002
-        """Return which of equally accurate networks is the best: the highest, then the first."""
+        """Return by what equally accurate networks rank: the highest, then the first, is best."""
         return 0.0
 
 
 class Frontier(Strategy):
-    """Every choice may be lowered; the drop per gain in efficiency score decides."""
+    """Every choice may be lowered; the drop per gain in Mobile Efficiency Score decides."""
 
     recalls = False
 
-    def __init__(self, walk_share: float = 0.15) -> None:
-        """Set the part of the evaluations that walks; for the default see benchmarks/README.md."""
+    def __init__(self, walk_share: float = 0.15) -> None:  # see benchmarks/README.md
         self.walk_share = walk_share
 
     def actions(self, problem: Problem, current: Assignment) -> Actions:
-        """Return, for each choice, the next option that raises the score and lowers a missed bound.
+        """Return, for each choice, the next option that raises the score and lowers a missed cost.
 
         Fewer channels may save parameters, and so raise the score, but no time: on a device that
-        computes 16 channels at once 40 cost as much as 48. Where no action lowers a missed bound
+        computes 16 channels at once 40 cost as much as 48. Where no action lowers a missed cost
         on its own, those that raise the score are left.
         """
         costs = problem.price(current)
+        score = problem.score(costs)
         missed = [name for name, bound in problem.target.items() if costs[name] > bound]
+        groups: Groups = {(choice,): below(current, choice) for choice in range(len(current))}
 
-        def saves(lowered: Costs) -> bool:
-            return any(lowered[name] < costs[name] for name in missed)
+        def raises(action: Action) -> bool:
+            return action.score > score
 
-        return _raising(problem, current, saves) or _raising(problem, current, lambda _: True)
+        def saves(action: Action) -> bool:
+            return raises(action) and any(action.costs[name] < costs[name] for name in missed)
+
+        found = first_useful(problem, current, groups, saves)
+        found = found or first_useful(problem, current, groups, raises)
+        return {(action.choice, action.option): action for action in found.values()}
 
     def gain(self, at: Position, action: Action) -> float:
         return action.score - at.score
 
     def affordable(self, at: Position, budget: int, spent: int) -> int:
-        """Keep one evaluation for the final network."""
         here = at.problem.excess(at.assignment)
         savings = [here - at.problem.excess(it.assignment) for it in at.actions.values()]
         saving = float(np.mean([max(it, 0.0) for it in savings])) or math.inf
         steps = max(1, math.ceil(here / saving))
-        spare = budget - spent - 1
+        spare = budget - spent - 1  # one for the final network
         if at.is_first and spare >= len(at.actions) + 2 * steps:
             return spare  # the first look at everything ranks all later steps
         return spare // steps
@@ -172,24 +178,20 @@ class Frontier(Strategy):
         return others[-1] if others else None
 
     def order(self, count: int, rng: np.random.Generator) -> Sequence[int]:
-        """Return a random order: where nothing is known, chance decides."""
         return [int(index) for index in rng.permutation(count)]
 
     def choose(
         self, ranked: Actions, evaluated: Container[Assignment], affordable: int
     ) -> list[Key]:
         """Return the first few in the order of choices, and those in ``evaluated``."""
-        first = {action.assignment for action in list(ranked.values())[: max(0, affordable)]}
-        chosen = [
-            key
-            for key, action in ranked.items()
-            if action.assignment in first or action.assignment in evaluated
-        ]
-        return sorted(chosen, key=lambda key: ranked[key].choice)
+        actions = list(ranked.values())
+        first = {action.assignment for action in actions[: max(0, affordable)]}
+        chosen = [it for it in actions if it.assignment in first or it.assignment in evaluated]
+        return [(it.choice, it.option) for it in sorted(chosen, key=lambda it: it.choice)]
 
 
 class Walk:
-    """A walk and its state: what was evaluated, the last drop of each action, the trace."""
+    """A walk and its state: the accuracies, the last drop of each action, the trace."""
 
     def __init__(
         self,
@@ -197,19 +199,17 @@ class Walk:
         strategy: Strategy,
         rng: np.random.Generator,
         budget: int,
-        known: Mapping[Assignment, float],
+        known: Mapping[Assignment, float],  # cost no evaluation
     ) -> None:
-        """Allow ``budget`` evaluations beside the ``known`` accuracies."""
         self.evaluated = dict(known)
         self.trace: list[Step] = []
         self._problem, self._strategy, self._rng, self._budget = problem, strategy, rng, budget
         self._drops: dict[Key, float] = {}
 
     def run(self, start: Assignment) -> Assignment:
-        """Take one action after the other until every bound is met, and return where that is.
+        """Return the network that meets every bound, after one action after the other.
 
-        Where no action is left before, as costs need not grow with every option, it is another
-        network that meets the bounds.
+        Where no action is left before, as costs need not grow with every option, it is another.
         """
         current = start
         while not self._problem.fits(current):
@@ -221,7 +221,7 @@ class Walk:
         return current
 
     def _evaluate(self, assignment: Assignment) -> float | None:
-        """Return the accuracy, from memory if it is known; None where the budget is spent."""
+        """Return the accuracy; None where it is unknown and the budget is spent."""
         if assignment not in self.evaluated:
             if self._budget < 1:
                 return None
@@ -230,7 +230,7 @@ class Walk:
         return self.evaluated[assignment]
 
     def _step(self, at: Position) -> Assignment:
-        """Evaluate actions, take the best, and return where it leads."""
+        """Evaluate actions, and return the network that the best leads to."""
         strategy, actions, budget = self._strategy, dict(at.actions), self._budget
         may_evaluate = strategy.affordable(at, budget, 0) > 0
         if may_evaluate:
@@ -247,9 +247,8 @@ class Walk:
             return drop is not None, float(rank)
 
         keys = list(actions)
-        ranked = sorted(
-            (keys[index] for index in strategy.order(len(keys), self._rng)), key=expected
-        )
+        order = strategy.order(len(keys), self._rng)
+        ranked = sorted((keys[index] for index in order), key=expected)
         chosen = strategy.choose({key: actions[key] for key in ranked}, self.evaluated, affordable)
         self._race(at, {actions[key].assignment: gains[key] for key in chosen})
         for key in chosen:
@@ -260,9 +259,8 @@ class Walk:
         order = strategy.order(len(keys), self._rng)
         ranks = [(expected(key)[1], place) for key, place in zip(keys, order, strict=True)]
         taken = actions[keys[ranks.index(min(ranks))]]
-        self.trace.append(
-            Step(at.assignment, now, at.costs, at.score, tuple(actions.values()), taken)
-        )
+        considered = tuple(actions.values())
+        self.trace.append(Step(at.assignment, now, at.costs, at.score, considered, taken))
         return taken.assignment
 
     def _race(self, at: Position, gains: Mapping[Assignment, float]) -> None:
@@ -286,28 +284,14 @@ def slim_problems(
     start: Assignment | None = None,
     known: Mapping[Assignment, float] | None = None,
 ) -> Solution:
-    """Walk by a strategy, then refine on the bounds of each problem in turn.
+    """Walk from ``start``, by default the largest network, then refine on each problem's bounds.
 
-    A strategy with a ``walk_share`` of 1 walks alone, from the bounds of one problem to those of
-    the next, each with its share of the evaluations. Another walks to the tightest bounds; then all
-    problems learn from all evaluations, so together they cover the frontier of latency and
-    accuracy.
-
-    Args:
-        problems: the same problem ``within`` different bounds, or one alone.
-        strategy: which actions a step has, and how they rank.
-        evaluations: how often ``accuracy`` may be called for all problems together; it is never
-            called twice for one assignment.
-        rng: draws what the model believes, breaks ties, orders actions of which nothing is known.
-        start: where to start instead of at the largest network.
-        known: accuracies that need no evaluation.
-
-    Returns:
-        For each problem the best; the walks' steps; accuracies in the order of their evaluation.
-
-    Raises:
-        InfeasibleTarget: nothing meets every bound of a problem; found before any evaluation.
-        ValueError: no evaluation is allowed.
+    ``problems`` are the same one ``within`` different bounds. All together call ``accuracy`` at
+    most ``evaluations`` times, never twice for one assignment nor for a ``known`` one. A strategy
+    with a ``walk_share`` of 1 walks alone, from the bounds of one problem to those of the next,
+    each with its share of the evaluations; another walks to the tightest bounds only. Raises
+    InfeasibleTarget if nothing meets a problem's bounds, ValueError without an evaluation; both
+    before ``accuracy`` is called.
     """
     from nas.search.refinement import refine  # loads scipy, which the command line's help can spare
 
@@ -320,7 +304,7 @@ def slim_problems(
         budget = max(1, round(strategy.walk_share * evaluations / len(problems)))
         walk = Walk(tightest, strategy, rng, budget, seen)
         walk.run(current)
-        left = evaluations - (len(walk.evaluated) - len(seen))
+        left = evaluations + len(seen) - len(walk.evaluated)
         found, evaluated = refine(problems, evaluations=left, rng=rng, known=walk.evaluated)
         return Solution(tuple(found), tuple(walk.trace), evaluated)
     bests: list[Assignment] = []
@@ -338,12 +322,7 @@ def slim_problems(
 def slim_greedily(
     problems: Sequence[Problem], *, evaluations: int, rng: np.random.Generator
 ) -> Solution:
-    """Walk by ``Frontier`` with all evaluations, as published: a baseline.
-
-    Where evaluations do not suffice for every action of every step, an action that was tried
-    before is ranked by its last drop, and the most promising are evaluated again. Arguments and
-    errors are those of ``slim_problems``.
-    """
+    """Walk by ``Frontier`` with all evaluations, as published; see ``slim_problems``."""
     return slim_problems(problems, Frontier(walk_share=1.0), evaluations=evaluations, rng=rng)
 
 
@@ -353,15 +332,9 @@ def most_accurate(
     default: Assignment,
     preference: Callable[[Problem, Assignment], float] = lambda *_: 0.0,
 ) -> Assignment:
-    """Return the best of ``evaluated`` that meets the bounds, or the default where none does.
-
-    Of equally accurate ones the highest ``preference`` decides, then their order.
-    """
-    return max(
-        (assignment for assignment in evaluated if problem.fits(assignment)),
-        key=lambda it: (evaluated[it], preference(problem, it)),
-        default=default,
-    )
+    """Return the most accurate that meets the bounds, then by ``preference``, or the default."""
+    feasible = filter(problem.fits, evaluated)
+    return max(feasible, key=lambda it: (evaluated[it], preference(problem, it)), default=default)
 
 
 def drop_per_gain(drops: Floats, gains: Floats) -> Floats:
@@ -369,18 +342,25 @@ def drop_per_gain(drops: Floats, gains: Floats) -> Floats:
     return np.where(drops > 0, drops / gains, drops * gains)
 
 
-def _raising(
-    problem: Problem, current: Assignment, is_useful: Callable[[Costs], bool]
+def below(current: Assignment, choice: int, lowest: int = 0) -> list[Lowering]:
+    """Return the options below the current one, the next first."""
+    return [(choice, option) for option in reversed(range(lowest, current[choice]))]
+
+
+def first_useful(
+    problem: Problem,
+    current: Assignment,
+    groups: Groups,
+    is_useful: Callable[[Action], bool],
 ) -> dict[Key, Action]:
-    """Return, for each choice, the next lower option that raises the score and is useful."""
-    here = problem.score(problem.price(current))
+    """Return the first useful lowering of each group, where there is one."""
     found: dict[Key, Action] = {}
-    for choice, index in enumerate(current):
-        for option in range(index - 1, -1, -1):
+    for key, lowerings in groups.items():
+        for choice, option in lowerings:
             lowered = problem.changed(current, choice, option)
             costs = problem.price(lowered)
-            score = problem.score(costs)
-            if score > here and is_useful(costs):
-                found[choice, option] = Action(choice, option, lowered, costs, score)
+            action = Action(choice, option, lowered, costs, problem.score(costs))
+            if is_useful(action):
+                found[key] = action
                 break
     return found
