@@ -127,7 +127,7 @@ class RunFolder(ABC, Generic[Subject, Record]):
 
         Raises UserError if the folder is not free, or another process trains there.
         """
-        with self._lock():
+        with hold_folder(self.path, activity="training", option="--run"):
             self.require_free(self.path, force=force)
             described = self.descriptions()
             for name in (*self._files(), *described):
@@ -143,7 +143,7 @@ class RunFolder(ABC, Generic[Subject, Record]):
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from training here, or replacing the training."""
-        with self._lock():
+        with hold_folder(self.path, activity="training", option="--run"):
             found = self.open(self.path)
             if (found.subject, found.record) != (self.subject, self.record):
                 raise UserError(f"{self.path}: another process has begun another {self.noun} there")
@@ -241,9 +241,6 @@ class RunFolder(ABC, Generic[Subject, Record]):
     def _files(cls) -> tuple[str, ...]:
         """The names of all that a training leaves; the record first, as it marks the training."""
         return (cls.record_file, cls.subject_file, CHECKPOINT, PREVIOUS, LOG, CURVES, *cls.results)
-
-    def _lock(self) -> AbstractContextManager[None]:
-        return hold_folder(self.path, activity="training", option="--run")
 
 
 def _sha256(text: str) -> str:

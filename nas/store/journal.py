@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -17,32 +16,21 @@ from nas.errors import UserError, writing
 Line = TypeVar("Line", bound=Value)
 
 
-@dataclass(frozen=True)
-class Words:
-    """Annotates a header's field of no meaning to users, such as a hash.
+class Words(str):
+    """Annotates a header's field that users do not know, such as a hash, with words for it."""
 
-    Messages name a value that differs by ``text``: "the weights of another training".
-    """
-
-    text: str
+    __slots__ = ()
 
 
 class Journal(Generic[Line]):
     """Reads the ``lines`` of a file and appends to them; a context that closes the file.
 
-    A last line that a kill or a full disk cut short is dropped when the journal is opened again.
+    The ``header``, its first line, identifies the work that the lines record; in messages the
+    ``noun`` is that work, such as "a search", and the ``remedy`` says what to do about a file that
+    does not fit. Without ``resume`` the file is replaced. A last line that a kill or a full disk
+    cut short is dropped, as are the first line that is not to ``keep`` and all after it.
 
-    Args:
-        path: the file.
-        kind: the type of the lines, or the union of their types.
-        noun: the work that the lines record, in messages: "a search".
-        remedy: for messages, what a user can do about a file that does not fit.
-        header: the first line, which identifies that work.
-        resume: continue the file that is there; otherwise it is replaced.
-        keep: whether a line is still valid; the first invalid one and all after it are dropped.
-
-    Raises:
-        UserError: the file is damaged, has another header, or cannot be written.
+    Raises UserError if the file is damaged, has another header, or cannot be written.
     """
 
     def __init__(
@@ -71,14 +59,14 @@ class Journal(Generic[Line]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
     def append(self, *lines: Line) -> None:
         """Add lines, which are on disk when it returns; raises UserError if the disk is full."""
         self._write(*lines)
         self.lines.extend(lines)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def _read(self, header: Value | None, keep: Callable[[Line], bool]) -> int:
         """Read the lines; returns the length in bytes of those that are kept."""
@@ -112,12 +100,10 @@ class Journal(Generic[Line]):
                 continue
             if isinstance(before, Value):
                 self._require_same(before, given)
-            words = next((it.text for it in field.metadata if isinstance(it, Words)), None)
-            difference = (
-                f"is of {self._noun} with {words}"
-                if words
-                else f"was started with {name} {_text(before)}, got {_text(given)}"
-            )
+            words = next((it for it in field.metadata if isinstance(it, Words)), None)
+            difference = f"was started with {name} {_text(before)}, got {_text(given)}"
+            if words:
+                difference = f"is of {self._noun} with {words}"
             raise UserError(f"{self.path}: {difference}; {self._remedy}")
 
     def _write(self, *lines: Value) -> None:

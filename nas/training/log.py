@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -30,17 +30,13 @@ class SetbackLine(Value):
     reason: str
 
 
-class EpochLine(Value):
+class EpochLine(Value, extra="allow"):
     """A finished epoch, from 1, with its numbers and ``paths``, its path probabilities."""
-
-    model_config = ConfigDict(extra="allow")
 
     epoch: int
 
 
-_KIND: TypeAdapter[SetbackLine | EpochLine] = TypeAdapter(
-    Annotated[SetbackLine | EpochLine, Field(union_mode="left_to_right")]
-)
+Line = Annotated[SetbackLine | EpochLine, Field(union_mode="left_to_right")]
 
 
 class Log:
@@ -55,23 +51,20 @@ class Log:
     def __init__(
         self, path: Path, curves: Path, *, finished_epochs: int, setbacks: int = 0
     ) -> None:
-        def is_kept(line: SetbackLine | EpochLine) -> bool:
+        def is_kept(line: Line) -> bool:
             if isinstance(line, SetbackLine):
                 return line.setback <= setbacks
             return line.epoch <= finished_epochs
 
         self._curves = curves
-        self._journal = Journal(
-            path, _KIND, noun="a training", remedy="delete that line", keep=is_kept
-        )
-        start = SessionLog(status=SessionLog.START)
+        kind, remedy = TypeAdapter[Line](Line), "delete that line"
+        self._journal = Journal(path, kind, noun="a training", remedy=remedy, keep=is_kept)
+        hide_later = SessionLog(status=SessionLog.START)
         try:
             with writing(curves):
                 self._events = _new_file_of_events(curves)
                 self._write(Event(file_version="brain.Event:2"))
-                self._write(
-                    Event(step=finished_epochs + 1, session_log=start)
-                )  # hides later points
+                self._write(Event(step=finished_epochs + 1, session_log=hide_later))
         except UserError:
             self._journal.close()
             raise
@@ -96,10 +89,9 @@ class Log:
         """
         curves = {name: float(f"{number:.6g}") for name, number in numbers.items()}
         entry: dict[str, Any] = {"epoch": epoch, **curves}
-        if paths:
-            entry["paths"] = {}
         for slot, chances in paths.items():
-            entry["paths"][slot] = {kind: round(chance, 4) for kind, chance in chances.items()}
+            rounded = {kind: round(chance, 4) for kind, chance in chances.items()}
+            entry.setdefault("paths", {})[slot] = rounded
             curves |= {f"paths/{slot}/{kind}": chance for kind, chance in chances.items()}
         self._journal.append(EpochLine.model_validate(entry))
         points = [Summary.Value(tag=name, simple_value=point) for name, point in curves.items()]

@@ -83,27 +83,20 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
     ) -> tuple[Retraining, Dataset]:
         """Start a folder; with ``force`` in place of the retraining that is there.
 
-        Args:
-            path: the folder.
-            architecture: the network to train; its head gets the classes of the images.
-            supernet: the run from which it inherits weights, and the images by default.
-            images: fields of ``DataSettings`` that differ from the supernet's, or from digits.
-            recipe: the ``name`` of one of ``RECIPES``, and fields that differ from it.
-            teacher: see ``load_teacher``.
-            force: replace the retraining that is there.
-            device: where inherited weights get their norms' statistics; it is not recorded.
+        The head gets the classes of the images. ``images`` are the fields of ``DataSettings`` that
+        differ from those of the ``supernet`` that it inherits from, or from digits; ``recipe`` is
+        the ``name`` of one of ``RECIPES`` and the fields that differ from it. Inherited weights get
+        their norms' statistics on ``device``, which is not recorded.
 
-        Raises:
-            UserError: the folder holds something already; or data, supernet, teacher and
-                architecture do not fit together.
+        Raises UserError if the folder holds something already; or data, supernet, teacher and
+        architecture do not fit together.
         """
         cls.require_free(path, force=force)  # before the images are read, which may take long
         known = supernet.data.model_dump() if supernet else {"spec": "digits"}
         data = DataSettings.model_validate({**known, **(images or {})})
         changes = dict(recipe or {})
-        # the recipe may depend on the images; its resolutions do not
-        resolutions = Recipe.model_validate({**dict(RECIPES["light"]), **changes}).resolutions
-        dataset = data.load(reading_size(architecture, resolutions))
+        light = Recipe.model_validate({**RECIPES["light"].model_dump(), **changes})
+        dataset = data.load(reading_size(architecture, light.resolutions))  # as of all recipes
         architecture = architecture.with_classes(len(dataset.classes))
         name = str(changes.get("name", suitable_recipe(len(dataset.train))))
         if name == "published":
@@ -154,10 +147,8 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
     ) -> None:
         """Raise UserError unless what is given is what the retraining was started with."""
         record = self.record
-        if (
-            architecture is not None
-            and architecture.with_classes(self.architecture.classes) != self.architecture
-        ):
+        mine = self.architecture
+        if architecture is not None and architecture.with_classes(mine.classes) != mine:
             raise UserError(f"{self.path}: trains another architecture; {REMEDY}")
         known = {**record.model_dump(), **record.data.model_dump(), **record.recipe.model_dump()}
         known["recipe"] = known.pop("name")
@@ -174,14 +165,12 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
 
     def start(self) -> nn.Module:
         """The network before its first step: inherited, or fresh."""
-        recipe = self.record.recipe
-        if not (self.path / INHERITED).exists():
-            return fresh_network(
-                self.architecture, seed=recipe.seed, layer_scale=recipe.layer_scale
-            )
-        network = build(self.architecture)
-        load_weights(network, self.path / INHERITED)
-        return network
+        if (self.path / INHERITED).exists():
+            network = build(self.architecture)
+            load_weights(network, self.path / INHERITED)
+            return network
+        seed, scale = self.record.recipe.seed, self.record.recipe.layer_scale
+        return fresh_network(self.architecture, seed=seed, layer_scale=scale)
 
 
 def retrain(
@@ -199,7 +188,7 @@ def retrain(
     command that continues.
     """
     path = retraining.path
-    if (path / RESULT).exists():
+    if retraining.is_finished:
         return dict(json.loads((path / RESULT).read_text(encoding="utf-8")))
 
     def begin() -> NetworkTraining:
@@ -228,7 +217,6 @@ def retrain(
 def _result(
     retraining: Retraining, dataset: Dataset, network: nn.Module, device: torch.device | str
 ) -> dict[str, Any]:
-    size = measure_size(retraining.architecture)
     images = dataset.test.at(retraining.architecture.input_size)
     inherited = None
     if (retraining.path / INHERITED).exists():
@@ -238,8 +226,7 @@ def _result(
         "data": retraining.record.data.spec,
         "recipe": retraining.record.recipe.name,
         "epochs": retraining.record.recipe.epochs,
-        "params": size.params,
-        "macs": size.macs,
+        **measure_size(retraining.architecture)._asdict(),
         "inherited_test_accuracy": inherited,
         "test_accuracy": accuracy(network, images),
         "test_images": len(images),

@@ -105,9 +105,8 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         run = cls(path, space, record)
         reading_size(space, settings.resolutions)
         run.load_teacher()  # before anything is written
-        problem = run._problem_with_paths()
-        if problem and (settings.latency or settings.path_sampling):
-            raise UserError(f"{path}: a latency term and path sampling need path choice: {problem}")
+        if settings.latency or settings.path_sampling:
+            run.require_path_choice("a latency term and path sampling need path choice")
         cls.require_free(path, force=force)
         with run.begun(force=force, progress=progress):
             write_atomically(run.space_path, space.to_json())
@@ -134,10 +133,7 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         return [*checks, *searches]
 
     def load_supernet(self) -> Supernet:
-        """The supernet with the weights of the last finished epoch, in evaluation mode.
-
-        Raises UserError if no epoch is finished, or the weights are damaged or of another training.
-        """
+        """The supernet with the weights of the last finished epoch, in evaluation mode."""
         from nas.store.checkpoint import load_model
         from nas.supernet import Supernet
 
@@ -154,18 +150,18 @@ class Run(RunFolder[SearchSpace, RunRecord]):
             return None
         from nas.training.distillation import load_teacher
 
-        return load_teacher(
-            self.settings.teacher,
-            classes=self.space.classes,
-            image_size=self.space.largest_size,
-            device=device,
-        )
+        classes, size = self.space.classes, self.space.largest_size
+        return load_teacher(self.settings.teacher, classes=classes, image_size=size, device=device)
 
-    def require_path_choice(self) -> None:
+    def require_path_choice(self, need: str = "holds no path probabilities") -> None:
         """Raise UserError unless the training leaves path probabilities behind."""
-        problem = self._problem_with_paths()
-        if problem:
-            raise UserError(f"{self.path}: holds no path probabilities: {problem}")
+        if not self.space.paths:
+            reason = f"no slot of the space '{self.space.name}' may vary in kind or be left out"
+        elif not self.settings.path_choice:
+            reason = "the run was started without it"
+        else:
+            return
+        raise UserError(f"{self.path}: {need}: {reason}")
 
     def require_same(
         self,
@@ -188,12 +184,6 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         """Raise UserError unless the data set has the run's classes and search slice."""
         _require_classes(self.space, dataset)
         self.record.require_images(dataset, self)
-
-    def _problem_with_paths(self) -> str | None:
-        """Why there is no path choice; None where there is."""
-        if not self.space.paths:
-            return f"no slot of the space '{self.space.name}' may vary in kind or be left out"
-        return None if self.settings.path_choice else "the run was started without it"
 
 
 def _require_classes(space: SearchSpace, dataset: Dataset) -> None:
