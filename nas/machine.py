@@ -6,8 +6,7 @@ import ctypes
 import os
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's mallopt(3)."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 
 
 def usable_cores() -> int:
@@ -18,14 +17,13 @@ def usable_cores() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees, of up to a gigabyte a piece, for what it needs next.
+    """Let this process keep pieces of memory up to a gigabyte that it frees.
 
-    glibc gives large pieces back to the system at once, which clears each page when it is needed
-    again. Other allocators stay as they are.
+    glibc gives them back to the system, which clears each page when it is needed again. Other
+    allocators stay as they are.
     """
     if sys.platform != "linux":
         return
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
+    if set_option := getattr(ctypes.CDLL(None), "mallopt", None):
         set_option(_MMAP_THRESHOLD, 2**30)
         set_option(_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,4 +1,4 @@
-"""How long work reports where it stands: one protocol for measuring, training and searching."""
+"""How measuring, training and searching report their progress."""
 
 from __future__ import annotations
 

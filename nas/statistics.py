@@ -33,41 +33,35 @@ def with_interval(
 ) -> tuple[float, Interval]:
     """The correlation and its 95 % interval (percentile bootstrap over the points, seeded).
 
-    With few points and a correlation of 1 every resample has 1 too: such an interval means little.
+    The interval means little for few points of correlation 1, as every resample has 1 too.
     """
     a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     count = len(a)
     rng = np.random.default_rng(0)
     resampled = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    # a resample of a single point has no ranks
-    resampled = resampled[np.count_nonzero(resampled, axis=1) > 1]
+    resampled = resampled[np.count_nonzero(resampled, axis=1) > 1]  # one point has no ranks
     value = correlation(a, b, np.ones((1, count)))[0]
     low, high = np.nanquantile(correlation(a, b, resampled.astype(float)), [0.025, 0.975])
     return float(value), (float(low), float(high))
 
 
 def spread_over(values: Sequence[float], count: int) -> list[int]:
-    """Indices of ``count`` values spread evenly between the least and the most, by ratio.
-
-    Each of ``count`` places, evenly spread over the logarithm, takes the nearest value that is
-    still free.
-    """
+    """Indices of ``count`` values, those nearest to places spread evenly over the logarithms."""
     logs = np.log(np.asarray(values))
-    low, high = float(logs.min()), float(logs.max())
-    free = set(range(len(values)))
-    chosen: list[int] = []
-    for place in np.linspace(low, high, count):
-        best = min(free, key=lambda index: abs(float(logs[index]) - float(place)))
-        free.remove(best)
-        chosen.append(best)
+    free = list(range(len(values)))
+    chosen = []
+    for place in np.linspace(logs.min(), logs.max(), count):
+        nearest = min(free, key=lambda index: abs(float(logs[index]) - float(place)))
+        free.remove(nearest)
+        chosen.append(nearest)
     return chosen
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     """How often chance alone makes two networks differ like this on the same images, in [0, 1].
 
-    The exact test of McNemar (1947, Psychometrika 12): of the images that only one of the networks
-    gets right, half should be each one's. ``first`` and ``second`` (N,) are bool: right or wrong.
+    The exact test of McNemar (1947, Psychometrika 12). ``first`` and ``second`` (N,) are bool:
+    which images each network gets right.
     """
     from scipy.stats import binomtest
 
@@ -77,11 +71,9 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
 
 def _signs(values: np.ndarray) -> np.ndarray:
     """(N, N): of j and i, 1 where value i is above value j."""
-    signs: np.ndarray = np.sign(values[None, :] - values[:, None])
-    return signs
+    return np.asarray(np.sign(values[None, :] - values[:, None]))
 
 
 def _ratio(product: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     scale = np.sqrt(x * y)
-    ratio: np.ndarray = np.divide(product, scale, out=np.zeros_like(scale), where=scale > 0)
-    return ratio
+    return np.asarray(np.divide(product, scale, out=np.zeros_like(scale), where=scale > 0))

@@ -26,10 +26,9 @@ Role = Literal["input_size", "width", "kind", "field"]
 class Choice:
     """One decision of a search space, and its options from the cheapest to the most expensive.
 
-    ``role`` is the subject of the decision: the side of the images, the width of a stage, the kind
-    of layer in a slot, or a field of the layers in a slot. ``stage`` counts from 0 and is None for
-    the input size, the stem and the head. If the kinds of a slot offer different options for a
-    ``field``, each ``kind`` has its own choice; otherwise they share one, and ``kind`` is None.
+    ``role`` is its subject: the side of the images, the width of a stage, the kind of layer in a
+    slot, or a field of the layers in a slot. ``stage`` counts from 0 and is None for the input
+    size, the stem and the head. ``kind`` is None where the kinds of a slot share the choice.
     """
 
     role: Role
@@ -41,7 +40,7 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """The choice's name in files and for people, such as ``stage3.block2.ffn.expansion``."""
+        """The name in files and for people, such as ``stage3.block2.ffn.expansion``."""
         return f"{self.part}.{self.label}" if self.label else self.part
 
     @property
@@ -53,7 +52,7 @@ class Choice:
 
     @property
     def module(self) -> str:
-        """The slot within its stage, such as ``block2.ffn``; empty for a choice of no such slot."""
+        """The slot within its stage, such as ``block2.ffn``, or an empty text."""
         return (self.slot or "").partition(".")[2]
 
     @property
@@ -76,7 +75,7 @@ class Choice:
         return self.role == "input_size" or self.slot == slot.name
 
     def is_field_of(self, slot: Slot, spec: LayerSpec) -> bool:
-        """Whether it decides a field of the layer in ``slot`` if ``spec`` is chosen there."""
+        """Whether it decides a field of ``spec``, if that is chosen in ``slot``."""
         return (
             self.role == "field"
             and self.slot == slot.name
@@ -86,11 +85,7 @@ class Choice:
 
 
 def named_choice(name: str, options: Sequence[Option]) -> Choice:
-    """Returns the choice with a name that was read from a file, such as a report.
-
-    Raises:
-        ValueError: no choice has such a name.
-    """
+    """Returns the choice with a name from a file; raises ValueError if it is no such name."""
     pattern = (
         r"(?P<size>input_size)|stage(?P<stage>[1-9]\d*)\.width"
         r"|(?P<slot>stem|head|stage(?P<within>[1-9]\d*)\.(downsample|block\d+\.\w+))"
@@ -100,21 +95,17 @@ def named_choice(name: str, options: Sequence[Option]) -> Choice:
     if found is None:
         raise ValueError(f"'{name}' is the name of no choice")
     number = found["stage"] or found["within"]
+    stage = int(number) - 1 if number else None
     role: Role = "input_size" if found["size"] else "width" if found["stage"] else "field"
-    return Choice(
-        role="kind" if found["kinds"] else role,
-        options=tuple(options),
-        stage=int(number) - 1 if number else None,
-        slot=found["slot"],
-        kind=found["kind"],
-        field=found["field"],
-    )
+    if found["kinds"]:
+        role = "kind"
+    return Choice(role, tuple(options), stage, found["slot"], found["kind"], found["field"])
 
 
 def compile_choices(
     input_size: int | tuple[int, ...], stages: Sequence[Stage], slots: Iterable[Slot]
 ) -> Iterator[Choice]:
-    """All choices of a space: the input size, then stage by stage its width and its slots."""
+    """Yields all choices: the input size, then stage by stage its width and its slots."""
     if isinstance(input_size, tuple):
         yield Choice("input_size", input_size)
     for number, stage in enumerate(stages):
@@ -126,45 +117,38 @@ def compile_choices(
 
 
 def _slot_choices(slot: Slot) -> Iterator[Choice]:
-    """The choices of a slot: its kind, then the fields of its kinds."""
+    """Yields the choices of a slot: its kind, then the fields of its kinds.
+
+    Kinds that offer the same options for a field share one choice.
+    """
     stage = slot.stage if slot.position in ("downsample", "block") else None
     if slot.is_path_choice:
-        kinds = tuple(spec.kind for spec in slot.candidates)
-        yield Choice("kind", kinds, stage=stage, slot=slot.name)
-    offers: dict[str, set[tuple[Option, ...]]] = {}
-    for spec in slot.candidates:
-        for field, options in elastic_fields(spec).items():
-            offers.setdefault(field, set()).add(options)
-    yield from dict.fromkeys(
-        Choice(
-            "field",
-            options,
-            stage=stage,
-            slot=slot.name,
-            kind=spec.kind if len(offers[field]) > 1 else None,
-            field=field,
-        )
+        yield Choice("kind", tuple(spec.kind for spec in slot.candidates), stage, slot.name)
+    elastic = [
+        (spec.kind, field, options)
         for spec in slot.candidates
         for field, options in elastic_fields(spec).items()
+    ]
+    offers = Counter(field for field, _ in {(field, options) for _, field, options in elastic})
+    yield from dict.fromkeys(
+        Choice("field", options, stage, slot.name, kind if offers[field] > 1 else None, field)
+        for kind, field, options in elastic
     )
 
 
 def sample_options(choices: Iterable[Choice], rng: np.random.Generator) -> tuple[int, ...]:
     """Returns a random option of each choice, see ``SearchSpace.sample``."""
     share = rng.uniform()
-    return tuple(
-        _sample_kind(choice, share, rng)
-        if choice.role == "kind"
-        else int(rng.binomial(len(choice.options) - 1, share))
-        for choice in choices
-    )
 
+    def sample(choice: Choice) -> int:
+        count, optional = len(choice.options), int(choice.is_optional)
+        if choice.role != "kind":
+            return int(rng.binomial(count - 1, share))
+        if optional and not rng.binomial(1, share):
+            return 0
+        return int(rng.integers(optional, count)) if count > optional + 1 else optional
 
-def _sample_kind(choice: Choice, share: float, rng: np.random.Generator) -> int:
-    count, optional = len(choice.options), int(choice.is_optional)
-    if optional and not rng.binomial(1, share):
-        return 0
-    return int(rng.integers(optional, count)) if count > optional + 1 else optional
+    return tuple(sample(choice) for choice in choices)
 
 
 def scale_options(
@@ -172,28 +156,27 @@ def scale_options(
 ) -> tuple[int, ...]:
     """Returns the same share of the options of each choice, see ``SearchSpace.uniform``."""
     keys = {slot.name: slot.key for slot in slots}
-    indices = []
     counts: Counter[tuple[int | None, str]] = Counter()
-    for choice in choices:
+
+    def scale(choice: Choice) -> int:
         last = len(choice.options) - 1
-        if choice.role == "kind" and choice.slot is not None:
-            group = choice.stage, keys[choice.slot]
-            before = math.floor(counts[group] * share + 1e-9)
-            counts[group] += 1
-            is_kept = math.floor(counts[group] * share + 1e-9) > before
-            indices.append(last if is_kept else 0)
-        else:
-            indices.append(math.floor(last * share + 0.5))
-    return tuple(indices)
+        if choice.role != "kind" or choice.slot is None:
+            return math.floor(last * share + 0.5)
+        group = choice.stage, keys[choice.slot]
+        before = math.floor(counts[group] * share + 1e-9)
+        counts[group] += 1
+        return last if math.floor(counts[group] * share + 1e-9) > before else 0
+
+    return tuple(scale(choice) for choice in choices)
 
 
 def elastic_fields(spec: LayerSpec) -> dict[str, tuple[Option, ...]]:
-    """The fields of which a candidate lists several options, with these."""
+    """Returns the fields of which a candidate lists several options, with these."""
     return {name: value for name, value in _own_fields(spec) if isinstance(value, tuple)}
 
 
 def fillings(slot: Slot) -> Iterator[tuple[LayerSpec, dict[str, Option]]]:
-    """Each candidate with each combination of its own choices."""
+    """Yields each candidate with each combination of its own choices."""
     for spec in slot.candidates:
         elastic = elastic_fields(spec)
         for options in itertools.product(*elastic.values()):
@@ -207,14 +190,9 @@ def make_layer(
     made = spec.layer
     if made is None:
         return None
-    context = {
-        "channels": after,
-        "in_channels": before,
-        "out_channels": after,
-        "classes": classes,
-    }
+    widths = {"channels": after, "in_channels": before, "out_channels": after, "classes": classes}
     fixed = {name: value for name, value in _own_fields(spec) if not isinstance(value, tuple)}
-    filled = {name: value for name, value in context.items() if name in made.model_fields}
+    filled = {name: value for name, value in widths.items() if name in made.model_fields}
     return made.model_validate({"slot": slot.name, **filled, **fixed, **fields})
 
 
@@ -225,7 +203,7 @@ def largest_layer(slot: Slot, spec: LayerSpec, classes: int) -> Layer | None:
 
 
 def slot_complaints(slot: Slot) -> Iterator[tuple[Location, str]]:
-    """The errors in the candidates of a slot, each with its location in the file."""
+    """Yields the errors in the candidates of a slot, with their locations in the file."""
     if not re.fullmatch(NAME, slot.key):
         yield slot.location, f"a slot's name must be in lower case ({NAME}), got {slot.key}"
     kinds = [spec.kind for spec in slot.candidates]
@@ -243,7 +221,7 @@ def slot_complaints(slot: Slot) -> Iterator[tuple[Location, str]]:
 def slot_misfits(
     slot: Slot, variants: Iterable[tuple[Layer | None, Shape]]
 ) -> Iterator[tuple[Location, str]]:
-    """The errors in the maps that the variants of a slot make, each with its location."""
+    """Yields the errors in the maps that the variants of a slot make, with their locations."""
     maps: dict[tuple[int, ...], tuple[int, ...]] = {}
     try:
         for layer, shape in variants:
@@ -268,7 +246,7 @@ def slot_misfits(
 def disorder(
     location: Location, value: object, *, descending: bool = False
 ) -> Iterator[tuple[Location, str]]:
-    """The error in the order of a choice's options, if there is one, with its location."""
+    """Yields the error in the order of a choice's options, if there is one."""
     if not isinstance(value, tuple):
         return
     listed = ", ".join(map(str, value))

@@ -56,7 +56,7 @@ class IdentitySpec(LayerSpec):
 
 @cache  # equal specs have one class
 def spec_of(layer: type[Layer]) -> type[LayerSpec]:
-    """Returns the spec of a layer class: its own fields, of which most take a value or a list."""
+    """Returns the spec of a layer class: its own fields, most of which take a value or a list."""
     fields: dict[str, Any] = {}
     for name, info in layer.model_fields.items():
         if name == "kind":
@@ -125,9 +125,8 @@ class Stage(Value):
 class Slot(NamedTuple):
     """A place for a layer, with its candidates and its location in the file.
 
-    ``stage`` counts from 0; the stem lies in the first stage and the head in the last. ``key`` is
-    the slot's key in the file and the last word of its name. ``before`` and ``after`` are the
-    possible widths of the feature map in front of the slot and behind it.
+    ``stage`` counts from 0; the stem lies in the first and the head in the last. ``key`` is the key
+    in the file. ``before`` and ``after`` are the possible widths of the map around the slot.
     """
 
     name: str
@@ -141,16 +140,16 @@ class Slot(NamedTuple):
 
     @property
     def enters(self) -> bool:
-        """Whether the slot leads from the width of the stage before into that of its own."""
+        """Whether the slot leads from the width of the stage before to that of its own."""
         return self.position == "downsample" and self.stage > 0
 
     @property
     def is_path_choice(self) -> bool:
-        """Whether the slot has several candidates: layers of several kinds, or none."""
+        """Whether the slot may vary in kind or be left out."""
         return len(self.candidates) > 1
 
     def width_pairs(self) -> list[tuple[int, int]]:
-        """The possible pairs of a width before the slot and a width after it."""
+        """Returns the possible pairs of a width before the slot and a width after it."""
         if self.enters or self.position == "stem":
             return list(itertools.product(self.before, self.after))
         return [(width, width) for width in self.after]
@@ -159,7 +158,7 @@ class Slot(NamedTuple):
 def lay_out(
     channels: int, stem: LayerSpec, stages: tuple[Stage, ...], head: LayerSpec
 ) -> Iterator[Slot]:
-    """All slots of a space, in the order in which images pass them."""
+    """Yields all slots of a space, in the order in which images pass them."""
     last = width = as_tuple(stages[0].width)
     yield Slot("stem", "stem", "stem", 0, (channels,), width, (stem,), ("stem",))
     for number, stage in enumerate(stages):
@@ -181,5 +180,5 @@ def lay_out(
 
 
 def as_tuple(value: T | tuple[T, ...]) -> tuple[T, ...]:
-    """The options of a value that may or may not be a choice."""
+    """Returns the options of a value that may or may not be a choice."""
     return value if isinstance(value, tuple) else (value,)

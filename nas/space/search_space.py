@@ -1,8 +1,4 @@
-"""A ``SearchSpace``: a YAML file in which a list is a choice and anything else is fixed.
-
-It compiles to a sequence of choices. An assignment is a tuple of option indices, one for each
-choice, cheapest first; ``decode`` makes the ``Architecture`` of it.
-"""
+"""A ``SearchSpace``: a YAML file in which a list is a choice and anything else is fixed."""
 
 from __future__ import annotations
 
@@ -18,16 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, ValidatorFunctionWrapHandler, model_validator
 from pydantic_core import PydanticCustomError
 
+from nas import documents
 from nas.architecture import Architecture
-from nas.documents import (
-    Document,
-    Location,
-    Value,
-    built_in_spaces,
-    find,
-    location_text,
-    read_document,
-)
 from nas.errors import UserError
 from nas.families import BlockFile, Layer, MapMisfitError, Shape
 from nas.families.own import files_of, locate_blocks, with_own_kinds
@@ -49,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Assignment = tuple[int, ...]
+"""The index of an option of each choice; 0 is the cheapest."""
 Placed = tuple[Layer, Shape]
 """A layer and its input shape."""
 
@@ -57,15 +46,13 @@ WIDTH_STEP = 4
 """Runtimes lay channels out in blocks of at least 4; widths between cost up to 78 % extra."""
 
 
-class SearchSpace(Value):
+class SearchSpace(documents.Value):
     """All architectures that a YAML file describes.
 
     ``norms``: in a supernet each norm has a private copy for each of its widths, or all widths
-    share the leading channels of one norm. With calibrated statistics both are equally accurate,
-    see benchmarks/README.md.
+    share the leading channels of one norm; see benchmarks/README.md.
 
-    Raises:
-        ValueError: an option does not fit, or a choice is not listed from cheapest to dearest.
+    Raises ValueError if an option does not fit, or a choice does not go from cheapest to dearest.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
@@ -81,16 +68,15 @@ class SearchSpace(Value):
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> SearchSpace:
-        """Reads a built-in space by its name, or a space from a YAML or JSON file.
+        """Reads a built-in space by its name, or a YAML or JSON file.
 
-        Raises:
-            UserError: there is no such name or file, or the file holds no valid space.
+        Raises UserError if there is no such name or file, or the file holds no valid space.
         """
-        document = read_document(find(name_or_path, built_in_spaces(), "search space"))
-        return cls.from_document(document)
+        path = documents.find(name_or_path, documents.built_in_spaces(), "search space")
+        return cls.from_document(documents.read_document(path))
 
     @classmethod
-    def from_document(cls, document: Document) -> SearchSpace:
+    def from_document(cls, document: documents.Document) -> SearchSpace:
         """Returns the space of a document; errors name its file, line and column."""
         if not isinstance(document.data, dict) or "layers" in document.data:
             raise document.error((), "a search space is a mapping with 'stages'")
@@ -106,12 +92,11 @@ class SearchSpace(Value):
 
     @property
     def input_sizes(self) -> tuple[int, ...]:
-        """The sides that images may have, in pixels, smallest first."""
+        """The possible sides of images in pixels, smallest first."""
         return as_tuple(self.input_size)
 
     @property
     def largest_size(self) -> int:
-        """The side of the largest images, in pixels."""
         return self.input_sizes[-1]
 
     def require_input_sizes(self, sizes: Sequence[int]) -> None:
@@ -161,7 +146,7 @@ class SearchSpace(Value):
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """The number of options of each choice."""
+        """The numbers of options of the choices."""
         return tuple(len(choice.options) for choice in self.typed_choices)
 
     @property
@@ -172,23 +157,20 @@ class SearchSpace(Value):
     def decode(self, assignment: Sequence[int]) -> Architecture:
         """Returns the architecture of an assignment.
 
-        Raises:
-            ValueError: the assignment has another length, or an index beyond the options.
+        Raises ValueError for another length, or an index beyond the options.
         """
         self._require_options(assignment)
         layers = tuple(layer for layer, _ in self.placed(assignment))
         pixels = self._pixels(assignment)
+        shape = (self.channels, pixels, pixels)
         return Architecture(
-            name=self.name,
-            input_shape=(self.channels, pixels, pixels),
-            blocks=files_of(layers),
-            layers=layers,
+            name=self.name, input_shape=shape, blocks=files_of(layers), layers=layers
         )
 
     def placed(self, assignment: Sequence[int]) -> Iterator[Placed]:
-        """The layers of ``decode(assignment)`` with their input shapes, several times as fast.
+        """Yields the layers of ``decode(assignment)`` with their input shapes.
 
-        Each layer is made and checked once for each combination of the options that decide it.
+        It is several times faster, as options that were seen together before are not checked.
         """
         if len(assignment) != len(self.typed_choices):
             self._require_options(assignment)
@@ -201,9 +183,9 @@ class SearchSpace(Value):
                 yield found
 
     def canonical(self, assignment: Assignment) -> Assignment:
-        """Returns the assignment with the first option of each choice that has no effect in it.
+        """Returns the assignment of the same architecture with 0 for each choice without effect.
 
-        The expansion of a block that is left out has no effect. The architecture stays the same.
+        The expansion of a block that is left out has no effect.
         """
         settled = list(assignment)
         for choice, idle in self._idle.items():
@@ -212,39 +194,36 @@ class SearchSpace(Value):
         return tuple(settled)
 
     def largest(self) -> Architecture:
-        """The architecture with the most expensive option everywhere."""
         return self.decode([size - 1 for size in self.sizes])
 
     def smallest(self) -> Architecture:
-        """The architecture with the cheapest option everywhere."""
         return self.decode([0] * len(self.sizes))
 
     def sample(self, rng: np.random.Generator) -> Architecture:
         """Returns a random architecture; sizes spread evenly from the smallest to the largest.
 
-        Independent uniform choices would make almost all networks of medium size. So ``sample``
-        draws a share first, and each option index from a binomial around it. The share is also the
-        probability that a slot is not left out; the remaining kinds of a slot are equally likely.
+        A share is drawn first, and each option index from a binomial around it, as independent
+        uniform choices would make networks of medium size. The share is also the probability that
+        a slot is not left out; the remaining kinds of a slot are equally likely.
         """
         return self.decode(self.sample_assignment(rng))
 
     def sample_assignment(self, rng: np.random.Generator) -> Assignment:
-        """The assignment of ``sample``."""
+        """Returns the assignment of ``sample``."""
         return sample_options(self.typed_choices, rng)
 
     def uniform(self, share: float) -> Assignment:
-        """Uniform scaling: the same share, in [0, 1], of each width, expansion, depth and size.
+        """Returns the same share, in [0, 1], of each width, expansion, depth and input size.
 
-        Of the slots of one key in a stage that share, evenly spread, has the most expensive kind,
-        as in the largest network; the others have the cheapest, which often leaves them out. So
-        each stage keeps its part of the depth, and kinds are not scaled.
+        Of the slots of one key in a stage that share, evenly spread, has the most expensive kind;
+        the others have the cheapest, which often leaves them out.
         """
         return scale_options(self.typed_choices, self.slots, share)
 
     def variants(
         self, slot: Slot, input_sizes: Sequence[int] = ()
     ) -> Iterator[tuple[Layer | None, Shape]]:
-        """Every layer that may stand in ``slot``, with its input shape; None where it is left out.
+        """Yields each layer that may stand in ``slot``, or None, with its input shape.
 
         Images are of each of ``input_sizes``, by default of the space's.
         """
@@ -257,14 +236,14 @@ class SearchSpace(Value):
 
     @cached_property
     def paths(self) -> Mapping[str, tuple[Placed | None, ...]]:
-        """Each slot that is a path choice: its candidates at the largest widths and input size.
+        """The candidates of each path choice at the largest widths and input size, cheapest first.
 
-        They stand in the order of the options of the slot's kind; None leaves the slot out.
+        None leaves the slot out.
         """
         return self.paths_at(self.largest_size)
 
     def paths_at(self, pixels: int) -> Mapping[str, tuple[Placed | None, ...]]:
-        """``paths`` for images of another size."""
+        """Returns ``paths`` for images of another size."""
         found: dict[str, tuple[Placed | None, ...]] = {}
         for slot in self.slots:
             if slot.is_path_choice:
@@ -274,7 +253,7 @@ class SearchSpace(Value):
         return MappingProxyType(found)
 
     def layers(self) -> Mapping[tuple[str, Shape], Layer]:
-        """One layer for each distinct signature and input shape: the rows of a latency table."""
+        """Returns a layer for each signature and input shape: the rows of a latency table."""
         found: dict[tuple[str, Shape], Layer] = {}
         for slot in self.slots:
             for layer, shape in self.variants(slot):
@@ -292,14 +271,12 @@ class SearchSpace(Value):
     @cached_property
     def _layers(self) -> Sequence[tuple[Slot, Sequence[int], dict[Assignment, Placed | None]]]:
         """For each slot the indices of the choices that concern it, and its layers made so far."""
-        choices = list(enumerate(self.typed_choices))
         return [
-            (slot, [index for index, choice in choices if choice.concerns(slot)], {})
+            (slot, [i for i, choice in enumerate(self.typed_choices) if choice.concerns(slot)], {})
             for slot in self.slots
         ]
 
     def _place(self, slot: Slot, assignment: Sequence[int]) -> Placed | None:
-        """The layer in a slot, with its input shape."""
         self._require_options(assignment)
         index = self.kind_choices.get(slot.name)
         spec = slot.candidates[0 if index is None else assignment[index]]
@@ -318,7 +295,7 @@ class SearchSpace(Value):
         return None if layer is None else (layer, (before, *map_size))
 
     def _pixels(self, assignment: Sequence[int]) -> int:
-        """The side of the images; where it is a choice, it is the first."""
+        # where the size is a choice, it is the first
         return self.input_sizes[assignment[0] if isinstance(self.input_size, tuple) else 0]
 
     def _width(self, stage: int, assignment: Sequence[int]) -> int:
@@ -333,9 +310,8 @@ class SearchSpace(Value):
                 [
                     index
                     for index, choice in enumerate(self.typed_choices)
-                    if choice.field is not None
-                    and choice.concerns(slot)
-                    and not choice.is_field_of(slot, spec)
+                    if choice.role == "field" and choice.slot == slot.name
+                    if not choice.is_field_of(slot, spec)
                 ]
                 for spec in slot.candidates
             ]
@@ -344,7 +320,7 @@ class SearchSpace(Value):
         }
 
     def _maps(self, pixels: int) -> dict[str, tuple[int, int]]:
-        """Height and width of the map that each slot sees, for square images of that size."""
+        """Returns height and width of the map that each slot sees, for square images."""
         if pixels not in self._map_sizes:
             shape: Shape = (self.channels, pixels, pixels)
             maps = {}
@@ -373,17 +349,15 @@ class SearchSpace(Value):
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
         for location, message in self._complaints():
-            raise PydanticCustomError(
-                "misfit",
-                "{place}: {message}",
-                {"place": location_text(location), "location": location, "message": message},
-            )
+            place = documents.location_text(location)
+            context = {"place": place, "location": location, "message": message}
+            raise PydanticCustomError("misfit", "{place}: {message}", context)
         return self
 
-    def _complaints(self) -> Iterator[tuple[Location, str]]:
+    def _complaints(self) -> Iterator[tuple[documents.Location, str]]:
         yield from disorder(("input_size",), self.input_size)
         for number, stage in enumerate(self.stages):
-            place: Location = ("stages", number, "width")
+            place: documents.Location = ("stages", number, "width")
             for index, width in enumerate(as_tuple(stage.width)):
                 if width % WIDTH_STEP:
                     at = (*place, index) if isinstance(stage.width, tuple) else place
