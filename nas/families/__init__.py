@@ -1,4 +1,4 @@
-"""Families of networks. A family is a folder: its layers as values, their modules, timm's names.
+"""Families of networks. A family is a folder: its layers as values, their modules, names in timm.
 
 ``FAMILIES`` registers them, one line each; ``LAYERS`` maps each kind of layer to its class. None of
 this loads torch.

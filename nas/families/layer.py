@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -37,6 +38,16 @@ CONTEXT_FIELDS = frozenset({"slot", "channels", "in_channels", "out_channels", "
 
 WIDTH_FIELDS = CONTEXT_FIELDS | {"expansion", "dim", "features"}
 """Fields that change the sizes of a layer's weights but not the nodes of its graph."""
+
+
+class LazyModule:
+    """A module of Python that is imported when one of its names is first read."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> object:
+        return getattr(importlib.import_module(self._name), attribute)
 
 
 class MapMisfitError(ValueError):
@@ -87,11 +98,7 @@ class Layer(Value):
     kind: str
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """The shape of the layer's output for an input of ``input_shape``.
-
-        Raises:
-            ValueError: the input does not fit; the message names the slot and both sizes.
-        """
+        """The shape of the layer's output. Raises ValueError where the input does not fit."""
         raise NotImplementedError
 
     def module(self, input_shape: Shape) -> ModuleCall:
@@ -100,10 +107,7 @@ class Layer(Value):
 
     @cached_property
     def signature(self) -> str:
-        """Kind and fields but the slot and defaults: ``conv_ffn channels=32 expansion=4``.
-
-        A layer of a user's own file names the version of the file, since costs may change with it.
-        """
+        """Kind (with its file's version) and fields but defaults: ``conv_ffn channels=32``."""
         fields = type(self).model_fields
         words = [f"{self.kind}@{self.origin.sha256[:8]}" if self.origin else self.kind]
         for name in fields:
@@ -190,7 +194,7 @@ class Head(Layer):
 def call(
     make: Callable[Arguments, nn.Module], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> ModuleCall:
-    """``functools.partial`` whose arguments are checked, of any module."""
+    """``functools.partial`` of any module."""
     return partial(make, *args, **kwargs)
 
 

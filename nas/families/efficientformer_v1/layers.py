@@ -5,58 +5,48 @@ Its stem and its downsampling are the ``conv_stem``, with ReLU, and the ``conv_d
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from nas.families.layer import (
-    Activation,
-    ExpandingLayer,
-    Head,
-    ModuleCall,
-    Positive,
-    ResidualLayer,
-    Shape,
-    call,
-)
+from nas.families import layer as base
+
+if TYPE_CHECKING:
+    from nas.families.efficientformer_v1 import modules
+else:
+    modules = base.LazyModule("nas.families.efficientformer_v1.modules")
 
 
-class Pooling(ResidualLayer):
+class Pooling(base.ResidualLayer):
     """The paper's cheapest token mixer: the mean of the 3x3 pixels around, minus the pixel."""
 
     kind: Literal["pooling"] = "pooling"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientformer_v1.modules import PoolingModule
-
-        return call(PoolingModule, self.channels)
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(modules.PoolingModule, self.channels)
 
 
-class PointwiseFFN(ExpandingLayer):
+class PointwiseFFN(base.ExpandingLayer):
     """Residual MLP of 1x1 convolutions, with no look at other pixels."""
 
     kind: Literal["pointwise_ffn"] = "pointwise_ffn"
-    activation: Activation = "gelu"
+    activation: base.Activation = "gelu"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientformer_v1.modules import PointwiseFFNModule
-
-        return call(PointwiseFFNModule, self.channels, self.hidden, self.activation)
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(modules.PointwiseFFNModule, self.channels, self.hidden, self.activation)
 
 
-class MetaBlock4D(ExpandingLayer):
+class MetaBlock4D(base.ExpandingLayer):
     """``pooling`` and ``pointwise_ffn`` (the paper's MB4D)."""
 
     kind: Literal["metablock4d"] = "metablock4d"
-    activation: Activation = "gelu"
+    activation: base.Activation = "gelu"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientformer_v1.modules import MetaBlock4DModule
-
-        return call(MetaBlock4DModule, self.channels, self.hidden, self.activation)
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(modules.MetaBlock4DModule, self.channels, self.hidden, self.activation)
 
 
-class MetaBlock3D(ExpandingLayer):
+class MetaBlock3D(base.ExpandingLayer):
     """Attention and an MLP on the pixels of a feature map as tokens (the paper's MB3D).
 
     It may stand anywhere, before a ``metablock4d`` too; the published networks have it at the end
@@ -64,16 +54,14 @@ class MetaBlock3D(ExpandingLayer):
     """
 
     kind: Literal["metablock3d"] = "metablock3d"
-    activation: Activation = "gelu"
-    heads: Positive = 8
-    key_dim: Positive = 32
-    value_dim: Positive = 128
+    activation: base.Activation = "gelu"
+    heads: base.Positive = 8
+    key_dim: base.Positive = 32
+    value_dim: base.Positive = 128
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientformer_v1.modules import MetaBlock3DModule
-
-        return call(
-            MetaBlock3DModule,
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.MetaBlock3DModule,
             self.channels,
             self.hidden,
             heads=self.heads,
@@ -84,18 +72,16 @@ class MetaBlock3D(ExpandingLayer):
         )
 
 
-class TokenClassifier(Head):
+class TokenClassifier(base.Head):
     """``classifier`` with a LayerNorm of each pixel instead of a norm over the batch."""
 
     kind: Literal["token_classifier"] = "token_classifier"
     distillation: bool = True
     epsilon: Annotated[float, Field(gt=0)] = 1e-5
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientformer_v1.modules import TokenClassifierModule
-
-        return call(
-            TokenClassifierModule,
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.TokenClassifierModule,
             self.in_channels,
             self.classes,
             distillation=self.distillation,

@@ -2,54 +2,48 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from nas.families.layer import (
-    Activation,
-    DepthwiseKernel,
-    Downsampling,
-    ExpandingLayer,
-    Head,
-    ModuleCall,
-    Positive,
-    ResidualLayer,
-    Shape,
-    call,
-)
+from nas.families import layer as base
+
+if TYPE_CHECKING:
+    from nas.families.efficientformer_v2 import modules
+else:
+    modules = base.LazyModule("nas.families.efficientformer_v2.modules")
 
 
-class ConvStem(Downsampling):
+class ConvStem(base.Downsampling):
     """Two 3x3 convolutions of stride 2, the first with half the channels."""
 
     stride = 4
 
     kind: Literal["conv_stem"] = "conv_stem"
-    in_channels: Positive = 3
-    activation: Activation = "gelu"
+    in_channels: base.Positive = 3
+    activation: base.Activation = "gelu"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientformer_v2.modules import ConvStemModule
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.ConvStemModule, self.in_channels, self.out_channels, self.activation
+        )
 
-        return call(ConvStemModule, self.in_channels, self.out_channels, self.activation)
 
-
-class ConvFFN(ExpandingLayer):
+class ConvFFN(base.ExpandingLayer):
     """Residual FFN of 1x1, depthwise and 1x1 convolutions."""
 
     # of S1, S2 and L
     published_drop_path = ((6_185_560, 0.0), (12_710_112, 0.02), (26_322_288, 0.1))
 
     kind: Literal["conv_ffn"] = "conv_ffn"
-    kernel: DepthwiseKernel = 3
-    activation: Activation = "gelu"
+    kernel: base.DepthwiseKernel = 3
+    activation: base.Activation = "gelu"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientformer_v2.modules import ConvFFNModule
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.ConvFFNModule, self.channels, self.hidden, self.activation, kernel=self.kernel
+        )
 
-        return call(ConvFFNModule, self.channels, self.hidden, self.activation, kernel=self.kernel)
 
-
-class Attention4D(ResidualLayer):
+class Attention4D(base.ResidualLayer):
     """Residual attention on a feature map, with talking heads and local values.
 
     With ``stride`` 2 queries, keys and values live on a map of half the side, and the result is
@@ -59,22 +53,20 @@ class Attention4D(ResidualLayer):
     descending: ClassVar[frozenset[str]] = frozenset({"stride"})
 
     kind: Literal["attention4d"] = "attention4d"
-    heads: Positive = 8
-    key_dim: Positive = 32
-    value_dim: Positive = 128
+    heads: base.Positive = 8
+    key_dim: base.Positive = 32
+    value_dim: base.Positive = 128
     stride: Literal[1, 2] = 1
     talking_heads: bool = True
-    activation: Activation = "gelu"
+    activation: base.Activation = "gelu"
 
-    def output_shape(self, input_shape: Shape) -> Shape:
+    def output_shape(self, input_shape: base.Shape) -> base.Shape:
         self.require_divisible(input_shape, self.stride)
         return super().output_shape(input_shape)
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientformer_v2.modules import Attention4DModule
-
-        return call(
-            Attention4DModule,
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.Attention4DModule,
             self.channels,
             heads=self.heads,
             key_dim=self.key_dim,
@@ -86,31 +78,27 @@ class Attention4D(ResidualLayer):
         )
 
 
-class ConvDownsample(Downsampling):
+class ConvDownsample(base.Downsampling):
     """3x3 convolution of stride 2."""
 
     kind: Literal["conv_downsample"] = "conv_downsample"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientformer_v2.modules import ConvDownsampleModule
-
-        return call(ConvDownsampleModule, self.in_channels, self.out_channels)
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(modules.ConvDownsampleModule, self.in_channels, self.out_channels)
 
 
-class AttentionDownsample(Downsampling):
+class AttentionDownsample(base.Downsampling):
     """Sum of a strided convolution and an attention whose queries are the halved map."""
 
     kind: Literal["attention_downsample"] = "attention_downsample"
-    heads: Positive = 8
-    key_dim: Positive = 16
-    value_dim: Positive = 64
-    activation: Activation = "gelu"
+    heads: base.Positive = 8
+    key_dim: base.Positive = 16
+    value_dim: base.Positive = 64
+    activation: base.Activation = "gelu"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientformer_v2.modules import AttentionDownsampleModule
-
-        return call(
-            AttentionDownsampleModule,
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.AttentionDownsampleModule,
             self.in_channels,
             self.out_channels,
             heads=self.heads,
@@ -121,17 +109,15 @@ class AttentionDownsample(Downsampling):
         )
 
 
-class Classifier(Head):
+class Classifier(base.Head):
     """Norm, global mean and a linear head; with ``distillation`` a second one, averaged."""
 
     kind: Literal["classifier"] = "classifier"
     distillation: bool = True
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientformer_v2.modules import ClassifierModule
-
-        return call(
-            ClassifierModule, self.in_channels, self.classes, distillation=self.distillation
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.ClassifierModule, self.in_channels, self.classes, distillation=self.distillation
         )
 
 

@@ -6,35 +6,28 @@ stages stand a ``depthwise_ffn``, the ``patch_merging`` and another ``depthwise_
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nas.families.layer import (
-    Activation,
-    DepthwiseKernel,
-    Downsampling,
-    ExpandingLayer,
-    Head,
-    Layer,
-    ModuleCall,
-    Positive,
-    ResidualLayer,
-    Shape,
-    call,
-)
+from nas.families import layer as base
+
+if TYPE_CHECKING:
+    from nas.families.efficientvit import modules
+else:
+    modules = base.LazyModule("nas.families.efficientvit.modules")
 
 
-class DeepConvStem(Downsampling):
+class DeepConvStem(base.Downsampling):
     """Four 3x3 convolutions of stride 2, each with twice the channels of the one before it."""
 
     stride = 16
 
     kind: Literal["deep_conv_stem"] = "deep_conv_stem"
-    in_channels: Positive = 3
-    activation: Activation = "relu"
+    in_channels: base.Positive = 3
+    activation: base.Activation = "relu"
 
-    def output_shape(self, input_shape: Shape) -> Shape:
+    def output_shape(self, input_shape: base.Shape) -> base.Shape:
         shape = super().output_shape(input_shape)
         if self.out_channels % 8:
             raise ValueError(
@@ -42,28 +35,30 @@ class DeepConvStem(Downsampling):
             )
         return shape
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientvit.modules import DeepConvStemModule
-
-        return call(DeepConvStemModule, self.in_channels, self.out_channels, self.activation)
-
-
-class DepthwiseFFN(ExpandingLayer):
-    """A residual depthwise convolution, then a residual FFN of 1x1 convolutions."""
-
-    kind: Literal["depthwise_ffn"] = "depthwise_ffn"
-    kernel: DepthwiseKernel = 3
-    activation: Activation = "relu"
-
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientvit.modules import DepthwiseFFNModule
-
-        return call(
-            DepthwiseFFNModule, self.channels, self.hidden, self.activation, kernel=self.kernel
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.DeepConvStemModule, self.in_channels, self.out_channels, self.activation
         )
 
 
-class CascadedAttention(ResidualLayer):
+class DepthwiseFFN(base.ExpandingLayer):
+    """A residual depthwise convolution, then a residual FFN of 1x1 convolutions."""
+
+    kind: Literal["depthwise_ffn"] = "depthwise_ffn"
+    kernel: base.DepthwiseKernel = 3
+    activation: base.Activation = "relu"
+
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.DepthwiseFFNModule,
+            self.channels,
+            self.hidden,
+            self.activation,
+            kernel=self.kernel,
+        )
+
+
+class CascadedAttention(base.ResidualLayer):
     """Residual attention in windows; each head sees its share of the channels.
 
     Each head but the first sees the output of the head before it, too. Maps that ``window`` does
@@ -74,11 +69,11 @@ class CascadedAttention(ResidualLayer):
     fixed: ClassVar[frozenset[str]] = frozenset({"heads", "kernels"})
 
     kind: Literal["cascaded_attention"] = "cascaded_attention"
-    heads: Positive
-    key_dim: Positive = 16
+    heads: base.Positive
+    key_dim: base.Positive = 16
     kernels: Annotated[str, Field(pattern=r"^[1357](-[1357])*$")] = "5"
-    window: Positive = 7
-    activation: Activation = "relu"
+    window: base.Positive = 7
+    activation: base.Activation = "relu"
 
     @property
     def head_kernels(self) -> tuple[int, ...]:
@@ -86,7 +81,7 @@ class CascadedAttention(ResidualLayer):
         given = [int(kernel) for kernel in self.kernels.split("-")]
         return tuple(given[min(head, len(given) - 1)] for head in range(self.heads))
 
-    def output_shape(self, input_shape: Shape) -> Shape:
+    def output_shape(self, input_shape: base.Shape) -> base.Shape:
         if self.channels % self.heads:
             raise ValueError(
                 f"{self.slot}: the width must be a multiple of {self.heads} (heads), "
@@ -94,11 +89,9 @@ class CascadedAttention(ResidualLayer):
             )
         return super().output_shape(input_shape)
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientvit.modules import CascadedAttentionModule
-
-        return call(
-            CascadedAttentionModule,
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.CascadedAttentionModule,
             self.channels,
             key_dim=self.key_dim,
             kernels=self.head_kernels,
@@ -108,41 +101,41 @@ class CascadedAttention(ResidualLayer):
         )
 
 
-class PatchMerging(Layer):
+class PatchMerging(base.Layer):
     """1x1, depthwise 3x3 of stride 2, squeeze and excitation, 1x1; odd sides are rounded up."""
 
     kind: Literal["patch_merging"] = "patch_merging"
-    in_channels: Positive
-    out_channels: Positive
+    in_channels: base.Positive
+    out_channels: base.Positive
     expansion: Annotated[float, Field(gt=0)] = 4
-    activation: Activation = "relu"
+    activation: base.Activation = "relu"
 
     @property
     def hidden(self) -> int:
         """Channels of the depthwise convolution."""
         return round(self.in_channels * self.expansion)
 
-    def output_shape(self, input_shape: Shape) -> Shape:
+    def output_shape(self, input_shape: base.Shape) -> base.Shape:
         self.require_channels(input_shape, self.in_channels)
         return self.out_channels, (input_shape[1] + 1) // 2, (input_shape[2] + 1) // 2
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientvit.modules import PatchMergingModule
-
-        return call(
-            PatchMergingModule, self.in_channels, self.hidden, self.out_channels, self.activation
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.PatchMergingModule,
+            self.in_channels,
+            self.hidden,
+            self.out_channels,
+            self.activation,
         )
 
 
-class PooledClassifier(Head):
+class PooledClassifier(base.Head):
     """Global mean, a norm over the batch and a linear head."""
 
     kind: Literal["pooled_classifier"] = "pooled_classifier"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.efficientvit.modules import PooledClassifierModule
-
-        return call(PooledClassifierModule, self.in_channels, self.classes)
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(modules.PooledClassifierModule, self.in_channels, self.classes)
 
 
 LAYERS = (DeepConvStem, DepthwiseFFN, CascadedAttention, PatchMerging, PooledClassifier)

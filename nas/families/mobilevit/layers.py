@@ -5,80 +5,75 @@ A width that only the stem has is a stage of its own, so their five stages are 2
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from nas.families.layer import (
-    Activation,
-    DepthwiseKernel,
-    Downsampling,
-    ExpandingLayer,
-    Head,
-    Layer,
-    ModuleCall,
-    Positive,
-    ResidualLayer,
-    Shape,
-    call,
-)
+from nas.families import layer as base
+
+if TYPE_CHECKING:
+    from nas.families.mobilevit import modules, separable_modules
+else:
+    modules = base.LazyModule("nas.families.mobilevit.modules")
+    separable_modules = base.LazyModule("nas.families.mobilevit.separable_modules")
+
 
 PATCH = 2
 """Side of a patch in pixels; published networks have no other."""
 
 
-class ShortStem(Downsampling):
+class ShortStem(base.Downsampling):
     """One 3x3 convolution of stride 2."""
 
     kind: Literal["short_stem"] = "short_stem"
-    in_channels: Positive = 3
-    activation: Activation = "silu"
+    in_channels: base.Positive = 3
+    activation: base.Activation = "silu"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.mobilevit.modules import ShortStemModule
-
-        return call(ShortStemModule, self.in_channels, self.out_channels, self.activation)
-
-
-class InvertedResidual(ExpandingLayer):
-    """MobileNetV2's block (Sandler et al., CVPR 2018): 1x1, depthwise, 1x1, and the sum."""
-
-    kind: Literal["inverted_residual"] = "inverted_residual"
-    kernel: DepthwiseKernel = 3
-    activation: Activation = "silu"
-
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.mobilevit.modules import InvertedResidualModule
-
-        return call(
-            InvertedResidualModule, self.channels, self.hidden, self.activation, kernel=self.kernel
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.ShortStemModule, self.in_channels, self.out_channels, self.activation
         )
 
 
-class InvertedDownsample(Layer):
+class InvertedResidual(base.ExpandingLayer):
+    """MobileNetV2's block (Sandler et al., CVPR 2018): 1x1, depthwise, 1x1, and the sum."""
+
+    kind: Literal["inverted_residual"] = "inverted_residual"
+    kernel: base.DepthwiseKernel = 3
+    activation: base.Activation = "silu"
+
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.InvertedResidualModule,
+            self.channels,
+            self.hidden,
+            self.activation,
+            kernel=self.kernel,
+        )
+
+
+class InvertedDownsample(base.Layer):
     """``inverted_residual`` without the sum, which may change the width and halve the map."""
 
     kind: Literal["inverted_downsample"] = "inverted_downsample"
-    in_channels: Positive
-    out_channels: Positive
+    in_channels: base.Positive
+    out_channels: base.Positive
     expansion: Annotated[float, Field(gt=0)]
     stride: Literal[1, 2] = 2
-    kernel: DepthwiseKernel = 3
-    activation: Activation = "silu"
+    kernel: base.DepthwiseKernel = 3
+    activation: base.Activation = "silu"
 
     @property
     def hidden(self) -> int:
         """Channels of the depthwise convolution."""
         return round(self.in_channels * self.expansion)
 
-    def output_shape(self, input_shape: Shape) -> Shape:
+    def output_shape(self, input_shape: base.Shape) -> base.Shape:
         return self.strided(input_shape, self.in_channels, self.out_channels, self.stride)
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.mobilevit.modules import InvertedDownsampleModule
-
-        return call(
-            InvertedDownsampleModule,
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.InvertedDownsampleModule,
             self.in_channels,
             self.hidden,
             self.out_channels,
@@ -88,17 +83,17 @@ class InvertedDownsample(Layer):
         )
 
 
-class PatchTransformer(ResidualLayer):
+class PatchTransformer(base.ResidualLayer):
     """Transformer layers on tokens of width ``dim``, between convolutions on the feature map.
 
     A token attends to those at the same place of other 2x2 patches; a map of odd sides is
     interpolated to even ones. A smaller ``depth`` keeps the first of the transformer layers.
     """
 
-    dim: Positive
-    depth: Positive
+    dim: base.Positive
+    depth: base.Positive
     expansion: Annotated[float, Field(gt=0)] = 2.0
-    activation: Activation = "silu"
+    activation: base.Activation = "silu"
 
     @property
     def hidden(self) -> int:
@@ -109,33 +104,41 @@ class PatchTransformer(ResidualLayer):
 class SoftmaxPatchTransformer(PatchTransformer):
     """Attention of each token to each other, at a cost that is quadratic in the map's pixels."""
 
-    heads: Positive = 4
+    heads: base.Positive = 4
 
-    def output_shape(self, input_shape: Shape) -> Shape:
+    def output_shape(self, input_shape: base.Shape) -> base.Shape:
         if self.dim % self.heads:
             raise ValueError(
                 f"{self.slot}: dim must be a multiple of {self.heads} heads, got {self.dim}"
             )
         return super().output_shape(input_shape)
 
+    def call(self, block: type[modules.MobileViTV1BlockModule]) -> base.ModuleCall:
+        """The call of one of the classes of blocks."""
+        sizes = self.channels, self.dim, self.hidden
+        return base.call(block, *sizes, depth=self.depth, heads=self.heads, act=self.activation)
+
 
 class SeparablePatchTransformer(PatchTransformer):
     """Separable attention, at a linear cost. A map of odd sides stays interpolated."""
 
-    def output_shape(self, input_shape: Shape) -> Shape:
+    def output_shape(self, input_shape: base.Shape) -> base.Shape:
         channels, height, width = super().output_shape(input_shape)
         return channels, height + height % PATCH, width + width % PATCH
 
+    def call(self, block: type[separable_modules.MobileViTV2BlockModule]) -> base.ModuleCall:
+        """The call of one of the classes of blocks."""
+        sizes = self.channels, self.dim, self.hidden
+        return base.call(block, *sizes, depth=self.depth, act=self.activation)
 
-class SeparableAttention(ResidualLayer):
+
+class SeparableAttention(base.ResidualLayer):
     """The attention of ``mobilevit_v2_block`` alone: residual, of all pixels at a linear cost."""
 
     kind: Literal["separable_attention"] = "separable_attention"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.mobilevit.separable_modules import SeparableAttentionModule
-
-        return call(SeparableAttentionModule, self.channels)
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(separable_modules.SeparableAttentionModule, self.channels)
 
 
 class MobileViTV1Block(SoftmaxPatchTransformer):
@@ -143,18 +146,8 @@ class MobileViTV1Block(SoftmaxPatchTransformer):
 
     kind: Literal["mobilevit_v1_block"] = "mobilevit_v1_block"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.mobilevit.modules import MobileViTV1BlockModule
-
-        return call(
-            MobileViTV1BlockModule,
-            self.channels,
-            self.dim,
-            self.hidden,
-            depth=self.depth,
-            heads=self.heads,
-            act=self.activation,
-        )
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return self.call(modules.MobileViTV1BlockModule)
 
 
 class MobileViTV2Block(SeparablePatchTransformer):
@@ -162,17 +155,8 @@ class MobileViTV2Block(SeparablePatchTransformer):
 
     kind: Literal["mobilevit_v2_block"] = "mobilevit_v2_block"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.mobilevit.separable_modules import MobileViTV2BlockModule
-
-        return call(
-            MobileViTV2BlockModule,
-            self.channels,
-            self.dim,
-            self.hidden,
-            depth=self.depth,
-            act=self.activation,
-        )
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return self.call(separable_modules.MobileViTV2BlockModule)
 
 
 class MobileViTV3Block(SoftmaxPatchTransformer):
@@ -180,18 +164,8 @@ class MobileViTV3Block(SoftmaxPatchTransformer):
 
     kind: Literal["mobilevit_v3_block"] = "mobilevit_v3_block"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.mobilevit.modules import MobileViTV3BlockModule
-
-        return call(
-            MobileViTV3BlockModule,
-            self.channels,
-            self.dim,
-            self.hidden,
-            depth=self.depth,
-            heads=self.heads,
-            act=self.activation,
-        )
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return self.call(modules.MobileViTV3BlockModule)
 
 
 class MobileViTV3SeparableBlock(SeparablePatchTransformer):
@@ -199,49 +173,40 @@ class MobileViTV3SeparableBlock(SeparablePatchTransformer):
 
     kind: Literal["mobilevit_v3_separable_block"] = "mobilevit_v3_separable_block"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.mobilevit.separable_modules import MobileViTV3SeparableBlockModule
-
-        return call(
-            MobileViTV3SeparableBlockModule,
-            self.channels,
-            self.dim,
-            self.hidden,
-            depth=self.depth,
-            act=self.activation,
-        )
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return self.call(separable_modules.MobileViTV3SeparableBlockModule)
 
 
-class ConvClassifier(Layer):
+class ConvClassifier(base.Layer):
     """1x1 convolution to ``features`` channels, global mean and a linear head."""
 
     kind: Literal["conv_classifier"] = "conv_classifier"
-    in_channels: Positive
-    features: Positive
+    in_channels: base.Positive
+    features: base.Positive
     classes: Annotated[int, Field(gt=1)]
-    activation: Activation = "silu"
+    activation: base.Activation = "silu"
 
-    def output_shape(self, input_shape: Shape) -> Shape:
+    def output_shape(self, input_shape: base.Shape) -> base.Shape:
         self.require_channels(input_shape, self.in_channels)
         return self.classes, 1, 1
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.mobilevit.modules import ConvClassifierModule
-
-        return call(
-            ConvClassifierModule, self.in_channels, self.features, self.classes, self.activation
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.ConvClassifierModule,
+            self.in_channels,
+            self.features,
+            self.classes,
+            self.activation,
         )
 
 
-class MeanClassifier(Head):
+class MeanClassifier(base.Head):
     """Global mean and a linear head."""
 
     kind: Literal["mean_classifier"] = "mean_classifier"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.mobilevit.separable_modules import MeanClassifierModule
-
-        return call(MeanClassifierModule, self.in_channels, self.classes)
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(separable_modules.MeanClassifierModule, self.in_channels, self.classes)
 
 
 LAYERS = (

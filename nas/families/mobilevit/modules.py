@@ -9,6 +9,9 @@ attends to those at its own place only, so places are a second axis of the batch
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -69,15 +72,22 @@ class InvertedResidualModule(InvertedDownsampleModule):
 class MobileViTV1BlockModule(nn.Module):
     """y = transformers(local(x)), then a 3x3 convolution of x and y together."""
 
+    is_version_3: ClassVar[bool] = False
+
     def __init__(
         self, channels: int, dim: int, hidden: int, *, depth: int, heads: int, act: str
     ) -> None:
         super().__init__()
-        self.local = ConvNorm(channels, channels, kernel=3, bias=False)
+        groups, fused, kernel = (channels, dim, 1) if self.is_version_3 else (1, channels, 3)
+        self.local = ConvNorm(channels, channels, kernel=3, groups=groups, bias=False)
         self.enter = nn.Conv2d(channels, dim, 1, bias=False)
-        self.transformer = Transformer(dim, hidden, depth=depth, heads=heads, act=act)
+        layers = (
+            TransformerLayer(dim, hidden, act, PatchAttention(dim, heads), nn.LayerNorm)
+            for _ in range(depth)
+        )
+        self.transformer = Transformer(layers, nn.LayerNorm(dim))
         self.leave = ConvNorm(dim, channels, bias=False)
-        self.fusion = ConvNormOfTwo(channels, channels, channels, kernel=3)
+        self.fusion = ConvNormOfTwo(fused, channels, channels, kernel=kernel)
         self.act1, self.act2, self.act3 = activation(act), activation(act), activation(act)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -86,21 +96,11 @@ class MobileViTV1BlockModule(nn.Module):
         return self.act3(self.fusion(x, y))  # type: ignore[no-any-return]
 
 
-class MobileViTV3BlockModule(nn.Module):
+class MobileViTV3BlockModule(MobileViTV1BlockModule):
     """x + fusion(y, transformers(y)) where y = local(x), with softmax attention."""
 
     branch_ends = ("act3",)
-
-    def __init__(
-        self, channels: int, dim: int, hidden: int, *, depth: int, heads: int, act: str
-    ) -> None:
-        super().__init__()
-        self.local = ConvNorm(channels, channels, kernel=3, groups=channels, bias=False)
-        self.enter = nn.Conv2d(channels, dim, 1, bias=False)
-        self.transformer = Transformer(dim, hidden, depth=depth, heads=heads, act=act)
-        self.leave = ConvNorm(dim, channels, bias=False)
-        self.fusion = ConvNormOfTwo(dim, channels, channels)
-        self.act1, self.act2, self.act3 = activation(act), activation(act), activation(act)
+    is_version_3 = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         local = self.enter(self.act1(self.local(x)))  # (N, dim, H, W)
@@ -111,15 +111,13 @@ class MobileViTV3BlockModule(nn.Module):
 class Transformer(nn.Module):
     """Transformer layers and a norm, between unfolding (N, C, H, W) to tokens and folding back."""
 
-    def __init__(self, dim: int, hidden: int, *, depth: int, heads: int, act: str) -> None:
+    def __init__(self, layers: Iterable[nn.Module], norm: nn.Module) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            *(TransformerLayer(dim, hidden, heads=heads, act=act) for _ in range(depth))
-        )
-        self.norm = nn.LayerNorm(dim)
+        self.layers = nn.Sequential(*layers)
+        self.norm = norm
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        _, _, height, width = x.shape
+        height, width = x.shape[2:]
         even = height + height % 2, width + width % 2
         if even != (height, width):
             x = functional.interpolate(x, even, mode="bilinear")
@@ -149,11 +147,18 @@ class TransformerLayer(nn.Module):
 
     branch_ends = ("attention", "fc2")
 
-    def __init__(self, dim: int, hidden: int, *, heads: int, act: str) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        act: str,
+        attention: nn.Module,
+        norm: Callable[[int], nn.Module],
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attention = PatchAttention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm1 = norm(dim)
+        self.attention = attention
+        self.norm2 = norm(dim)
         self.fc1 = TokenLinear(dim, hidden)
         self.act = activation(act)
         self.fc2 = TokenLinear(hidden, dim)

@@ -5,6 +5,8 @@ Transformers see a map as tokens (N, 4, T, C), as in v1; here each norm is over 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -12,8 +14,8 @@ from torch.nn import functional
 from nas.families.mobilevit.modules import (
     ConvNormOfTwo,
     FoldedConvOfTwo,
-    from_tokens,
-    to_tokens,
+    Transformer,
+    TransformerLayer,
 )
 from nas.families.parts import ConvNorm, FoldedLinear, TokenLinear, activation
 
@@ -21,46 +23,50 @@ from nas.families.parts import ConvNorm, FoldedLinear, TokenLinear, activation
 class MobileViTV2BlockModule(nn.Module):
     """transformers(local(x)), the local part of a depthwise and a 1x1 convolution."""
 
+    is_version_3: ClassVar[bool] = False
+
     def __init__(self, channels: int, dim: int, hidden: int, *, depth: int, act: str) -> None:
         super().__init__()
         self.local = ConvNorm(channels, channels, kernel=3, groups=channels, bias=False)
         self.act = activation(act)
         self.enter = nn.Conv2d(channels, dim, 1, bias=False)
-        self.transformer = SeparableTransformer(dim, hidden, depth=depth, act=act)
-        self.leave = ConvNorm(dim, channels, bias=False)
+        layers = (SeparableTransformerLayer(dim, hidden, act) for _ in range(depth))
+        self.transformer = Transformer(layers, TokenGroupNorm(dim))
+        self.leave: nn.Module = (
+            ConvNormOfTwo(dim, dim, channels)
+            if self.is_version_3
+            else ConvNorm(dim, channels, bias=False)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.enter(self.act(self.local(to_even(x))))  # (N, dim, H, W)
         return self.leave(self.transformer(y))  # type: ignore[no-any-return]
 
     def fold(self) -> nn.Module:
-        assert isinstance(self.leave, nn.Conv2d)
-        self.transformer.fold_norm_into(self.leave)
+        """The last norm's weights go into the 1x1 convolution whose first channels these are."""
+        conv = self.leave.conv if isinstance(self.leave, FoldedConvOfTwo) else self.leave
+        norm = self.transformer.norm
+        assert isinstance(norm, TokenGroupNorm)
+        assert isinstance(conv, nn.Conv2d)
+        assert conv.bias is not None
+        weight, dim = conv.weight.detach().clone(), len(norm.weight)
+        conv.bias = nn.Parameter(conv.bias + weight[:, :dim, 0, 0] @ norm.bias)
+        weight[:, :dim] *= norm.weight.detach()[:, None, None]
+        conv.weight = nn.Parameter(weight)
+        self.transformer.norm = FoldedTokenGroupNorm(norm.eps)
         return self
 
 
-class MobileViTV3SeparableBlockModule(nn.Module):
+class MobileViTV3SeparableBlockModule(MobileViTV2BlockModule):
     """x + fusion(transformers(y), y) where y = local(x), with separable attention."""
 
     branch_ends = ("leave",)
-
-    def __init__(self, channels: int, dim: int, hidden: int, *, depth: int, act: str) -> None:
-        super().__init__()
-        self.local = ConvNorm(channels, channels, kernel=3, groups=channels, bias=False)
-        self.act = activation(act)
-        self.enter = nn.Conv2d(channels, dim, 1, bias=False)
-        self.transformer = SeparableTransformer(dim, hidden, depth=depth, act=act)
-        self.leave = ConvNormOfTwo(dim, dim, channels)
+    is_version_3 = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = to_even(x)
         local = self.enter(self.act(self.local(x)))  # (N, dim, H, W)
         return x + self.leave(self.transformer(local), local)  # type: ignore[no-any-return]
-
-    def fold(self) -> nn.Module:
-        assert isinstance(self.leave, FoldedConvOfTwo)
-        self.transformer.fold_norm_into(self.leave.conv)
-        return self
 
 
 def to_even(x: torch.Tensor) -> torch.Tensor:
@@ -72,53 +78,14 @@ def to_even(x: torch.Tensor) -> torch.Tensor:
     return functional.interpolate(x, even, mode="bilinear", align_corners=True)
 
 
-class SeparableTransformer(nn.Module):
-    """Transformer layers and a norm, between unfolding (N, C, H, W) to tokens and folding back."""
-
-    def __init__(self, dim: int, hidden: int, *, depth: int, act: str) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            *(SeparableTransformerLayer(dim, hidden, act) for _ in range(depth))
-        )
-        self.norm: nn.Module = TokenGroupNorm(dim)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        height, width = x.shape[2:]
-        return from_tokens(self.norm(self.layers(to_tokens(x))), (height, width))
-
-    def fold_norm_into(self, conv: nn.Conv2d) -> None:
-        """Move the last norm's weights into a 1x1 convolution whose first channels these are."""
-        norm = self.norm
-        assert isinstance(norm, TokenGroupNorm)
-        assert conv.bias is not None
-        weight, dim = conv.weight.detach().clone(), len(norm.weight)
-        conv.bias = nn.Parameter(conv.bias + weight[:, :dim, 0, 0] @ norm.bias)
-        weight[:, :dim] *= norm.weight.detach()[:, None, None]
-        conv.weight = nn.Parameter(weight)
-        self.norm = FoldedTokenGroupNorm(norm.eps)
-
-
-class SeparableTransformerLayer(nn.Module):
-    """y = x + attention(norm(x)), then y + MLP(norm(y)), on tokens (N, 4, T, C)."""
-
-    branch_ends = ("attention", "fc2")
+class SeparableTransformerLayer(TransformerLayer):
+    """``TransformerLayer`` with separable attention, and norms over a whole image."""
 
     def __init__(self, dim: int, hidden: int, act: str) -> None:
-        super().__init__()
-        self.norm1: nn.Module = TokenGroupNorm(dim)
-        self.attention = SeparableTokenAttention(dim)
-        self.norm2: nn.Module = TokenGroupNorm(dim)
-        self.fc1 = TokenLinear(dim, hidden)
-        self.act = activation(act)
-        self.fc2 = TokenLinear(hidden, dim)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attention(self.norm1(x))
-        return x + self.fc2(self.act(self.fc1(self.norm2(x))))  # type: ignore[no-any-return]
+        super().__init__(dim, hidden, act, SeparableTokenAttention(dim), TokenGroupNorm)
 
     def fold(self) -> nn.Module:
-        attention = self.attention
-        self.norm1 = fold_norm(self.norm1, attention.query, attention.key, attention.value)
+        self.norm1 = fold_norm_before_attention(self.norm1, self.attention)
         self.norm2 = fold_norm(self.norm2, self.fc1)
         return self
 
@@ -139,9 +106,7 @@ class SeparableAttentionModule(nn.Module):
         return x + y.permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
     def fold(self) -> nn.Module:
-        attention = self.attention
-        assert isinstance(attention, FoldedSeparableTokenAttention)
-        self.norm = fold_norm(self.norm, attention.query, attention.key, attention.value)
+        self.norm = fold_norm_before_attention(self.norm, self.attention)
         return self
 
 
@@ -220,6 +185,12 @@ def fold_norm(norm: nn.Module, *linears: nn.Module) -> FoldedTokenGroupNorm:
         linear.bias = nn.Parameter(linear.bias + norm.bias @ linear.weight)
         linear.weight = nn.Parameter(norm.weight[:, None] * linear.weight)
     return FoldedTokenGroupNorm(norm.eps)
+
+
+def fold_norm_before_attention(norm: nn.Module, attention: nn.Module) -> FoldedTokenGroupNorm:
+    """``fold_norm`` into all layers of a folded attention that take the normed tokens."""
+    assert isinstance(attention, FoldedSeparableTokenAttention)
+    return fold_norm(norm, attention.query, attention.key, attention.value)
 
 
 class MeanClassifierModule(nn.Module):

@@ -5,47 +5,38 @@ Its head is the ``token_classifier`` of EfficientFormer V1 with another epsilon.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from nas.families.layer import (
-    Activation,
-    DepthwiseKernel,
-    Downsampling,
-    ExpandingLayer,
-    ModuleCall,
-    Positive,
-    ResidualLayer,
-    Shape,
-    call,
-)
+from nas.families import layer as base
+
+if TYPE_CHECKING:
+    from nas.families.pvt_v2 import modules
+else:
+    modules = base.LazyModule("nas.families.pvt_v2.modules")
 
 
-class PatchStem(Downsampling):
+class PatchStem(base.Downsampling):
     """Overlapping patches: a 7x7 convolution of stride 4 and a LayerNorm of each pixel."""
 
     stride = 4
 
     kind: Literal["patch_stem"] = "patch_stem"
-    in_channels: Positive = 3
+    in_channels: base.Positive = 3
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.pvt_v2.modules import PatchStemModule
-
-        return call(PatchStemModule, self.in_channels, self.out_channels)
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(modules.PatchStemModule, self.in_channels, self.out_channels)
 
 
-class PatchDownsample(Downsampling):
+class PatchDownsample(base.Downsampling):
     """A 3x3 convolution of stride 2 between two LayerNorms of each pixel."""
 
     kind: Literal["patch_downsample"] = "patch_downsample"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.pvt_v2.modules import PatchDownsampleModule
-
-        return call(PatchDownsampleModule, self.in_channels, self.out_channels)
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(modules.PatchDownsampleModule, self.in_channels, self.out_channels)
 
 
-class ReducedAttention(ResidualLayer):
+class ReducedAttention(base.ResidualLayer):
     """Residual attention whose keys and values come from a smaller map.
 
     That is a convolution of kernel and stride ``reduction``, or with ``pooled`` the map averaged to
@@ -55,22 +46,20 @@ class ReducedAttention(ResidualLayer):
     fixed: ClassVar[frozenset[str]] = frozenset({"reduction", "pooled"})
 
     kind: Literal["reduced_attention"] = "reduced_attention"
-    heads: Positive
-    head_dim: Positive
+    heads: base.Positive
+    head_dim: base.Positive
     reduction: Literal[1, 2, 4, 8] = 1
     pooled: bool = False
 
-    def output_shape(self, input_shape: Shape) -> Shape:
+    def output_shape(self, input_shape: base.Shape) -> base.Shape:
         self.require_divisible(input_shape, self.reduction)
         if self.pooled and self.reduction > 1:
             raise ValueError(f"{self.slot}: reduction must be 1 with pooled, got {self.reduction}")
         return super().output_shape(input_shape)
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.pvt_v2.modules import ReducedAttentionModule
-
-        return call(
-            ReducedAttentionModule,
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.ReducedAttentionModule,
             self.channels,
             heads=self.heads,
             head_dim=self.head_dim,
@@ -79,7 +68,7 @@ class ReducedAttention(ResidualLayer):
         )
 
 
-class TokenFFN(ExpandingLayer):
+class TokenFFN(base.ExpandingLayer):
     """Residual MLP of each pixel, with a depthwise convolution before its activation.
 
     With ``rectified`` a ReLU stands before the convolution, as in the networks with linear
@@ -91,14 +80,12 @@ class TokenFFN(ExpandingLayer):
 
     kind: Literal["token_ffn"] = "token_ffn"
     rectified: bool = False
-    kernel: DepthwiseKernel = 3
-    activation: Activation = "gelu"
+    kernel: base.DepthwiseKernel = 3
+    activation: base.Activation = "gelu"
 
-    def module(self, input_shape: Shape) -> ModuleCall:
-        from nas.families.pvt_v2.modules import TokenFFNModule
-
-        return call(
-            TokenFFNModule,
+    def module(self, input_shape: base.Shape) -> base.ModuleCall:
+        return base.call(
+            modules.TokenFFNModule,
             self.channels,
             self.hidden,
             self.activation,
