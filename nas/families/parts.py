@@ -35,6 +35,31 @@ class ConvNorm(nn.Module):
         return fuse_conv_bn_eval(self.conv, self.norm)
 
 
+class Bottleneck(nn.Module):
+    """1x1, depthwise and 1x1 convolutions: (N, C, H, W) to (N, C', H / stride, W / stride)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden: int,
+        out_channels: int,
+        *,
+        act: str,
+        kernel: int,
+        stride: int = 1,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.fc1 = ConvNorm(in_channels, hidden, bias=bias)
+        self.mid = ConvNorm(hidden, hidden, kernel=kernel, stride=stride, groups=hidden, bias=bias)
+        self.fc2: nn.Module = ConvNorm(hidden, out_channels, bias=bias)
+        self.act1, self.act2 = activation(act), activation(act)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.act1(self.fc1(x))  # (N, hidden, H, W)
+        return self.fc2(self.act2(self.mid(y)))  # type: ignore[no-any-return]
+
+
 class Scale(nn.Module):
     """A learnt factor for each channel ("layer scale", Touvron et al. 2021, arXiv 2103.17239)."""
 
@@ -157,6 +182,18 @@ class FixedBias(nn.Module):
 
     def forward(self) -> torch.Tensor:
         return self.bias
+
+
+class MultiHead(nn.Module):
+    """An attention whose weights have heads and their channels on one axis."""
+
+    def __init__(self, heads: int, key_dim: int, value_dim: int) -> None:
+        super().__init__()
+        self.heads, self.key_dim, self.value_dim = heads, key_dim, value_dim
+
+    def logical_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Heads and the channels of a head have an axis each."""
+        return head_shapes(self, self.heads, self.key_dim, self.value_dim)
 
 
 def head_shapes(

@@ -12,6 +12,7 @@ from torch import nn
 from nas.families.efficientformer_v2.modules import ClassifierModule
 from nas.families.parts import (
     ConvNorm,
+    MultiHead,
     RelativeBias,
     Scale,
     TokenLinear,
@@ -19,7 +20,6 @@ from nas.families.parts import (
     activation,
     fold_scale,
     fold_token_scale,
-    head_shapes,
 )
 
 
@@ -134,7 +134,7 @@ class MetaBlock3DModule(nn.Module):
         return self
 
 
-class TokenAttention(nn.Module):
+class TokenAttention(MultiHead):
     """Multi-head attention of pixels (N, H, W, C), with a bias for each offset between two."""
 
     def __init__(
@@ -146,8 +146,7 @@ class TokenAttention(nn.Module):
         value_dim: int,
         map_size: tuple[int, int],
     ) -> None:
-        super().__init__()
-        self.heads, self.key_dim, self.value_dim = heads, key_dim, value_dim
+        super().__init__(heads, key_dim, value_dim)
         self.q = TokenLinear(channels, heads * key_dim)
         self.k = TokenLinear(channels, heads * key_dim)
         self.v = TokenLinear(channels, heads * value_dim)
@@ -163,10 +162,6 @@ class TokenAttention(nn.Module):
         weights = ((q @ k) * self.key_dim**-0.5 + self.bias()).softmax(-1)  # (N, heads, HW, HW)
         y = (weights @ v).transpose(1, 2).reshape(n, height, width, -1)
         return self.proj(y)  # type: ignore[no-any-return]
-
-    def logical_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Heads and the channels of a head have an axis each."""
-        return head_shapes(self, self.heads, self.key_dim, self.value_dim)
 
 
 class TokenClassifierModule(ClassifierModule):

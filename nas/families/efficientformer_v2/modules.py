@@ -10,13 +10,14 @@ from torch import nn
 from torch.nn import functional
 
 from nas.families.parts import (
+    Bottleneck,
     ConvNorm,
+    MultiHead,
     RelativeBias,
     Scale,
     activation,
     fold_norm_before,
     fold_scale,
-    head_shapes,
 )
 
 
@@ -34,28 +35,22 @@ class ConvStemModule(nn.Module):
         return self.act2(self.conv2(x))  # type: ignore[no-any-return]
 
 
-class ConvFFNModule(nn.Module):
+class ConvFFNModule(Bottleneck):
     """x + scale * FFN(x), the FFN with a depthwise convolution between its 1x1 ones."""
 
     def __init__(self, channels: int, hidden: int, act: str, *, kernel: int = 3) -> None:
-        super().__init__()
-        self.fc1 = ConvNorm(channels, hidden)
-        self.mid = ConvNorm(hidden, hidden, kernel=kernel, groups=hidden)
-        self.fc2: nn.Module = ConvNorm(hidden, channels)
-        self.act1, self.act2 = activation(act), activation(act)
+        super().__init__(channels, hidden, channels, act=act, kernel=kernel, bias=True)
         self.scale: nn.Module = Scale(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.act1(self.fc1(x))  # (N, hidden, H, W)
-        y = self.act2(self.mid(y))
-        return x + self.scale(self.fc2(y))  # type: ignore[no-any-return]
+        return x + self.scale(super().forward(x))  # type: ignore[no-any-return]
 
     def fold(self) -> nn.Module:
         self.fc2, self.scale = fold_scale(self.fc2, self.scale), nn.Identity()
         return self
 
 
-class Attention4DModule(nn.Module):
+class Attention4DModule(MultiHead):
     """x + scale * attention(x), with talking heads and a depthwise "local" path of the values."""
 
     def __init__(
@@ -70,8 +65,7 @@ class Attention4DModule(nn.Module):
         talking_heads: bool,
         act: str,
     ) -> None:
-        super().__init__()
-        self.heads, self.key_dim, self.value_dim = heads, key_dim, value_dim
+        super().__init__(heads, key_dim, value_dim)
         values = heads * value_dim
         self.stride_conv = (
             ConvNorm(channels, channels, kernel=3, stride=stride, groups=channels)
@@ -113,10 +107,6 @@ class Attention4DModule(nn.Module):
             self.upsample = nn.Sequential(nn.AvgPool2d(1), self.upsample)
         return self
 
-    def logical_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Heads and the channels of a head have an axis each."""
-        return head_shapes(self, self.heads, self.key_dim, self.value_dim)
-
 
 class ConvDownsampleModule(ConvNorm):
     """(N, C, H, W) to (N, C', H/2, W/2)."""
@@ -125,7 +115,7 @@ class ConvDownsampleModule(ConvNorm):
         super().__init__(in_channels, out_channels, kernel=3, stride=2)
 
 
-class AttentionDownsampleModule(nn.Module):
+class AttentionDownsampleModule(MultiHead):
     """(N, C, H, W) to (N, C', H/2, W/2): a strided convolution plus a strided attention."""
 
     def __init__(
@@ -139,8 +129,7 @@ class AttentionDownsampleModule(nn.Module):
         map_size: tuple[int, int],
         act: str,
     ) -> None:
-        super().__init__()
-        self.heads, self.key_dim, self.value_dim = heads, key_dim, value_dim
+        super().__init__(heads, key_dim, value_dim)
         values = heads * value_dim
         self.conv = ConvNorm(in_channels, out_channels, kernel=3, stride=2)
         self.q_local = nn.Conv2d(in_channels, in_channels, 3, 2, padding=1, groups=in_channels)
@@ -166,10 +155,6 @@ class AttentionDownsampleModule(nn.Module):
         weights = ((q @ k) * self.key_dim**-0.5 + self.bias()).softmax(-1)  # (N, heads, HW/4, HW)
         y = (weights @ v).transpose(2, 3).reshape(n, -1, height // 2, width // 2) + local
         return self.conv(x) + self.proj(self.act(y))  # type: ignore[no-any-return]
-
-    def logical_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Heads and the channels of a head have an axis each."""
-        return head_shapes(self, self.heads, self.key_dim, self.value_dim)
 
 
 class ClassifierModule(nn.Module):

@@ -17,7 +17,14 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from nas.families.parts import ConvNorm, FoldedLinear, TokenLinear, activation, head_shapes
+from nas.families.parts import (
+    Bottleneck,
+    ConvNorm,
+    FoldedLinear,
+    MultiHead,
+    TokenLinear,
+    activation,
+)
 
 
 class ShortStemModule(nn.Module):
@@ -32,38 +39,17 @@ class ShortStemModule(nn.Module):
         return self.act(self.conv(x))  # type: ignore[no-any-return]
 
 
-class InvertedDownsampleModule(nn.Module):
+class InvertedDownsampleModule(Bottleneck):
     """(N, C, H, W) to (N, C', H/stride, W/stride), wider at the depthwise convolution."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        hidden: int,
-        out_channels: int,
-        *,
-        stride: int,
-        act: str,
-        kernel: int = 3,
-    ) -> None:
-        super().__init__()
-        self.fc1 = ConvNorm(in_channels, hidden, bias=False)
-        self.mid = ConvNorm(hidden, hidden, kernel=kernel, stride=stride, groups=hidden, bias=False)
-        self.fc2 = ConvNorm(hidden, out_channels, bias=False)
-        self.act1, self.act2 = activation(act), activation(act)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.act1(self.fc1(x))  # (N, hidden, H, W)
-        y = self.act2(self.mid(y))
-        return self.fc2(y)  # type: ignore[no-any-return]
-
-
-class InvertedResidualModule(InvertedDownsampleModule):
+class InvertedResidualModule(Bottleneck):
     """The sum of the input (N, C, H, W) and the convolutions' output."""
 
     branch_ends = ("fc2",)
 
     def __init__(self, channels: int, hidden: int, act: str, *, kernel: int = 3) -> None:
-        super().__init__(channels, hidden, channels, stride=1, act=act, kernel=kernel)
+        super().__init__(channels, hidden, channels, act=act, kernel=kernel)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + super().forward(x)
@@ -168,12 +154,11 @@ class TransformerLayer(nn.Module):
         return x + self.fc2(self.act(self.fc1(self.norm2(x))))  # type: ignore[no-any-return]
 
 
-class PatchAttention(nn.Module):
+class PatchAttention(MultiHead):
     """Multi-head attention of the T tokens that share a place, for tokens (N, 4, T, C)."""
 
     def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
+        super().__init__(heads, dim // heads, dim // heads)
         self.q: nn.Module = TokenLinear(dim, dim)
         self.k = TokenLinear(dim, dim)
         self.v = TokenLinear(dim, dim)
@@ -196,11 +181,6 @@ class PatchAttention(nn.Module):
         q.weight, q.bias = nn.Parameter(scale(q.weight)), nn.Parameter(scale(q.bias))
         self.scale = nn.Identity()
         return self
-
-    def logical_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Heads and the channels of a head have an axis each."""
-        head_dim = self.k.out_features // self.heads
-        return head_shapes(self, self.heads, head_dim, head_dim)
 
 
 class RootScale(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nas.families.parts import TokenLinear, activation, head_shapes
+from nas.families.parts import MultiHead, TokenLinear, activation
 
 EPSILON = 1e-6
 """Of the norms before residual branches and after stages; the others have torch's 1e-5."""
@@ -49,7 +49,7 @@ def normed(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
     return y.permute(0, 3, 1, 2)
 
 
-class ReducedAttentionModule(nn.Module):
+class ReducedAttentionModule(MultiHead):
     """x + attention(norm(x)), keys and values of a smaller map."""
 
     branch_ends = ("proj",)
@@ -57,8 +57,8 @@ class ReducedAttentionModule(nn.Module):
     def __init__(
         self, channels: int, *, heads: int, head_dim: int, reduction: int, pooled: bool
     ) -> None:
-        super().__init__()
-        self.heads, self.head_dim, self.pooled = heads, head_dim, pooled
+        super().__init__(heads, head_dim, head_dim)
+        self.pooled = pooled
         self.norm = nn.LayerNorm(channels, eps=EPSILON)
         self.q = TokenLinear(channels, heads * head_dim)
         self.k = TokenLinear(channels, heads * head_dim)
@@ -72,13 +72,13 @@ class ReducedAttentionModule(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, _, height, width = x.shape
         tokens = self.norm(x.permute(0, 2, 3, 1))  # (N, H, W, C)
-        split = (n, height * width, self.heads, self.head_dim)
+        split = (n, height * width, self.heads, self.key_dim)
         q = self.q(tokens).reshape(split).transpose(1, 2)  # (N, heads, HW, head_dim)
         few = self.reduced(tokens)  # (N, h, w, C)
-        split = (n, few.shape[1] * few.shape[2], self.heads, self.head_dim)
+        split = (n, few.shape[1] * few.shape[2], self.heads, self.key_dim)
         k = self.k(few).reshape(split).permute(0, 2, 3, 1)  # (N, heads, head_dim, hw)
         v = self.v(few).reshape(split).transpose(1, 2)  # (N, heads, hw, head_dim)
-        weights = ((q @ k) * self.head_dim**-0.5).softmax(-1)  # (N, heads, HW, hw)
+        weights = ((q @ k) * self.key_dim**-0.5).softmax(-1)  # (N, heads, HW, hw)
         y = self.proj((weights @ v).transpose(1, 2).reshape(n, height, width, -1))
         return x + y.permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
@@ -90,10 +90,6 @@ class ReducedAttentionModule(nn.Module):
         if self.pooled:
             x = pool(x)
         return self.act(self.norm_reduced(self.reduce(x).permute(0, 2, 3, 1)))  # type: ignore[no-any-return]
-
-    def logical_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Heads and the channels of a head have an axis each."""
-        return head_shapes(self, self.heads, self.head_dim, self.head_dim)
 
 
 def pool(x: torch.Tensor) -> torch.Tensor:
