@@ -49,11 +49,7 @@ class Backbone(Network):
     """
 
     def __init__(
-        self,
-        modules: Sequence[tuple[str, nn.Module]],
-        *,
-        maps: Sequence[FeatureMap],
-        head: str,
+        self, modules: Sequence[tuple[str, nn.Module]], *, maps: Sequence[FeatureMap], head: str
     ) -> None:
         super().__init__(modules)
         self.taken = frozenset(taken.slot for taken in maps)

@@ -58,8 +58,7 @@ def pick(
     if own and kind and kind not in built_in:
         expected = ", ".join(f"'{known}'" for known in (*own, *built_in))
         raise PydanticKnownError(
-            "union_tag_invalid",
-            {"discriminator": "'kind'", "tag": kind, "expected_tags": expected},
+            "union_tag_invalid", {"discriminator": "'kind'", "tag": kind, "expected_tags": expected}
         )
     return handler(data)
 

@@ -138,13 +138,7 @@ class TokenAttention(MultiHead):
     """Multi-head attention of pixels (N, H, W, C), with a bias for each offset between two."""
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        heads: int,
-        key_dim: int,
-        value_dim: int,
-        map_size: tuple[int, int],
+        self, channels: int, *, heads: int, key_dim: int, value_dim: int, map_size: tuple[int, int]
     ) -> None:
         super().__init__(heads, key_dim, value_dim)
         self.q = TokenLinear(channels, heads * key_dim)
