@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, ParamSpec, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -16,8 +17,6 @@ from nas.documents import Value
 
 if TYPE_CHECKING:
     from torch import nn
-
-Arguments = ParamSpec("Arguments")
 
 ModuleCall: TypeAlias = "partial[nn.Module]"
 """The class of a module with its arguments, which are plain values; calling it makes the module."""
@@ -38,16 +37,6 @@ CONTEXT_FIELDS = frozenset({"slot", "channels", "in_channels", "out_channels", "
 
 WIDTH_FIELDS = CONTEXT_FIELDS | {"expansion", "dim", "features"}
 """Fields that change the sizes of a layer's weights but not the nodes of its graph."""
-
-
-class LazyModule:
-    """A module of Python that is imported when one of its names is first read."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, attribute: str) -> object:
-        return getattr(importlib.import_module(self._name), attribute)
 
 
 class MapMisfitError(ValueError):
@@ -94,6 +83,10 @@ class Layer(Value):
     """The rates of drop path that the networks with this layer were published with: pairs of the
     number of parameters with 1,000 classes, ascending, and the rate."""
 
+    module_name: ClassVar[str]
+    """The class of a built-in layer's module, such as ``efficientvit.modules.DepthwiseFFNModule``;
+    torch is loaded with it."""
+
     slot: Annotated[str, Field(pattern=rf"^{NAME}(\.{NAME})*$")]
     kind: str
 
@@ -102,8 +95,23 @@ class Layer(Value):
         raise NotImplementedError
 
     def module(self, input_shape: Shape) -> ModuleCall:
-        """The call that makes this layer's module; ``nas.network.make_module`` calls it."""
-        raise NotImplementedError
+        """The call that makes this layer's module; ``nas.network.make_module`` calls it.
+
+        It is of the class ``module_name``, whose parameters have the names of fields and properties
+        here; but ``act`` is the activation, and ``map_size`` are the sides of the input.
+        """
+        path, _, name = f"nas.families.{self.module_name}".rpartition(".")
+        make = getattr(importlib.import_module(path), name)
+        values = {"act": getattr(self, "activation", None), "map_size": input_shape[1:]}
+        args: list[object] = []
+        kwargs: dict[str, object] = {}
+        for parameter in inspect.signature(make).parameters.values():
+            value = values[key] if (key := parameter.name) in values else getattr(self, key)
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                kwargs[key] = value
+            else:
+                args.append(value)
+        return partial(make, *args, **kwargs)
 
     @cached_property
     def signature(self) -> str:
@@ -189,13 +197,6 @@ class Head(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         self.require_channels(input_shape, self.in_channels)
         return self.classes, 1, 1
-
-
-def call(
-    make: Callable[Arguments, nn.Module], *args: Arguments.args, **kwargs: Arguments.kwargs
-) -> ModuleCall:
-    """``functools.partial`` of any module."""
-    return partial(make, *args, **kwargs)
 
 
 Sizes = tuple[int, ...]

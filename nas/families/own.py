@@ -214,7 +214,7 @@ def _require_usable(layer: type[Layer], kind: str, file: BlockFile) -> None:
         raise ValueError(f"{where}: a kind must be in lower case ({NAME}), got '{kind}'")
     if layer.output_shape is Layer.output_shape:
         raise ValueError(f"{where}: must define output_shape(self, input_shape)")
-    if layer.module is Layer.module:
+    if layer.module is Layer.module and not hasattr(layer, "module_name"):
         raise ValueError(
             f"{where}: must define module(self, input_shape), which returns "
             "functools.partial(MODULE_CLASS, ARGUMENTS...)"

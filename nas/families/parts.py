@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -38,18 +40,20 @@ class ConvNorm(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, depthwise and 1x1 convolutions: (N, C, H, W) to (N, C', H / stride, W / stride)."""
 
+    has_biases: ClassVar[bool] = False
+
     def __init__(
         self,
         in_channels: int,
         hidden: int,
         out_channels: int,
         *,
+        stride: int = 1,
         act: str,
         kernel: int,
-        stride: int = 1,
-        bias: bool = False,
     ) -> None:
         super().__init__()
+        bias = self.has_biases
         self.fc1 = ConvNorm(in_channels, hidden, bias=bias)
         self.mid = ConvNorm(hidden, hidden, kernel=kernel, stride=stride, groups=hidden, bias=bias)
         self.fc2: nn.Module = ConvNorm(hidden, out_channels, bias=bias)

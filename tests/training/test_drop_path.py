@@ -13,6 +13,7 @@ from nas.families.efficientvit.modules import CascadedAttentionModule, Depthwise
 from nas.families.mobilevit.modules import (
     InvertedResidualModule,
     MobileViTV3BlockModule,
+    PatchAttention,
     TransformerLayer,
 )
 from nas.families.mobilevit.separable_modules import (
@@ -46,12 +47,12 @@ def residual_blocks() -> dict[str, nn.Module]:
         "TokenFFN": TokenFFNModule(8, 16, "gelu", rectified=False),
         "DepthwiseFFN": DepthwiseFFNModule(8, 16, "relu"),
         "CascadedAttention": CascadedAttentionModule(
-            8, key_dim=4, kernels=(3, 3), map_size=(4, 4), window=3, act="relu"
+            8, key_dim=4, head_kernels=(3, 3), map_size=(4, 4), window=3, act="relu"
         ),
         "InvertedResidual": InvertedResidualModule(8, 16, "silu"),
         "MobileViTV3Block": MobileViTV3BlockModule(8, 8, 16, heads=2, **transformer),
         "MobileViTV3SeparableBlock": MobileViTV3SeparableBlockModule(8, 8, 16, **transformer),
-        "TransformerLayer": TransformerLayer(4, 16, heads=2, act="silu"),
+        "TransformerLayer": TransformerLayer(4, 16, "silu", PatchAttention(4, 2), nn.LayerNorm),
         "SeparableTransformerLayer": SeparableTransformerLayer(4, 16, "silu"),
     }
 

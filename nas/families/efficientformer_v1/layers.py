@@ -5,45 +5,34 @@ Its stem and its downsampling are the ``conv_stem``, with ReLU, and the ``conv_d
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from nas.families import layer as base
 
-if TYPE_CHECKING:
-    from nas.families.efficientformer_v1 import modules
-else:
-    modules = base.LazyModule("nas.families.efficientformer_v1.modules")
-
 
 class Pooling(base.ResidualLayer):
     """The paper's cheapest token mixer: the mean of the 3x3 pixels around, minus the pixel."""
 
+    module_name = "efficientformer_v1.modules.PoolingModule"
     kind: Literal["pooling"] = "pooling"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(modules.PoolingModule, self.channels)
 
 
 class PointwiseFFN(base.ExpandingLayer):
     """Residual MLP of 1x1 convolutions, with no look at other pixels."""
 
+    module_name = "efficientformer_v1.modules.PointwiseFFNModule"
     kind: Literal["pointwise_ffn"] = "pointwise_ffn"
     activation: base.Activation = "gelu"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(modules.PointwiseFFNModule, self.channels, self.hidden, self.activation)
 
 
 class MetaBlock4D(base.ExpandingLayer):
     """``pooling`` and ``pointwise_ffn`` (the paper's MB4D)."""
 
+    module_name = "efficientformer_v1.modules.MetaBlock4DModule"
     kind: Literal["metablock4d"] = "metablock4d"
     activation: base.Activation = "gelu"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(modules.MetaBlock4DModule, self.channels, self.hidden, self.activation)
 
 
 class MetaBlock3D(base.ExpandingLayer):
@@ -53,40 +42,21 @@ class MetaBlock3D(base.ExpandingLayer):
     of the last stage only.
     """
 
+    module_name = "efficientformer_v1.modules.MetaBlock3DModule"
     kind: Literal["metablock3d"] = "metablock3d"
     activation: base.Activation = "gelu"
     heads: base.Positive = 8
     key_dim: base.Positive = 32
     value_dim: base.Positive = 128
 
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.MetaBlock3DModule,
-            self.channels,
-            self.hidden,
-            heads=self.heads,
-            key_dim=self.key_dim,
-            value_dim=self.value_dim,
-            map_size=input_shape[1:],
-            act=self.activation,
-        )
-
 
 class TokenClassifier(base.Head):
     """``classifier`` with a LayerNorm of each pixel instead of a norm over the batch."""
 
+    module_name = "efficientformer_v1.modules.TokenClassifierModule"
     kind: Literal["token_classifier"] = "token_classifier"
     distillation: bool = True
     epsilon: Annotated[float, Field(gt=0)] = 1e-5
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.TokenClassifierModule,
-            self.in_channels,
-            self.classes,
-            distillation=self.distillation,
-            epsilon=self.epsilon,
-        )
 
 
 LAYERS = (Pooling, PointwiseFFN, MetaBlock4D, MetaBlock3D, TokenClassifier)

@@ -162,10 +162,10 @@ class TokenClassifierModule(ClassifierModule):
     """(N, C, H, W) to logits (N, classes), with a LayerNorm of each pixel before the mean."""
 
     def __init__(
-        self, channels: int, classes: int, *, distillation: bool, epsilon: float = 1e-5
+        self, in_channels: int, classes: int, *, distillation: bool, epsilon: float = 1e-5
     ) -> None:
-        super().__init__(channels, classes, distillation=distillation)
-        self.norm = nn.LayerNorm(channels, eps=epsilon)
+        super().__init__(in_channels, classes, distillation=distillation)
+        self.norm = nn.LayerNorm(in_channels, eps=epsilon)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.permute(0, 2, 3, 1)  # (N, H, W, C)

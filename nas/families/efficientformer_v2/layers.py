@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from nas.families import layer as base
-
-if TYPE_CHECKING:
-    from nas.families.efficientformer_v2 import modules
-else:
-    modules = base.LazyModule("nas.families.efficientformer_v2.modules")
 
 
 class ConvStem(base.Downsampling):
     """Two 3x3 convolutions of stride 2, the first with half the channels."""
 
+    module_name = "efficientformer_v2.modules.ConvStemModule"
     stride = 4
 
     kind: Literal["conv_stem"] = "conv_stem"
     in_channels: base.Positive = 3
     activation: base.Activation = "gelu"
 
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.ConvStemModule, self.in_channels, self.out_channels, self.activation
-        )
-
 
 class ConvFFN(base.ExpandingLayer):
     """Residual FFN of 1x1, depthwise and 1x1 convolutions."""
 
+    module_name = "efficientformer_v2.modules.ConvFFNModule"
     # of S1, S2 and L
     published_drop_path = ((6_185_560, 0.0), (12_710_112, 0.02), (26_322_288, 0.1))
 
     kind: Literal["conv_ffn"] = "conv_ffn"
     kernel: base.DepthwiseKernel = 3
     activation: base.Activation = "gelu"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.ConvFFNModule, self.channels, self.hidden, self.activation, kernel=self.kernel
-        )
 
 
 class Attention4D(base.ResidualLayer):
@@ -50,6 +37,7 @@ class Attention4D(base.ResidualLayer):
     interpolated back.
     """
 
+    module_name = "efficientformer_v2.modules.Attention4DModule"
     descending: ClassVar[frozenset[str]] = frozenset({"stride"})
 
     kind: Literal["attention4d"] = "attention4d"
@@ -64,61 +52,31 @@ class Attention4D(base.ResidualLayer):
         self.require_divisible(input_shape, self.stride)
         return super().output_shape(input_shape)
 
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.Attention4DModule,
-            self.channels,
-            heads=self.heads,
-            key_dim=self.key_dim,
-            value_dim=self.value_dim,
-            map_size=input_shape[1:],
-            stride=self.stride,
-            talking_heads=self.talking_heads,
-            act=self.activation,
-        )
-
 
 class ConvDownsample(base.Downsampling):
     """3x3 convolution of stride 2."""
 
+    module_name = "efficientformer_v2.modules.ConvDownsampleModule"
     kind: Literal["conv_downsample"] = "conv_downsample"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(modules.ConvDownsampleModule, self.in_channels, self.out_channels)
 
 
 class AttentionDownsample(base.Downsampling):
     """Sum of a strided convolution and an attention whose queries are the halved map."""
 
+    module_name = "efficientformer_v2.modules.AttentionDownsampleModule"
     kind: Literal["attention_downsample"] = "attention_downsample"
     heads: base.Positive = 8
     key_dim: base.Positive = 16
     value_dim: base.Positive = 64
     activation: base.Activation = "gelu"
 
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.AttentionDownsampleModule,
-            self.in_channels,
-            self.out_channels,
-            heads=self.heads,
-            key_dim=self.key_dim,
-            value_dim=self.value_dim,
-            map_size=input_shape[1:],
-            act=self.activation,
-        )
-
 
 class Classifier(base.Head):
     """Norm, global mean and a linear head; with ``distillation`` a second one, averaged."""
 
+    module_name = "efficientformer_v2.modules.ClassifierModule"
     kind: Literal["classifier"] = "classifier"
     distillation: bool = True
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.ClassifierModule, self.in_channels, self.classes, distillation=self.distillation
-        )
 
 
 LAYERS = (ConvStem, ConvFFN, Attention4D, ConvDownsample, AttentionDownsample, Classifier)

@@ -24,10 +24,10 @@ from nas.families.parts import (
 class ConvStemModule(nn.Module):
     """(N, 3, H, W) to (N, C, H/4, W/4)."""
 
-    def __init__(self, in_channels: int, channels: int, act: str) -> None:
+    def __init__(self, in_channels: int, out_channels: int, act: str) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(in_channels, channels // 2, kernel=3, stride=2)
-        self.conv2 = ConvNorm(channels // 2, channels, kernel=3, stride=2)
+        self.conv1 = ConvNorm(in_channels, out_channels // 2, kernel=3, stride=2)
+        self.conv2 = ConvNorm(out_channels // 2, out_channels, kernel=3, stride=2)
         self.act1, self.act2 = activation(act), activation(act)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -38,8 +38,10 @@ class ConvStemModule(nn.Module):
 class ConvFFNModule(Bottleneck):
     """x + scale * FFN(x), the FFN with a depthwise convolution between its 1x1 ones."""
 
+    has_biases = True
+
     def __init__(self, channels: int, hidden: int, act: str, *, kernel: int = 3) -> None:
-        super().__init__(channels, hidden, channels, act=act, kernel=kernel, bias=True)
+        super().__init__(channels, hidden, channels, act=act, kernel=kernel)
         self.scale: nn.Module = Scale(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -160,11 +162,11 @@ class AttentionDownsampleModule(MultiHead):
 class ClassifierModule(nn.Module):
     """(N, C, H, W) to logits (N, classes): norm, global mean, the average of one or two heads."""
 
-    def __init__(self, channels: int, classes: int, *, distillation: bool) -> None:
+    def __init__(self, in_channels: int, classes: int, *, distillation: bool) -> None:
         super().__init__()
-        self.norm: nn.Module = nn.BatchNorm2d(channels)
-        self.head = nn.Linear(channels, classes)
-        self.head_dist = nn.Linear(channels, classes) if distillation else None
+        self.norm: nn.Module = nn.BatchNorm2d(in_channels)
+        self.head = nn.Linear(in_channels, classes)
+        self.head_dist = nn.Linear(in_channels, classes) if distillation else None
         for head in (self.head, self.head_dist):
             if head is not None:
                 nn.init.trunc_normal_(head.weight, std=0.02)

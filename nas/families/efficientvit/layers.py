@@ -6,21 +6,17 @@ stages stand a ``depthwise_ffn``, the ``patch_merging`` and another ``depthwise_
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from nas.families import layer as base
 
-if TYPE_CHECKING:
-    from nas.families.efficientvit import modules
-else:
-    modules = base.LazyModule("nas.families.efficientvit.modules")
-
 
 class DeepConvStem(base.Downsampling):
     """Four 3x3 convolutions of stride 2, each with twice the channels of the one before it."""
 
+    module_name = "efficientvit.modules.DeepConvStemModule"
     stride = 16
 
     kind: Literal["deep_conv_stem"] = "deep_conv_stem"
@@ -35,27 +31,14 @@ class DeepConvStem(base.Downsampling):
             )
         return shape
 
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.DeepConvStemModule, self.in_channels, self.out_channels, self.activation
-        )
-
 
 class DepthwiseFFN(base.ExpandingLayer):
     """A residual depthwise convolution, then a residual FFN of 1x1 convolutions."""
 
+    module_name = "efficientvit.modules.DepthwiseFFNModule"
     kind: Literal["depthwise_ffn"] = "depthwise_ffn"
     kernel: base.DepthwiseKernel = 3
     activation: base.Activation = "relu"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.DepthwiseFFNModule,
-            self.channels,
-            self.hidden,
-            self.activation,
-            kernel=self.kernel,
-        )
 
 
 class CascadedAttention(base.ResidualLayer):
@@ -66,6 +49,7 @@ class CascadedAttention(base.ResidualLayer):
     heads' queries, as in 7-5-3; further heads have the last one.
     """
 
+    module_name = "efficientvit.modules.CascadedAttentionModule"
     fixed: ClassVar[frozenset[str]] = frozenset({"heads", "kernels"})
 
     kind: Literal["cascaded_attention"] = "cascaded_attention"
@@ -89,21 +73,11 @@ class CascadedAttention(base.ResidualLayer):
             )
         return super().output_shape(input_shape)
 
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.CascadedAttentionModule,
-            self.channels,
-            key_dim=self.key_dim,
-            kernels=self.head_kernels,
-            map_size=input_shape[1:],
-            window=self.window,
-            act=self.activation,
-        )
-
 
 class PatchMerging(base.Layer):
     """1x1, depthwise 3x3 of stride 2, squeeze and excitation, 1x1; odd sides are rounded up."""
 
+    module_name = "efficientvit.modules.PatchMergingModule"
     kind: Literal["patch_merging"] = "patch_merging"
     in_channels: base.Positive
     out_channels: base.Positive
@@ -119,23 +93,12 @@ class PatchMerging(base.Layer):
         self.require_channels(input_shape, self.in_channels)
         return self.out_channels, (input_shape[1] + 1) // 2, (input_shape[2] + 1) // 2
 
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.PatchMergingModule,
-            self.in_channels,
-            self.hidden,
-            self.out_channels,
-            self.activation,
-        )
-
 
 class PooledClassifier(base.Head):
     """Global mean, a norm over the batch and a linear head."""
 
+    module_name = "efficientvit.modules.PooledClassifierModule"
     kind: Literal["pooled_classifier"] = "pooled_classifier"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(modules.PooledClassifierModule, self.in_channels, self.classes)
 
 
 LAYERS = (DeepConvStem, DepthwiseFFN, CascadedAttention, PatchMerging, PooledClassifier)

@@ -18,9 +18,9 @@ from nas.families.parts import ConvNorm, RelativeBias, activation, fold_norm_bef
 class DeepConvStemModule(nn.Module):
     """(N, 3, H, W) to (N, C, H/16, W/16)."""
 
-    def __init__(self, in_channels: int, channels: int, act: str) -> None:
+    def __init__(self, in_channels: int, out_channels: int, act: str) -> None:
         super().__init__()
-        widths = (in_channels, channels // 8, channels // 4, channels // 2, channels)
+        widths = (in_channels, *(out_channels // factor for factor in (8, 4, 2, 1)))
         self.conv1, self.conv2, self.conv3, self.conv4 = (
             ConvNorm(widths[step], widths[step + 1], kernel=3, stride=2, bias=False)
             for step in range(4)
@@ -88,7 +88,7 @@ class CascadedAttentionModule(nn.Module):
         channels: int,
         *,
         key_dim: int,
-        kernels: Sequence[int],
+        head_kernels: Sequence[int],
         map_size: tuple[int, int],
         window: int,
         act: str,
@@ -96,9 +96,9 @@ class CascadedAttentionModule(nn.Module):
         super().__init__()
         self.window = min(window, map_size[0]), min(window, map_size[1])
         self.heads = nn.ModuleList(
-            CascadedHead(channels // len(kernels), key_dim, kernel) for kernel in kernels
+            CascadedHead(channels // len(head_kernels), key_dim, kernel) for kernel in head_kernels
         )
-        self.bias: nn.Module = RelativeBias(len(kernels), self.window)
+        self.bias: nn.Module = RelativeBias(len(head_kernels), self.window)
         self.act = activation(act)
         self.proj = ConvNorm(channels, channels, bias=False)
         nn.init.zeros_(self.proj.norm.weight)
@@ -237,10 +237,10 @@ class PatchMergingModule(nn.Module):
 class PooledClassifierModule(nn.Module):
     """(N, C, H, W) to logits (N, classes): global mean, norm, linear head."""
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, in_channels: int, classes: int) -> None:
         super().__init__()
-        self.norm: nn.Module = nn.BatchNorm1d(channels)
-        self.head = nn.Linear(channels, classes)
+        self.norm: nn.Module = nn.BatchNorm1d(in_channels)
+        self.head = nn.Linear(in_channels, classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 

@@ -5,18 +5,11 @@ A width that only the stem has is a stage of its own, so their five stages are 2
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from nas.families import layer as base
-
-if TYPE_CHECKING:
-    from nas.families.mobilevit import modules, separable_modules
-else:
-    modules = base.LazyModule("nas.families.mobilevit.modules")
-    separable_modules = base.LazyModule("nas.families.mobilevit.separable_modules")
-
 
 PATCH = 2
 """Side of a patch in pixels; published networks have no other."""
@@ -25,36 +18,25 @@ PATCH = 2
 class ShortStem(base.Downsampling):
     """One 3x3 convolution of stride 2."""
 
+    module_name = "mobilevit.modules.ShortStemModule"
     kind: Literal["short_stem"] = "short_stem"
     in_channels: base.Positive = 3
     activation: base.Activation = "silu"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.ShortStemModule, self.in_channels, self.out_channels, self.activation
-        )
 
 
 class InvertedResidual(base.ExpandingLayer):
     """MobileNetV2's block (Sandler et al., CVPR 2018): 1x1, depthwise, 1x1, and the sum."""
 
+    module_name = "mobilevit.modules.InvertedResidualModule"
     kind: Literal["inverted_residual"] = "inverted_residual"
     kernel: base.DepthwiseKernel = 3
     activation: base.Activation = "silu"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.InvertedResidualModule,
-            self.channels,
-            self.hidden,
-            self.activation,
-            kernel=self.kernel,
-        )
 
 
 class InvertedDownsample(base.Layer):
     """``inverted_residual`` without the sum, which may change the width and halve the map."""
 
+    module_name = "parts.Bottleneck"
     kind: Literal["inverted_downsample"] = "inverted_downsample"
     in_channels: base.Positive
     out_channels: base.Positive
@@ -70,17 +52,6 @@ class InvertedDownsample(base.Layer):
 
     def output_shape(self, input_shape: base.Shape) -> base.Shape:
         return self.strided(input_shape, self.in_channels, self.out_channels, self.stride)
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.InvertedDownsampleModule,
-            self.in_channels,
-            self.hidden,
-            self.out_channels,
-            stride=self.stride,
-            act=self.activation,
-            kernel=self.kernel,
-        )
 
 
 class PatchTransformer(base.ResidualLayer):
@@ -113,11 +84,6 @@ class SoftmaxPatchTransformer(PatchTransformer):
             )
         return super().output_shape(input_shape)
 
-    def call(self, block: type[modules.MobileViTV1BlockModule]) -> base.ModuleCall:
-        """The call of one of the classes of blocks."""
-        sizes = self.channels, self.dim, self.hidden
-        return base.call(block, *sizes, depth=self.depth, heads=self.heads, act=self.activation)
-
 
 class SeparablePatchTransformer(PatchTransformer):
     """Separable attention, at a linear cost. A map of odd sides stays interpolated."""
@@ -126,60 +92,46 @@ class SeparablePatchTransformer(PatchTransformer):
         channels, height, width = super().output_shape(input_shape)
         return channels, height + height % PATCH, width + width % PATCH
 
-    def call(self, block: type[separable_modules.MobileViTV2BlockModule]) -> base.ModuleCall:
-        """The call of one of the classes of blocks."""
-        sizes = self.channels, self.dim, self.hidden
-        return base.call(block, *sizes, depth=self.depth, act=self.activation)
-
 
 class SeparableAttention(base.ResidualLayer):
     """The attention of ``mobilevit_v2_block`` alone: residual, of all pixels at a linear cost."""
 
+    module_name = "mobilevit.separable_modules.SeparableAttentionModule"
     kind: Literal["separable_attention"] = "separable_attention"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(separable_modules.SeparableAttentionModule, self.channels)
 
 
 class MobileViTV1Block(SoftmaxPatchTransformer):
     """Softmax attention; its result and the input are fused by a 3x3 convolution."""
 
+    module_name = "mobilevit.modules.MobileViTV1BlockModule"
     kind: Literal["mobilevit_v1_block"] = "mobilevit_v1_block"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return self.call(modules.MobileViTV1BlockModule)
 
 
 class MobileViTV2Block(SeparablePatchTransformer):
     """Separable attention, whose result is the block's; nothing is fused."""
 
+    module_name = "mobilevit.separable_modules.MobileViTV2BlockModule"
     kind: Literal["mobilevit_v2_block"] = "mobilevit_v2_block"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return self.call(separable_modules.MobileViTV2BlockModule)
 
 
 class MobileViTV3Block(SoftmaxPatchTransformer):
     """Softmax attention; local and global features are fused by a 1x1 convolution, with a sum."""
 
+    module_name = "mobilevit.modules.MobileViTV3BlockModule"
     kind: Literal["mobilevit_v3_block"] = "mobilevit_v3_block"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return self.call(modules.MobileViTV3BlockModule)
 
 
 class MobileViTV3SeparableBlock(SeparablePatchTransformer):
     """``mobilevit_v3_block`` with separable attention."""
 
+    module_name = "mobilevit.separable_modules.MobileViTV3SeparableBlockModule"
     kind: Literal["mobilevit_v3_separable_block"] = "mobilevit_v3_separable_block"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return self.call(separable_modules.MobileViTV3SeparableBlockModule)
 
 
 class ConvClassifier(base.Layer):
     """1x1 convolution to ``features`` channels, global mean and a linear head."""
 
+    module_name = "mobilevit.modules.ConvClassifierModule"
     kind: Literal["conv_classifier"] = "conv_classifier"
     in_channels: base.Positive
     features: base.Positive
@@ -190,23 +142,12 @@ class ConvClassifier(base.Layer):
         self.require_channels(input_shape, self.in_channels)
         return self.classes, 1, 1
 
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.ConvClassifierModule,
-            self.in_channels,
-            self.features,
-            self.classes,
-            self.activation,
-        )
-
 
 class MeanClassifier(base.Head):
     """Global mean and a linear head."""
 
+    module_name = "mobilevit.separable_modules.MeanClassifierModule"
     kind: Literal["mean_classifier"] = "mean_classifier"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(separable_modules.MeanClassifierModule, self.in_channels, self.classes)
 
 
 LAYERS = (

@@ -30,17 +30,13 @@ from nas.families.parts import (
 class ShortStemModule(nn.Module):
     """(N, 3, H, W) to (N, C, H/2, W/2)."""
 
-    def __init__(self, in_channels: int, channels: int, act: str) -> None:
+    def __init__(self, in_channels: int, out_channels: int, act: str) -> None:
         super().__init__()
-        self.conv = ConvNorm(in_channels, channels, kernel=3, stride=2, bias=False)
+        self.conv = ConvNorm(in_channels, out_channels, kernel=3, stride=2, bias=False)
         self.act = activation(act)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.conv(x))  # type: ignore[no-any-return]
-
-
-class InvertedDownsampleModule(Bottleneck):
-    """(N, C, H, W) to (N, C', H/stride, W/stride), wider at the depthwise convolution."""
 
 
 class InvertedResidualModule(Bottleneck):
@@ -238,9 +234,9 @@ class FoldedConvOfTwo(nn.Module):
 class ConvClassifierModule(nn.Module):
     """(N, C, H, W) to logits (N, classes): 1x1 convolution, global mean, linear head."""
 
-    def __init__(self, channels: int, features: int, classes: int, act: str) -> None:
+    def __init__(self, in_channels: int, features: int, classes: int, act: str) -> None:
         super().__init__()
-        self.conv = ConvNorm(channels, features, bias=False)
+        self.conv = ConvNorm(in_channels, features, bias=False)
         self.act = activation(act)
         self.head = TokenLinear(features, classes)
 

@@ -196,9 +196,9 @@ def fold_norm_before_attention(norm: nn.Module, attention: nn.Module) -> FoldedT
 class MeanClassifierModule(nn.Module):
     """(N, C, H, W) to logits (N, classes): global mean and a linear head."""
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, in_channels: int, classes: int) -> None:
         super().__init__()
-        self.head = TokenLinear(channels, classes)
+        self.head = TokenLinear(in_channels, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]

@@ -5,35 +5,26 @@ Its head is the ``token_classifier`` of EfficientFormer V1 with another epsilon.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from nas.families import layer as base
-
-if TYPE_CHECKING:
-    from nas.families.pvt_v2 import modules
-else:
-    modules = base.LazyModule("nas.families.pvt_v2.modules")
 
 
 class PatchStem(base.Downsampling):
     """Overlapping patches: a 7x7 convolution of stride 4 and a LayerNorm of each pixel."""
 
+    module_name = "pvt_v2.modules.PatchStemModule"
     stride = 4
 
     kind: Literal["patch_stem"] = "patch_stem"
     in_channels: base.Positive = 3
 
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(modules.PatchStemModule, self.in_channels, self.out_channels)
-
 
 class PatchDownsample(base.Downsampling):
     """A 3x3 convolution of stride 2 between two LayerNorms of each pixel."""
 
+    module_name = "pvt_v2.modules.PatchDownsampleModule"
     kind: Literal["patch_downsample"] = "patch_downsample"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(modules.PatchDownsampleModule, self.in_channels, self.out_channels)
 
 
 class ReducedAttention(base.ResidualLayer):
@@ -43,6 +34,7 @@ class ReducedAttention(base.ResidualLayer):
     7x7 (linear attention), whatever its size.
     """
 
+    module_name = "pvt_v2.modules.ReducedAttentionModule"
     fixed: ClassVar[frozenset[str]] = frozenset({"reduction", "pooled"})
 
     kind: Literal["reduced_attention"] = "reduced_attention"
@@ -57,16 +49,6 @@ class ReducedAttention(base.ResidualLayer):
             raise ValueError(f"{self.slot}: reduction must be 1 with pooled, got {self.reduction}")
         return super().output_shape(input_shape)
 
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.ReducedAttentionModule,
-            self.channels,
-            heads=self.heads,
-            head_dim=self.head_dim,
-            reduction=self.reduction,
-            pooled=self.pooled,
-        )
-
 
 class TokenFFN(base.ExpandingLayer):
     """Residual MLP of each pixel, with a depthwise convolution before its activation.
@@ -75,6 +57,7 @@ class TokenFFN(base.ExpandingLayer):
     attention.
     """
 
+    module_name = "pvt_v2.modules.TokenFFNModule"
     # of B0 to B3, and of B4 and B5
     published_drop_path = ((45_238_696, 0.1), (62_556_072, 0.3))
 
@@ -82,16 +65,6 @@ class TokenFFN(base.ExpandingLayer):
     rectified: bool = False
     kernel: base.DepthwiseKernel = 3
     activation: base.Activation = "gelu"
-
-    def module(self, input_shape: base.Shape) -> base.ModuleCall:
-        return base.call(
-            modules.TokenFFNModule,
-            self.channels,
-            self.hidden,
-            self.activation,
-            rectified=self.rectified,
-            kernel=self.kernel,
-        )
 
 
 LAYERS = (PatchStem, PatchDownsample, ReducedAttention, TokenFFN)

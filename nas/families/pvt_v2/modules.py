@@ -21,10 +21,10 @@ POOLED_SIDE = 7
 class PatchStemModule(nn.Module):
     """(N, 3, H, W) to (N, C, H/4, W/4)."""
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, 7, 4, padding=3)
-        self.norm = nn.LayerNorm(channels)
+        self.conv = nn.Conv2d(in_channels, out_channels, 7, 4, padding=3)
+        self.norm = nn.LayerNorm(out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return normed(self.conv(x), self.norm)
