@@ -43,9 +43,8 @@ class Network(nn.Module):
 class Backbone(Network):
     """A network without its head, which returns feature maps for detection or segmentation.
 
-    ``strides`` and ``channels`` hold a number for each map: how many times smaller than the images
-    it is, and its channels. Tensors have the names that they have in the classifier, whose state
-    dict loads, with ``strict`` too; its head is left out.
+    ``strides`` and ``channels`` hold a number for each map: images are ``stride`` times larger.
+    The state dict of the classifier loads, with ``strict`` too; its head is left out.
     """
 
     def __init__(
@@ -60,8 +59,7 @@ class Backbone(Network):
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:  # type: ignore[override]
         """Images (N, channels, H, W) to maps (N, channels, H / stride, W / stride), rounded up."""
-        maps = []
-        x = images
+        x, maps = images, []
         for slot in self.slots:
             x = self.get_submodule(slot)(x)
             if slot in self.taken:
@@ -82,10 +80,7 @@ def build(architecture: Architecture, *, features: Literal[False] = False) -> Ne
 @overload
 def build(architecture: Architecture, *, features: Literal[True]) -> Backbone: ...
 def build(architecture: Architecture, *, features: bool = False) -> Network:
-    """An ordinary network with fresh weights; in evaluation it returns logits (N, classes).
-
-    With ``features`` the ``Backbone`` of that network, which returns ``feature_maps``.
-    """
+    """An ordinary network with fresh weights; with ``features`` its ``Backbone``."""
     modules = [(layer.slot, make_module(layer, shape)) for layer, shape in architecture.placed()]
     if not features:
         return Network(modules)
@@ -94,11 +89,10 @@ def build(architecture: Architecture, *, features: bool = False) -> Network:
 
 
 def make_module(layer: Layer, input_shape: Shape) -> nn.Module:
-    """The module of a layer that sees feature maps of ``input_shape``, with fresh weights.
+    """The module of a layer on feature maps of ``input_shape``, with fresh weights.
 
-    Raises:
-        UserError: the module of a user's own layer fails on the meta device, or makes another shape
-            than ``layer.output_shape`` says.
+    Raises UserError if the module of a user's own layer fails, or makes another shape than
+    ``layer.output_shape`` says.
     """
     if LAYERS.get(layer.kind) is not type(layer):
         problem = _problem(layer.model_copy(update={"slot": "any"}), input_shape)
@@ -114,10 +108,8 @@ def _problem(layer: Layer, input_shape: Shape) -> str | None:
     try:
         call: object = layer.module(input_shape)
         if not isinstance(call, partial):
-            return (
-                "module must return functools.partial(MODULE_CLASS, ARGUMENTS...), "
-                f"got {type(call).__name__}"
-            )
+            expected_call = "functools.partial(MODULE_CLASS, ARGUMENTS...)"
+            return f"module must return {expected_call}, got {type(call).__name__}"
         with torch.device("meta"), torch.no_grad():
             made = tuple(call().eval()(torch.empty(2, *input_shape)).shape[1:])
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises
@@ -135,8 +127,7 @@ FIRST_STRIDE = 4
 def feature_maps(architecture: Architecture) -> tuple[FeatureMap, ...]:
     """The last map of each resolution before the head, the largest first, from stride 4 on.
 
-    They are as the next layer takes them: norms at the start of a head or a downsampling are not
-    applied, as in PVT v2.
+    Norms at the start of a head or a downsampling, as in PVT v2, are not applied.
     """
     stride, maps = 1, {}
     for layer, (channels, _, _) in list(architecture.placed())[:-1]:
@@ -148,7 +139,6 @@ def feature_maps(architecture: Architecture) -> tuple[FeatureMap, ...]:
 
 
 def _drop_head(module: Backbone, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
-    """Remove a classifier's head from the state dict that is being loaded."""
     for key in [key for key in state_dict if key.startswith(f"{prefix}{module.head_slot}.")]:
         del state_dict[key]
 
@@ -174,10 +164,9 @@ def fold_in_place(module: nn.Module, only: type[Foldable] | None = None) -> nn.M
 
 
 class Size(NamedTuple):
-    """Trainable parameters (norms counted, nothing folded), and multiply-accumulates of one image.
+    """Trainable parameters, norms included, and multiply-accumulates of one image.
 
-    Convolutions, linear layers and attention's matrix products count; biases, norms, activations
-    and interpolation do not.
+    Convolutions, linear layers and attention's matrix products count; all else does not.
     """
 
     params: int
@@ -220,8 +209,8 @@ class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if formula := flop_registry.get(func._overloadpacket):
+            self.flops += formula(*args, **kwargs, out_val=result)
         return result

@@ -1,13 +1,9 @@
 """The supernet: one set of weights that all architectures of a space share.
 
-For each slot and kind a supernet owns the tensors of the widest variant, and a private copy of each
-norm for each of the norm's widths, unless the space shares norms. To run an architecture, the
-supernet calls the plain module of each layer on views into these tensors
-(``torch.func.functional_call``); to extract the architecture, it copies the same views. For each
-path choice, which is a slot that may vary in kind or be left out, it also owns a vector of path
-logits.
-
-Slimmable networks: Yu et al. 2019, arXiv 1812.08928; private norms: section 3.2 there.
+For each slot and kind a supernet owns the tensors of the widest variant, and a copy of each norm
+for each of its widths, unless the space shares norms (slimmable networks: Yu et al. 2019, arXiv
+1812.08928, section 3.2). Architectures run on views into these tensors, and are extracted as copies
+of the views. Each slot that may vary in kind or be left out has a vector of path logits, too.
 """
 
 from __future__ import annotations
@@ -38,15 +34,14 @@ class HasLogicalShapes(Protocol):
     """A module in which one axis of some tensors holds several elastic dimensions."""
 
     def logical_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The logical shape of each such tensor, by its name in the state dict."""
+        """The shape of each such tensor with an axis for each dimension, by the tensor's name."""
 
 
 class Crop(NamedTuple):
     """Where one tensor of a layer lies in the supernet: a leading corner of the tensor ``key``.
 
-    The corner is taken of the tensor's logical shape, in which each elastic dimension has its own
-    axis, and is then laid out as ``shape``. A smaller kernel is the middle of a larger one, since
-    both see the same pixel there; so along a kernel's axes the corner lies in the middle.
+    The corner is taken of the logical shape, in which each elastic dimension has its own axis, and
+    is then laid out as ``shape``. Along a kernel's axes it lies in the middle, not at the start.
     """
 
     name: str
@@ -57,7 +52,6 @@ class Crop(NamedTuple):
 
     def take(self, whole: torch.Tensor) -> torch.Tensor:
         """The corner of ``whole``: a view wherever the tensor's shape is its logical shape."""
-        # views and reshapes of whole tensors took 13 % of a training step
         if whole.shape == self.shape:
             return whole
         if whole.shape == self.logical:
@@ -75,8 +69,7 @@ class PlainLayer(NamedTuple):
 class MetaPath(nn.Module):
     """The sum of weight times candidate(x) over a slot's candidates (arXiv 2206.01191).
 
-    Leaving the slot out is a candidate, ``nn.Identity``. A residual candidate's output holds its
-    residual, so half a block and half an identity are x + 0.5 * f(x).
+    ``nn.Identity`` is the candidate that leaves the slot out.
     """
 
     def __init__(self, candidates: Sequence[nn.Module]) -> None:
@@ -94,12 +87,8 @@ class MetaPath(nn.Module):
 class Supernet(nn.Module):
     """Shared weights of all architectures of ``space``, also on images of other ``resolutions``.
 
-    A resolution above the space's own adds attention biases, for offsets that smaller maps do not
-    have. Everything else is the same.
-
-    Raises:
-        UserError: no variant of a slot is widest along all axes of some tensor, or a leading corner
-            of a module's weights is not a narrower module.
+    Larger resolutions than the space's own add attention biases, for their larger offsets. Raises
+    UserError if the variants of a slot are not corners of one widest variant.
     """
 
     def __init__(self, space: SearchSpace, resolutions: Sequence[int] = ()) -> None:
@@ -118,9 +107,7 @@ class Supernet(nn.Module):
     def forward(self, images: torch.Tensor, architecture: Architecture) -> torch.Tensor:
         """Returns logits (N, classes) of ``architecture`` for images (N, channels, H, W).
 
-        Raises:
-            ValueError: the images are not of the architecture's size, or a layer is not in the
-                space.
+        Raises ValueError if the images are of another size, or a layer is not in the space.
         """
         if images.shape[1:] != architecture.input_shape:
             found, wanted = tuple(images.shape[1:]), architecture.input_shape
@@ -138,8 +125,7 @@ class Supernet(nn.Module):
 
         Images (N, channels, S, S) may have any size that the space or ``resolutions`` name.
         ``weights`` holds, for each slot of ``space.paths``, a vector with each candidate's weight.
-        Gradients reach these vectors only: the layers' weights are constants here, and norms in
-        training do not update their statistics.
+        Gradients reach these vectors only, and norms in training keep their statistics.
         """
         x = images
         for slot, plain in self._mixed_layers(images.shape[-1]):
@@ -176,12 +162,9 @@ class Supernet(nn.Module):
         return network.train(self.training)
 
     def module_of(self, layer: Layer, shape: Shape) -> nn.Module:
-        """Returns an ordinary module on views of a layer's weights and copies of its buffers.
+        """Returns a module, in evaluation, on views of a layer's weights, without gradients.
 
-        The module is in evaluation mode, without gradients; ``shape`` is the layer's input shape.
-
-        Raises:
-            ValueError: the layer is not in the space.
+        ``shape`` is the layer's input shape. Raises ValueError if the layer is not in the space.
         """
         plain = self._plain_layer(layer, shape)
         module = copy.deepcopy(plain.module)  # faster than making a module
@@ -191,45 +174,35 @@ class Supernet(nn.Module):
 
     def _own(self, slot: Slot) -> None:
         """Make the tensors of which the variants of a slot take corners."""
-        for kind, variants in self._variants(slot).items():
-            survey = _survey(slot, kind, variants)
-            for owner in dict.fromkeys(survey.owners.values()):
+        kinds: dict[str, list[tuple[Layer, Shape]]] = {}
+        for layer, shape in self.space.variants(slot, self.resolutions):
+            if layer is not None:
+                kinds.setdefault(layer.kind, []).append((layer, shape))
+        for kind, variants in kinds.items():
+            owners, norm_widths = _survey(slot, kind, variants)
+            for owner in dict.fromkeys(owners.values()):
                 module = make_module(*owner)
                 norms = self._private_norms(module)
                 logical = _logical_shapes(module)
                 for name, tensor in module.state_dict(keep_vars=True).items():
                     path = name.rpartition(".")[0]
-                    if survey.owners[name] != owner:
+                    if owners[name] != owner:
                         continue
                     key = _key(slot.name, kind, name)
-                    if path in norms:
-                        self._own_norm(key, tensor, survey.norm_widths[path])
-                    else:
-                        self._register(key, tensor)
-                        self._logical[key] = logical[name]
-
-    def _variants(self, slot: Slot) -> Mapping[str, list[tuple[Layer, Shape]]]:
-        """The layers that may stand in a slot, by kind."""
-        kinds: dict[str, list[tuple[Layer, Shape]]] = {}
-        for layer, shape in self.space.variants(slot, self.resolutions):
-            if layer is not None:
-                kinds.setdefault(layer.kind, []).append((layer, shape))
-        return kinds
+                    if path not in norms:
+                        self._register(key, tensor, logical[name])
+                        continue
+                    for width in sorted(norm_widths[path]):
+                        part = (tensor[:width] if tensor.dim() else tensor).detach().clone()
+                        copied = nn.Parameter(part) if isinstance(tensor, nn.Parameter) else part
+                        self._register(f"{key}@{width}", copied, tuple(part.shape))
 
     def _private_norms(self, module: nn.Module) -> Mapping[str, int]:
         """The width of each norm that has private copies, by its path."""
         return dict(_norms(module)) if self.space.norms == "private" else {}
 
-    def _own_norm(self, key: str, tensor: torch.Tensor, widths: Iterable[int]) -> None:
-        for width in sorted(widths):
-            part = tensor.detach()[:width] if tensor.dim() else tensor.detach()
-            private: torch.Tensor = part.clone()
-            if isinstance(tensor, nn.Parameter):
-                private = nn.Parameter(private)
-            self._register(f"{key}@{width}", private)
-            self._logical[f"{key}@{width}"] = tuple(private.shape)
-
-    def _register(self, key: str, tensor: torch.Tensor) -> None:
+    def _register(self, key: str, tensor: torch.Tensor, logical: tuple[int, ...]) -> None:
+        self._logical[key] = logical
         if isinstance(tensor, nn.Parameter):
             self.register_parameter(key, tensor)
         else:
@@ -272,8 +245,9 @@ class Supernet(nn.Module):
             else:
                 plain = self._plain_layer(*placed)
                 modules.append(plain.module)
-                prefix = f"candidates.{index}"
-                crops += [crop._replace(name=f"{prefix}.{crop.name}") for crop in plain.crops]
+                crops += [
+                    crop._replace(name=f"candidates.{index}.{crop.name}") for crop in plain.crops
+                ]
         return PlainLayer(MetaPath(modules), tuple(crops))
 
     def _constant(self, crop: Crop) -> torch.Tensor:
@@ -318,7 +292,7 @@ def _corner(part: Sequence[int], whole: Sequence[int], kernel_axes: int) -> tupl
 
 
 def _kernels(module: nn.Module) -> Mapping[str, tuple[int, ...]]:
-    """The kernel of each convolution's weight, which is the end of its logical shape, by name."""
+    """The kernel of each convolution's weight, by the weight's name."""
     return {
         f"{path}.weight" if path else "weight": child.kernel_size
         for path, child in module.named_modules()
@@ -333,14 +307,10 @@ def _norms(module: nn.Module) -> Iterator[tuple[str, int]]:
             yield path, next(child.parameters()).shape[0]
 
 
-class _Survey(NamedTuple):
+def _survey(
+    slot: Slot, kind: str, variants: Sequence[tuple[Layer, Shape]]
+) -> tuple[dict[str, tuple[Layer, Shape]], dict[str, set[int]]]:
     """The widest variant for each tensor, which owns the tensor; and the widths of each norm."""
-
-    owners: dict[str, tuple[Layer, Shape]]
-    norm_widths: dict[str, set[int]]
-
-
-def _survey(slot: Slot, kind: str, variants: list[tuple[Layer, Shape]]) -> _Survey:
     owners: dict[str, tuple[Layer, Shape]] = {}
     largest: dict[str, tuple[int, ...]] = {}
     widest: dict[str, tuple[int, ...]] = {}
@@ -369,7 +339,7 @@ def _survey(slot: Slot, kind: str, variants: list[tuple[Layer, Shape]]) -> _Surv
                 f"{slot.name}: no variant of '{kind}' is widest in all axes of {name}: the "
                 f"largest is {largest[name]}, others reach {shape}"
             )
-    return _Survey(owners, norm_widths)
+    return owners, norm_widths
 
 
 def _groups(module: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:

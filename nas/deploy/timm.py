@@ -1,14 +1,13 @@
 """Weights named as timm names them, loaded into our networks and written from them.
 
-Both directions follow the same places: loading moves timm's numbers to ours, and writing finds the
-way back by moving their positions instead. Each family states its names and its layouts in its own
-``timm.py``.
+Loading moves timm's numbers to ours; writing finds the way back by moving their positions instead.
+Each family states its names and its layouts in its folder.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -31,14 +30,11 @@ def load_timm_state_dict(
 ) -> None:
     """Load weights named as timm names them into ``build(architecture)``, in place.
 
-    timm's integer index buffers may be there or not.
-
-    Raises:
-        UserError: a tensor is missing, left over, or of another shape; the message names the first,
-            and the published architecture that comes closest to the weights.
+    timm's integer index buffers may be absent. Raises UserError if a tensor is missing, left over,
+    or of another shape; the message names the published architecture that is closest.
     """
     given = {key: tensor for key, tensor in state_dict.items() if not INDEX.search(key)}
-    found = _places(architecture, network)
+    found = _places(architecture, _shapes(network))
     misfit = _misfit(found, given)
     if misfit is not None:
         name = architecture.name or "the architecture"
@@ -50,15 +46,13 @@ def load_timm_state_dict(
 def to_timm_state_dict(network: nn.Module, architecture: Architecture) -> dict[str, torch.Tensor]:
     """The weights of ``build(architecture)`` as timm's network of the same layers takes them.
 
-    MobileViT v3, which timm lacks, goes by the names of its MobileViT v1 and v2.
-
-    Raises:
-        UserError: timm has no network with such layers.
+    MobileViT v3, which timm lacks, goes by the names of its MobileViT v1 and v2. Raises UserError
+    if timm has no network with such layers.
     """
     state: dict[str, torch.Tensor] = {}
     own = network.state_dict()
     has_bias_indices = names_of(architecture).has_bias_indices
-    for name, place in _places(architecture, network).items():
+    for name, place in _places(architecture, _shapes(network)).items():
         whole = state.setdefault(place.key, own[name].new_empty(place.shape))
         positions = torch.arange(whole.numel()).reshape(place.shape)
         whole.view(-1)[place.take(positions).flatten()] = own[name].flatten()
@@ -69,10 +63,9 @@ def to_timm_state_dict(network: nn.Module, architecture: Architecture) -> dict[s
 
 
 def names_of(architecture: Architecture) -> TimmNames:
-    """The names of the family that an architecture is of: the one with its stem, and its head.
+    """The names of the family that has the architecture's stem and head.
 
-    Raises:
-        UserError: timm's networks of that family have no such layer; the message names its slot.
+    Raises UserError if timm's networks of that family lack one of the layers.
     """
     first, *_, last = architecture.layers
     names = max(
@@ -89,79 +82,14 @@ def names_of(architecture: Architecture) -> TimmNames:
 
 
 class Place(NamedTuple):
-    """timm's tensor of that key and shape, and a function that takes ours from it.
+    """Where one of our tensors, of shape ``own``, lies in timm's tensor of that key and shape.
 
-    The function only moves numbers.
+    Along ``axis`` are equal groups; in each, this tensor's share follows those of the tensors
+    before it, whose sizes add up to ``start``.
     """
 
     key: str
     shape: Sizes
-    take: Callable[[torch.Tensor], torch.Tensor]
-
-
-def _places(architecture: Architecture, network: nn.Module) -> dict[str, Place]:
-    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    return _places_of(architecture, shapes)
-
-
-def _places_of(architecture: Architecture, shapes: Mapping[str, Sizes]) -> dict[str, Place]:
-    """The place of each of our tensors, given by name and shape, in timm's network."""
-    timm = names_of(architecture)
-    layers = {layer.slot: layer for layer in architecture.layers}
-    keys = _keys(architecture, timm, shapes)
-    siblings: dict[str, list[str]] = {}
-    for name, key in keys.items():
-        siblings.setdefault(key, []).append(name)
-    found = {}
-    for name, key in keys.items():
-        layer = next(layer for slot, layer in layers.items() if name.startswith(f"{slot}."))
-        names, own, axis = siblings[key], shapes[name], timm.axis(name)
-        sizes = [shapes[other][axis] for other in names] if own else []
-        part = _Part(
-            own=own,
-            axis=axis,
-            groups=timm.groups(layer, name),
-            start=sum(sizes[: names.index(name)]),
-            order=timm.order(architecture.layers, name) if own else None,
-        )
-        whole = (*own[:axis], sum(sizes), *own[axis + 1 :]) if own else ()
-        if name.endswith(".bias.biases"):  # (heads, dy, dx); timm flattens the offsets
-            whole = whole[0], whole[1] * whole[2]
-        found[name] = Place(key, timm.shape(layer, whole), part.take)
-    return found
-
-
-def _keys(architecture: Architecture, timm: TimmNames, names: Iterable[str]) -> dict[str, str]:
-    """The name in timm of each of our tensors; several of ours may be parts of one there."""
-
-    def renumbered_block(found: re.Match[str]) -> str:
-        stage, block = int(found[1]), int(found[2])
-        return f"stages.{stage}.blocks.{timm.block_index(architecture.layers, stage, block)}."
-
-    def renumbered_stage(found: re.Match[str]) -> str:
-        return f"stages.{int(found[1]) - timm.first_stage}."
-
-    rules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
-        *timm.rules,
-        (r"^stages\.(\d+)\.blocks\.(\d+)\.", renumbered_block),
-        (r"^stages\.(\d+)\.", renumbered_stage),
-    )
-    found = {}
-    for name in names:
-        key = name
-        for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
-        found[name] = key
-    return found
-
-
-class _Part(NamedTuple):
-    """One of our tensors inside the one of timm that holds it, perhaps with others.
-
-    Along ``axis`` there are equal groups, and in each of them this tensor's share stands behind
-    those of the tensors before it, whose sizes add up to ``start``.
-    """
-
     own: Sizes
     axis: int
     groups: int
@@ -169,6 +97,7 @@ class _Part(NamedTuple):
     order: tuple[int, Sequence[int]] | None
 
     def take(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Our tensor, made of timm's by moving numbers alone."""
         if not self.own:
             return tensor
         sizes, axis = tensor.shape, self.axis
@@ -179,6 +108,56 @@ class _Part(NamedTuple):
             return part
         ordered_axis, order = self.order
         return part.index_select(ordered_axis, torch.tensor(order))
+
+
+def _shapes(module: nn.Module, prefix: str = "") -> dict[str, Sizes]:
+    return {prefix + name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def _places(architecture: Architecture, shapes: Mapping[str, Sizes]) -> dict[str, Place]:
+    """The place of each of our tensors, given by name and shape, in timm's network."""
+    timm = names_of(architecture)
+    keys = _keys(architecture, timm, shapes)
+    siblings: dict[str, list[str]] = {}
+    for name, key in keys.items():
+        siblings.setdefault(key, []).append(name)
+    found = {}
+    for name, key in keys.items():
+        layer = next(layer for layer in architecture.layers if name.startswith(f"{layer.slot}."))
+        names, own, axis = siblings[key], shapes[name], timm.axis(name)
+        sizes = [shapes[other][axis] for other in names] if own else []
+        whole = (*own[:axis], sum(sizes), *own[axis + 1 :]) if own else ()
+        if name.endswith(".bias.biases"):  # (heads, dy, dx); timm flattens the offsets
+            whole = whole[0], whole[1] * whole[2]
+        found[name] = Place(
+            key,
+            timm.shape(layer, whole),
+            own=own,
+            axis=axis,
+            groups=timm.groups(layer, name),
+            start=sum(sizes[: names.index(name)]),
+            order=timm.order(architecture.layers, name) if own else None,
+        )
+    return found
+
+
+def _keys(architecture: Architecture, timm: TimmNames, names: Iterable[str]) -> dict[str, str]:
+    """The name in timm of each of our tensors; several of ours may be parts of one there."""
+
+    def renumbered(found: re.Match[str]) -> str:
+        stage = f"stages.{int(found[1]) - timm.first_stage}."
+        if found[2] is None:
+            return stage
+        block = timm.block_index(architecture.layers, int(found[1]), int(found[2]))
+        return f"{stage}blocks.{block}."
+
+    found = {}
+    for name in names:
+        key = name
+        for pattern, replacement in timm.rules:
+            key = re.sub(pattern, replacement, key)
+        found[name] = re.sub(r"^stages\.(\d+)\.(?:blocks\.(\d+)\.)?", renumbered, key)
+    return found
 
 
 def _bias_indices(height: int, width: int) -> torch.Tensor:
@@ -219,14 +198,11 @@ def _published() -> tuple[Architecture, ...]:
 
 @cache
 def _stem_keys(architecture: Architecture) -> frozenset[str]:
-    """The names of the stem's tensors in timm."""
     stem = architecture.layers[0]
     with torch.device("meta"):
         module = make_module(stem, architecture.input_shape)
-    shapes = {
-        f"{stem.slot}.{name}": tuple(tensor.shape) for name, tensor in module.state_dict().items()
-    }
-    return frozenset(place.key for place in _places_of(architecture, shapes).values())
+    shapes = _shapes(module, f"{stem.slot}.")
+    return frozenset(place.key for place in _places(architecture, shapes).values())
 
 
 def _share(architecture: Architecture, given: Mapping[str, torch.Tensor]) -> float:
@@ -238,7 +214,6 @@ def _share(architecture: Architecture, given: Mapping[str, torch.Tensor]) -> flo
 
 @cache
 def _timm_shapes(architecture: Architecture) -> Mapping[str, Sizes]:
-    """The shape of each tensor of timm's network."""
     with torch.device("meta"):
         network = build(architecture)
-    return {place.key: place.shape for place in _places(architecture, network).values()}
+    return {place.key: place.shape for place in _places(architecture, _shapes(network)).values()}

@@ -31,6 +31,8 @@ LAYERS: dict[str, type[Layer]] = {
     layer.model_fields["kind"].default: layer for family in FAMILIES for layer in family.layers
 }
 
+globals().update({layer.__name__: layer for layer in LAYERS.values()})  # for files of version 0.1
+
 __all__ = [
     "CONTEXT_FIELDS",
     "FAMILIES",

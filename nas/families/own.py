@@ -82,7 +82,7 @@ else:  # pydantic picks the class by its kind, and reports errors at the right k
 
 
 def locate_blocks(document: Document) -> Document:
-    """Returns the document with the paths of its ``blocks`` resolved from its own folder.
+    """Returns the document with the paths of its ``blocks``, which count from its own folder.
 
     A file that is no longer at its path may lie beside the document, under its name.
     """
@@ -108,16 +108,14 @@ class _Named(BaseModel):
 
 
 def with_own_kinds(model: type[T], data: object, handler: ValidatorFunctionWrapHandler) -> T:
-    """Validate ``data`` with the kinds of the files that it names under ``blocks``.
+    """Returns ``data`` validated with the kinds of the files that it names under ``blocks``.
 
-    Raises:
-        ValueError: a file is missing, has changed, fails, or defines a layer that cannot be used.
+    Raises ValueError if a file is missing, has changed, fails, or defines a layer of no use.
     """
-    if not isinstance(data, Mapping) or not data.get("blocks"):
+    given = data.get("blocks") if isinstance(data, Mapping) else None
+    are_known = isinstance(given, tuple) and all(isinstance(entry, BlockFile) for entry in given)
+    if not isinstance(data, Mapping) or not given or are_known:
         return handler(data)  # type: ignore[no-any-return]
-    given = data["blocks"]
-    if isinstance(given, tuple) and all(isinstance(entry, BlockFile) for entry in given):
-        return handler(data)  # type: ignore[no-any-return] # their layers are values already
     files: list[BlockFile] = []
     kinds: dict[str, type[Layer]] = {}
     for index, file in enumerate(_Named.model_validate({"blocks": given}).blocks):

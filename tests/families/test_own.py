@@ -182,6 +182,7 @@ def test_a_file_of_version_0_1_which_must_not_be_edited_works_as_it_did(tmp_path
     text = CODE.replace("from nas.families import Layer", "from nas.layers import Layer")
     text = text.replace("from nas.families.parts import", "from nas.blocks.norm import")
     assert "nas.families" not in text
+    text = "from nas.layers import Attention4D, ConvFFN  # as base classes, say\n" + text
     (tmp_path / "gated_ffn.py").write_text(text)
     (tmp_path / "own.yaml").write_text(YAML)
     architecture = SearchSpace.load(tmp_path / "own.yaml").largest()
