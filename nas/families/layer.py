@@ -65,9 +65,9 @@ class BlockFile(Value):
 
 
 class Layer(Value):
-    """One residual module, downsampling, stem or head of a network, as a value.
+    """A residual module, downsampling, stem or head, as a value.
 
-    Two layers with equal signatures and equal input shapes cost the same, wherever they stand.
+    Layers with equal signatures and equal input shapes cost the same, wherever they stand.
     """
 
     descending: ClassVar[frozenset[str]] = frozenset()
@@ -206,10 +206,9 @@ Sizes = tuple[int, ...]
 class TimmNames:
     """How timm (Wightman, Apache-2.0) names and lays out the weights of a family's networks.
 
-    ``rules`` are regular expressions and their replacements. Applied in turn, they turn our names
-    into timm's, with our numbers of stages and blocks, as in ``stages.2.blocks.1.``. Tensors of
-    ours that get the same name are parts of one tensor there. A family that needs more than rules
-    overrides methods. ``layers`` are the layers that networks of the family have in timm.
+    ``rules``, applied in turn as regular expressions and replacements, turn our names into timm's,
+    but for the numbers of stages and blocks. Tensors of ours that get the same name are parts of
+    one tensor there. ``layers`` are those of the family's networks in timm.
     """
 
     family: str

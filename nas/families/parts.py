@@ -118,10 +118,7 @@ class TokenLinear(nn.Linear):
 
 
 class FoldedLinear(nn.Module):
-    """``TokenLinear`` for inference, its weight laid out (C, C') as ONNX's MatMul takes it.
-
-    An export would transpose the weight of an ``nn.Linear`` and rename it; this one is kept.
-    """
+    """``TokenLinear`` for inference, with a weight (C, C'), which exports keep as it is."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         super().__init__()
@@ -151,8 +148,8 @@ def fold_token_scale(linear: nn.Module, scale: nn.Module) -> FoldedLinear:
 class RelativeBias(nn.Module):
     """A learnt number for each head and each offset (|dy|, |dx|) between a query and a key.
 
-    Stored as (heads, height, width) of the key map, so that a smaller map is a leading corner.
-    The queries are every ``stride``-th key. The output is (heads, queries, keys).
+    Stored as (heads, height, width) of the key map; the output is (heads, queries, keys). The
+    queries are every ``stride``-th key.
     """
 
     def __init__(self, heads: int, key_map: tuple[int, int], stride: int = 1) -> None:
@@ -196,7 +193,7 @@ class MultiHead(nn.Module):
         self.heads, self.key_dim, self.value_dim = heads, key_dim, value_dim
 
     def logical_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Heads and the channels of a head have an axis each."""
+        """Returns shapes in which heads and the channels of a head have an axis each."""
         return head_shapes(self, self.heads, self.key_dim, self.value_dim)
 
 

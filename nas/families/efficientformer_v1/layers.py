@@ -36,11 +36,7 @@ class MetaBlock4D(base.ExpandingLayer):
 
 
 class MetaBlock3D(base.ExpandingLayer):
-    """Attention and an MLP on the pixels of a feature map as tokens (the paper's MB3D).
-
-    It may stand anywhere, before a ``metablock4d`` too; the published networks have it at the end
-    of the last stage only.
-    """
+    """Attention and an MLP on the pixels of a feature map as tokens (the paper's MB3D)."""
 
     module_name = "efficientformer_v1.modules.MetaBlock3DModule"
     kind: Literal["metablock3d"] = "metablock3d"

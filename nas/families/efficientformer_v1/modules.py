@@ -1,7 +1,6 @@
 """EfficientFormer V1 (Li et al., NeurIPS 2022, arXiv 2206.01191).
 
-Modules take and return feature maps. Those that work on tokens see them as (N, H, W, C), which is a
-view; between two such modules the runtimes drop both transpositions.
+Modules take and return feature maps; those that work on tokens see them as (N, H, W, C), a view.
 """
 
 from __future__ import annotations
@@ -71,8 +70,7 @@ class PoolingModule(nn.Module):
 class FoldedPooling(nn.Module):
     """``PoolingModule`` for inference: (1 - scale) * x + scale * pool(x), as convolutions.
 
-    Convolutions keep the map in onnxruntime's blocked layout; other operators would reorder it four
-    times in each block (see benchmarks/README.md).
+    They keep the map in onnxruntime's blocked layout (see benchmarks/README.md).
     """
 
     def __init__(self, pool: nn.AvgPool2d, scale: torch.Tensor) -> None:

@@ -31,10 +31,9 @@ class ConvFFN(base.ExpandingLayer):
 
 
 class Attention4D(base.ResidualLayer):
-    """Residual attention on a feature map, with talking heads and local values.
+    """Residual attention, with talking heads and local values, on a map ``stride`` times smaller.
 
-    With ``stride`` 2 queries, keys and values live on a map of half the side, and the result is
-    interpolated back.
+    The result is interpolated back.
     """
 
     module_name = "efficientformer_v2.modules.Attention4DModule"

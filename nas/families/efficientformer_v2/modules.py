@@ -104,8 +104,8 @@ class Attention4DModule(MultiHead):
     def fold(self) -> nn.Module:
         self.proj, self.scale = fold_scale(self.proj, self.scale), nn.Identity()
         if isinstance(self.upsample, nn.Upsample):
-            # pooling of one pixel changes nothing, but brings the map into the blocked layout in
-            # which onnxruntime interpolates faster (see benchmarks/README.md)
+            # pooling of one pixel brings the map into onnxruntime's blocked layout, in which it
+            # interpolates faster (see benchmarks/README.md)
             self.upsample = nn.Sequential(nn.AvgPool2d(1), self.upsample)
         return self
 
@@ -146,9 +146,7 @@ class AttentionDownsampleModule(MultiHead):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, _, height, width = x.shape
         # pooling of one pixel subsamples like x[..., ::2, ::2] but keeps the runtime's layout
-        q = self.q(
-            self.q_local(x) + functional.avg_pool2d(x, 1, 2)
-        )  # (N, heads * key_dim, H/2, W/2)
+        q = self.q(self.q_local(x) + functional.avg_pool2d(x, 1, 2))
         q = q.reshape(n, self.heads, self.key_dim, height * width // 4).transpose(2, 3)
         k = self.k(x).reshape(n, self.heads, self.key_dim, height * width)
         v = self.v(x)
@@ -183,7 +181,6 @@ class ClassifierModule(nn.Module):
         return logits  # type: ignore[no-any-return]
 
     def fold(self) -> nn.Module:
-        """Norm and heads become one linear layer after the global mean."""
         self.average_heads()
         assert isinstance(self.norm, nn.BatchNorm2d)
         fold_norm_before(self.norm, self.head)

@@ -42,11 +42,10 @@ class DepthwiseFFN(base.ExpandingLayer):
 
 
 class CascadedAttention(base.ResidualLayer):
-    """Residual attention in windows; each head sees its share of the channels.
+    """Residual attention in windows; each head sees its channels and the head before it.
 
-    Each head but the first sees the output of the head before it, too. Maps that ``window`` does
-    not divide are padded with zeros. ``kernels`` are those of the depthwise convolutions of the
-    heads' queries, as in 7-5-3; further heads have the last one.
+    Maps that ``window`` does not divide are padded with zeros. ``kernels`` are those of the heads'
+    queries, as in 7-5-3; further heads have the last one.
     """
 
     module_name = "efficientvit.modules.CascadedAttentionModule"

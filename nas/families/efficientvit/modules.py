@@ -1,7 +1,6 @@
 """EfficientViT (Liu et al., CVPR 2023, arXiv 2305.07027).
 
-Convolutions before a norm have no bias, as in the published networks. Residual branches start at
-zero.
+Convolutions before a norm have no bias, as published. Residual branches start at zero.
 """
 
 from __future__ import annotations
@@ -76,9 +75,8 @@ class ResidualDepthwise(ConvNorm):
 class CascadedAttentionModule(nn.Module):
     """x + attention(x), in windows; a head sees its share of the channels plus the head before.
 
-    Channel j is of head j modulo heads, so that a narrower stage is a leading corner of a wider
-    one, head by head. The published networks cut the channels into consecutive parts; their
-    weights are the same but for the order of the stage's channels.
+    Channel j is of head j modulo heads, not of consecutive parts as in the published networks, so
+    that a narrower stage is a leading corner of a wider one.
     """
 
     branch_ends = ("proj",)
@@ -191,9 +189,8 @@ class CascadedHead(nn.Module):
 class FoldedCascadedHead(nn.Module):
     """``CascadedHead`` for inference, with pixels as keys and as values.
 
-    The weights of the keys are applied to the queries instead, and those of the values to the
-    weighted means, so that the map leaves the runtime's blocked layout once. The bias of the keys
-    shifts all scores of a query alike, which the softmax drops.
+    Queries take the weights of the keys, weighted means those of the values. The softmax drops the
+    bias of the keys, which shifts all scores of a query alike.
     """
 
     def __init__(self, q: nn.Conv2d, q_local: nn.Conv2d, k: nn.Conv2d, v: nn.Conv2d) -> None:

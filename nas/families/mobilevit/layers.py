@@ -57,8 +57,8 @@ class InvertedDownsample(base.Layer):
 class PatchTransformer(base.ResidualLayer):
     """Transformer layers on tokens of width ``dim``, between convolutions on the feature map.
 
-    A token attends to those at the same place of other 2x2 patches; a map of odd sides is
-    interpolated to even ones. A smaller ``depth`` keeps the first of the transformer layers.
+    A token attends to those at the same place of other 2x2 patches; odd sides are interpolated to
+    even ones. A smaller ``depth`` keeps the first of the transformer layers.
     """
 
     dim: base.Positive

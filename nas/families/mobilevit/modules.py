@@ -1,10 +1,7 @@
 """MobileViT v1 (Mehta and Rastegari, ICLR 2022, arXiv 2110.02178), and the block of v3 like it.
 
-Version 3 (Wadekar and Chaurasia 2022, arXiv 2209.15159) fuses local and global features by a 1x1
-convolution and adds the input.
-
-Transformers see a map as tokens (N, 4, T, C): the place in a 2x2 patch, then the patch. A token
-attends to those at its own place only, so places are a second axis of the batch.
+Version 3: Wadekar and Chaurasia 2022, arXiv 2209.15159. Transformers see a map as tokens
+(N, 4, T, C): the place in a 2x2 patch, then the patch. Places are a second axis of the batch.
 """
 
 from __future__ import annotations
@@ -191,10 +188,7 @@ class RootScale(nn.Module):
 
 
 class ConvNormOfTwo(nn.Module):
-    """Convolution of two concatenated maps, and BatchNorm.
-
-    Each map has a weight tensor, since the widths of the two maps vary independently.
-    """
+    """Convolution of two concatenated maps, whose widths vary independently, and BatchNorm."""
 
     def __init__(
         self, first_channels: int, second_channels: int, out_channels: int, *, kernel: int = 1

@@ -111,10 +111,7 @@ class SeparableAttentionModule(nn.Module):
 
 
 class SeparableTokenAttention(nn.Module):
-    """Each token's value times one context, a mean of the keys weighted by scores of the tokens.
-
-    For tokens (N, 4, T, C), with one context for each of the 4 places; or (N, 1, T, C).
-    """
+    """Each token's value times a mean of the keys at its place, for tokens (N, places, T, C)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -133,10 +130,7 @@ class SeparableTokenAttention(nn.Module):
 
 
 class FoldedSeparableTokenAttention(nn.Module):
-    """``SeparableTokenAttention`` for inference: the key of the mean token instead of the mean key.
-
-    Scores sum to 1 and keys are linear, so the two are the same.
-    """
+    """``SeparableTokenAttention`` for inference: the mean key is the key of the mean token."""
 
     def __init__(self, attention: SeparableTokenAttention) -> None:
         super().__init__()
@@ -164,7 +158,7 @@ class TokenGroupNorm(nn.GroupNorm):
 class FoldedTokenGroupNorm(nn.Module):
     """``TokenGroupNorm`` without its weights, which the layers behind it take.
 
-    It is spelled out, since an exported GroupNorm holds the width of the map and serves no other.
+    Spelled out, since an exported GroupNorm serves no other width of the map.
     """
 
     def __init__(self, eps: float) -> None:

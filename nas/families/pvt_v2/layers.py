@@ -30,8 +30,7 @@ class PatchDownsample(base.Downsampling):
 class ReducedAttention(base.ResidualLayer):
     """Residual attention whose keys and values come from a smaller map.
 
-    That is a convolution of kernel and stride ``reduction``, or with ``pooled`` the map averaged to
-    7x7 (linear attention), whatever its size.
+    A convolution of stride ``reduction`` makes it; with ``pooled`` it is the mean of 7x7 parts.
     """
 
     module_name = "pvt_v2.modules.ReducedAttentionModule"
@@ -53,8 +52,7 @@ class ReducedAttention(base.ResidualLayer):
 class TokenFFN(base.ExpandingLayer):
     """Residual MLP of each pixel, with a depthwise convolution before its activation.
 
-    With ``rectified`` a ReLU stands before the convolution, as in the networks with linear
-    attention.
+    With ``rectified``, as in the networks with linear attention, a ReLU precedes it.
     """
 
     module_name = "pvt_v2.modules.TokenFFNModule"
