@@ -171,7 +171,6 @@ def _module_name(path: Path, sha256: str) -> str:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """The line of the file that failed, and the error."""
     if isinstance(error, SyntaxError):
         return f"{path}:{error.lineno}: SyntaxError: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -190,7 +189,7 @@ def _layers(module: ModuleType, file: BlockFile, taken: Collection[str]) -> Kind
         kind = layer.model_fields["kind"].default
         if layer.__module__ != module.__name__ or not isinstance(kind, str):
             continue  # imported, or a base class of others
-        _require_usable(layer, kind, file)
+        _require_usable(layer, kind, f"{file.path}: {layer.__name__}")
         if kind in found:
             raise ValueError(f"{file.path}: kind '{kind}' stands twice")
         layer.origin = file
@@ -206,8 +205,7 @@ def _layers(module: ModuleType, file: BlockFile, taken: Collection[str]) -> Kind
     return found
 
 
-def _require_usable(layer: type[Layer], kind: str, file: BlockFile) -> None:
-    where = f"{file.path}: {layer.__name__}"
+def _require_usable(layer: type[Layer], kind: str, where: str) -> None:
     if not re.fullmatch(NAME, kind):
         raise ValueError(f"{where}: a kind must be in lower case ({NAME}), got '{kind}'")
     if layer.output_shape is Layer.output_shape:

@@ -48,7 +48,7 @@ class Bottleneck(nn.Module):
         hidden: int,
         out_channels: int,
         *,
-        stride: int = 1,
+        stride: int,
         act: str,
         kernel: int,
     ) -> None:

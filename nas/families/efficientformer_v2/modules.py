@@ -21,18 +21,15 @@ from nas.families.parts import (
 )
 
 
-class ConvStemModule(nn.Module):
+class ConvStemModule(nn.Sequential):
     """(N, 3, H, W) to (N, C, H/4, W/4)."""
 
     def __init__(self, in_channels: int, out_channels: int, act: str) -> None:
         super().__init__()
         self.conv1 = ConvNorm(in_channels, out_channels // 2, kernel=3, stride=2)
+        self.act1 = activation(act)
         self.conv2 = ConvNorm(out_channels // 2, out_channels, kernel=3, stride=2)
-        self.act1, self.act2 = activation(act), activation(act)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.act1(self.conv1(x))  # (N, C/2, H/2, W/2)
-        return self.act2(self.conv2(x))  # type: ignore[no-any-return]
+        self.act2 = activation(act)
 
 
 class ConvFFNModule(Bottleneck):
@@ -41,7 +38,7 @@ class ConvFFNModule(Bottleneck):
     has_biases = True
 
     def __init__(self, channels: int, hidden: int, act: str, *, kernel: int = 3) -> None:
-        super().__init__(channels, hidden, channels, act=act, kernel=kernel)
+        super().__init__(channels, hidden, channels, stride=1, act=act, kernel=kernel)
         self.scale: nn.Module = Scale(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ Convolutions before a norm have no bias, as published. Residual branches start a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -14,23 +15,17 @@ from torch.nn import functional
 from nas.families.parts import ConvNorm, RelativeBias, activation, fold_norm_before
 
 
-class DeepConvStemModule(nn.Module):
-    """(N, 3, H, W) to (N, C, H/16, W/16)."""
+class DeepConvStemModule(nn.Sequential):
+    """(N, 3, H, W) to (N, C, H/16, W/16); each convolution halves the sides."""
 
     def __init__(self, in_channels: int, out_channels: int, act: str) -> None:
         super().__init__()
         widths = (in_channels, *(out_channels // factor for factor in (8, 4, 2, 1)))
-        self.conv1, self.conv2, self.conv3, self.conv4 = (
-            ConvNorm(widths[step], widths[step + 1], kernel=3, stride=2, bias=False)
-            for step in range(4)
-        )
-        self.act1, self.act2, self.act3 = (activation(act) for _ in range(3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.act1(self.conv1(x))  # (N, C/8, H/2, W/2)
-        x = self.act2(self.conv2(x))  # (N, C/4, H/4, W/4)
-        x = self.act3(self.conv3(x))  # (N, C/2, H/8, W/8)
-        return self.conv4(x)  # type: ignore[no-any-return]
+        for step, (before, after) in enumerate(pairwise(widths), start=1):
+            conv = ConvNorm(before, after, kernel=3, stride=2, bias=False)
+            self.add_module(f"conv{step}", conv)
+            if after != out_channels:
+                self.add_module(f"act{step}", activation(act))
 
 
 class DepthwiseFFNModule(nn.Module):

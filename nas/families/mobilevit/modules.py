@@ -24,16 +24,13 @@ from nas.families.parts import (
 )
 
 
-class ShortStemModule(nn.Module):
+class ShortStemModule(nn.Sequential):
     """(N, 3, H, W) to (N, C, H/2, W/2)."""
 
     def __init__(self, in_channels: int, out_channels: int, act: str) -> None:
         super().__init__()
         self.conv = ConvNorm(in_channels, out_channels, kernel=3, stride=2, bias=False)
         self.act = activation(act)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.act(self.conv(x))  # type: ignore[no-any-return]
 
 
 class InvertedResidualModule(Bottleneck):
@@ -42,7 +39,7 @@ class InvertedResidualModule(Bottleneck):
     branch_ends = ("fc2",)
 
     def __init__(self, channels: int, hidden: int, act: str, *, kernel: int = 3) -> None:
-        super().__init__(channels, hidden, channels, act=act, kernel=kernel)
+        super().__init__(channels, hidden, channels, stride=1, act=act, kernel=kernel)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + super().forward(x)
