@@ -23,7 +23,7 @@ from nas.architecture import Architecture
 from nas.report.terminal import print_table
 from nas.supernet import Supernet
 from nas.training.run import Run
-from nas.training.sandwich import draw_subnets
+from nas.training.supernets import draw_subnets
 
 BATCH = 50
 

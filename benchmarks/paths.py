@@ -28,8 +28,8 @@ from nas.report.terminal import print_table
 from nas.space import SearchSpace
 from nas.training.evaluation import inherited_accuracy
 from nas.training.run import Run
-from nas.training.sandwich import Probabilities, path_probabilities
 from nas.training.settings import DataSettings, SupernetSettings
+from nas.training.supernets import Probabilities, path_probabilities
 
 SUBNETS = 8
 

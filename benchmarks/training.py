@@ -43,9 +43,8 @@ from nas.space import DEFAULT_SPACE, SearchSpace
 from nas.supernet import Supernet
 from nas.training.batches import SPACING, Batch, BatchHistory, TaughtBatch
 from nas.training.distillation import Distillation
-from nas.training.sandwich import add_gradients, add_path_gradients, draw_subnets
 from nas.training.step import make_optimizer
-from nas.training.supernets import fresh_supernet
+from nas.training.supernets import add_gradients, add_path_gradients, draw_subnets, fresh_supernet
 
 PARTS = ("step", "memory", "growth", "flat")
 BATCH, PIXELS, CLASSES = 64, 64, 10

@@ -13,7 +13,7 @@ from nas.report.terminal import count, print_table, share
 from nas.search import mobile_efficiency_score
 from nas.space import SearchSpace
 from nas.training.run import Run
-from nas.training.sandwich import path_probabilities
+from nas.training.supernets import path_probabilities
 
 if TYPE_CHECKING:
     from nas.latency.profile import Profile

@@ -26,7 +26,7 @@ from nas.slim.delivery import Candidates
 from nas.slim.plan import target_text
 from nas.slim.result import EvaluatedNetwork, MethodResult, WalkAction, WalkStep
 from nas.space import Assignment
-from nas.training.sandwich import path_probabilities
+from nas.training.supernets import path_probabilities
 
 CORRECTION_SHARE = 0.1
 """Of the evaluations; kept for the searches after a measurement above the target."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,18 +26,12 @@ from nas.training.evaluation import accuracy, evaluation_images
 from nas.training.loop import SetbackError, Training
 from nas.training.processes import Processes
 from nas.training.settings import Recipe
-from nas.training.step import DropPath, in_precision, make_optimizer
+from nas.training.step import DropPath, in_precision, make_optimizer, with_fresh_weights
 
 
 def fresh_network(architecture: Architecture, *, seed: int, layer_scale: float) -> nn.Module:
     """A network with random weights that depend on ``seed`` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build(architecture)
-    for name, parameter in network.named_parameters():
-        if name.endswith(".gamma"):
-            nn.init.constant_(parameter, layer_scale)
-    return network
+    return with_fresh_weights(partial(build, architecture), seed, layer_scale)
 
 
 def train_alone(
@@ -50,30 +45,26 @@ def train_alone(
 ) -> nn.Module:
     """The architecture, trained from scratch or from ``network``; nothing is written or evaluated.
 
-    Raises:
-        UserError: the training went wrong, see ``nas/training/loop.py``.
+    Raises UserError if the training goes wrong, see ``nas/training/loop.py``.
     """
     if network is None:
         network = fresh_network(architecture, seed=recipe.seed, layer_scale=recipe.layer_scale)
     training = NetworkTraining(
         architecture, network, dataset, recipe, progress=progress, device=device
     )
-    while not training.is_finished:
-        try:
+    try:
+        while not training.is_finished:
             training.run_epoch()
-        except SetbackError as setback:
-            raise UserError(
-                f"training alone: {setback.reason} in epoch {training.epoch + 1}; take a learning "
-                f"rate below {recipe.learning_rate:g}"
-            ) from None
+    except SetbackError as setback:
+        raise UserError(
+            f"training alone: {setback.reason} in epoch {training.epoch + 1}; take a learning "
+            f"rate below {recipe.learning_rate:g}"
+        ) from None
     return training.delivered
 
 
 class NetworkTraining(Training):
-    """The training of one network: its weights, and their moving average if the recipe wants it.
-
-    Its losses are ``labels``, and ``distillation`` with a teacher.
-    """
+    """The training of one network, and of the moving average of its weights, if it has one."""
 
     settings: Recipe
 
@@ -88,20 +79,17 @@ class NetworkTraining(Training):
         progress: Progress = SILENT,
         device: torch.device | str = "cpu",
     ) -> None:
-        processes = Processes(device=torch.device(device))
-        super().__init__(
-            recipe,
-            dataset,
-            input_size=architecture.input_size,
-            progress=progress,
-            processes=processes,
-        )
+        size, processes = architecture.input_size, Processes(device=torch.device(device))
+        super().__init__(recipe, dataset, size, progress, processes)
         self.architecture, self.teacher = architecture, teacher
         self.loss_names = ("labels",) if teacher is None else ("labels", "distillation")
         if recipe.resolutions:
             network = MultiScale(architecture, network, recipe.resolutions)
         self.network: nn.Module = network.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.saved = nn.ModuleDict({"network": self.network})
         self.average = _averaged(self.network, recipe.averaging) if recipe.averaging else None
+        if self.average is not None:
+            self.saved["average"] = self.average
         self._forward = in_precision(self.network, processes.device, recipe.precision)
         self.optimizer = make_optimizer(
             self.network, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -112,38 +100,19 @@ class NetworkTraining(Training):
 
     @property
     def delivered(self) -> nn.Module:
-        """The network that the training is for: the average of the weights if there is one."""
+        """The network of the averaged weights if there is an average."""
         found = self.network if self.average is None else self.average.module
         return found.extract() if isinstance(found, MultiScale) else found
 
-    @property
-    def saved(self) -> nn.Module:
-        """All tensors of the training but the optimizer's, under stable names."""
-        parts = {"network": self.network}
-        return nn.ModuleDict(parts if self.average is None else parts | {"average": self.average})
-
     def evaluate(self) -> Mapping[str, float]:
-        """The accuracy on the search slice."""
         images = evaluation_images(self.dataset).at(self.architecture.input_size)
         return {"search slice": accuracy(self.delivered, images)}
 
-    def run_epoch(self) -> dict[str, float]:
-        """Train for an epoch; returns its mean losses, its last rate, and its speed."""
-        losses = self.take_steps()
-        self.finish_epoch()
-        return {
-            **{f"loss/{name}": loss for name, loss in losses.items()},
-            "learning_rate": self.rate(self.last_step),
-            "images_per_second": self.images_per_second,
-        }
-
     def start_epoch(self, draws: np.random.Generator) -> None:
-        """Take the distortions of the coming steps' images from ``draws``."""
         self._draws = draws
         self.network.train()
 
     def add_gradients(self, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
-        """Compute those of the images as the recipe changes them, clipped."""
         recipe, draws = self.settings, self._draws
         images = resize(batch.images, batch.resolution)
         targets = soft_targets(batch.labels, len(self.dataset.classes), recipe.smoothing)
@@ -166,7 +135,6 @@ class NetworkTraining(Training):
         return torch.stack(losses)
 
     def update_weights(self, step: int) -> None:
-        """Step the optimizer, and update the moving average."""
         super().update_weights(step)
         if self.average is not None:
             self.average.update_parameters(self.network)
@@ -175,11 +143,9 @@ class NetworkTraining(Training):
 class MultiScale(nn.Module):
     """The weights of a network of ``architecture``, for square images of each of ``resolutions``.
 
-    Resolutions differ in attention biases only, which are stored by offset: those of a smaller map
-    are a leading corner. Offsets that the network has no biases of start at 0, as fresh ones do.
-
-    Raises:
-        ValueError: a layer has other weights at another resolution, not merely more of them.
+    Resolutions differ in attention biases only, by offset: those of a smaller map are a leading
+    corner. Biases that the network lacks start at 0. Raises ValueError if a layer has other
+    weights, not merely more, at another resolution.
     """
 
     def __init__(
@@ -189,8 +155,7 @@ class MultiScale(nn.Module):
         self.architecture = architecture
         with torch.device("meta"):
             plain = {side: build(architecture.with_input_size(side)) for side in resolutions}
-        # beside the modules, not among them: they hold no weights
-        self._plain = tuple(plain.items())
+        self._plain = tuple(plain.items())  # no child modules: they hold no weights
         self.weights = build(architecture.with_input_size(max(resolutions)))
         self.weights.to(next(network.parameters()))
         whole = self.weights.state_dict()
@@ -210,7 +175,7 @@ class MultiScale(nn.Module):
         return functional_call(module, self._views(module), (images,), strict=True)  # type: ignore[no-any-return]
 
     def extract(self) -> nn.Module:
-        """An ordinary network at the architecture's own size that holds a copy of the weights."""
+        """An ordinary network at the architecture's own size, with a copy of the weights."""
         with torch.device("meta"):
             network = build(self.architecture)
         state = {name: it.detach().clone() for name, it in self._views(network).items()}
@@ -230,8 +195,7 @@ class MultiScale(nn.Module):
 def _averaged(network: nn.Module, decay: float) -> AveragedModel:
     """The exponential moving average of weights and statistics.
 
-    In the first steps it forgets faster, (1 + n) / (10 + n) of it is kept after n steps: else the
-    fresh weights would weigh for 1 / (1 - decay) steps.
+    Of it (1 + n) / (10 + n) is kept after n steps until that exceeds ``decay``.
     """
 
     def update(averages: Sequence[Tensor], currents: Sequence[Tensor], steps: Tensor | int) -> None:

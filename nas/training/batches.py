@@ -1,13 +1,10 @@
 """The batches of a training: what an epoch consists of, and what the networks of a step learn from.
 
 Multi-scale training is MobileViT's (Mehta & Rastegari 2022, arXiv 2110.02178, section 3.2): each
-batch has one resolution, and the more images the smaller they are, so that steps cost alike. There
-a batch size is that of the largest resolution; here that of the network's own input size, so that
-naming resolutions changes neither what ``batch_size`` means nor what a step costs.
+batch has one resolution, and the more images the smaller they are, so that steps cost alike.
 
-The gradients of several networks on the same images are nearly parallel, those of one network on
-different images are not, see benchmarks/README.md. So each network of a supernet's step learns from
-other images. The teacher has seen the batches of earlier steps: its outputs are kept with them.
+Each network of a supernet's step learns from other images, because gradients of several networks on
+the same images are nearly parallel, see benchmarks/README.md. The teacher's outputs are kept.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
 STREAM = 3
 """Tells the draws of resolutions from the other draws of an epoch, which have 0 to 2."""
 SPACING = 20
-"""Steps from one network's batch to the next one's; that 20 are best was not tested."""
+"""Steps from one network's batch to the next one's; others were not tested."""
 MOST_BYTES = 256 * 10**6
 """Of kept images of one size; one batch for each network of a step is kept anyway."""
 
@@ -46,8 +43,8 @@ class PlannedBatch(NamedTuple):
 class Batch(NamedTuple):
     """Images (N, 3, S, S) and labels (N,) of a step: its whole batch, or a part of it.
 
-    ``size`` is the number of images of the whole batch, over all parts and processes.
-    ``resolution`` is the side at which networks without an input size of their own see them.
+    ``size`` counts the images of the whole batch, over all parts and processes; networks without an
+    input size of their own see them at ``resolution``.
     """
 
     images: Tensor
@@ -62,11 +59,8 @@ class Batch(NamedTuple):
 
     def split(self, parts: int) -> list[Batch]:
         """Parts that differ by one image at most."""
-        images, labels = self.images.tensor_split(parts), self.labels.tensor_split(parts)
-        return [
-            self._replace(images=some, labels=theirs)
-            for some, theirs in zip(images, labels, strict=True)
-        ]
+        pairs = zip(self.images.tensor_split(parts), self.labels.tensor_split(parts), strict=True)
+        return [self._replace(images=images, labels=labels) for images, labels in pairs]
 
 
 @dataclass(frozen=True)
@@ -74,10 +68,8 @@ class BatchPlan:
     """The batches of a training of ``epochs`` epochs of ``images`` images.
 
     A batch of ``input_size`` pixels holds ``batch_size`` images, one of another resolution as many
-    as have the same area together. Each resolution is drawn from (seed, epoch, step), so that all
-    processes and a resumed training draw alike. An epoch takes each image once, but for those of a
-    last batch that would not be full, as without resolutions; so epochs differ in their steps, and
-    the learning rate follows the steps of all of them.
+    as have the same area together. Resolutions are drawn from (seed, epoch). An epoch takes each
+    image once, but for those of a last batch that would not be full.
     """
 
     images: int
@@ -89,43 +81,29 @@ class BatchPlan:
 
     @cached_property
     def sizes(self) -> dict[int, int]:
-        """The images of a full batch of each resolution."""
+        """The images of a full batch of each resolution; two or more, as norms need."""
         return {
-            resolution: min(
-                self.images, max(2, round(self.batch_size * (self.input_size / resolution) ** 2))
-            )  # a norm needs two
-            for resolution in self.resolutions or (self.input_size,)
+            side: min(self.images, max(2, round(self.batch_size * (self.input_size / side) ** 2)))
+            for side in self.resolutions or (self.input_size,)
         }
 
     def epoch(self, number: int) -> list[PlannedBatch]:
-        """The batches of an epoch, from 0."""
-        drawn = self._drawn(number)
-        taken = drawn[: self._count(drawn)].tolist()
-        return [PlannedBatch(self.sizes[resolution], resolution) for resolution in taken]
+        """The batches of an epoch, from 0: as many of those drawn as there are images for."""
+        rng = np.random.default_rng((self.seed, number, STREAM))
+        drawn = rng.choice(list(self.sizes), max(1, self.images // min(self.sizes.values())))
+        batches = [PlannedBatch(self.sizes[side], side) for side in drawn.tolist()]
+        taken = np.cumsum([batch.size for batch in batches])
+        return batches[: max(1, int(np.searchsorted(taken, self.images, side="right")))]
 
     @cached_property
     def first_steps(self) -> tuple[int, ...]:
         """The steps before each epoch, and those of all epochs."""
-        counts = [self._count(self._drawn(number)) for number in range(self.epochs)]
+        counts = [len(self.epoch(number)) for number in range(self.epochs)]
         return (0, *np.cumsum(counts).tolist())
 
     @property
     def total_steps(self) -> int:
-        """The steps of all epochs."""
         return self.first_steps[-1]
-
-    def _drawn(self, epoch: int) -> np.ndarray:
-        """A resolution for each step that an epoch may have."""
-        resolutions = np.array(list(self.sizes))
-        most = max(1, self.images // min(self.sizes.values()))
-        if len(resolutions) == 1:
-            return resolutions.repeat(most)
-        return np.random.default_rng((self.seed, epoch, STREAM)).choice(resolutions, most)
-
-    def _count(self, drawn: np.ndarray) -> int:
-        """How many of these batches there are images for."""
-        taken = np.cumsum([self.sizes[resolution] for resolution in drawn.tolist()])
-        return max(1, int(np.searchsorted(taken, self.images, side="right")))
 
 
 class TaughtBatch(NamedTuple):
@@ -140,18 +118,13 @@ class BatchHistory:
     """The batches of an epoch's last steps, from which ``students`` learn, each from another one.
 
     The first student learns from the batch of ``spacing`` steps ago, the second from that of twice
-    as many, and so on. While an epoch is young, and where images would take more than
-    ``most_bytes``, steps are nearer to each other, evenly. Only images as large as this step's
-    count. A step may have several ``parts``; each is preceded by its like.
+    as many, and so on; from evenly nearer ones while an epoch is young, and where images would take
+    more than ``most_bytes``. Only batches of this step's resolution count, and of a step in several
+    ``parts`` only the same part.
     """
 
     def __init__(
-        self,
-        students: int,
-        *,
-        parts: int = 1,
-        spacing: int = SPACING,
-        most_bytes: int = MOST_BYTES,
+        self, students: int, *, parts: int = 1, spacing: int = SPACING, most_bytes: int = MOST_BYTES
     ) -> None:
         self._shares, self._parts = students + 1, parts
         self._spacing, self._most_bytes = spacing, most_bytes
@@ -178,17 +151,17 @@ class BatchHistory:
 def reading_size(trained: SearchSpace | Architecture, resolutions: Sequence[int]) -> int:
     """The side at which images are read for a training: the largest that any network sees.
 
-    Raises:
-        UserError: the strides do not divide a resolution, or an own input size is not among them.
+    Raises UserError if a stride does not divide a resolution, or they lack an own input size.
     """
-    own = trained.input_sizes if isinstance(trained, SearchSpace) else (trained.input_size,)
-    if not resolutions:
-        return own[-1]
     if isinstance(trained, SearchSpace):
+        own = trained.input_sizes
         trained.require_input_sizes(resolutions)
     else:
+        own = (trained.input_size,)
         for pixels in resolutions:
             trained.with_input_size(pixels)
+    if not resolutions:
+        return own[-1]
     missing = [str(size) for size in own if size not in resolutions]
     if missing:
         raise UserError(

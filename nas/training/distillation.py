@@ -1,8 +1,7 @@
 """Teachers: how much of the labels their outputs replace, and how far a student is from them.
 
-A teacher that is wrong costs its students accuracy when they follow it from the first step. So its
-outputs count as far as they are right: in each epoch the share is the part of the training images
-that it got right in the epoch before, above chance. For the gain see benchmarks/README.md.
+In each epoch the share of the outputs is the teacher's accuracy on the training images in the epoch
+before, above chance; for the gain see benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -26,24 +25,19 @@ from nas.training.settings import Divergence
 Teacher = Callable[[Tensor], Tensor]
 """From normalised images (N, 3, S, S) to logits (N, classes), without gradients."""
 
-ALPHAS = (-1.0, 1.0)
-MOST_RATIO = 5.0
-"""Both are AlphaNet's (Wang et al. 2021, arXiv 2102.07954, section 4)."""
+ALPHAS, MOST_RATIO = (-1.0, 1.0), 5.0
+"""AlphaNet's (Wang et al. 2021, arXiv 2102.07954, section 4)."""
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """The teaching of students beside the labels, and its share in [0, 1].
-
-    Without a ``teacher`` of their own, the subnets of a supernet learn from the largest.
-    """
+    """How students learn beside the labels, by a share; without a teacher from the largest."""
 
     share: float
     divergence: Divergence = "kl"
     teacher: Teacher | None = None
 
     def loss(self, cross_entropy: Tensor, divergence: Tensor) -> Tensor:
-        """That with the labels and that with the teacher, by their shares."""
         return (1 - self.share) * cross_entropy + self.share * divergence
 
 
@@ -80,15 +74,13 @@ def alpha_divergence(
     """The larger of two clipped alpha-divergences of each image (N,), with AlphaNet's gradient.
 
     With p the teacher's probabilities and q ours, D = (E_q[(p / q)^alpha] - 1) / (alpha (alpha -
-    1)); 1 stands for its limit KL(p || q). A positive alpha punishes classes of the teacher's that
-    the student misses, a negative one classes that only the student sees. So that a class of which
-    one of them is sure does not drown all others, (p / q)^alpha is cut at ``most_ratio``, except
-    for 1; the gradient is -E_q[(p / q)^alpha / alpha grad log q] with the cut ratio.
+    1)); 1 stands for its limit KL(p || q). A positive alpha punishes classes that the student
+    misses, a negative one classes that only the student sees. (p / q)^alpha is cut at
+    ``most_ratio``, except for 1; the gradient is -E_q[(p / q)^alpha / alpha grad log q] with that.
     """
     first, second = (_clipped(logits, teacher.detach(), alpha, most_ratio) for alpha in alphas)
-    value, slope = (
-        torch.where(first[0] > second[0], *pair) for pair in zip(first, second, strict=True)
-    )
+    is_first = first[0] > second[0]
+    value, slope = (torch.where(is_first, *pair) for pair in zip(first, second, strict=True))
     return value + slope - slope.detach()  # the value of the one, the gradient of the other
 
 
@@ -111,12 +103,9 @@ def load_teacher(
 ) -> Teacher:
     """The teacher that ``spec`` names: ``ARCHITECTURE:WEIGHTS``, or an ONNX file.
 
-    It gets the very images that its student gets, resized to ``image_size`` and normalised as ours
-    are (ImageNet's mean and standard deviation); ONNX runs on the CPU.
-
-    Raises:
-        UserError: there is no such teacher, or it takes images of another size, or has another
-            number of classes.
+    It gets its student's images, resized to ``image_size`` and normalised by ImageNet's mean and
+    standard deviation; ONNX runs on the CPU. Raises UserError if there is no such teacher, or it
+    takes images of another size, or has another number of classes.
     """
     name, colon, weights = spec.partition(":")
     if spec.endswith(".onnx"):
@@ -133,7 +122,7 @@ def load_teacher(
 
 
 def teacher_accuracy(teacher: Teacher, images: Images, *, batch_size: int = 256) -> float:
-    """The share of images whose most probable class, says the teacher, is their label."""
+    """The share of images whose label is the teacher's most probable class."""
     hits = sum(
         int((teacher(inputs).argmax(1).cpu() == labels).sum())
         for inputs, labels in images.batches(batch_size)
@@ -147,13 +136,9 @@ def _from_weights(name: str, weights: Path, image_size: int, device: torch.devic
     network: nn.Module = build(architecture)
     load_weights(network, weights)
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-
-    @torch.no_grad()
-    def teach(images: Tensor) -> Tensor:
-        images = images.to(device, memory_format=torch.channels_last)
-        return network(images)  # type: ignore[no-any-return]
-
-    return teach
+    return torch.no_grad()(
+        lambda images: network(images.to(device, memory_format=torch.channels_last))
+    )
 
 
 def _from_onnx(path: str, image_size: int, device: torch.device) -> Teacher:
@@ -170,13 +155,12 @@ def _from_onnx(path: str, image_size: int, device: torch.device) -> Teacher:
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"teacher '{path}': onnxruntime refuses it: {reason}") from error
-    (entry, *others) = session.get_inputs()
+    entry, *others = session.get_inputs()
     if others or len(entry.shape) != 4 or entry.type != "tensor(float)":
         raise UserError(f"teacher '{path}': must take one float32 tensor of images (N, 3, S, S)")
-    batch, *shape = entry.shape  # an open dimension is a name
-    _require_size(
-        path, tuple(side if isinstance(side, int) else None for side in shape), image_size
-    )
+    batch, *sides = entry.shape  # an open dimension is a name
+    shape = tuple(side if isinstance(side, int) else None for side in sides)
+    _require_size(path, shape, image_size)
 
     def teach(images: Tensor) -> Tensor:
         pixels = images.cpu().contiguous().numpy()

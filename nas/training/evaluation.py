@@ -23,7 +23,7 @@ CALIBRATION_BATCHES, CALIBRATION_BATCH_SIZE = 10, 100
 """More images make no difference, see benchmarks/README.md."""
 CALIBRATION_SEED = 0  # all subnets see the same images, so that they differ in nothing else
 EPOCH_IMAGES = 2000
-"""After each epoch: accuracies to about a point, in little time."""
+"""For accuracies to about a point after each epoch."""
 CACHE_MB = 512
 """Of feature maps, calibrated layers and hits, at most: benchmarks/evaluations.py."""
 
@@ -33,8 +33,7 @@ def calibrate(
 ) -> None:
     """Set each norm's statistics to their mean over a few batches of training images, in place.
 
-    Statistics depend on the widths of all layers before the norm, so a subnet of a supernet has
-    those of a mixture of other networks (Yu & Huang 2019, arXiv 1903.05134, section 3.3).
+    Source: Yu & Huang 2019, arXiv 1903.05134, section 3.3.
     """
     device = _device(network)
     with remembering_norms(network), torch.no_grad():
@@ -65,10 +64,7 @@ def inherited_network(
 def inherited_accuracy(
     supernet: Supernet, architecture: Architecture, dataset: Dataset, images: Images | None = None
 ) -> float:
-    """Accuracy with inherited weights on ``images``, by default the search slice.
-
-    They are resized to the architecture's input size.
-    """
+    """Accuracy with inherited weights on ``images``, by default the search slice, in [0, 1]."""
     network = inherited_network(supernet, architecture, dataset.train)
     images = dataset.search if images is None else images
     return accuracy(network, images.at(architecture.input_size))
@@ -77,36 +73,24 @@ def inherited_accuracy(
 def evaluate_supernet(
     supernet: Supernet, dataset: Dataset, processes: Processes = ALONE
 ) -> dict[str, float]:
-    """Inherited accuracies of the smallest, the middle and the largest subnet.
-
-    They are those on the ``evaluation_images``, of which each process takes its share.
-    """
-    images = evaluation_images(dataset)
-    space = supernet.space
-    subnets = {
-        "smallest": space.smallest(),
-        "middle": space.decode(space.uniform(0.5)),
-        "largest": space.largest(),
-    }
+    """Inherited accuracies of three subnets on the ``evaluation_images``, by all processes."""
+    images, space = evaluation_images(dataset), supernet.space
     part = images.subset(range(processes.rank, len(images), processes.count))
-    hits = torch.tensor(
-        [
-            int(find_hits(network, part.at(subnet.input_size)).sum())
-            for subnet in subnets.values()
-            for network in (inherited_network(supernet, subnet, dataset.train),)
-        ],
-        device=_device(supernet),
-    )
+    counts = []
+    for subnet in (space.smallest(), space.decode(space.uniform(0.5)), space.largest()):
+        network = inherited_network(supernet, subnet, dataset.train)
+        counts.append(int(find_hits(network, part.at(subnet.input_size)).sum()))
+    hits = torch.tensor(counts, device=_device(supernet))
     processes.add_up(hits)
-    return {name: count / len(images) for name, count in zip(subnets, hits.tolist(), strict=True)}
+    names = ("smallest", "middle", "largest")
+    return {name: count / len(images) for name, count in zip(names, hits.tolist(), strict=True)}
 
 
 class Evaluator:
     """Accuracies on the search slice with inherited weights; the supernet stays as it is.
 
-    They equal those of the extracted and calibrated architecture, but layers that it shares with
-    architectures before it do not run again while ``cache_mb`` megabytes hold their outputs.
-    ``confidence`` is that of a race.
+    They equal those of extracted and calibrated networks. Layers that these share do not run again
+    while ``cache_mb`` megabytes hold their outputs. ``confidence`` is that of a race.
     """
 
     def __init__(
@@ -128,7 +112,6 @@ class Evaluator:
 
     @property
     def peak_cache_mb(self) -> float:
-        """The most that the cache held so far."""
         return self.prefixes.memory.peak / 1e6
 
     def accuracy(self, architecture: Architecture) -> float:
@@ -140,21 +123,16 @@ class Evaluator:
         self, current: Architecture, candidates: Sequence[Architecture], rank: Rank
     ) -> list[float]:
         """The candidates' accuracies, estimated for those that lost early: see ``run_race``."""
-        # all before any runs, so that it is known where they part
+        # all before any runs: prefixes must know where they part
         first, *subnets = [self.prefixes.subnet(network) for network in (current, *candidates)]
-        now = self.prefixes.predict(first, self._everything)
+        hits, margins = self.prefixes.predict(first, self._everything)
+        rng = np.random.default_rng(0)
 
         def look(candidate: int, part: Positions, is_finalist: bool) -> Hits:
-            return self.prefixes.predict(subnets[candidate], part, keep_all=is_finalist).hits
+            return self.prefixes.predict(subnets[candidate], part, keep_all=is_finalist)[0]
 
         return run_race(
-            look,
-            len(candidates),
-            now.hits,
-            np.abs(now.margins),
-            rank,
-            rng=np.random.default_rng(0),
-            confidence=self.confidence,
+            look, len(candidates), hits, np.abs(margins), rank, rng=rng, confidence=self.confidence
         )
 
 

@@ -3,10 +3,9 @@
 A training has gone wrong when a loss or, after an epoch, a weight is not finite, or when the first
 of its losses has a spike: the median of the last 5 steps lies above the median of the 32 steps
 before them by more than 10 standard deviations (1.4826 times the median absolute deviation) and by
-more than a quarter of what guessing costs, ln(classes). A single bad batch is no spike, and neither
-is noise around a loss that is small already. A training that has gone wrong returns to the last
-epoch that was saved, and continues with half the learning rate: a setback. Losses go from epoch to
-epoch, and into checkpoints; after a setback they start empty.
+more than a quarter of the loss of guessing, ln(classes). It then returns to the last saved epoch,
+and continues with half the learning rate: a setback. Checkpoints keep the losses that the next
+spike is judged by; after a setback there are none.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from torch.optim import AdamW
 
 from nas.data import Dataset
 from nas.errors import UserError
-from nas.progress import SILENT, Progress
+from nas.progress import Progress
 from nas.store.checkpoint import State, load_model, load_optimizer, save_checkpoint
 from nas.store.folder import RunFolder
 from nas.training.batches import Batch, BatchPlan
@@ -37,9 +36,8 @@ from nas.training.step import scheduled_rate, set_learning_rate
 
 PROGRESS_SECONDS = 0.2
 """Between two reports of progress."""
-
 MOST_SETBACKS = 3
-"""The fourth ends the training: then the recipe is wrong, not the luck."""
+"""The fourth ends the training."""
 RATE_FACTOR = 0.5
 CHECK_STEPS = 100
 """Losses are read that often, and at the end of an epoch: reading makes a GPU wait."""
@@ -49,7 +47,7 @@ SHARE_OF_GUESSING = 0.25
 
 
 class SetbackError(Exception):
-    """A training went wrong, for a ``reason``, in a ``step`` of it, from 1."""
+    """A training went wrong in a ``step``, from 1."""
 
     def __init__(self, reason: str, step: int) -> None:
         super().__init__(reason)
@@ -57,50 +55,36 @@ class SetbackError(Exception):
 
 
 class LossMonitor:
-    """Collects the losses of steps and judges them in order, whenever they are read.
-
-    So the steps that it finds do not depend on when it reads, and all processes find the same.
-    """
+    """Collects the losses of steps and judges each in turn, however late they are read."""
 
     def __init__(self, classes: int, earlier: Sequence[float] = ()) -> None:
         self.losses = list(earlier)
-        """In nats, of as many of the last steps as a spike is judged by."""
         self._classes = classes
         self._unread: list[Tensor] = []
 
     def add(self, losses: Tensor, step: int) -> None:
-        """Take the losses (L,) of a step, the one that is judged first; read all now and then.
-
-        Raises:
-            SetbackError: a step since the last reading went wrong.
-        """
+        """Take the losses (L,) of a step, the one that is judged first; now and then ``read``."""
         self._unread.append(losses)
         if step % CHECK_STEPS == 0:
             self.read(step)
 
     def read(self, step: int) -> None:
-        """Judge all steps up to ``step``, the last one that was added.
-
-        Raises:
-            SetbackError: one of them went wrong.
-        """
+        """Raise SetbackError if a step up to ``step``, the last one added, went wrong."""
         if not self._unread:
             return
-        first = step - len(self._unread) + 1
         read = torch.stack(self._unread).tolist()
         self._unread.clear()
-        for number, losses in enumerate(read, start=first):
+        for number, losses in enumerate(read, start=step - len(read) + 1):
             if not all(math.isfinite(loss) for loss in losses):
                 raise SetbackError("the loss is not finite", number)
             self.losses = [*self.losses, losses[0]][-(RECENT_STEPS + EARLIER_STEPS) :]
             if is_spike(self.losses, self._classes):
-                raise SetbackError(
-                    f"the loss rose to {median(self.losses[-RECENT_STEPS:]):.3g}", number
-                )
+                rose = median(self.losses[-RECENT_STEPS:])
+                raise SetbackError(f"the loss rose to {rose:.3g}", number)
 
 
 def is_spike(losses: Sequence[float], classes: int) -> bool:
-    """Whether the last losses, in nats, lie far above those before them; see this file's head."""
+    """Whether the last losses, in nats, lie far above those before them, as described above."""
     if len(losses) < RECENT_STEPS + EARLIER_STEPS:
         return False
     earlier, recent = losses[-RECENT_STEPS - EARLIER_STEPS : -RECENT_STEPS], losses[-RECENT_STEPS:]
@@ -113,12 +97,12 @@ def is_spike(losses: Sequence[float], classes: int) -> bool:
 class Training(ABC):
     """The state of a training: weights, optimizer, finished epochs, and their accuracies.
 
-    Everything random in an epoch is drawn from (seed, epoch): on a CPU the weights after the last
-    epoch do not depend on how often a training was stopped and its state saved and loaded.
-    ``teacher_accuracy`` is that of the network that others learn from, above chance, see
-    ``above_chance``; 0 before it is known, and where there is none.
+    Everything random in an epoch is drawn from (seed, epoch), so that on a CPU a training that was
+    stopped and resumed ends with the same weights. ``teacher_accuracy`` is 0 before it is known.
     """
 
+    saved: nn.Module
+    """All tensors of the training but the optimizer's, under stable names."""
     optimizer: AdamW
     loss_names: tuple[str, ...]
     """Of the losses of a step, in nats; the first is with the labels."""
@@ -127,32 +111,20 @@ class Training(ABC):
         self,
         settings: Settings,
         dataset: Dataset,
-        *,
         input_size: int,
-        progress: Progress = SILENT,
-        processes: Processes = ALONE,
+        progress: Progress,
+        processes: Processes,
     ) -> None:
         self.settings, self.dataset = settings, dataset
         self.progress, self.processes = progress, processes
         self.augmentation = dataset.augmentation
-        self.plan = BatchPlan(
-            images=len(dataset.train),
-            batch_size=settings.batch_size,
-            input_size=input_size,
-            resolutions=settings.resolutions,
-            epochs=settings.epochs,
-            seed=settings.seed,
-        )
+        shared = settings.model_dump(include={"batch_size", "resolutions", "epochs", "seed"})
+        self.plan = BatchPlan(images=len(dataset.train), input_size=input_size, **shared)
         self.epoch, self.setbacks, self.teacher_accuracy = 0, 0, 0.0
         self.accuracies: Mapping[str, float] = {}
         self.images_per_second = 0.0
         self.monitor = LossMonitor(len(dataset.classes))
         self._started, self._first_step = time.monotonic(), 0
-
-    @property
-    @abstractmethod
-    def saved(self) -> nn.Module:
-        """All tensors of the training but the optimizer's, under stable names."""
 
     @abstractmethod
     def start_epoch(self, draws: np.random.Generator) -> None:
@@ -162,21 +134,30 @@ class Training(ABC):
     def add_gradients(self, batch: Batch, step: int) -> Tensor:
         """Compute the gradients of a batch, in a step of the training from 1.
 
-        Returns the losses of the whole batch: means over its images, one for each of
-        ``loss_names``.
-        """
-
-    @abstractmethod
-    def run_epoch(self) -> dict[str, float]:
-        """Train for an epoch; returns the numbers for the log.
-
-        Raises:
-            SetbackError: it went wrong.
+        Returns the means over the images of the whole batch of the losses ``loss_names``.
         """
 
     @abstractmethod
     def evaluate(self) -> Mapping[str, float]:
         """The accuracies to show after an epoch, by name, in [0, 1]."""
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train for an epoch; returns numbers for the log. Raises SetbackError if it goes wrong."""
+        losses = self.take_steps()
+        self.processes.average_statistics(self.saved)
+        finite = [tensor.isfinite().all() for tensor in self.saved.state_dict().values()]
+        if not bool(torch.stack(finite).all()):
+            raise SetbackError("the weights are not finite", self.plan.first_steps[self.epoch + 1])
+        self.epoch += 1
+        return self.numbers(losses)
+
+    def numbers(self, losses: dict[str, float]) -> dict[str, float]:
+        """The numbers for the log of the epoch that has just finished with these mean losses."""
+        return {
+            **{f"loss/{name}": loss for name, loss in losses.items()},
+            "learning_rate": self.rate(self.last_step),
+            "images_per_second": self.images_per_second,
+        }
 
     def path_probabilities(self) -> Mapping[str, Mapping[str, float]]:
         """For each path choice the probability of each kind; nothing without path choice."""
@@ -184,7 +165,6 @@ class Training(ABC):
 
     @property
     def is_finished(self) -> bool:
-        """Whether all epochs are done."""
         return self.epoch >= self.settings.epochs
 
     @property
@@ -193,7 +173,6 @@ class Training(ABC):
         return self.plan.first_steps[self.epoch] - 1
 
     def save(self, folder: RunFolder[Any, Any]) -> None:
-        """Replace the checkpoint of a folder."""
         state = State(
             epoch=self.epoch,
             teacher=self.teacher_accuracy,
@@ -206,8 +185,7 @@ class Training(ABC):
 
     def load(self, folder: RunFolder[Any, Any]) -> None:
         """Continue where the checkpoint of a folder was written, if there is one."""
-        state = folder.state()
-        if state is None:
+        if (state := folder.state()) is None:
             return
         load_model(folder.checkpoint_path, self.saved)
         load_optimizer(folder.checkpoint_path, self.saved, self.optimizer)
@@ -216,27 +194,16 @@ class Training(ABC):
         self.monitor = LossMonitor(len(self.dataset.classes), state.losses)
         self._first_step = self.plan.first_steps[self.epoch]
 
-    def count_setbacks(self, setbacks: int) -> None:
-        """Continue after that many setbacks, each of which halves the rate."""
-        self.setbacks, self.monitor = setbacks, LossMonitor(len(self.dataset.classes))
-
     def rate(self, step: int) -> float:
         """The learning rate of a step, from 0."""
-        settings = self.settings
-        return RATE_FACTOR**self.setbacks * scheduled_rate(
-            step, steps=self.plan.total_steps, peak=settings.learning_rate, warmup=settings.warmup
-        )
+        peak, warmup = self.settings.learning_rate, self.settings.warmup
+        rate = scheduled_rate(step, steps=self.plan.total_steps, peak=peak, warmup=warmup)
+        return RATE_FACTOR**self.setbacks * rate
 
     def take_steps(self) -> dict[str, float]:
-        """One pass over the training images; returns the mean of each loss.
-
-        Raises:
-            SetbackError: a step went wrong.
-        """
-        order, draws = (
-            np.random.default_rng((self.settings.seed, self.epoch, stream)) for stream in (0, 1)
-        )
-        plan = self.plan.epoch(self.epoch)
+        """One pass over the training images; returns the mean of each loss."""
+        plan, seed = self.plan.epoch(self.epoch), self.settings.seed
+        order, draws = (np.random.default_rng((seed, self.epoch, stream)) for stream in (0, 1))
         batches = self.dataset.train.batches(
             [planned.size for planned in plan],
             rng=order,
@@ -244,19 +211,15 @@ class Training(ABC):
             share=(self.processes.rank, self.processes.count),
         )
         self.start_epoch(draws)
-        device = self.processes.device
-        sums: Tensor | None = None
-        seen, first_step = 0, self.plan.first_steps[self.epoch]
+        device, first_step = self.processes.device, self.plan.first_steps[self.epoch]
+        sums, seen = torch.zeros((), device=device), 0
         started = shown = time.monotonic()
         for number, (planned, (images, labels)) in enumerate(zip(plan, batches, strict=True), 1):
-            batch = Batch(
-                images.to(device, memory_format=torch.channels_last, non_blocking=True),
-                labels.to(device, non_blocking=True),
-                *planned,
-            )
+            placed = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+            batch = Batch(placed, labels.to(device, non_blocking=True), *planned)
             losses = self.add_gradients(batch, first_step + number)
             self.update_weights(first_step + number)
-            sums = losses if sums is None else sums + losses
+            sums = sums + losses
             self.monitor.add(losses, first_step + number)
             seen += planned.size
             now = time.monotonic()
@@ -264,7 +227,6 @@ class Training(ABC):
                 shown, self.images_per_second = now, seen / (now - started)
                 self.show(number)
         self.monitor.read(first_step + len(plan))
-        assert sums is not None
         return dict(zip(self.loss_names, (sums / len(plan)).tolist(), strict=True))
 
     def update_weights(self, step: int) -> None:
@@ -273,33 +235,16 @@ class Training(ABC):
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # weights that the step did not use stay
 
-    def finish_epoch(self) -> None:
-        """Count one more epoch as finished.
-
-        Raises:
-            SetbackError: its weights are not finite.
-        """
-        finite = [tensor.isfinite().all() for tensor in self.saved.state_dict().values()]
-        if not bool(torch.stack(finite).all()):
-            raise SetbackError("the weights are not finite", self.plan.first_steps[self.epoch + 1])
-        self.epoch += 1
-
     def show(self, steps: int = 0) -> None:
         """Report the progress after that many steps of the coming epoch."""
-        step, total, epochs = (
-            self.plan.first_steps[self.epoch] + steps,
-            self.plan.total_steps,
-            self.settings.epochs,
-        )
+        step, total = self.plan.first_steps[self.epoch] + steps, self.plan.total_steps
         elapsed = time.monotonic() - self._started  # with the evaluations between steps
         left = elapsed / (step - self._first_step) * (total - step)
         minutes, seconds = divmod(round(left), 60)
-        self.progress.update(
-            f"epoch {min(self.epoch + 1, epochs)} of {epochs}, "
-            f"{self.images_per_second:.0f} images/s, {minutes}:{seconds:02} left",
-            step,
-            total,
-        )
+        epochs = self.settings.epochs
+        text = f"epoch {min(self.epoch + 1, epochs)} of {epochs}, "
+        text += f"{self.images_per_second:.0f} images/s, {minutes}:{seconds:02} left"
+        self.progress.update(text, step, total)
 
     def show_accuracies(self) -> None:
         """Report the accuracies after the last finished epoch, if there is one."""
@@ -316,12 +261,8 @@ def train_epochs(
 ) -> T:
     """Run the training that ``begin`` returns, from what the folder holds of it, to its last epoch.
 
-    The first process alone writes, the others wait for it. After a setback the training returns to
-    its last saved epoch, or to its start, and continues with half the rate; its progress gets a
-    line about that.
-
-    Raises:
-        UserError: there were too many setbacks, or nothing can be written.
+    The first process alone writes, the others wait for it. Raises UserError if there were too many
+    setbacks, or nothing can be written.
     """
     with ExitStack() as stack:
         log: Log | None = None
@@ -339,12 +280,14 @@ def train_epochs(
                 with processes.together():
                     training = _after_setback(training, setback, begin, folder)
                     if log is not None:
-                        training.progress.say(_line(training, setback))
+                        epoch = training.epoch + 1
+                        back = f"the end of epoch {epoch - 1}" if training.epoch else "the start"
+                        training.progress.say(
+                            f"step {setback.step}, epoch {epoch}: {setback.reason}; back to {back},"
+                            f" on with {RATE_FACTOR**training.setbacks:g} of the learning rate"
+                        )
                         log.append_setback(
-                            training.setbacks,
-                            training.epoch + 1,
-                            reason=setback.reason,
-                            step=setback.step,
+                            training.setbacks, epoch, reason=setback.reason, step=setback.step
                         )
                         training.save(folder)
             else:
@@ -354,9 +297,8 @@ def train_epochs(
                 numbers |= {f"accuracy/{name}": it for name, it in training.accuracies.items()}
                 with processes.together():
                     if log is not None:
-                        # before saving: a surplus line is dropped
                         log.append(training.epoch, numbers, training.path_probabilities())
-                        training.save(folder)
+                        training.save(folder)  # after the log, where a surplus line is dropped
     return training
 
 
@@ -371,14 +313,6 @@ def _after_setback(
         )
     saved = begin()
     saved.load(folder)
-    saved.count_setbacks(training.setbacks + 1)
+    saved.setbacks = training.setbacks + 1
+    saved.monitor = LossMonitor(len(saved.dataset.classes))
     return saved
-
-
-def _line(training: Training, setback: SetbackError) -> str:
-    """About the setback after which ``training`` continues."""
-    back = f"the end of epoch {training.epoch}" if training.epoch else "the start"
-    return (
-        f"step {setback.step}, epoch {training.epoch + 1}: {setback.reason}; back to {back}, on "
-        f"with {RATE_FACTOR**training.setbacks:g} of the learning rate"
-    )

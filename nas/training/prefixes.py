@@ -1,11 +1,9 @@
 """Forward passes of many subnets, each from where its layers part from those that ran before.
 
-Norms calibrate on the statistics of the batch at hand, so the outputs of a layer, in calibration
-and with its calibrated norms on any image, depend on the layers up to it only: subnets whose first
-layers are equal share all that. Feature maps are kept where subnets part, and behind each layer of
-a subnet that is evaluated with ``keep_all``, as those to come part from it; image by image, as
-races look at other parts of the images at each step. Calibrated layers are kept wherever they are
-shared; they run with their norms in their convolutions, which saves a pass over each map.
+The outputs of a layer, in calibration and after it, depend on the layers up to it only, so subnets
+share those of equal first layers. Feature maps are kept where subnets part, and behind each layer
+of a subnet that is evaluated with ``keep_all``; image by image, as races look at other images at
+each step. Calibrated layers are kept wherever they are shared, with norms in their convolutions.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -41,26 +39,18 @@ MODULE_BYTES = 50_000
 MAP_BYTES = 1_000
 """Of a kept tensor besides its numbers, about."""
 
-
 Kept = TypeVar("Kept")
 
 
 class BoundedMemory(Generic[Kept]):
-    """Values by key, together at most ``capacity`` bytes; ``peak`` is the most they ever took.
-
-    The value that was used the longest ago makes room.
-    """
+    """Values by key, of at most ``capacity`` bytes; the one unused the longest makes room."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.used = self.peak = 0
         self._kept: OrderedDict[Hashable, tuple[Kept, int]] = OrderedDict()
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._kept
-
     def get(self, key: Hashable) -> Kept | None:
-        """The value, used just now; None if it is not kept."""
         if key not in self._kept:
             return None
         self._kept.move_to_end(key)
@@ -83,8 +73,7 @@ class BoundedMemory(Generic[Kept]):
 class Prefix:
     """The layers of some subnets up to ``layer``; without a layer the images themselves.
 
-    ``is_shared``: subnets part here or further on. ``is_kept``: its outputs for some images were
-    kept, and may be still.
+    ``is_shared``: subnets part here or further on; ``is_kept``: some outputs may be in memory.
     """
 
     layer: Layer | None
@@ -95,15 +84,7 @@ class Prefix:
 
     @property
     def is_fork(self) -> bool:
-        """Whether subnets part right behind this prefix."""
         return len(self.children) > 1
-
-
-class Predictions(NamedTuple):
-    """Whether each image was right, (B,), and by how much its label's logit leads, (B,)."""
-
-    hits: NDArray[np.bool_]
-    margins: NDArray[np.float64]
 
 
 @dataclass(eq=False)
@@ -115,10 +96,7 @@ class Subnet:
 
 
 class Prefixes:
-    """The outputs of subnets, with norms that are calibrated on training images.
-
-    The supernet's weights are read where they lie: they must not change.
-    """
+    """The outputs of subnets with calibrated norms, of a supernet that must not change."""
 
     def __init__(self, supernet: Supernet, dataset: Dataset, capacity: int) -> None:
         self.supernet, self.dataset = supernet, dataset
@@ -131,7 +109,6 @@ class Prefixes:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of all that was forwarded so far, calibration included."""
         return sum(
             images * layer_size(prefix.layer, prefix.input_shape).macs
             for prefix, images in self._forwarded.items()
@@ -153,31 +130,22 @@ class Prefixes:
     @torch.no_grad()
     def predict(
         self, subnet: Subnet, positions: NDArray[np.int64], *, keep_all: bool = False
-    ) -> Predictions:
-        """The predictions of a subnet for the images at these positions of the search slice.
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """For the images at these positions whether each is right, and its label's lead in logits.
 
-        ``keep_all``: the outputs of all its layers are kept, as later subnets may part from it.
+        With ``keep_all`` the outputs of all layers are kept: later subnets may part from this one.
         """
-        key = (subnet.prefixes[-1], "predictions")
-        kept = self.memory.get(key)
+        kept = self.memory.get(key := (subnet.prefixes[-1], "predictions"))
         known = kept if isinstance(kept, Tensor) else torch.full((2, len(self._labels)), torch.nan)
         missing = positions[known[0, torch.from_numpy(positions)].isnan().numpy()]
         if len(missing) and not subnet.modules:
             subnet.modules = self._calibrated(subnet.prefixes)
         for start in range(0, len(missing), BATCH):
             order, logits = self._logits(subnet, missing[start : start + BATCH].tolist(), keep_all)
-            known[:, order] = self._predictions(logits.float().cpu(), self._labels[order])
-        self.memory.put(key, known, _size(known))
+            known[:, order] = _judged(logits.float().cpu(), self._labels[order, None])
+        self.memory.put(key, known, known.untyped_storage().nbytes())
         hits, margins = known[:, torch.from_numpy(positions)].numpy()
-        return Predictions(hits > 0, margins.astype(np.float64))
-
-    @staticmethod
-    def _predictions(logits: Tensor, labels: Tensor) -> Tensor:
-        """Hits as 0 and 1, and margins, (2, B)."""
-        labels = labels[:, None]
-        others = logits.scatter(1, labels, -torch.inf).amax(1)
-        hits = logits.argmax(1) == labels[:, 0]
-        return torch.stack([hits.float(), logits.gather(1, labels)[:, 0] - others])
+        return hits > 0, margins.astype(np.float64)
 
     def _calibrated(self, prefixes: Sequence[Prefix]) -> list[nn.Module]:
         """The layers of a subnet, calibrated as by ``calibrate``, or from memory."""
@@ -192,12 +160,14 @@ class Prefixes:
         count = min(CALIBRATION_IMAGES // CALIBRATION_BATCH, len(self.dataset.train) // self._batch)
         depth, maps = self._resume(prefixes[: len(modules) + 1], count)
         for prefix in prefixes[depth + 1 :]:
-            module = self._module(prefix)
+            assert prefix.layer is not None
+            module = self.supernet.module_of(prefix.layer, prefix.input_shape)
             with remembering_norms(module):
                 maps = [self._run(module, prefix, x) for x in maps]
             module = fold_in_place(module, ConvNorm)  # more folds for onnxruntime's sake
             if prefix.is_shared:
-                self.memory.put((prefix, "module"), module, MODULE_BYTES + _tensors(module))
+                tensors = sum(x.nbytes for x in (*module.parameters(), *module.buffers()))
+                self.memory.put((prefix, "module"), module, MODULE_BYTES + tensors)
             self._keep_batches(prefix, maps)
             modules[depth:] = [module]
             depth += 1
@@ -220,14 +190,15 @@ class Prefixes:
     def _keep_batches(self, prefix: Prefix, maps: Sequence[Tensor]) -> None:
         if prefix.is_fork or (prefix.layer is None and prefix.is_shared):
             for index, x in enumerate(maps):
-                self.memory.put((prefix, "batch", index), x, MAP_BYTES + _size(x))
+                size = MAP_BYTES + x.untyped_storage().nbytes()
+                self.memory.put((prefix, "batch", index), x, size)
 
     def _logits(
         self, subnet: Subnet, positions: Sequence[int], keep_all: bool
     ) -> tuple[list[int], Tensor]:
         """The positions in another order, and their logits (B, classes) in the same.
 
-        Each image joins the batch where the deepest of its maps that are kept belongs.
+        Each image joins the batch behind the deepest prefix of which its map is kept.
         """
         prefixes, last = subnet.prefixes, len(subnet.prefixes) - 1
         joining = self._kept(prefixes, positions)
@@ -245,12 +216,12 @@ class Prefixes:
     def _kept(
         self, prefixes: Sequence[Prefix], positions: Sequence[int]
     ) -> dict[int, dict[int, Tensor]]:
-        """The deepest map of each position, by the depth of its prefix; images, where none is."""
+        """The deepest map of each position, by the depth of its prefix, or its image, by 0."""
         found: dict[int, dict[int, Tensor]] = {}
         missing = []
-        depths = [depth for depth, prefix in enumerate(prefixes) if prefix.is_kept]
+        depths = [depth for depth, prefix in enumerate(prefixes) if prefix.is_kept][::-1]
         for position in positions:
-            for depth in reversed(depths):
+            for depth in depths:
                 kept = self.memory.get((prefixes[depth], position))
                 if isinstance(kept, Tensor):
                     found.setdefault(depth, {})[position] = kept
@@ -258,7 +229,9 @@ class Prefixes:
             else:
                 missing.append(position)
         if missing:
-            images = self._images(prefixes[0], missing)
+            side = max(prefixes[0].input_shape[1:])
+            batches = self.dataset.search.subset(missing).at(side).batches(READ_AT_ONCE)
+            images = self._placed(torch.cat([inputs for inputs, _ in batches]))
             found.setdefault(0, {}).update(zip(missing, _apart(images), strict=True))
             if prefixes[0].is_shared:
                 self._keep(prefixes[0], missing, images)
@@ -275,28 +248,16 @@ class Prefixes:
         found: Tensor = module(x)
         return found
 
-    def _module(self, prefix: Prefix) -> nn.Module:
-        assert prefix.layer is not None
-        return self.supernet.module_of(prefix.layer, prefix.input_shape)
-
-    def _images(self, root: Prefix, positions: Sequence[int]) -> Tensor:
-        images = self.dataset.search.subset(positions).at(max(root.input_shape[1:]))
-        return self._placed(torch.cat([inputs for inputs, _ in images.batches(READ_AT_ONCE)]))
-
     def _placed(self, images: Tensor) -> Tensor:
         return images.to(self._device, memory_format=torch.channels_last)
 
 
 @contextmanager
 def remembering_norms(network: nn.Module) -> Iterator[None]:
-    """Inside, norms use the statistics of each batch and take the mean over all batches as theirs.
-
-    All else is in evaluation; afterwards the mode is as it was.
-    """
+    """Inside, norms take the mean of the statistics of all batches; all else is in evaluation."""
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    was_training = network.training
-    network.eval()  # all but the norms
+    momenta, was_training = [norm.momentum for norm in norms], network.training
+    network.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch's sign for the mean over all batches
@@ -307,19 +268,18 @@ def remembering_norms(network: nn.Module) -> Iterator[None]:
     network.train(was_training)
 
 
+def _judged(logits: Tensor, labels: Tensor) -> Tensor:
+    """Hits as 0 and 1, and margins, (2, B); ``labels`` are (B, 1)."""
+    others = logits.scatter(1, labels, -torch.inf).amax(1)
+    hits = logits.argmax(1) == labels[:, 0]
+    return torch.stack([hits.float(), logits.gather(1, labels)[:, 0] - others])
+
+
 def _apart(batch: Tensor) -> Iterable[Tensor]:
-    """Views (H, W, C) of the maps of a batch (B, C, H, W): the order that they have in memory."""
+    """Views (H, W, C) of the maps of a batch (B, C, H, W), in their order in memory."""
     return batch.permute(0, 2, 3, 1).unbind()
 
 
 def _stacked(maps: Iterable[Tensor]) -> Tensor:
-    """(B, C, H, W) of maps (H, W, C), in the order in memory that convolutions are fastest on."""
+    """(B, C, H, W) of maps (H, W, C), channels last."""
     return torch.stack(list(maps)).permute(0, 3, 1, 2)
-
-
-def _size(tensor: Tensor) -> int:
-    return tensor.untyped_storage().nbytes()
-
-
-def _tensors(module: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

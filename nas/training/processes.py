@@ -1,10 +1,9 @@
 """The processes that train together: started by torchrun, or this one alone.
 
-All processes draw the same subnets for a step, and each takes its share of the batch. Gradients are
-added up on each process, over subnets and parts of its share, and then once per step over the
-processes, in one message. Norms see the images of their own process only, as in torch's
-DistributedDataParallel, so a share wants 16 images or more; running statistics are averaged after
-each epoch. All processes must see the run folder and the images; the first alone writes.
+All processes draw the same subnets for a step, and each takes its share of the batch. Gradients
+are added up over the processes once per step, in one message. Norms see the images of their own
+process only, as in torch's DistributedDataParallel, so a share wants 16 images or more; running
+statistics are averaged after each epoch. All processes must see the run folder and the images.
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes."""
         return self.rank == 0
 
     def add_up(self, tensor: Tensor) -> None:
@@ -53,13 +51,11 @@ class Processes:
     def add_up_gradients(self, network: nn.Module, losses: Tensor) -> Tensor:
         """Replace each gradient by its sum over all processes, and return that of ``losses`` (L,).
 
-        All processes must have used the same parameters. Everything goes in one message.
+        All processes must have used the same parameters.
         """
         if self.count == 1:
             return losses
-        gradients = [
-            parameter.grad for parameter in network.parameters() if parameter.grad is not None
-        ]
+        gradients = [it.grad for it in network.parameters() if it.grad is not None]
         return self._add_up_together([*gradients, losses.clone()])[-1]
 
     def average_statistics(self, network: nn.Module) -> None:
@@ -73,9 +69,7 @@ class Processes:
     def together(self) -> Iterator[None]:
         """Stop all processes if one fails inside the context, which all leave at the same time.
 
-        Raises:
-            UserError: that of the first process that has one, raised by the first process. The
-                others end silently: a mistake is reported once.
+        The first process raises the UserError of the first that has one; the others end silently.
         """
         message = None
         try:
@@ -132,11 +126,7 @@ def is_first_process() -> bool:
 
 
 def find_device(name: str) -> torch.device:
-    """The device, cpu or cuda, that one process computes on.
-
-    Raises:
-        UserError: there is no such device.
-    """
+    """The device, cpu or cuda, that one process computes on; raises UserError if there is none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device 'cuda': torch finds no GPU on this machine")
     return torch.device(name)
@@ -146,10 +136,8 @@ def find_device(name: str) -> torch.device:
 def join_processes(device: str) -> Iterator[Processes]:
     """Meet the other processes that torchrun has started, if it has; ``device`` is cpu or cuda.
 
-    They talk by gloo on the CPU and by nccl on GPUs, of which each process has its own.
-
-    Raises:
-        UserError: there is no such device.
+    They talk by gloo on the CPU and by nccl on GPUs, of which each process has its own. Raises
+    UserError if there is no such device.
     """
     found = find_device(device)
     if "TORCHELASTIC_RUN_ID" not in os.environ:

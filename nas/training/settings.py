@@ -1,21 +1,15 @@
 """How networks are trained, and on what: the values that run.json and retraining.json record.
 
-Nothing here loads torch: the command line makes its options from these fields.
+The command line makes its options from these fields; nothing here loads torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import (
-    AfterValidator,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_serializer, model_validator
 
 from nas.architecture import Architecture
 from nas.documents import Value
@@ -37,42 +31,33 @@ NonNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0)]
 Resolutions = Annotated[tuple[Count, ...], AfterValidator(lambda sizes: tuple(sorted(set(sizes))))]
 """Sides of square images in pixels, smallest first; empty: every network at its own input size."""
-
 PUBLISHED_IMAGES = 100_000
-"""Training images from which on ``published`` is the default recipe. With fewer, its few steps end
-before a network has learnt to see through the distortions."""
+"""Training images from which on ``published`` is the default recipe; fewer make too few steps."""
 
 
 class Settings(Value):
-    """The fields that the trainings of supernets and of single networks have in common.
+    """The settings of every training; descriptions are the help texts of options.
 
-    Each description is the help text of the field's option. Files list the fields of a subclass in
-    ``FILE_ORDER``, then those that it does not name: finished trainings are known by that text.
+    Files list the fields in ``FILE_ORDER``: finished trainings are known by that text.
     """
 
     FILE_ORDER: ClassVar[tuple[str, ...]] = ()
 
     epochs: Count = Field(10, description="Passes over the training images.")
     batch_size: int = Field(64, gt=1, description="Images of a step.")
-    resolutions: Resolutions = Field(
-        (), description="Image sides of batches, such as 48,64,80: the larger, the fewer images."
-    )
-    learning_rate: Rate = Field(
-        4e-3, description="Peak of the rate; from there it falls to 0 along a cosine."
-    )
+    resolutions: Resolutions = Field((), description="Image sides of batches, such as 48,64,80.")
+    learning_rate: Rate = Field(4e-3, description="Peak of the rate, which falls to 0 by a cosine.")
     weight_decay: NonNegative = Field(0.025, description="Weight decay of kernels and matrices.")
     warmup: Share = Field(0.1, description="Share of the steps in which the rate rises.")
     layer_scale: Rate = Field(0.1, description="Start value of the residuals' scales.")
-    drop_path: float = Field(
-        0.0, ge=0, lt=1, description="Rate of dropping the last block's branches."
-    )
+    drop_path: float = Field(0.0, ge=0, lt=1, description="Rate of dropping the last branches.")
     precision: TrainingPrecision | None = Field(
         None, description="Numbers of products; if left out, bfloat16 on GPUs that have it."
     )
     seed: Seed = Field(0, description="Same seed, same result.")
 
     @model_serializer(mode="wrap")
-    def _in_file_order(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _in_file_order(self, serialize: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
         found = serialize(self)
         names = dict.fromkeys((*self.FILE_ORDER, *found))
         return {name: found[name] for name in names if name in found}
@@ -81,8 +66,7 @@ class Settings(Value):
 class LatencyTerm(Value):
     """``weight`` times the expected ms of all path choices, as a share of the largest network's.
 
-    ``ms`` holds for each path choice what its candidates cost at the largest widths. A run records
-    them, so that a resumed training does the same when ``table`` changes or disappears.
+    ``ms`` are those of each slot's candidates at the largest widths, recorded for resuming.
     """
 
     weight: Rate
@@ -95,16 +79,16 @@ class LatencyTerm(Value):
 
     def __call__(self, logits: Mapping[str, Tensor]) -> Tensor:
         """The term, a scalar; expected under the softmax of the logits, without their noise."""
-        expected = [
+        first, *others = [
             (vector.softmax(0) * vector.new_tensor(self.ms[slot])).sum()
             for slot, vector in logits.items()
         ]
-        total: Tensor = sum(expected[1:], start=expected[0])
+        total: Tensor = sum(others, start=first)
         return self.weight * total / self.largest_ms
 
 
 class SupernetSettings(Settings):
-    """How a supernet is trained: AdamW and the sandwich rule, see ``nas/training/sandwich.py``."""
+    """How a supernet is trained: by AdamW and the sandwich rule."""
 
     FILE_ORDER = (
         *("epochs", "batch_size", "accumulate", "resolutions", "learning_rate", "weight_decay"),
@@ -115,19 +99,14 @@ class SupernetSettings(Settings):
     )
 
     accumulate: Count = Field(1, description="Parts of a batch, to save memory.")
-    random_subnets: int = Field(
-        2, ge=0, description="Random subnets of a step, beside the largest and the smallest."
-    )
+    random_subnets: int = Field(2, ge=0, description="Random subnets of a step.")
     staggered: bool = Field(True, description="Each subnet of a step learns from another batch.")
     distillation: Share = Field(
-        1.0, description="Largest share of the labels that a teacher's outputs replace."
+        1.0, description="Largest share of the teacher's outputs in labels."
     )
-    divergence: Divergence = Field(
-        "kl", description="Distance of outputs from the teacher's: kl, or AlphaNet's alpha."
-    )
+    divergence: Divergence = Field("kl", description="From the teacher: kl, or AlphaNet's alpha.")
     teacher: str | None = Field(
-        None,
-        description="Teacher in place of the largest: ARCHITECTURE:WEIGHTS, or ONNX file.",
+        None, description="Teacher in place of the largest: ARCHITECTURE:WEIGHTS, or ONNX file."
     )
     path_choice: bool = Field(True, description="Learn which kinds of each slot matter.")
     path_interval: Count = Field(4, description="Steps from one mixture of all kinds to the next.")
@@ -135,9 +114,7 @@ class SupernetSettings(Settings):
     first_temperature: Rate = Field(5.0, description="Temperature of paths' noise at the start.")
     last_temperature: Rate = Field(0.5, description="Temperature of paths' noise at the end.")
     latency: LatencyTerm | None = Field(None, description="Expected latency in the mixture's loss.")
-    path_sampling: bool = Field(
-        False, description="Draw later random subnets by path probabilities."
-    )
+    path_sampling: bool = Field(False, description="Draw later subnets by path probabilities.")
 
 
 class Recipe(Settings):
@@ -157,12 +134,8 @@ class Recipe(Settings):
     mixup: NonNegative = Field(0.0, description="Alpha of mixup's Beta distribution; 0: never.")
     cutmix: NonNegative = Field(0.0, description="Alpha of cutmix's Beta distribution; 0: never.")
     smoothing: Share = Field(0.0, description="Share of each label that goes to all classes.")
-    distillation: Share = Field(
-        0.5, description="Share of the labels that the teacher's outputs replace."
-    )
-    averaging: float | None = Field(
-        None, gt=0, lt=1, description="Decay of the moving average of the weights, if any."
-    )
+    distillation: Share = Field(0.5, description="Share of the teacher's outputs in labels.")
+    averaging: float | None = Field(None, gt=0, lt=1, description="Decay of the weights' average.")
 
     @model_validator(mode="after")
     def _require_magnitude(self) -> Self:
@@ -178,22 +151,13 @@ class DataSettings(Value):
 
     spec: str = Field("digits", description="digits, folder:PATH, parquet:PATH or hf:NAME.")
     seed: Seed = Field(0, description="Same seed, same split.")
-    search_share: float = Field(
-        0.1, gt=0, lt=1, description="Share of the training images that searches judge by."
-    )
+    search_share: float = Field(0.1, gt=0, lt=1, description="Share of images kept for searches.")
     limit: Count | None = Field(None, description="Use only this many training images.")
 
     def load(self, image_size: int) -> Dataset:
-        """The data set as square images of ``image_size`` pixels."""
         from nas.data import load_dataset
 
-        return load_dataset(
-            self.spec,
-            image_size,
-            seed=self.seed,
-            search_share=self.search_share,
-            limit=self.limit,
-        )
+        return load_dataset(image_size=image_size, **dict(self))
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -228,11 +192,7 @@ def like_the_supernet(settings: SupernetSettings) -> Recipe:
 
 
 def published_drop_path(architecture: Architecture) -> float:
-    """The rate that networks of its family and its number of parameters were published with.
-
-    Rates are interpolated linearly between networks, and held below the first and above the last.
-    EfficientFormer V1, EfficientViT and MobileViT were published without drop path.
-    """
+    """The rate that its family was published with, interpolated by the number of parameters."""
     from nas.network import measure_size  # loads torch
 
     kinds = {type(layer) for layer in architecture.layers}
@@ -244,11 +204,7 @@ def published_drop_path(architecture: Architecture) -> float:
 
 
 def price_paths(space: SearchSpace, table: LatencyTable, weight: float) -> LatencyTerm:
-    """The term for a space, from the rows of a latency table.
-
-    Raises:
-        UserError: the table lacks a layer of the space.
-    """
+    """The term for a space; raises UserError if the table lacks a layer of it."""
     table.require_layers(space)
     factor = table.calibration.factor
     return LatencyTerm(

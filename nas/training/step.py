@@ -1,16 +1,10 @@
 """Parts of a step that all trainings share: precision, drop path, the optimizer and its rate.
 
-Drop path, or stochastic depth (Huang et al. 2016, arXiv 1603.09382): a training network goes
-without some of its residual branches, sample by sample. A branch is left out for a sample with its
-block's rate, and divided by one minus that rate otherwise, so that its mean over many draws is the
-whole branch. It ends in its layer scale, or in a child that its module names in ``branch_ends``.
-Modules do nothing about it: hooks on these ends do, which are gone when the context is left, so
-evaluation, extraction and export cannot see it.
-
-In a supernet it is the largest subnet alone that drops paths, as in BigNAS (Yu et al. 2020, arXiv
-2003.11142): it is the one that can learn the training images by heart. Elastic depth is another
-matter: a subnet whose slot is the identity goes without it for the whole batch and unscaled, as it
-will be delivered, and the random subnets of each step are that stochastic depth.
+Drop path, or stochastic depth (Huang et al. 2016, arXiv 1603.09382): a residual branch is left out
+for a sample with its block's rate, and divided by one minus that rate otherwise. A branch ends in
+its layer scale, or in a child that its module names in ``branch_ends``. Hooks on these ends do the
+work and go with the context, so evaluation, extraction and export cannot see them. In a supernet
+the largest subnet alone drops paths, as in BigNAS (Yu et al. 2020, arXiv 2003.11142).
 """
 
 from __future__ import annotations
@@ -19,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -32,9 +26,20 @@ from nas.supernet import PATH_LOGITS
 from nas.training.settings import TrainingPrecision
 
 Arguments = ParamSpec("Arguments")
-
+Network = TypeVar("Network", bound=nn.Module)
 RATIO = "ratio"
 """The entry of a parameter group that gets another rate: how many times the others'."""
+
+
+def with_fresh_weights(make: Callable[[], Network], seed: int, layer_scale: float) -> Network:
+    """The network that ``make`` returns, with random weights that depend on ``seed`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = make()
+    for name, parameter in network.named_parameters():
+        if _leaf(name) == "gamma":
+            nn.init.constant_(parameter, layer_scale)
+    return network
 
 
 def make_optimizer(
@@ -44,27 +49,20 @@ def make_optimizer(
     weight_decay: float,
     path_learning_rate: float | None = None,
 ) -> AdamW:
-    """AdamW that decays kernels and matrices only, not norms, biases and layer scales.
+    """Fused AdamW that decays kernels and matrices only, not norms, biases and layer scales.
 
-    The path logits of a supernet learn at ``path_learning_rate`` wherever all others learn at
-    ``learning_rate``, and in proportion to that elsewhere; by default at the same. It is the fused
-    one, which steps fastest through a supernet's thousands of small tensors.
+    The rate of a supernet's path logits is ``path_learning_rate``, by default that of all others,
+    and follows theirs in proportion.
     """
-    decayed: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    path_logits: list[nn.Parameter] = []
+    ratio = (path_learning_rate or learning_rate) / learning_rate
+    decayed: dict[str, Any] = {"params": [], "weight_decay": weight_decay}
+    others: dict[str, Any] = {"params": [], "weight_decay": 0.0}
+    path_logits: dict[str, Any] = {"params": [], "weight_decay": 0.0, RATIO: ratio}
     for name, parameter in network.named_parameters():
-        if name.endswith(PATH_LOGITS):
-            path_logits.append(parameter)
-        else:
-            (decayed if _decays(name, parameter) else others).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    if path_logits:
-        ratio = (path_learning_rate or learning_rate) / learning_rate
-        groups.append({"params": path_logits, "weight_decay": 0.0, RATIO: ratio})
+        decays = _leaf(name) == "weight" and parameter.dim() > 1
+        group = path_logits if name.endswith(PATH_LOGITS) else decayed if decays else others
+        group["params"].append(parameter)
+    groups = [decayed, others, path_logits] if path_logits["params"] else [decayed, others]
     optimizer = AdamW(groups, lr=learning_rate, fused=True)
     set_learning_rate(optimizer, learning_rate)
     return optimizer
@@ -85,10 +83,7 @@ def scheduled_rate(step: int, *, steps: int, peak: float, warmup: float) -> floa
 
 
 def suitable_precision(device: torch.device) -> TrainingPrecision:
-    """bfloat16 on GPUs that have it, float32 elsewhere.
-
-    Weights, gradients of weights and losses are float32 anyway.
-    """
+    """bfloat16 on GPUs that have it, float32 elsewhere."""
     has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bfloat16" if has_bfloat16 else "float32"
 
@@ -96,10 +91,7 @@ def suitable_precision(device: torch.device) -> TrainingPrecision:
 def in_precision(
     forward: Callable[Arguments, Tensor], device: torch.device, precision: TrainingPrecision | None
 ) -> Callable[Arguments, Tensor]:
-    """``forward`` with its convolutions and products in ``precision``, or what suits the device.
-
-    Only the pass forward is under autocast: the one back follows it by itself.
-    """
+    """``forward`` with its convolutions and products in ``precision``, or what suits the device."""
     if (precision or suitable_precision(device)) == "float32":
         return forward
 
@@ -112,7 +104,7 @@ def in_precision(
 
 
 class DropPath(NamedTuple):
-    """The rate at which the last block's branches are left out, and what draws them."""
+    """The rate at which the last block's branches are left out, and the source of draws."""
 
     rate: float
     rng: np.random.Generator
@@ -121,64 +113,44 @@ class DropPath(NamedTuple):
     def applied_to(self, parts: Mapping[str, nn.Module]) -> Iterator[None]:
         """Within the context, training ``parts`` drop branches: the last block's with the rate.
 
-        Rates rise linearly over the blocks, from 0 for the first of several; all branches of a
-        block share one. ``parts`` are modules by their paths inside the network, in the order of
-        their blocks, such as {"": network}. With rate 0 nothing is drawn.
-
-        Raises:
-            UserError: there is a rate, but no residual branch.
+        Rates rise linearly over the blocks, from 0 for the first of several. ``parts`` are modules
+        by their paths inside the network, in order, such as {"": network}. With rate 0 nothing is
+        drawn. Raises UserError if there is a rate, but no residual branch.
         """
         if self.rate == 0:
             yield
             return
         branches = [
-            (_block(path), end)
+            (".".join(path.split(".")[:2]), end)  # a block, such as stage3.block2
             for prefix, part in parts.items()
             for path, module in part.named_modules(prefix=prefix)
             for end in _ends(module)
         ]
         if not branches:
-            raise UserError(
-                "drop_path: needs residual branches; this network has none, got a rate of "
-                f"{self.rate:g}"
-            )
+            needs = "drop_path: needs residual branches; this network has none"
+            raise UserError(f"{needs}, got a rate of {self.rate:g}")
         blocks = list(dict.fromkeys(block for block, _ in branches))
         rises = np.linspace(self.rate, 0, len(blocks))[::-1]  # of one block it is the last
         rates = dict(zip(blocks, rises.tolist(), strict=True))
         with ExitStack() as stack:
             for block, branch in branches:
                 if rates[block] > 0:
-                    hook = partial(_drop, rate=rates[block], rng=self.rng)
-                    stack.callback(branch.register_forward_hook(hook).remove)
+                    hook = branch.register_forward_hook(partial(self._drop, rates[block]))
+                    stack.callback(hook.remove)
             yield
 
+    def _drop(self, rate: float, module: nn.Module, _: object, branch: Tensor) -> Tensor:
+        if not module.training:
+            return branch
+        factors = torch.from_numpy(self.rng.random(len(branch)) >= rate).to(branch) / (1 - rate)
+        return branch * factors.view(-1, *[1] * (branch.dim() - 1))  # (N, 1, 1, 1)
 
-def _decays(name: str, parameter: nn.Parameter) -> bool:
-    leaf = name.replace("/", ".").rpartition(".")[2]  # the supernet writes paths with slashes
-    return leaf == "weight" and parameter.dim() > 1
+
+def _leaf(name: str) -> str:
+    return name.replace("/", ".").rpartition(".")[2]  # a supernet writes paths with slashes
 
 
 def _ends(module: nn.Module) -> list[nn.Module]:
     if isinstance(module, Scale):
         return [module]
     return [module.get_submodule(name) for name in getattr(module, "branch_ends", ())]
-
-
-def _block(path: str) -> str:
-    """The block of a path: ``stage3.block2`` for all of ``stage3.block2.ffn.scale``."""
-    return ".".join(path.split(".")[:2])
-
-
-def _drop(
-    module: nn.Module,
-    inputs: tuple[Tensor, ...],  # noqa: ARG001
-    branch: Tensor,
-    *,
-    rate: float,
-    rng: np.random.Generator,
-) -> Tensor:
-    if not module.training:
-        return branch
-    is_kept = torch.from_numpy(rng.random(len(branch)) >= rate)
-    factors = is_kept.to(branch) / (1 - rate)
-    return branch * factors.view(-1, *[1] * (branch.dim() - 1))  # (N, 1, 1, 1)

@@ -1,39 +1,52 @@
-"""Training a supernet: epochs of sandwich steps, each epoch evaluated, logged and saved."""
+"""Training a supernet: epochs of steps by the sandwich rule, with path choice.
+
+Sandwich rule (Yu & Huang 2019, arXiv 1903.05134): the largest, the smallest and a few random
+subnets learn, each from a batch of its own if there is a ``BatchHistory``; their gradients add up,
+and the optimizer steps once.
+
+Path choice: in some steps a mixture of the candidates of each slot takes the place of a random
+subnet, and a Gumbel-softmax (Jang et al. 2017, arXiv 1611.01144) learns which of them matter, as in
+MetaPath supernets (EfficientFormer V1: Li et al. 2022, arXiv 2206.01191). The mixture teaches the
+path logits alone. Alternatives: benchmarks/README.md.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
+from contextlib import ExitStack, nullcontext
+from functools import cache, partial
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nas.architecture import Architecture
 from nas.data import Dataset
+from nas.data.images import resize
 from nas.errors import UserError
 from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
 from nas.supernet import Supernet
-from nas.training.batches import Batch, BatchHistory
-from nas.training.distillation import Distillation, above_chance, teacher_accuracy
+from nas.training.batches import Batch, BatchHistory, TaughtBatch
+from nas.training.distillation import Distillation, above_chance, diverge, teacher_accuracy
 from nas.training.evaluation import evaluate_supernet, evaluation_images
 from nas.training.loop import Training, train_epochs
 from nas.training.processes import ALONE, Processes
 from nas.training.run import Run
-from nas.training.sandwich import (
-    LOSSES,
-    Probabilities,
-    add_gradients,
-    add_path_gradients,
-    draw_subnets,
-    path_probabilities,
-    scheduled_temperature,
-)
-from nas.training.settings import SupernetSettings
-from nas.training.step import DropPath, make_optimizer
+from nas.training.settings import LatencyTerm, SupernetSettings, TrainingPrecision
+from nas.training.step import DropPath, in_precision, make_optimizer, with_fresh_weights
 
+Probabilities = Mapping[str, Mapping[str, float]]
+"""Of each kind in each slot that is a path choice; those of a slot add up to 1."""
+LOSSES = ("largest", "subnets", "distillation", "mixture", "hits")
+"""Means over a batch, in nats; ``hits`` is the share of images that the largest gets right.
+
+``subnets`` and ``distillation`` are means over the other subnets: of the cross-entropy with the
+labels, and of the divergence from the largest's outputs or a teacher's. ``mixture`` is the
+cross-entropy of the path choices, 0 without one.
+"""
 MIXTURE = 2**16
 """Tells the mixture's draws from all others: those have 0 here, or a process's rank and 1."""
 
@@ -48,18 +61,9 @@ def train_supernet(
 ) -> Mapping[str, float]:
     """Train the supernet of ``run``; with ``resume`` from its last finished epoch on.
 
-    On a CPU, the weights after the last epoch do not depend on how often it was stopped. After a
-    setback it goes back to the last finished epoch; ``progress`` gets a line about that, and about
-    a damaged checkpoint.
-
-    Returns:
-        The accuracies of the ``smallest``, a ``middle`` and the ``largest`` subnet after the last
-        epoch, in [0, 1].
-
-    Raises:
-        UserError: the data are not the run's; the run has begun and ``resume`` is not asked for;
-            another process trains it; there were too many setbacks; nothing can be written; or
-            Ctrl-C, with the command that continues.
+    Returns the accuracies of the ``smallest``, a ``middle`` and the ``largest`` subnet after the
+    last epoch, in [0, 1]. Raises UserError if the data are not the run's, another process trains
+    it, it has begun and is not to ``resume``, it goes wrong too often, or Ctrl-C stops it.
     """
     try:
         with ExitStack() as stack:
@@ -70,7 +74,7 @@ def train_supernet(
                     if not resume and run.finished_epochs:
                         raise UserError(f"{run.path}: has begun; {run.resume_command} continues it")
                     run.mend(progress)
-            begin = partial(SupernetTraining, run, dataset, progress=progress, processes=processes)
+            begin = partial(SupernetTraining, run, dataset, progress, processes)
             return train_epochs(begin, run, processes).accuracies
     except KeyboardInterrupt:
         if not processes.is_first:
@@ -82,87 +86,52 @@ def fresh_supernet(
     space: SearchSpace, *, seed: int, layer_scale: float, resolutions: Sequence[int] = ()
 ) -> Supernet:
     """A supernet with random weights that depend on ``seed`` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        supernet = Supernet(space, resolutions)
-    for name, parameter in supernet.named_parameters():
-        if name.endswith("/gamma"):
-            torch.nn.init.constant_(parameter, layer_scale)
-    return supernet
+    return with_fresh_weights(partial(Supernet, space, resolutions), seed, layer_scale)
 
 
 class SupernetTraining(Training):
-    """The training of a run's supernet, in its folder.
-
-    The teacher is the largest subnet, unless the settings name an external one.
-    """
+    """The training of a run's supernet."""
 
     loss_names = LOSSES
     settings: SupernetSettings
 
     def __init__(
-        self,
-        run: Run,
-        dataset: Dataset,
-        *,
-        progress: Progress = SILENT,
-        processes: Processes = ALONE,
+        self, run: Run, dataset: Dataset, progress: Progress, processes: Processes
     ) -> None:
-        super().__init__(
-            run.settings,
-            dataset,
-            input_size=run.space.largest_size,
-            progress=progress,
-            processes=processes,
-        )
         settings, self.space, device = run.settings, run.space, processes.device
-        self.has_mixture = settings.path_choice and bool(run.space.paths)
+        super().__init__(settings, dataset, self.space.largest_size, progress, processes)
+        smallest = min(self.plan.sizes.values())
+        if smallest < 2 * settings.accumulate * processes.count:  # a norm needs two
+            raise UserError(
+                f"batch_size: must hold two images for each of {settings.accumulate} part(s) in "
+                f"each of {processes.count} process(es), got {smallest}"
+            )
+        self.has_mixture = settings.path_choice and bool(self.space.paths)
         self._last_mixture = torch.zeros((), device=device)
-        self.supernet: Supernet = fresh_supernet(
-            run.space,
-            seed=settings.seed,
-            layer_scale=settings.layer_scale,
-            resolutions=settings.resolutions,
-        ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(
-            self.supernet,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            path_learning_rate=settings.path_learning_rate,
-        )
+        start = settings.model_dump(include={"seed", "layer_scale", "resolutions"})
+        supernet = fresh_supernet(self.space, **start)
+        self.supernet: Supernet = supernet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.saved = self.supernet
+        rates = {"learning_rate", "weight_decay", "path_learning_rate"}
+        self.optimizer = make_optimizer(self.supernet, **settings.model_dump(include=rates))
         self.external = run.load_teacher(device)
         if self.external is not None:
             found = teacher_accuracy(self.external, evaluation_images(dataset))
-            self.teacher_accuracy = above_chance(found, run.space.classes)
-        smallest = min(self.plan.sizes.values())
-        _require_images_for_parts(smallest, settings.accumulate, processes.count)
-
-    @property
-    def saved(self) -> Supernet:
-        """All shared weights and path logits."""
-        return self.supernet
+            self.teacher_accuracy = above_chance(found, self.space.classes)
 
     @property
     def distillation(self) -> Distillation:
-        """The teacher's share grows with its accuracy."""
         share = self.settings.distillation * self.teacher_accuracy
         return Distillation(share, self.settings.divergence, self.external)
 
     def path_probabilities(self) -> Probabilities:
-        """Those of the path logits; nothing without path choice."""
         return path_probabilities(self.supernet) if self.has_mixture else {}
 
     def evaluate(self) -> Mapping[str, float]:
-        """The accuracies of three subnets on the search slice."""
         return evaluate_supernet(self.supernet, self.dataset, self.processes)
 
-    def run_epoch(self) -> dict[str, float]:
-        """Train for an epoch; returns the numbers for the log."""
-        share = self.distillation.share
-        losses = self.take_steps()
-        hits = losses.pop("hits")
-        self.processes.average_statistics(self.supernet)
-        self.finish_epoch()
+    def numbers(self, losses: dict[str, float]) -> dict[str, float]:
+        share, hits = self.distillation.share, losses.pop("hits")
         if self.external is None:
             self.teacher_accuracy = above_chance(hits, self.space.classes)
         if not self.has_mixture:
@@ -177,7 +146,6 @@ class SupernetTraining(Training):
         }
 
     def start_epoch(self, draws: np.random.Generator) -> None:
-        """Take the random subnets of the coming steps from ``draws``."""
         settings = self.settings
         by_paths = settings.path_sampling and 2 * self.epoch >= settings.epochs
         self._draws, self._chances = draws, self.path_probabilities() if by_paths else {}
@@ -188,82 +156,169 @@ class SupernetTraining(Training):
     def add_gradients(self, batch: Batch, step: int) -> Tensor:
         """Follow the sandwich rule, part by part, all processes together.
 
-        The sums over parts and processes are the gradients and the losses of the whole batch. Only
-        norms tell the difference: each part is normalised by its own statistics, and running
-        statistics move once per part.
+        The sums over parts and processes are those of the whole batch, but each part is normalised
+        by its own statistics, and running statistics move once per part.
         """
-        settings, mixes = self.settings, self._mixes_in(step)
-        networks = self._draw_networks(batch.resolution, mixes=mixes)
+        settings, number = self.settings, step - self.plan.first_steps[self.epoch] - 1
+        mixes = self.has_mixture and number % settings.path_interval == 0
+        others = max(0, settings.random_subnets - mixes)  # a mixture stands for a random subnet
+        networks = [self.space.largest()]
+        networks += draw_subnets(self.space, self._draws, others, self._chances)
+        if settings.resolutions:
+            networks = [network.with_input_size(batch.resolution) for network in networks]
         drops = np.random.default_rng((settings.seed, self.epoch, step, 1 + self.processes.rank))
-        contributions = [
-            part.weight * self._add_part(part, networks, drops, step, mixes=mixes)
-            for part in batch.split(settings.accumulate)
-        ]
-        losses = torch.stack(contributions).sum(0)
-        losses = self.processes.add_up_gradients(self.supernet, losses)
-        place = LOSSES.index("mixture")
+        drop_path, place = DropPath(settings.drop_path, drops), LOSSES.index("mixture")
+        contributions = []
+        for part in batch.split(settings.accumulate):
+            losses = add_gradients(
+                self.supernet,
+                part,
+                networks,
+                self.distillation,
+                history=self._history,
+                precision=settings.precision,
+                drop_path=drop_path,
+            )
+            if mixes:
+                losses[place] = add_path_gradients(
+                    self.supernet,
+                    part,
+                    rng=np.random.default_rng((settings.seed, 0, step, MIXTURE)),  # same for all
+                    temperature=self._temperature(step - 1),
+                    latency=settings.latency,
+                    precision=settings.precision,
+                )
+            contributions.append(part.weight * losses)
+        losses = self.processes.add_up_gradients(self.supernet, torch.stack(contributions).sum(0))
         self._last_mixture = losses[place].clone() if mixes else self._last_mixture
         losses[place] = self._last_mixture  # it stands until the next mixture
         return losses
 
-    def _draw_networks(self, resolution: int, *, mixes: bool) -> list[Architecture]:
-        """The networks of a step, the largest first; a mixture stands for a random subnet."""
-        count = max(0, self.settings.random_subnets - mixes)
-        subnets = draw_subnets(self.space, self._draws, count, self._chances)
-        networks = [self.space.largest(), *subnets]
-        if self.settings.resolutions:
-            networks = [network.with_input_size(resolution) for network in networks]
-        return networks
-
-    def _add_part(
-        self,
-        batch: Batch,
-        networks: list[Architecture],
-        drops: np.random.Generator,
-        step: int,
-        *,
-        mixes: bool,
-    ) -> Tensor:
-        """Add the gradients of a step, or of a part of its images; returns ``LOSSES``."""
-        settings = self.settings
-        losses = add_gradients(
-            self.supernet,
-            batch,
-            networks,
-            self.distillation,
-            history=self._history,
-            precision=settings.precision,
-            drop_path=DropPath(settings.drop_path, drops),
-        )
-        if mixes:
-            losses[LOSSES.index("mixture")] = add_path_gradients(
-                self.supernet,
-                batch,
-                rng=np.random.default_rng((settings.seed, 0, step, MIXTURE)),  # one for all parts
-                temperature=self._temperature(step - 1),
-                latency=settings.latency,
-                precision=settings.precision,
-            )
-        return losses
-
-    def _mixes_in(self, step: int) -> bool:
-        """Whether a mixture runs in this step; always in the first one of an epoch."""
-        number = step - self.plan.first_steps[self.epoch] - 1
-        return self.has_mixture and number % self.settings.path_interval == 0
-
     def _temperature(self, step: int) -> float:
-        settings = self.settings
-        return scheduled_temperature(
-            step,
-            steps=self.plan.total_steps,
-            start=settings.first_temperature,
-            end=settings.last_temperature,
-        )
+        first, last = self.settings.first_temperature, self.settings.last_temperature
+        return scheduled_temperature(step, steps=self.plan.total_steps, start=first, end=last)
 
 
-def _require_images_for_parts(batch_size: int, accumulate: int, processes: int) -> None:
-    if batch_size < 2 * accumulate * processes:  # a norm needs two
-        raise UserError(
-            f"batch_size: must hold two images for each of {accumulate} part(s) in each of "
-            f"{processes} process(es), got {batch_size}"
-        )
+def draw_subnets(
+    space: SearchSpace,
+    rng: np.random.Generator,
+    random_subnets: int,
+    probabilities: Probabilities = MappingProxyType({}),
+) -> list[Architecture]:
+    """The smallest subnet and some random ones, by ``probabilities`` in the slots of these."""
+    drawn = (sample_by_paths(space, rng, probabilities) for _ in range(random_subnets))
+    return [space.smallest(), *drawn]
+
+
+def add_gradients(
+    supernet: Supernet,
+    batch: Batch,
+    networks: list[Architecture],
+    distillation: Distillation,
+    *,
+    history: BatchHistory | None = None,
+    precision: TrainingPrecision | None = None,
+    drop_path: DropPath | None = None,
+) -> Tensor:
+    """Add the gradients of ``networks``, the largest first, to the supernet's; return ``LOSSES``.
+
+    All learn from labels, in which the outputs of the largest have a share for the subnets, and
+    those of an external teacher for all. With a ``history``, to which the batch is added, each
+    subnet learns from an earlier batch. Only the largest drops paths. Gradients count by the
+    batch's weight, losses (5,) do not.
+    """
+    images, labels = batch.images, batch.labels
+    largest, *subnets = networks
+    forward = in_precision(supernet, images.device, precision)
+    sized = cache(resize)  # many subnets have the same size
+    with drop_path.applied_to(supernet.plain_modules(largest)) if drop_path else nullcontext():
+        logits = forward(sized(images, largest.input_size), largest)
+    label_loss = loss = functional.cross_entropy(logits, labels)
+    hits = (logits.argmax(1) == labels).float().mean()
+    if distillation.teacher is None:
+        target = logits.detach()  # (N, classes)
+    else:
+        target = distillation.teacher(images)
+        loss = distillation.loss(loss, diverge(logits, target, distillation.divergence))
+    (batch.weight * loss).backward()  # type: ignore[no-untyped-call]
+    taught = TaughtBatch(images, labels, target)
+    if history is not None:
+        history.add(taught)
+    label_losses, divergences = [], []
+    for student, subnet in enumerate(subnets, 1):
+        images, labels, target = taught if history is None else history.batch_of(student)
+        logits = forward(sized(images, subnet.input_size), subnet)
+        cross_entropy = functional.cross_entropy(logits, labels)
+        divergence = diverge(logits, target, distillation.divergence)
+        loss = distillation.loss(cross_entropy, divergence)
+        (batch.weight * loss).backward()  # type: ignore[no-untyped-call]
+        label_losses.append(cross_entropy.detach())
+        divergences.append(divergence.detach())
+    means = torch.stack(label_losses).mean(), torch.stack(divergences).mean()
+    return torch.stack([label_loss.detach(), *means, label_loss.new_zeros(()), hits])
+
+
+def add_path_gradients(
+    supernet: Supernet,
+    batch: Batch,
+    *,
+    rng: np.random.Generator,
+    temperature: float,
+    latency: LatencyTerm | None,
+    precision: TrainingPrecision | None = None,
+) -> Tensor:
+    """Add the gradients of a mixture of all kinds to the path logits; returns its cross-entropy.
+
+    Gradients count by the batch's weight, and are of the sum with the ``latency`` term.
+    """
+    logits = supernet.path_logits
+    forward = in_precision(supernet.mixture, batch.images.device, precision)
+    images = resize(batch.images, batch.resolution)
+    outputs = forward(images, gumbel_weights(logits, rng, temperature))
+    cross_entropy = functional.cross_entropy(outputs, batch.labels)
+    loss = cross_entropy if latency is None else cross_entropy + latency(logits)
+    (batch.weight * loss).backward()  # type: ignore[no-untyped-call]
+    return cross_entropy.detach()
+
+
+def path_probabilities(supernet: Supernet) -> Probabilities:
+    """The softmax of the logits: how often each kind wins with Gumbel noise, at any temperature."""
+    space = supernet.space
+    found: dict[str, dict[str, float]] = {}
+    for slot, logits in supernet.path_logits.items():
+        kinds = map(str, space.typed_choices[space.kind_choices[slot]].options)
+        chances = logits.detach().double().softmax(0).tolist()
+        found[slot] = dict(zip(kinds, chances, strict=True))
+    return found
+
+
+def scheduled_temperature(step: int, *, steps: int, start: float, end: float) -> float:
+    """The temperature of a step, from 0: it falls by the same factor in each step."""
+    share = step / max(1, steps - 1)
+    return float(start ** (1 - share) * end**share)
+
+
+def gumbel_weights(
+    logits: Mapping[str, Tensor], rng: np.random.Generator, temperature: float
+) -> dict[str, Tensor]:
+    """softmax((logits + noise) / temperature) of each slot, the noise -log(-log U)."""
+    return {
+        slot: ((vector + gumbel_noise(rng, len(vector)).to(vector)) / temperature).softmax(0)
+        for slot, vector in logits.items()
+    }
+
+
+def gumbel_noise(rng: np.random.Generator, count: int) -> Tensor:
+    """So many draws of -log(-log U) for U uniform in (0, 1)."""
+    return torch.from_numpy(rng.gumbel(size=count))
+
+
+def sample_by_paths(
+    space: SearchSpace, rng: np.random.Generator, probabilities: Probabilities
+) -> Architecture:
+    """A random architecture like ``space.sample``, with each path choice by its probabilities."""
+    assignment = list(space.sample_assignment(rng))
+    for slot, chances in probabilities.items():
+        drawn = rng.choice(len(chances), p=list(chances.values()))
+        assignment[space.kind_choices[slot]] = int(drawn)
+    return space.decode(assignment)

@@ -19,7 +19,7 @@ from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training.batches import Batch
 from nas.training.distillation import Distillation
-from nas.training.sandwich import add_gradients, draw_subnets
+from nas.training.supernets import add_gradients, draw_subnets
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own_block.md").read_text()
 CODE, YAML = (

@@ -15,9 +15,8 @@ from nas.supernet import Supernet
 from nas.training.batches import Batch, BatchHistory, TaughtBatch
 from nas.training.distillation import Distillation
 from nas.training.run import Run
-from nas.training.sandwich import add_gradients, draw_subnets
 from nas.training.settings import DataSettings, SupernetSettings
-from nas.training.supernets import fresh_supernet, train_supernet
+from nas.training.supernets import add_gradients, draw_subnets, fresh_supernet, train_supernet
 
 
 def batch(name: int, side: int = 8) -> TaughtBatch:

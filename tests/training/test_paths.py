@@ -18,16 +18,17 @@ from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training.batches import Batch
 from nas.training.run import Run
-from nas.training.sandwich import (
+from nas.training.settings import DataSettings, LatencyTerm, SupernetSettings
+from nas.training.supernets import (
     add_path_gradients,
+    fresh_supernet,
     gumbel_noise,
     gumbel_weights,
     path_probabilities,
     sample_by_paths,
     scheduled_temperature,
+    train_supernet,
 )
-from nas.training.settings import DataSettings, LatencyTerm, SupernetSettings
-from nas.training.supernets import fresh_supernet, train_supernet
 
 FFN, ATTENTION = "stage1.block1.ffn", "stage2.block1.attention"
 

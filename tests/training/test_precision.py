@@ -8,9 +8,8 @@ import torch
 from nas.space import SearchSpace
 from nas.training.batches import Batch
 from nas.training.distillation import Distillation
-from nas.training.sandwich import add_gradients
 from nas.training.step import in_precision, suitable_precision
-from nas.training.supernets import fresh_supernet
+from nas.training.supernets import add_gradients, fresh_supernet
 
 CPU = torch.device("cpu")
 

@@ -22,9 +22,8 @@ from nas.training.distillation import Distillation
 from nas.training.evaluation import evaluate_supernet
 from nas.training.processes import ALONE, join_processes
 from nas.training.run import Run
-from nas.training.sandwich import add_gradients, draw_subnets
 from nas.training.settings import DataSettings
-from nas.training.supernets import fresh_supernet
+from nas.training.supernets import add_gradients, draw_subnets, fresh_supernet
 
 BATCH = 7
 
@@ -59,7 +58,7 @@ from nas.training.supernets import fresh_supernet
 from nas.training.processes import LostProcessError, join_processes
 from nas.training.batches import Batch
 from nas.training.distillation import Distillation
-from nas.training.sandwich import add_gradients, draw_subnets
+from nas.training.supernets import add_gradients, draw_subnets
 from nas.training.settings import DataSettings
 
 space = SearchSpace.load("space.json")

@@ -13,9 +13,8 @@ from nas.space import SearchSpace
 from nas.supernet import Supernet
 from nas.training.batches import Batch
 from nas.training.distillation import Distillation, diverge
-from nas.training.sandwich import LOSSES, add_gradients, draw_subnets
 from nas.training.step import DropPath
-from nas.training.supernets import fresh_supernet
+from nas.training.supernets import LOSSES, add_gradients, draw_subnets, fresh_supernet
 
 
 @pytest.fixture
