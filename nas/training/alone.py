@@ -43,10 +43,7 @@ def train_alone(
     progress: Progress = SILENT,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """The architecture, trained from scratch or from ``network``; nothing is written or evaluated.
-
-    Raises UserError if the training goes wrong, see ``nas/training/loop.py``.
-    """
+    """The architecture, trained from scratch or from ``network``; UserError if it goes wrong."""
     if network is None:
         network = fresh_network(architecture, seed=recipe.seed, layer_scale=recipe.layer_scale)
     training = NetworkTraining(

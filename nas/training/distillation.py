@@ -48,20 +48,15 @@ def above_chance(accuracy: float, classes: int) -> float:
 
 
 def diverge(logits: Tensor, teacher: Tensor, divergence: Divergence) -> Tensor:
-    """How far the outputs are from the teacher's, both logits (N, classes): mean over the batch."""
+    """The mean over the batch of how far outputs are from the teacher's, as logits (N, classes).
+
+    It is the ``alpha_divergence``, or KL(teacher || outputs) in nats.
+    """
     if divergence == "alpha":
         return alpha_divergence(logits, teacher).mean()
-    return kl_divergence(logits, teacher)
-
-
-def kl_divergence(logits: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || outputs) in nats, mean over the batch."""
-    return functional.kl_div(
-        logits.log_softmax(1),
-        teacher.detach().log_softmax(1),
-        reduction="batchmean",  # "mean" would divide by the classes too
-        log_target=True,
-    )
+    outputs, target = logits.log_softmax(1), teacher.detach().log_softmax(1)
+    # "mean" would divide by the classes too
+    return functional.kl_div(outputs, target, reduction="batchmean", log_target=True)
 
 
 def alpha_divergence(

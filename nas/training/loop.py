@@ -70,9 +70,7 @@ class LossMonitor:
 
     def read(self, step: int) -> None:
         """Raise SetbackError if a step up to ``step``, the last one added, went wrong."""
-        if not self._unread:
-            return
-        read = torch.stack(self._unread).tolist()
+        read = torch.stack(self._unread).tolist() if self._unread else []
         self._unread.clear()
         for number, losses in enumerate(read, start=step - len(read) + 1):
             if not all(math.isfinite(loss) for loss in losses):
@@ -97,8 +95,8 @@ def is_spike(losses: Sequence[float], classes: int) -> bool:
 class Training(ABC):
     """The state of a training: weights, optimizer, finished epochs, and their accuracies.
 
-    Everything random in an epoch is drawn from (seed, epoch), so that on a CPU a training that was
-    stopped and resumed ends with the same weights. ``teacher_accuracy`` is 0 before it is known.
+    Everything random in an epoch is drawn from (seed, epoch), so that a resumed training ends with
+    the same weights on a CPU. ``teacher_accuracy`` is 0 before it is known.
     """
 
     saved: nn.Module

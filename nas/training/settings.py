@@ -101,10 +101,8 @@ class SupernetSettings(Settings):
     accumulate: Count = Field(1, description="Parts of a batch, to save memory.")
     random_subnets: int = Field(2, ge=0, description="Random subnets of a step.")
     staggered: bool = Field(True, description="Each subnet of a step learns from another batch.")
-    distillation: Share = Field(
-        1.0, description="Largest share of the teacher's outputs in labels."
-    )
-    divergence: Divergence = Field("kl", description="From the teacher: kl, or AlphaNet's alpha.")
+    distillation: Share = Field(1.0, description="Largest share of a teacher's outputs in labels.")
+    divergence: Divergence = Field("kl", description="Loss by a teacher: kl, or AlphaNet's alpha.")
     teacher: str | None = Field(
         None, description="Teacher in place of the largest: ARCHITECTURE:WEIGHTS, or ONNX file."
     )
@@ -134,7 +132,7 @@ class Recipe(Settings):
     mixup: NonNegative = Field(0.0, description="Alpha of mixup's Beta distribution; 0: never.")
     cutmix: NonNegative = Field(0.0, description="Alpha of cutmix's Beta distribution; 0: never.")
     smoothing: Share = Field(0.0, description="Share of each label that goes to all classes.")
-    distillation: Share = Field(0.5, description="Share of the teacher's outputs in labels.")
+    distillation: Share = Field(0.5, description="Share of a teacher's outputs in labels.")
     averaging: float | None = Field(None, gt=0, lt=1, description="Decay of the weights' average.")
 
     @model_validator(mode="after")

@@ -43,9 +43,8 @@ Probabilities = Mapping[str, Mapping[str, float]]
 LOSSES = ("largest", "subnets", "distillation", "mixture", "hits")
 """Means over a batch, in nats; ``hits`` is the share of images that the largest gets right.
 
-``subnets`` and ``distillation`` are means over the other subnets: of the cross-entropy with the
-labels, and of the divergence from the largest's outputs or a teacher's. ``mixture`` is the
-cross-entropy of the path choices, 0 without one.
+``subnets`` and ``distillation`` are means over the other subnets: of the cross-entropy, and of the
+divergence from the teacher. ``mixture`` is the cross-entropy of the path choices, 0 without one.
 """
 MIXTURE = 2**16
 """Tells the mixture's draws from all others: those have 0 here, or a process's rank and 1."""
@@ -154,11 +153,7 @@ class SupernetTraining(Training):
         self.supernet.train()
 
     def add_gradients(self, batch: Batch, step: int) -> Tensor:
-        """Follow the sandwich rule, part by part, all processes together.
-
-        The sums over parts and processes are those of the whole batch, but each part is normalised
-        by its own statistics, and running statistics move once per part.
-        """
+        """Follow the sandwich rule; norms see the parts of the batch and the processes apart."""
         settings, number = self.settings, step - self.plan.first_steps[self.epoch] - 1
         mixes = self.has_mixture and number % settings.path_interval == 0
         others = max(0, settings.random_subnets - mixes)  # a mixture stands for a random subnet
