@@ -89,8 +89,7 @@ def evaluate_supernet(
 class Evaluator:
     """Accuracies on the search slice with inherited weights; the supernet stays as it is.
 
-    They equal those of extracted and calibrated networks. Layers that these share do not run again
-    while ``cache_mb`` megabytes hold their outputs. ``confidence`` is that of a race.
+    Shared layers do not run again while ``cache_mb`` megabytes hold their outputs.
     """
 
     def __init__(

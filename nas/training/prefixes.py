@@ -34,10 +34,8 @@ BATCH = 256
 """Images of the search slice that run at once, at most."""
 READ_AT_ONCE = 32
 """Images; several such batches are decoded side by side where images are not in memory."""
-MODULE_BYTES = 50_000
-"""Of an ordinary module besides its tensors, about."""
-MAP_BYTES = 1_000
-"""Of a kept tensor besides its numbers, about."""
+MODULE_BYTES, MAP_BYTES = 50_000, 1_000
+"""Of a module, and of a kept map, besides their numbers, about."""
 
 Kept = TypeVar("Kept")
 
@@ -196,10 +194,7 @@ class Prefixes:
     def _logits(
         self, subnet: Subnet, positions: Sequence[int], keep_all: bool
     ) -> tuple[list[int], Tensor]:
-        """The positions in another order, and their logits (B, classes) in the same.
-
-        Each image joins the batch behind the deepest prefix of which its map is kept.
-        """
+        """The positions in another order, and their logits (B, classes), each from its last map."""
         prefixes, last = subnet.prefixes, len(subnet.prefixes) - 1
         joining = self._kept(prefixes, positions)
         first = min(joining)

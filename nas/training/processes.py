@@ -1,9 +1,9 @@
 """The processes that train together: started by torchrun, or this one alone.
 
 All processes draw the same subnets for a step, and each takes its share of the batch. Gradients
-are added up over the processes once per step, in one message. Norms see the images of their own
-process only, as in torch's DistributedDataParallel, so a share wants 16 images or more; running
-statistics are averaged after each epoch. All processes must see the run folder and the images.
+are added up once per step. Norms see the images of their own process only, as in torch's
+DistributedDataParallel, so a share wants 16 images or more; running statistics are averaged after
+each epoch. All processes must see the run folder and the images.
 """
 
 from __future__ import annotations
@@ -139,11 +139,10 @@ def join_processes(device: str) -> Iterator[Processes]:
     They talk by gloo on the CPU and by nccl on GPUs, of which each process has its own. Raises
     UserError if there is no such device.
     """
-    found = find_device(device)
+    own = find_device(device)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield Processes(device=found)
+        yield Processes(device=own)
         return
-    own = torch.device("cpu")
     if device == "cuda":
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(own)

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import cache, partial
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ from nas.training.settings import LatencyTerm, SupernetSettings, TrainingPrecisi
 from nas.training.step import DropPath, in_precision, make_optimizer, with_fresh_weights
 
 Probabilities = Mapping[str, Mapping[str, float]]
-"""Of each kind in each slot that is a path choice; those of a slot add up to 1."""
+"""Of each kind in each slot that is a path choice."""
 LOSSES = ("largest", "subnets", "distillation", "mixture", "hits")
 """Means over a batch, in nats; ``hits`` is the share of images that the largest gets right.
 
@@ -195,13 +194,10 @@ class SupernetTraining(Training):
 
 
 def draw_subnets(
-    space: SearchSpace,
-    rng: np.random.Generator,
-    random_subnets: int,
-    probabilities: Probabilities = MappingProxyType({}),
+    space: SearchSpace, rng: np.random.Generator, count: int, chances: Probabilities | None = None
 ) -> list[Architecture]:
-    """The smallest subnet and some random ones, by ``probabilities`` in the slots of these."""
-    drawn = (sample_by_paths(space, rng, probabilities) for _ in range(random_subnets))
+    """The smallest subnet and ``count`` random ones, with path choices by ``chances``."""
+    drawn = (sample_by_paths(space, rng, chances or {}) for _ in range(count))
     return [space.smallest(), *drawn]
 
 
