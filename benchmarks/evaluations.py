@@ -38,8 +38,8 @@ from nas.search import Problem, Rank, slim_greedily
 from nas.search.racing import CONFIDENCE
 from nas.space import Assignment, SearchSpace
 from nas.supernet import Supernet
-from nas.training.evaluation import CACHE_MB, Evaluator, accuracy, calibrate
-from nas.training.prefixes import CALIBRATION_BATCH, CALIBRATION_IMAGES
+from nas.training.evaluation import accuracy, calibrate
+from nas.training.evaluator import CACHE_MB, CALIBRATION_BATCH, CALIBRATION_IMAGES, Evaluator
 from nas.training.run import Run
 
 

@@ -46,7 +46,8 @@ from nas.search import (
     slim_problems,
 )
 from nas.space import Assignment, SearchSpace
-from nas.training.evaluation import Evaluator, inherited_accuracy
+from nas.training.evaluation import inherited_accuracy
+from nas.training.evaluator import Evaluator
 from nas.training.run import Run
 from nas.training.settings import DataSettings, SupernetSettings
 

@@ -30,7 +30,8 @@ from nas.slim.plan import Plan
 from nas.slim.result import NETWORK_FILES, FinalNetwork, LayerShare, MeasuredLatency
 from nas.space import Assignment, SearchSpace
 from nas.supernet import Supernet
-from nas.training.evaluation import Evaluator, inherited_network
+from nas.training.evaluation import inherited_network
+from nas.training.evaluator import Evaluator
 
 CORRECTIONS = 12
 """Rounds of measuring and choosing again, at most."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.data.images import Images
 from nas.data.splits import choose_stratified
-from nas.search import Rank, run_race
-from nas.search.racing import CONFIDENCE, Hits, Positions
 from nas.supernet import Supernet
-from nas.training.prefixes import Prefixes, remembering_norms
 from nas.training.processes import ALONE, Processes
 
 CALIBRATION_BATCHES, CALIBRATION_BATCH_SIZE = 10, 100
@@ -24,8 +23,6 @@ CALIBRATION_BATCHES, CALIBRATION_BATCH_SIZE = 10, 100
 CALIBRATION_SEED = 0  # all subnets see the same images, so that they differ in nothing else
 EPOCH_IMAGES = 2000
 """For accuracies to about a point after each epoch."""
-CACHE_MB = 512
-"""Of feature maps, calibrated layers and hits, at most: benchmarks/evaluations.py."""
 
 
 def calibrate(
@@ -39,6 +36,22 @@ def calibrate(
     with remembering_norms(network), torch.no_grad():
         for inputs, _ in islice(images.batches(batch_size, rng=rng, drop_last=True), batches):
             network(inputs.to(device, memory_format=torch.channels_last))
+
+
+@contextmanager
+def remembering_norms(network: nn.Module) -> Iterator[None]:
+    """Inside, norms take the mean of the statistics of all batches; all else is in evaluation."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta, was_training = [norm.momentum for norm in norms], network.training
+    network.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's sign for the mean over all batches
+        norm.train()
+    yield
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.train(was_training)
 
 
 def accuracy(network: nn.Module, images: Images, *, batch_size: int = 256) -> float:
@@ -84,55 +97,6 @@ def evaluate_supernet(
     processes.add_up(hits)
     names = ("smallest", "middle", "largest")
     return {name: count / len(images) for name, count in zip(names, hits.tolist(), strict=True)}
-
-
-class Evaluator:
-    """Accuracies on the search slice with inherited weights; the supernet stays as it is.
-
-    Shared layers do not run again while ``cache_mb`` megabytes hold their outputs.
-    """
-
-    def __init__(
-        self,
-        supernet: Supernet,
-        dataset: Dataset,
-        *,
-        cache_mb: int = CACHE_MB,
-        confidence: float = CONFIDENCE,
-    ) -> None:
-        self.prefixes = Prefixes(supernet, dataset, cache_mb * 10**6)
-        self.confidence = confidence
-        self._everything = np.arange(len(dataset.search))
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates forwarded so far, calibration included."""
-        return self.prefixes.macs
-
-    @property
-    def peak_cache_mb(self) -> float:
-        return self.prefixes.memory.peak / 1e6
-
-    def accuracy(self, architecture: Architecture) -> float:
-        """The share of the search slice that the architecture gets right, in [0, 1]."""
-        hits, _ = self.prefixes.predict(self.prefixes.subnet(architecture), self._everything)
-        return int(hits.sum()) / len(hits)
-
-    def race(
-        self, current: Architecture, candidates: Sequence[Architecture], rank: Rank
-    ) -> list[float]:
-        """The candidates' accuracies, estimated for those that lost early: see ``run_race``."""
-        # all before any runs: prefixes must know where they part
-        first, *subnets = [self.prefixes.subnet(network) for network in (current, *candidates)]
-        hits, margins = self.prefixes.predict(first, self._everything)
-        rng = np.random.default_rng(0)
-
-        def look(candidate: int, part: Positions, is_finalist: bool) -> Hits:
-            return self.prefixes.predict(subnets[candidate], part, keep_all=is_finalist)[0]
-
-        return run_race(
-            look, len(candidates), hits, np.abs(margins), rank, rng=rng, confidence=self.confidence
-        )
 
 
 def find_hits(network: nn.Module, images: Images, *, batch_size: int = 256) -> Tensor:

@@ -11,7 +11,7 @@ from nas.slim.plan import Plan, Term
 from nas.slim.result import SearchResult
 from nas.slim.search import StudySettings, search_run, slim_run
 from nas.store.folder import hold_lock
-from nas.training.evaluation import Evaluator
+from nas.training.evaluator import Evaluator
 
 METHODS = ("uniform", "random", "evolution", "slimmed")
 

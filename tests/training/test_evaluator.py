@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas.architecture import Architecture
@@ -10,7 +12,8 @@ from nas.data import Dataset
 from nas.search.walk import drop_per_gain
 from nas.space import SearchSpace
 from nas.supernet import Supernet
-from nas.training.evaluation import Evaluator, accuracy, calibrate
+from nas.training.evaluation import accuracy, calibrate
+from nas.training.evaluator import BoundedMemory, Evaluator
 from nas.training.supernets import fresh_supernet
 
 
@@ -115,16 +118,16 @@ def test_what_finalists_gave_is_not_computed_again(tiny_space: SearchSpace, smal
     first, second, *_ = neighbours(tiny_space, 1)
     spent = {}
     for keep_all in (False, True):
-        prefixes = Evaluator(scrambled(tiny_space), small).prefixes
+        evaluator = Evaluator(scrambled(tiny_space), small)
         everything = np.arange(len(small.search))
         shuffled = np.random.default_rng(0).permutation(everything)
         # one by one, so that nobody knows where the second is to part from the first
-        prefixes.predict(prefixes.subnet(first), shuffled[:50], keep_all=keep_all)
-        subnet = prefixes.subnet(second)
-        forwarded = prefixes.macs
-        hits, _ = prefixes.predict(subnet, everything)
-        spent[keep_all] = prefixes.macs - forwarded
-        alone = evaluated_alone(prefixes.supernet, second, small)
+        evaluator.predict(evaluator.subnet(first), shuffled[:50], keep_all=keep_all)
+        subnet = evaluator.subnet(second)
+        forwarded = evaluator.macs
+        hits, _ = evaluator.predict(subnet, everything)
+        spent[keep_all] = evaluator.macs - forwarded
+        alone = evaluated_alone(evaluator.supernet, second, small)
         assert hits.mean() == pytest.approx(alone, abs=1e-12)
     assert spent[True] < spent[False]
 
@@ -146,3 +149,30 @@ def test_a_race_ends_with_the_best_evaluated_on_all_images(
     assert found[best] == exact[best]
     assert best == int(np.argmin(rank(now - np.array(exact))))
     assert all(it.equal(before[name]) for name, it in supernet.state_dict().items())
+
+
+def test_what_was_used_the_longest_ago_makes_room() -> None:
+    memory: BoundedMemory[str] = BoundedMemory(10)
+    memory.put("a", "first", 4)
+    memory.put("b", "second", 4)
+    assert memory.get("a") == "first"
+    memory.put("c", "third", 4)
+    assert [memory.get(key) for key in "abc"] == ["first", None, "third"]
+
+
+def test_what_is_too_large_alone_is_not_kept_and_evicts_nothing() -> None:
+    memory: BoundedMemory[str] = BoundedMemory(10)
+    memory.put("a", "small", 4)
+    memory.put("b", "large", 11)
+    assert (memory.get("a"), memory.get("b"), memory.peak) == ("small", None, 4)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12)), max_size=40))
+def test_sizes_add_up_and_stay_within_capacity(puts: list[tuple[int, int]]) -> None:
+    memory: BoundedMemory[int] = BoundedMemory(10)
+    sizes: dict[int, int] = {}
+    for key, size in puts:
+        memory.put(key, size, size)
+        sizes[key] = size
+        assert memory.used == sum(sizes[it] for it in range(6) if memory.get(it) is not None)
+        assert memory.used <= memory.peak <= 10

@@ -1,4 +1,4 @@
-"""Forward passes of many subnets, each from where its layers part from those that ran before.
+"""Evaluates many subnets of a supernet, each from where its layers part from earlier ones.
 
 The outputs of a layer, in calibration and after it, depend on the layers up to it only, so subnets
 share those of equal first layers. Feature maps are kept where subnets part, and behind each layer
@@ -9,8 +9,7 @@ each step. Calibrated layers are kept wherever they are shared, with norms in th
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, TypeVar
@@ -19,15 +18,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.families import Layer, Shape
 from nas.families.parts import ConvNorm
 from nas.network import fold_in_place, layer_size
+from nas.search import Rank, run_race
+from nas.search.racing import CONFIDENCE, Hits, Positions
 from nas.supernet import Supernet
+from nas.training.evaluation import remembering_norms
 
+CACHE_MB = 512
+"""Of feature maps, calibrated layers and hits, at most: benchmarks/evaluations.py."""
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64
 """For each evaluation of a search; the networks that it delivers are calibrated on more."""
 BATCH = 256
@@ -93,12 +96,22 @@ class Subnet:
     modules: list[nn.Module] = field(default_factory=list)
 
 
-class Prefixes:
-    """The outputs of subnets with calibrated norms, of a supernet that must not change."""
+class Evaluator:
+    """Accuracies on the search slice with inherited weights, of a supernet that must not change.
 
-    def __init__(self, supernet: Supernet, dataset: Dataset, capacity: int) -> None:
-        self.supernet, self.dataset = supernet, dataset
-        self.memory: BoundedMemory[Tensor | nn.Module] = BoundedMemory(capacity)
+    Shared layers do not run again while ``cache_mb`` megabytes hold their outputs.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        dataset: Dataset,
+        *,
+        cache_mb: int = CACHE_MB,
+        confidence: float = CONFIDENCE,
+    ) -> None:
+        self.supernet, self.dataset, self.confidence = supernet, dataset, confidence
+        self.memory: BoundedMemory[Tensor | nn.Module] = BoundedMemory(cache_mb * 10**6)
         self._forwarded: Counter[Prefix] = Counter()  # images
         self._batch = min(CALIBRATION_BATCH, len(dataset.train))
         self._labels = dataset.search.labels
@@ -106,11 +119,37 @@ class Prefixes:
         self._roots: dict[Shape, Prefix] = {}
 
     @property
+    def peak_cache_mb(self) -> float:
+        return self.memory.peak / 1e6
+
+    @property
     def macs(self) -> int:
+        """Multiply-accumulates forwarded so far, calibration included."""
         return sum(
             images * layer_size(prefix.layer, prefix.input_shape).macs
             for prefix, images in self._forwarded.items()
             if prefix.layer is not None
+        )
+
+    def accuracy(self, architecture: Architecture) -> float:
+        """The share of the search slice that the architecture gets right, in [0, 1]."""
+        hits, _ = self.predict(self.subnet(architecture), np.arange(len(self._labels)))
+        return int(hits.sum()) / len(hits)
+
+    def race(
+        self, current: Architecture, candidates: Sequence[Architecture], rank: Rank
+    ) -> list[float]:
+        """The candidates' accuracies, estimated for those that lost early: see ``run_race``."""
+        # all before any runs: it must be known where they part
+        first, *subnets = [self.subnet(network) for network in (current, *candidates)]
+        hits, margins = self.predict(first, np.arange(len(self._labels)))
+        rng = np.random.default_rng(0)
+
+        def look(candidate: int, part: Positions, is_finalist: bool) -> Hits:
+            return self.predict(subnets[candidate], part, keep_all=is_finalist)[0]
+
+        return run_race(
+            look, len(candidates), hits, np.abs(margins), rank, rng=rng, confidence=self.confidence
         )
 
     def subnet(self, architecture: Architecture) -> Subnet:
@@ -245,22 +284,6 @@ class Prefixes:
 
     def _placed(self, images: Tensor) -> Tensor:
         return images.to(self._device, memory_format=torch.channels_last)
-
-
-@contextmanager
-def remembering_norms(network: nn.Module) -> Iterator[None]:
-    """Inside, norms take the mean of the statistics of all batches; all else is in evaluation."""
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    momenta, was_training = [norm.momentum for norm in norms], network.training
-    network.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's sign for the mean over all batches
-        norm.train()
-    yield
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    network.train(was_training)
 
 
 def _judged(logits: Tensor, labels: Tensor) -> Tensor:
