@@ -1,9 +1,9 @@
 """The pipeline as plain functions: ``build_table``, ``train``, ``slim``, ``retrain``, ``export``.
 
-Each takes values, writes its results to ``out``, and returns a value for the next function. Work
-that was stopped continues with ``resume``, ``force`` replaces the results that are there, and
-``progress`` receives what is being done. The command line, the demo and the README call these
-functions. Torch is loaded when one of them is called.
+Each takes values, writes its results to ``out``, and returns a value for the next function.
+``resume`` continues work that was stopped, and ``force`` replaces results. Each raises UserError,
+above all if ``out`` holds something already or values do not fit together. Torch is loaded when a
+function is called.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.documents import Value, require_new, write_atomically
+from nas.documents import require_new, write_atomically
 from nas.errors import UserError
 from nas.progress import SILENT, Progress
 
@@ -40,14 +40,9 @@ def build_table(
     force: bool = False,
     progress: Progress = SILENT,
 ) -> LatencyTable:
-    """Measure every distinct layer of a space on this machine.
+    """Measure every distinct layer of a space on this machine, by default with one CPU thread.
 
-    ``out`` is a CSV; a sidecar (JSON) and a picture (PNG) appear beside it. The default ``target``
-    is one thread of the CPU. ``settings`` hold the seed, and whether a part of the layers is
-    modelled instead of measured.
-
-    Raises:
-        UserError: the table exists, another process measures it, or it cannot be written.
+    ``out`` is a CSV; a sidecar (JSON) and a picture (PNG) appear beside it.
     """
     from nas.latency import build
     from nas.latency.target import detect_target
@@ -82,12 +77,8 @@ def train(
 
     ``data`` is ``digits`` (the default), ``folder:PATH``, ``parquet:PATH``, ``hf:NAME``, or such a
     name with a split; the space's head gets as many classes. ``device`` is ``cpu`` or ``cuda``;
-    processes that torchrun started train together. A run that is continued must have been started
-    with what ``data`` and ``settings`` set.
-
-    Raises:
-        UserError: the folder holds something already, the data cannot be read or do not fit, there
-            were too many setbacks, or the training was interrupted.
+    processes that torchrun started train together. With ``resume``, the fields that are set in
+    ``data`` and ``settings`` must be those that the run was started with.
     """
     from nas.training.batches import reading_size
     from nas.training.processes import join_processes
@@ -96,17 +87,17 @@ def train(
     from nas.training.supernets import train_supernet
 
     images = DataSettings(spec=data) if isinstance(data, str) else data or DataSettings()
-    wanted = settings or SupernetSettings()
+    settings = settings or SupernetSettings()
     path = Path(out)
 
     def start() -> tuple[Run, Dataset]:
         Run.require_free(path, force=force)  # before the images are read, which may take long
-        dataset = images.load(reading_size(space, wanted.resolutions))
+        dataset = images.load(reading_size(space, settings.resolutions))
         run = Run.create(
             path,
             space=space.with_classes(len(dataset.classes)),
             data=images,
-            settings=wanted,
+            settings=settings,
             dataset=dataset,
             force=force,
             progress=progress,
@@ -115,11 +106,8 @@ def train(
 
     def go_on() -> tuple[Run, Dataset]:
         run = Run.open(path)
-        run.require_same(
-            space=space.with_classes(run.space.classes),
-            data=run.data.model_copy(update=_set_fields(images)),
-            settings=run.settings.model_copy(update=_set_fields(wanted)),
-        )
+        known = space.with_classes(run.space.classes)
+        run.require_same(space=known, data=images, settings=settings)
         return run, run.data.load(run.image_size)
 
     with join_processes(device) as processes:
@@ -143,13 +131,9 @@ def slim(
     """Slim a trained supernet until the exported networks meet their targets when measured.
 
     ``tables`` is the latency table of the device, or those of several devices by name. ``target``
-    has an upper bound for each cost that matters, such as ``{"latency_ms": 2.0}``; a plan also has
-    the strategy, the evaluations, the score and the seed. ``accept_tables`` uses tables that failed
-    their validation, and says so. ``out`` is a folder for networks, tables, pictures and a page.
-
-    Raises:
-        UserError: the target is out of reach, a table does not fit the run or this machine, or the
-            folder holds results.
+    has upper bounds, such as ``{"latency_ms": 2.0}``; a plan also has strategy, evaluations, score
+    and seed. ``accept_tables`` uses tables that failed their validation, with a warning. ``out`` is
+    a folder for networks, tables, pictures and a page.
     """
     from nas.latency.table import LatencyTable
     from nas.report import write_search
@@ -181,19 +165,12 @@ def retrain(
     force: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Train one architecture, from scratch or from the weights that it inherits.
+    """Train one architecture, and return ``result.json``: test accuracies, sizes, ``paths``.
 
     ``supernet`` is the run that hands down weights and images; ``images`` are fields of
     ``DataSettings`` that differ from the run's, or from digits. ``recipe`` holds the ``name`` of a
     recipe, fields of ``Recipe`` that differ from that recipe, and a ``teacher``. The head of the
     architecture gets as many classes as the images have.
-
-    Returns:
-        The contents of ``result.json``: both test accuracies, sizes, and ``paths`` of the files.
-
-    Raises:
-        UserError: the folder holds something already; data, supernet, teacher and architecture do
-            not fit together; or the training was interrupted.
     """
     from nas.training.processes import find_device
     from nas.training.retraining import Retraining
@@ -202,7 +179,7 @@ def retrain(
     changes = dict(recipe or {})
     teacher = changes.pop("teacher", None)
     found_device = find_device(device)
-    retraining, dataset = Retraining.begin(
+    begun, dataset = Retraining.begin(
         Path(out),
         architecture,
         supernet=supernet,
@@ -212,7 +189,7 @@ def retrain(
         force=force,
         device=found_device,
     )
-    return train_alone(retraining, dataset, progress=progress, device=found_device)
+    return train_alone(begun, dataset, progress=progress, device=found_device)
 
 
 def export(
@@ -225,16 +202,12 @@ def export(
     runtime: str = "onnxruntime",
     force: bool = False,
 ) -> Exported:
-    """Write a network in a format that others read, proven to compute what torch computes.
+    """Write a network in a format that others read, proven to compute the same as torch.
 
-    ``weights`` is a safetensors file; without one the weights are random. ``form`` is ``onnx``,
-    ``onnx-int8``, ``openvino``, ``python`` or ``timm``; some formats write a second file beside
-    ``out``. An int8 network needs ``data``, whose images calibrate and judge it, and the
-    ``runtime`` that will execute it.
-
-    Raises:
-        UserError: a file exists, the weights are another architecture's, or the exported network
-            computes something else than torch.
+    ``weights`` is a safetensors file; without one the weights are random. Some formats write a
+    second file beside ``out``. An int8 network needs ``data``, whose images calibrate and judge it,
+    and the ``runtime`` that will execute it. Raises UserError if the exported network computes
+    something else than torch.
     """
     from nas.deploy.formats import Rounding, export_network, files_of
     from nas.deploy.weights import load_weights
@@ -259,8 +232,3 @@ def export(
     for file, content in exported.files.items():
         write_atomically(file, content)
     return exported
-
-
-def _set_fields(settings: Value) -> dict[str, object]:
-    """The fields that the caller set, without those that have their defaults."""
-    return {name: getattr(settings, name) for name in settings.model_fields_set}

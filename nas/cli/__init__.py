@@ -1,6 +1,6 @@
 """The command line. ``COMMANDS`` lists the pipeline in the order in which a user runs it.
 
-Only the module of the command that is called is imported, so that ``nas --help`` answers at once.
+Only the module of the called command is imported, so that ``nas --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "show": ("space", "Show a space's choices, an architecture's layers, or a run's paths."),
     "build-lut": ("table", "Measure every distinct layer of a space on this machine."),
     "check-lut": ("table", "Measure whole networks again: does a latency table still hold?"),
-    "train-supernet": ("supernet", "Train one supernet for all architectures of a space."),
-    "check-supernet": ("supernet", "Train a dozen networks alone: does the supernet rank them so?"),
+    "train-supernet": ("network", "Train one supernet for all architectures of a space."),
+    "check-supernet": ("network", "Train a dozen networks alone: does the supernet rank them so?"),
     "slim": ("search", "Slim a supernet until the exported networks meet their targets."),
     "search": ("search", "Search a supernet by Optuna; start it again for one more worker."),
     "retrain": ("network", "Train one architecture, from scratch or from inherited weights."),
@@ -34,7 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "profile": ("table", "Show where the time of networks goes, by layer and by operator."),
     "report": ("search", "Write one HTML page of all searches and the training in a folder."),
 }
-"""The module of ``nas.cli`` that holds each command, and the line that describes the command."""
+"""The module of ``nas.cli`` that holds each command, and the command's description."""
 
 INTERRUPTED = 130
 """What typer returns after Ctrl-C."""
@@ -53,7 +53,8 @@ def main() -> None:
     except UserError as error:
         _fail(str(error))
     except typer.TyperException as error:
-        _fail(_one_line(error))
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        _fail(message if message.startswith("Usage:") else " ".join(message.split()))
     if code == INTERRUPTED:
         _fail("interrupted; what was written before is kept")
     if code:
@@ -84,8 +85,3 @@ def _not_called() -> None: ...
 def _fail(message: str) -> NoReturn:
     print(f"nas: {message}", file=sys.stderr)
     sys.exit(2)
-
-
-def _one_line(error: typer.TyperException) -> str:
-    message = error.format_message() if hasattr(error, "format_message") else str(error)
-    return message if message.startswith("Usage:") else " ".join(message.split())

@@ -1,4 +1,4 @@
-"""What commands share: options, options made from the fields of settings, and ways to print."""
+"""The parts that commands share: options, also from the fields of settings, and output."""
 
 from __future__ import annotations
 
@@ -36,12 +36,8 @@ RuntimeName = Annotated[str, Option(help="Runtime that executes networks.")]
 Threads = Annotated[int, Option(min=1, help="Threads of one inference.")]
 Batch = Annotated[int, Option(min=1, help="Images of one inference.")]
 TrainingDevice = Annotated[
-    Literal["cpu", "cuda"],
-    Option(help="Device to train on; torchrun starts several processes."),
+    Literal["cpu", "cuda"], Option(help="Device to train on; torchrun starts several processes.")
 ]
-
-NAMES = {"spec": "data", "name": "recipe"}
-"""Fields whose options have other names."""
 
 
 def one_of(option: str, names: Collection[str], help_text: str) -> Any:  # noqa: ANN401 (typer's)
@@ -58,12 +54,11 @@ def one_of(option: str, names: Collection[str], help_text: str) -> Any:  # noqa:
 def options_of(
     *, without: Collection[str] = (), show_defaults: bool = True, **settings: type[BaseModel]
 ) -> Callable[[Callable[..., Returned]], Callable[..., Returned]]:
-    """Replace parameters of a command by options for the fields of settings.
+    """Replace parameters of a command by options with the types, bounds and help of fields.
 
-    The keywords in ``settings`` name the parameters. Each field becomes an option with the field's
-    type, bounds and description, unless the field is a model or is named in ``without``; fields of
-    one name share an option. The parameter receives what the user set, validated, by field names.
-    ``show_defaults`` is for settings whose own defaults hold wherever the user sets nothing.
+    The keywords in ``settings`` name the parameters, which receive the fields that the user set,
+    validated. Fields of one name share an option; one in ``without``, or with a model, has none.
+    ``show_defaults`` is for settings whose own defaults hold where the user sets nothing.
     """
     options = {
         name: {
@@ -82,10 +77,10 @@ def options_of(
         @functools.wraps(command)
         def run(**arguments: object) -> Returned:
             fields = {field for of_model in options.values() for field in of_model}
-            words = {field: arguments.pop(field) for field in fields}
-            given = {field: value for field, value in words.items() if value is not None}
+            given = {field: arguments.pop(field) for field in fields}
             for name, of_model in options.items():
-                arguments[name] = {field: given[field] for field in of_model if field in given}
+                words = {field: given[field] for field in of_model}
+                arguments[name] = {field: it for field, it in words.items() if it is not None}
             return command(**arguments)
 
         run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
@@ -94,27 +89,31 @@ def options_of(
     return decorate
 
 
-def print_json(data: object) -> None:
-    """Print a result for machines."""
-    print(json.dumps(data, indent=2))
-
-
-def print_paths(paths: Mapping[str, str]) -> None:
-    """Print the files that a command wrote, one a line."""
+def print_result(
+    result: object,
+    paths: Mapping[str, str | Path] = types.MappingProxyType({}),
+    *,
+    as_json: bool,
+    show: Callable[[], object] = lambda: None,
+) -> None:
+    """Print a result as JSON; or show it to a person, and then its files, one a line."""
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    show()
     for name, path in paths.items():
         print(f"{name + ':':<14}{path}")
 
 
 def default_table(space: SearchSpace, target: Target | None = None) -> Path:
     """The file that ``build-lut`` writes; ``slim`` reads the one that has no target."""
-    words = [space.name, "cpu"]
-    if target is not None:
-        runtime = target.runtime if target.runtime != "onnxruntime" else ""
-        threads = f"{target.threads}threads" if target.threads > 1 else ""
-        batch = f"batch{target.batch}" if target.batch > 1 else ""
-        precision = target.precision if target.precision != "float32" else ""
-        words = [space.name, target.device, runtime, threads, batch, precision]
-    return Path("latency_tables") / f"{'_'.join(filter(None, words))}.csv"
+    words = [space.name, target.device if target else "cpu"]
+    if target:
+        threads, batch = f"{target.threads}threads", f"batch{target.batch}"
+        others = (target.runtime, threads, batch, target.precision)
+        usual = ("onnxruntime", "1threads", "batch1", "float32")
+        words += [word for word, default in zip(others, usual, strict=True) if word != default]
+    return Path("latency_tables") / f"{'_'.join(words)}.csv"
 
 
 def default_run(space: SearchSpace, data: str) -> Path:
@@ -140,7 +139,7 @@ def _option(name: str, field: FieldInfo, *, show_default: bool) -> Parameter | N
             message = error.errors(include_url=False)[0]["msg"]
             raise BadParameter(f"{message}, got '{word}'") from None
 
-    flag = f"--{NAMES.get(name, name).replace('_', '-')}"
+    flag = "--data" if name == "spec" else f"--{name.replace('_', '-')}"
     default = field.get_default() if show_default and not field.is_required() else None
     option = Option(
         f"{flag}/--no-{flag[2:]}" if kind is bool else flag,

@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from nas.cli.options import (
-    Force,
-    Json,
-    Resume,
-    Seed,
-    default_run,
-    default_table,
-    one_of,
-    print_json,
-    print_paths,
-)
+from nas.cli import options
 from nas.errors import UserError
 from nas.report import describe_search
 from nas.search import STRATEGIES
@@ -32,8 +22,7 @@ if TYPE_CHECKING:
     from nas.slim.result import SearchResult
 
 TargetMs = Annotated[
-    str | None,
-    Option(help="Largest latency, measured; cpu=2.0,gpu=0.8 with tables."),
+    str | None, Option(help="Largest latency, measured; cpu=2.0,gpu=0.8 with tables.")
 ]
 TargetParams = Annotated[float | None, Option(help="Most parameters, such as 3e6.")]
 TargetMacs = Annotated[float | None, Option(help="Most multiply-accumulates.")]
@@ -50,7 +39,7 @@ AcceptTable = Annotated[
 
 def demo(
     out: Annotated[Path, Option(help="Folder of all results.")] = Path("runs/demo"),
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """The steps are: latency table, supernet, slimming, export, measurement."""
     from nas.demo import run_demo
@@ -70,37 +59,28 @@ def slim(
     run: TrainedRun = None,
     tables: Tables = None,
     strategy: Annotated[
-        str, one_of("--strategy", STRATEGIES, "By all choices, or by importance of slots.")
+        str, options.one_of("--strategy", STRATEGIES, "By all choices, or by importance of slots.")
     ] = "frontier",
     mes: Annotated[
         list[str] | None,
         Option(help="A term of the score, COST=UNIT:EXPONENT; one --mes for each."),
     ] = None,
     evaluations: Annotated[
-        int,
-        Option(min=1, help="Networks for each method and target, at most."),
+        int, Option(min=1, help="Networks for each method and target, at most.")
     ] = 100,
     baselines: Annotated[
-        bool,
-        Option("--baselines/--no-baselines", help="Random search and evolution beside it."),
+        bool, Option("--baselines/--no-baselines", help="Random search and evolution beside it.")
     ] = True,
     out: Results = None,
     accept_table: AcceptTable = False,
-    seed: Seed = 0,
-    resume: Resume = False,
-    force: Force = False,
-    as_json: Json = False,
+    seed: options.Seed = 0,
+    resume: options.Resume = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
 ) -> None:
-    opened, prices, plan = _prepare(
-        run,
-        tables or [],
-        {"ms": target_ms, "family": targets, "params": target_params, "macs": target_macs},
-        mes=mes or [],
-        strategy=strategy,
-        evaluations=evaluations,
-        baselines=baselines,
-        seed=seed,
-    )
+    bounds = {"ms": target_ms, "family": targets, "params": target_params, "macs": target_macs}
+    settings = {"strategy": strategy, "evaluations": evaluations, "baselines": baselines}
+    opened, prices, plan = _prepare(run, tables, bounds, mes, **settings, seed=seed)
 
     from nas import pipeline
     from nas.report.terminal import ProgressBar
@@ -131,22 +111,16 @@ def search(
         int, Option(min=1, help="Networks that all workers evaluate together.")
     ] = 100,
     storage: Annotated[
-        str | None,
-        Option(help="What workers share: a file, or a database's URL."),
+        str | None, Option(help="What workers share: a file, or a database's URL.")
     ] = None,
     out: Results = None,
     accept_table: AcceptTable = False,
-    seed: Seed = 0,
-    force: Force = False,
-    as_json: Json = False,
+    seed: options.Seed = 0,
+    force: options.Force = False,
+    as_json: options.Json = False,
 ) -> None:
-    opened, prices, plan = _prepare(
-        run,
-        tables or [],
-        {"ms": target_ms, "family": None, "params": target_params, "macs": target_macs},
-        evaluations=trials,
-        seed=seed,
-    )
+    bounds = {"ms": target_ms, "family": None, "params": target_params, "macs": target_macs}
+    opened, prices, plan = _prepare(run, tables, bounds, evaluations=trials, seed=seed)
 
     from nas.report import write_search
     from nas.report.terminal import ProgressBar
@@ -170,15 +144,15 @@ def search(
     if result:
         write_search(out, result)
         _print_search(result, describe_search(out, result), as_json=as_json)
-    elif as_json:
-        print_json(result)
+    else:
+        options.print_result(None, as_json=as_json)
 
 
 def report(
     folder: Annotated[Path, Argument(metavar="RUN", help="A run, or a folder of a search.")],
     out: Annotated[Path | None, Option(help="The page to write; else RUN/report.html.")] = None,
-    force: Force = False,
-    as_json: Json = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
 ) -> None:
     """The page needs no network connection."""
     from nas.report.page import PAGE_FILE, read_folder, write_folder_page
@@ -186,35 +160,28 @@ def report(
     contents = read_folder(folder)
     path = out or folder / PAGE_FILE
     write_folder_page(path, contents, title=folder.resolve().name, force=force)
-    if as_json:
-        training = contents.training is not None
-        print_json({"page": str(path), "searches": list(contents.searches), "training": training})
-        return
-    print_paths({"page": str(path)})
+    paths, training = {"page": str(path)}, contents.training is not None
+    result = {**paths, "searches": list(contents.searches), "training": training}
+    options.print_result(result, paths, as_json=as_json)
 
 
 def _prepare(
     run: Path | None,
-    tables: Sequence[str],
+    tables: Sequence[str] | None,
     bounds: Mapping[str, Any],
-    *,
-    mes: Sequence[str] = (),
+    mes: Sequence[str] | None = None,
     **plan: object,
 ) -> tuple[Run, Prices, Plan]:
-    """The run, the prices and the plan of a search.
-
-    Torch is not loaded: a user learns at once that a file is missing, a name is unknown, or a
-    target is out of reach.
-    """
+    """The run, the prices and the plan of a search, checked before torch is loaded."""
     from nas.latency.prices import Prices, latency_names
     from nas.latency.table import LatencyTable
     from nas.slim.plan import Plan, name_tables, published_terms, read_targets, read_terms
 
-    paths = name_tables(tables)
+    paths = name_tables(tables or ())
     targets = read_targets(paths, **bounds)
-    terms = read_terms(mes)
-    opened = Run.open(run or default_run(SearchSpace.load(DEFAULT_SPACE), "digits"))
-    paths = paths or {"cpu": default_table(opened.space)}
+    terms = read_terms(mes or ())
+    opened = Run.open(run or options.default_run(SearchSpace.load(DEFAULT_SPACE), "digits"))
+    paths = paths or {"cpu": options.default_table(opened.space)}
     terms = terms or published_terms(latency_names(paths).values())
     wanted = Plan.model_validate({"targets": targets, "terms": terms, **plan})
     prices = Prices(opened.space, {name: LatencyTable.load(path) for name, path in paths.items()})
@@ -225,17 +192,18 @@ def _prepare(
 
 
 def _bounds(plan: Plan) -> str:
-    """The bounds of a plan, for the name of the results' folder."""
+    """The bounds of a plan, as in the name of a results' folder."""
     return "_".join(f"{bound:g}" for target in plan.targets for bound in target.values())
 
 
 def _print_search(
     result: SearchResult, described: Mapping[str, Any], *, title: str | None = None, as_json: bool
 ) -> None:
-    if as_json:
-        print_json(described)
-        return
     from nas.report.terminal import print_search
 
-    print_search(result, title=title)
-    print_paths(described["paths"])
+    options.print_result(
+        described,
+        described["paths"],
+        as_json=as_json,
+        show=lambda: print_search(result, title=title),
+    )

@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from nas.architecture import Architecture
-from nas.cli.options import Json, print_json
+from nas.cli.options import Json, print_result
 from nas.documents import did_you_mean, read_document
 from nas.errors import UserError
 from nas.space import DEFAULT_SPACE, SearchSpace, built_in_architectures, built_in_spaces
@@ -17,27 +17,24 @@ from nas.training.run import Run
 
 def spaces(as_json: Json = False) -> None:
     found = {name: SearchSpace.load(name) for name in built_in_spaces()}
-    if as_json:
-        listed = [
-            {"name": name, "description": space.description, "input_size": space.input_size}
-            for name, space in found.items()
-        ]
-        print_json(
-            {
-                "default": DEFAULT_SPACE,
-                "spaces": listed,
-                "architectures": list(built_in_architectures()),
-            }
-        )
-        return
-    from nas.report.terminal import print_table
+    architectures = list(built_in_architectures())
+    listed = [
+        {"name": name, "description": space.description, "input_size": space.input_size}
+        for name, space in found.items()
+    ]
 
-    print_table(
-        ("space", "choices", "description"),
-        [(name, str(len(space.choices)), space.description) for name, space in found.items()],
-    )
-    print(f"default: {DEFAULT_SPACE}")
-    print(f"architectures: {', '.join(built_in_architectures())}")
+    def print_spaces() -> None:
+        from nas.report.terminal import print_table
+
+        columns = ("space", "choices", "description")
+        print_table(
+            columns, [(name, str(len(it.choices)), it.description) for name, it in found.items()]
+        )
+        print(f"default: {DEFAULT_SPACE}")
+        print(f"architectures: {', '.join(architectures)}")
+
+    result = {"default": DEFAULT_SPACE, "spaces": listed, "architectures": architectures}
+    print_result(result, as_json=as_json, show=print_spaces)
 
 
 def show(
@@ -48,8 +45,7 @@ def show(
 ) -> None:
     if (what is None) == (run is None) or (run and table):
         raise UserError("show needs a space or an architecture (with or without --table), or --run")
-    subject = _space_or_architecture(what) if what is not None else None
-    opened = Run.open(run) if run else None
+    subject = Run.open(run) if run else _space_or_architecture(what or "")
     prices = None
     if table:
         from nas.latency.table import LatencyTable
@@ -63,17 +59,13 @@ def show(
         print_description,
     )
 
-    if isinstance(subject, SearchSpace):
-        description = describe_space(subject, prices)
+    if isinstance(subject, Run):
+        description = describe_run(subject)
     elif isinstance(subject, Architecture):
         description = describe_architecture(subject, prices)
     else:
-        assert opened is not None
-        description = describe_run(opened)
-    if as_json:
-        print_json(description)
-    else:
-        print_description(description)
+        description = describe_space(subject, prices)
+    print_result(description, as_json=as_json, show=lambda: print_description(description))
 
 
 def _space_or_architecture(what: str) -> SearchSpace | Architecture:

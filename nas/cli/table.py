@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Exit, Option
 
 from nas.architecture import Architecture
-from nas.cli.options import (
-    Batch,
-    Device,
-    Force,
-    Json,
-    Resume,
-    RuntimeName,
-    Seed,
-    Space,
-    Threads,
-    default_table,
-    print_json,
-    print_paths,
-)
+from nas.cli import options
 from nas.deploy.quantize import Precision
 from nas.documents import require_file, require_new
 from nas.errors import UserError
@@ -30,20 +17,20 @@ from nas.space import DEFAULT_SPACE, SearchSpace
 
 
 def build_lut(
-    space: Space = DEFAULT_SPACE,
-    device: Device = "cpu",
-    runtime: RuntimeName = "onnxruntime",
-    threads: Threads = 1,
-    batch: Batch = 1,
+    space: options.Space = DEFAULT_SPACE,
+    device: options.Device = "cpu",
+    runtime: options.RuntimeName = "onnxruntime",
+    threads: options.Threads = 1,
+    batch: options.Batch = 1,
     precision: Annotated[Precision, Option(help="Numbers to compute with.")] = "float32",
     quick: Annotated[
         bool, Option("--quick", help="Measure a part of the layers, model the others.")
     ] = False,
     out: Annotated[Path | None, Option(help="The CSV to write.")] = None,
-    resume: Resume = False,
-    force: Force = False,
-    seed: Seed = 0,
-    as_json: Json = False,
+    resume: options.Resume = False,
+    force: options.Force = False,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
 ) -> None:
     loaded = SearchSpace.load(space)
 
@@ -52,7 +39,7 @@ def build_lut(
     target = detect_target(
         device, runtime=runtime, threads=threads, batch=batch, precision=precision
     )
-    path = out or default_table(loaded, target)
+    path = out or options.default_table(loaded, target)
 
     from nas import pipeline
     from nas.latency.build import BuildSettings
@@ -78,19 +65,16 @@ def build_lut(
     paths = {"table": str(path), "sidecar": str(path.with_suffix(".json"))}
     if table.validation:
         paths["picture"] = str(path.with_suffix(".png"))
-    if as_json:
-        validation = table.validation.model_dump(mode="json") if table.validation else None
-        print_json({**paths, "rows": len(table.rows), "validation": validation})
-        return
-    print_validation(table)
-    print_paths(paths)
+    validation = table.validation.model_dump(mode="json") if table.validation else None
+    result = {**paths, "rows": len(table.rows), "validation": validation}
+    options.print_result(result, paths, as_json=as_json, show=lambda: print_validation(table))
 
 
 def check_lut(
     table: Annotated[Path, Argument(metavar="TABLE", help="A latency table.")],
     networks: Annotated[int, Option(min=4, help="Whole networks to measure.")] = 28,
-    seed: Seed = 0,
-    as_json: Json = False,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
 ) -> None:
     """A shifted table is corrected; the exit code is 1 if the table has to be built again."""
     from nas.latency.table import LatencyTable, build_command
@@ -106,29 +90,22 @@ def check_lut(
     if drift.action == "re-anchor":
         date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         reanchored(loaded, drift, date).save()
-    if as_json:
-        command = rebuild if drift.action == "rebuild" else None
-        print_json({"table": str(table), **drift.model_dump(mode="json"), "command": command})
-    else:
-        print_drift(drift, table)
-        verdicts = {
-            "none": "the table holds",
-            "re-anchor": f"shifted: all latencies by {100 * drift.shift:+.1f} %; {table.stem}.json "
-            "keeps the earlier calibration",
-            "rebuild": f"the table does not hold any more; build it again: {rebuild}",
-        }
-        print(verdicts[drift.action])
+    command = rebuild if drift.action == "rebuild" else None
+    result = {"table": str(table), **drift.model_dump(mode="json"), "command": command}
+    options.print_result(
+        result, as_json=as_json, show=lambda: print_drift(drift, table, rebuild=rebuild)
+    )
     if drift.action == "rebuild":
         raise Exit(1)
 
 
 def bench(
     files: Annotated[list[Path], Argument(metavar="FILE...", help="ONNX models.")],
-    device: Device = "cpu",
-    runtime: RuntimeName = "onnxruntime",
-    threads: Threads = 1,
-    batch: Batch = 1,
-    as_json: Json = False,
+    device: options.Device = "cpu",
+    runtime: options.RuntimeName = "onnxruntime",
+    threads: options.Threads = 1,
+    batch: options.Batch = 1,
+    as_json: options.Json = False,
 ) -> None:
     for file in files:
         require_file(file)
@@ -143,45 +120,40 @@ def bench(
 
     target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
     models = [read_onnx(file) for file in files]
-    found = measure(models, target, rng=np.random.default_rng(0), plan=PATIENT)
-    rows = [
-        {
-            "file": str(file),
-            "precision": precision_of(model),
-            "ms": estimate.ms,
-            "ms_low": estimate.ms_low,
-            "ms_high": estimate.ms_high,
-        }
-        for file, model, estimate in zip(files, models, found, strict=True)
+    measured = measure(models, target, rng=np.random.default_rng(0), plan=PATIENT)
+    rows: list[dict[str, Any]] = [
+        {"file": str(file), "precision": precision_of(model), "ms": found.ms}
+        | {"ms_low": found.ms_low, "ms_high": found.ms_high}
+        for file, model, found in zip(files, models, measured, strict=True)
     ]
-    if as_json:
-        print_json({"target": target.model_dump(mode="json"), "models": rows})
-        return
-    print_table(
-        ("file", "precision", "ms", "95 % interval"),
-        [
-            (
-                *(str(row["file"]), str(row["precision"]), f"{row['ms']:.3f}"),
-                f"{row['ms_low']:.3f} to {row['ms_high']:.3f}",
-            )
-            for row in rows
-        ],
-        title=f"{target.hardware}, {runtime} {target.runtime_version}, {threads} thread(s), "
-        f"batch {batch}",
-    )
+    hardware = f"{target.hardware}, {runtime} {target.runtime_version}"
+
+    def show() -> None:
+        print_table(
+            ("file", "precision", "ms", "95 % interval"),
+            [
+                (row["file"], row["precision"], f"{row['ms']:.3f}")
+                + (f"{row['ms_low']:.3f} to {row['ms_high']:.3f}",)
+                for row in rows
+            ],
+            title=f"{hardware}, {threads} thread(s), batch {batch}",
+        )
+
+    result = {"target": target.model_dump(mode="json"), "models": rows}
+    options.print_result(result, as_json=as_json, show=show)
 
 
 def profile(
     architectures: Annotated[
         list[str], Argument(metavar="ARCHITECTURE...", help="Names or JSON files.")
     ],
-    device: Device = "cpu",
-    runtime: RuntimeName = "onnxruntime",
-    threads: Threads = 1,
-    batch: Batch = 1,
+    device: options.Device = "cpu",
+    runtime: options.RuntimeName = "onnxruntime",
+    threads: options.Threads = 1,
+    batch: options.Batch = 1,
     out: Annotated[Path | None, Option(help="A picture (PNG) to write.")] = None,
-    force: Force = False,
-    as_json: Json = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
 ) -> None:
     networks = {name: Architecture.load(name) for name in architectures}
     if out:
@@ -202,9 +174,9 @@ def profile(
         found = profile_networks(networks, runner)
     if out:
         draw_profiles(out, found, target)
-    if as_json:
-        print_json(describe_profiles(found, target))
-        return
-    print_profiles(found, target)
-    if out:
-        print_paths({"picture": str(out)})
+    options.print_result(
+        describe_profiles(found, target),
+        {"picture": out} if out else {},
+        as_json=as_json,
+        show=lambda: print_profiles(found, target),
+    )

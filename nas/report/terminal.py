@@ -235,8 +235,11 @@ def print_validation(table: LatencyTable) -> None:
     )
 
 
-def print_drift(drift: Drift, path: Path) -> None:
-    """Print how far measurements have moved from a table's predictions."""
+def print_drift(drift: Drift, path: Path, *, rebuild: str) -> None:
+    """Print how far measurements are from a table's predictions, and whether the table holds.
+
+    ``rebuild`` is the command that builds the table again.
+    """
     print_table(
         ("networks", "shift", "mean error", "after shifting", "Spearman", "Kendall"),
         [
@@ -251,6 +254,13 @@ def print_drift(drift: Drift, path: Path) -> None:
         ],
         title=f"{path}: whole networks measured again",
     )
+    verdicts = {
+        "none": "the table holds",
+        "re-anchor": f"shifted: all latencies by {100 * drift.shift:+.1f} %; {path.stem}.json "
+        "keeps the earlier calibration",
+        "rebuild": f"the table does not hold any more; build it again: {rebuild}",
+    }
+    print(verdicts[drift.action])
 
 
 def _correlation(value: float, interval: Interval | None) -> str:

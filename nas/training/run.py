@@ -170,7 +170,7 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         data: DataSettings | None = None,
         settings: SupernetSettings | None = None,
     ) -> None:
-        """Raise UserError unless what is given is what the run was started with."""
+        """Raise UserError unless space and set fields are those that the run was started with."""
         if space is not None and space != self.space:
             names = f"'{self.space.name}', not '{space.name}'"
             if space.name == self.space.name:
@@ -178,7 +178,8 @@ class Run(RunFolder[SearchSpace, RunRecord]):
             raise UserError(f"{self.path}: holds weights of the space {names}; {REMEDY}")
         for mine, theirs in ((self.data, data), (self.settings, settings)):
             if theirs is not None:
-                self.require_given(dict(mine), dict(theirs))
+                given = {name: it for name, it in theirs if name in theirs.model_fields_set}
+                self.require_given(dict(mine), given)
 
     def require_images(self, dataset: Dataset) -> None:
         """Raise UserError unless the data set has the run's classes and search slice."""
