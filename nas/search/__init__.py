@@ -52,9 +52,8 @@ def slim(
 ) -> Solution:
     """Walk from the largest network to the bounds of ``target``, then refine on the bounds.
 
-    ``Problem`` describes most arguments; ``cost`` is called some thousand times, ``accuracy`` at
-    most ``evaluations`` times. The result holds ``best``, ``trace`` and ``evaluated``, the
-    accuracies in the order of their evaluation. Before anything is evaluated, raises
+    ``Problem`` describes most arguments. ``cost`` is called some thousand times, ``accuracy`` at
+    most ``evaluations`` times; the result's ``evaluated`` is in that order. Before that, raises
     InfeasibleTarget if nothing meets every bound, and ValueError if no evaluation is allowed or a
     bound names no cost.
     """

@@ -1,8 +1,7 @@
 """Slimming by importance, the way of EfficientFormer V1 (Li et al. 2022, arXiv 2206.01191).
 
-A step compares three actions: the least important slot goes, the first slot with a more expensive
-kind steps down to a cheaper one, the least important stage loses one width step. The one with the
-least accuracy drop per millisecond is taken.
+A step compares three actions: the least important slot goes, the first slot steps down to a cheaper
+kind, the least important stage narrows. The least accuracy drop per millisecond is taken.
 """
 
 from __future__ import annotations
@@ -19,10 +18,7 @@ from nas.search.walk import Action, Groups, Key, Position, Strategy, below, firs
 
 
 class PathChoice(NamedTuple):
-    """A slot that may vary in kind or be left out.
-
-    ``choice`` is its place in an assignment, ``probabilities`` those of its options.
-    """
+    """A slot that may vary in kind or be left out; ``choice`` is its place in an assignment."""
 
     choice: int
     stage: int
@@ -46,10 +42,9 @@ class PathChoices(NamedTuple):
 class Importance(Strategy):
     """Three actions a step, which the importance of slots proposes.
 
-    A drop counts per unit of the first bounded cost that is too high, so per millisecond while
-    latency is. Where none of the three lowers it, every choice that does is an action. If the
-    evaluations do not suffice for all, an action counts by the last drop of its sort; where none is
-    known the least important slot goes.
+    A drop counts per unit of the first bounded cost that is too high, or by the last drop of its
+    sort if evaluations do not suffice. Where none of the three lowers that cost, every choice that
+    does is an action.
     """
 
     def __init__(self, paths: PathChoices) -> None:
@@ -86,9 +81,8 @@ class Importance(Strategy):
     def _sorts(self, current: Assignment) -> Groups:
         """Return the lowerings of each sort, the one to try first at the front.
 
-        The least important slot goes first, or the least important stage narrows, which is as
-        important as its slots together. The first slot steps down first, so that attention stays
-        in a tail of the network.
+        A stage is as important as its slots together. The first slot steps down first, so that
+        attention stays in a tail of the network.
         """
         slots, widths = self._paths
         present = [slot for slot in slots if slot.may_go and current[slot.choice] > 0]

@@ -54,10 +54,8 @@ class Encoder:
     def __call__(self, indicators: Floats, costs: Floats) -> Inputs:
         measures = self._measures(indicators, costs) - self._mean_measures
         measures = measures / self._spread_measures
-        ones = np.ones((len(measures), 1))
-        return Inputs(
-            self._weighted(indicators) / self._unit, np.hstack([ones, measures, measures**2])
-        )
+        summary = np.hstack([np.ones((len(measures), 1)), measures, measures**2])
+        return Inputs(self._weighted(indicators) / self._unit, summary)
 
     def _weighted(self, indicators: Floats) -> Floats:
         """Weigh each option of a choice by how few there are."""
@@ -73,7 +71,7 @@ class Posterior:
     def __init__(
         self, inputs: Inputs, accuracies: Sequence[float], deviations: Floats | None = None
     ) -> None:
-        """Condition on the accuracies; ``deviations`` of an earlier fit save the time to fit."""
+        """Condition on the accuracies; an earlier fit's ``deviations`` save the time to fit."""
         self._reach = np.maximum(np.abs(inputs.summary).max(axis=0), 1.0)
         self._inputs = self._within_reach(inputs)
         observed = np.array(accuracies, float)
@@ -149,8 +147,6 @@ def _fitted(inputs: Inputs, observed: Floats) -> Floats:
         slope = inverse - np.outer(weights, weights)
         return float(value), np.array([(slope * part).sum() for part in scaled]) + surprise
 
-    found = minimize(
-        loss, EXPECTED, jac=True, method="L-BFGS-B", bounds=[(-BOUND, BOUND)] * 4,
-        options={"maxiter": 30, "ftol": 1e-6},
-    )  # fmt: skip
+    bounds, options = [(-BOUND, BOUND)] * 4, {"maxiter": 30, "ftol": 1e-6}
+    found = minimize(loss, EXPECTED, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return np.asarray(found.x)

@@ -22,8 +22,8 @@ Rank = Callable[[Floats], Floats]
 grows with its own drop and depends on no other."""
 
 Race = Callable[[Assignment, Sequence[Assignment], Rank], Sequence[float]]
-"""From the current assignment, the candidates of a step from it, and how drops rank, to the
-candidates' accuracies in [0, 1]: exact for those that could win to the end, else estimated."""
+"""From the current assignment, the candidates of a step, and how drops rank, to the candidates'
+accuracies in [0, 1]: exact for those that could win to the end, else estimated."""
 
 UNITS: Mapping[str, float] = MappingProxyType({"params": 3e6, "latency_ms": 1.0})
 EXPONENTS: Mapping[str, float] = MappingProxyType({"params": 0.5, "latency_ms": 1.0})
@@ -40,9 +40,9 @@ def mobile_efficiency_score(
 ) -> float:
     """Return 100 times the product of (measure / unit) ** -exponent; higher is better.
 
-    The Mobile Efficiency Score of EfficientFormer V2 (Li et al., ICCV 2023, section 3.3). The
-    write-up prints no minus sign, but its own comparisons need it. Measures without an exponent do
-    not count. Raises ValueError if another is missing, not positive, or has no unit.
+    The Mobile Efficiency Score of EfficientFormer V2 (Li et al., ICCV 2023, section 3.3); its
+    comparisons need the minus sign that the write-up lacks. Raises ValueError if a measure with an
+    exponent is missing, not positive, or has no unit.
     """
     score = 100.0
     for name, exponent in exponents.items():
@@ -220,11 +220,7 @@ def scale_uniformly(scale: Callable[[float], Assignment], problem: Problem) -> A
 
 
 def hypervolume(points: Iterable[tuple[float, float]], reference: tuple[float, float]) -> float:
-    """Return the area between the frontier of (latency, accuracy) points and the reference point.
-
-    Latency is better lower, accuracy higher; points that are not better than ``reference`` in both
-    cover nothing.
-    """
+    """Return the area between the frontier of (latency, accuracy) points and ``reference``."""
     slowest, floor = reference
     area = 0.0
     for latency, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):

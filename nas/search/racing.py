@@ -169,7 +169,7 @@ class _Table:
             self.finish(best)  # the winner fell behind one that had been dropped
 
     def _rates(self) -> Floats:
-        """Return the disagreements per image in each layer, of all candidates together."""
+        """Return the disagreements per image in each layer, over all candidates."""
         found = self._by_layer(np.abs(self._losses)).sum(axis=0) + LOOKS * self._expected
         return np.asarray(found / (self._looks.sum(axis=0) + LOOKS))
 

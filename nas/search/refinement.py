@@ -28,7 +28,7 @@ EXPLORATION = 0.5
 GROWTH = 1.1
 """The model's deviations are fitted again when evaluations have grown by this factor."""
 MISSES = 100
-"""Random networks in a row that were evaluated before, after which no more are tried."""
+"""Random networks that were evaluated before, after which no more are tried."""
 DRAWS = 100
 """For each so many evaluations one draw more is taken from a posterior, as it takes longer."""
 ENUMERABLE = 10_000
@@ -54,9 +54,9 @@ def refine(
     """Return for each problem the best assignment that meets its bounds, and all accuracies.
 
     The problems, the same one ``within`` different bounds, propose in turn and learn from all
-    evaluations, of which there are at most ``evaluations``. ``known`` accuracies are of canonical
-    assignments, within the bounds or not, and come back first. Raises InfeasibleTarget if nothing
-    meets the bounds, ValueError if nothing that does is known and nothing may be evaluated.
+    evaluations. ``known`` accuracies of canonical assignments, within the bounds or not, come back
+    first. Raises InfeasibleTarget if nothing meets the bounds, ValueError if nothing that does is
+    known and nothing may be evaluated.
     """
     pools = [Pool(problem, rng) for problem in problems]
     evaluated = dict(known)
@@ -95,8 +95,8 @@ class Pool:
     def search(self, values: Values, seen: Container[Assignment]) -> Assignment | None:
         """Return the member of the highest value that is not in ``seen``; None if all are.
 
-        Where the pool is a part of the space, its best are improved by changes of one choice or
-        two, and what is found on the way joins the pool.
+        Where the pool is a part of the space, its best are improved by changes of one or two
+        choices, which join the pool.
         """
         found = values(*self.table())
         members = list(self.members)
@@ -222,23 +222,17 @@ def _proposals(
     own = sum(
         pool.problem.fits(it) and not any(other.fits(it) for other in tighter) for it in evaluated
     )
-    first = round(RANDOM_SHARE * (share + own)) - own
-    yield from itertools.islice(_samples(pool, evaluated, rng), max(first, not own))
-    yield from _promising(pool, evaluated, rng)
-
-
-def _samples(
-    pool: Pool, evaluated: Mapping[Assignment, float], rng: np.random.Generator
-) -> Iterator[Assignment]:
-    """Yield random assignments near the bounds that are not in ``evaluated``."""
+    random = max(round(RANDOM_SHARE * (share + own)) - own, not own)
     misses = 0
-    while misses < MISSES:
+    while random > 0 and misses < MISSES:
         sampled = pool.problem.sample(rng)
         if sampled in evaluated:
             misses += 1
         else:
             pool.members[sampled] = None
+            random -= 1
             yield sampled
+    yield from _promising(pool, evaluated, rng)
 
 
 def _promising(

@@ -44,10 +44,8 @@ RANDOM_MISSES = 100
 """Random networks in a row that were evaluated before, after which random search ends."""
 WAIT_SECONDS = 0.1
 """Between two looks, while only other workers have something left to do."""
-
 EVALUATED, BEAT, SUBJECT = "evaluated", "pulse", "subject"
-"""User attributes: of a trial whether it cost an evaluation, and its beats; of a study what it is
-about."""
+"""User attributes: whether a trial cost an evaluation, its beats; the subject of a study."""
 
 
 def open_study(storage: str | None, name: str, *, subject: str) -> Study:
@@ -84,22 +82,20 @@ def open_study(storage: str | None, name: str, *, subject: str) -> Study:
 
 def make_sampler(name: SamplerName, seed: int | None) -> BaseSampler:
     """Return Optuna's sampler; a ``seed`` of None draws other numbers in each process."""
-    from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
+    from optuna import samplers
 
     if name == "nsga2":
-        return NSGAIISampler(population_size=POPULATION, seed=seed)
+        return samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
     if name == "tpe":
-        return TPESampler(seed=seed, n_startup_trials=POPULATION)
-    return RandomSampler(seed=seed)
+        return samplers.TPESampler(seed=seed, n_startup_trials=POPULATION)
+    return samplers.RandomSampler(seed=seed)
 
 
 class Pulse(NamedTuple):
-    """How a worker shows that it lives, and when others count it as dead, each by its own clock."""
+    """Seconds between two beats of a running trial, and without one until it counts as dead."""
 
     seconds: float = 5.0
-    """Between two beats of a running trial."""
     patience_seconds: float = 60.0
-    """Without a beat, after which a trial counts as dead."""
 
 
 PULSE = Pulse()
@@ -329,9 +325,9 @@ def _storage(storage: str) -> BaseStorage:
 
 def _proposal(trial: FrozenTrial, problem: Problem) -> Assignment | None:
     """Return a trial's proposal; None until all its choices have reached the storage."""
-    if len(trial.params) < len(problem.sizes):
-        return None
     choices = range(len(problem.sizes))
+    if len(trial.params) < len(choices):
+        return None
     return problem.canonical(tuple(trial.params[str(choice)] for choice in choices))
 
 

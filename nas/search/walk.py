@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ class Action(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One step of a walk: its start, every action that it considered, and the one that it took."""
+    """One step of a walk: its start, all actions that it considered, and the one that it took."""
 
     assignment: Assignment
     accuracy: float | None
@@ -138,9 +139,8 @@ class Frontier(Strategy):
     def actions(self, problem: Problem, current: Assignment) -> Actions:
         """Return, for each choice, the next option that raises the score and lowers a missed cost.
 
-        Fewer channels may save parameters, and so raise the score, but no time: on a device that
-        computes 16 channels at once 40 cost as much as 48. Where no action lowers a missed cost
-        on its own, those that raise the score are left.
+        Fewer channels may raise the score by parameters, but save no time where a device computes
+        16 at once. Where no option lowers a missed cost, those that raise the score are left.
         """
         costs = problem.price(current)
         score = problem.score(costs)
@@ -190,64 +190,60 @@ class Frontier(Strategy):
         return [(it.choice, it.option) for it in sorted(chosen, key=lambda it: it.choice)]
 
 
+@dataclass
 class Walk:
-    """A walk and its state: the accuracies, the last drop of each action, the trace."""
+    """A walk and its state: evaluations left, accuracies, steps, the last drop of each action."""
 
-    def __init__(
-        self,
-        problem: Problem,
-        strategy: Strategy,
-        rng: np.random.Generator,
-        budget: int,
-        known: Mapping[Assignment, float],  # cost no evaluation
-    ) -> None:
-        self.evaluated = dict(known)
-        self.trace: list[Step] = []
-        self._problem, self._strategy, self._rng, self._budget = problem, strategy, rng, budget
-        self._drops: dict[Key, float] = {}
+    problem: Problem
+    strategy: Strategy
+    rng: np.random.Generator
+    budget: int
+    evaluated: dict[Assignment, float]
+    trace: list[Step] = field(default_factory=list)
+    drops: dict[Key, float] = field(default_factory=dict)
 
     def run(self, start: Assignment) -> Assignment:
-        """Return the network that meets every bound, after one action after the other.
+        """Return the network that meets every bound after one action after the other.
 
-        Where no action is left before, as costs need not grow with every option, it is another.
+        Where actions run out before, as costs need not grow with every option, return another one.
         """
         current = start
-        while not self._problem.fits(current):
-            actions = self._strategy.actions(self._problem, current)
+        while not self.problem.fits(current):
+            actions = self.strategy.actions(self.problem, current)
             if not actions:
-                return self._problem.feasible()
-            current = self._step(Position(self._problem, current, actions, not self.trace))
+                return self.problem.feasible()
+            current = self._step(Position(self.problem, current, actions, not self.trace))
         self._evaluate(current)
         return current
 
     def _evaluate(self, assignment: Assignment) -> float | None:
         """Return the accuracy; None where it is unknown and the budget is spent."""
         if assignment not in self.evaluated:
-            if self._budget < 1:
+            if self.budget < 1:
                 return None
-            self._budget -= 1
-            self.evaluated[assignment] = self._problem.accuracy(assignment)
+            self.budget -= 1
+            self.evaluated[assignment] = self.problem.accuracy(assignment)
         return self.evaluated[assignment]
 
     def _step(self, at: Position) -> Assignment:
         """Evaluate actions, and return the network that the best leads to."""
-        strategy, actions, budget = self._strategy, dict(at.actions), self._budget
+        strategy, actions, budget = self.strategy, dict(at.actions), self.budget
         may_evaluate = strategy.affordable(at, budget, 0) > 0
         if may_evaluate:
             self._evaluate(at.assignment)
         known = may_evaluate or strategy.recalls
         now = self.evaluated.get(at.assignment) if known else None
-        affordable = strategy.affordable(at, budget, budget - self._budget)
+        affordable = strategy.affordable(at, budget, budget - self.budget)
         gains = {key: strategy.gain(at, action) for key, action in actions.items()}
 
         def expected(key: Key) -> tuple[bool, float]:
-            drop = strategy.drop(key, self._drops)
+            drop = strategy.drop(key, self.drops)
             ranked = math.inf if drop is None else drop
             rank = drop_per_gain(np.array(ranked), np.array(gains[key]))
             return drop is not None, float(rank)
 
         keys = list(actions)
-        order = strategy.order(len(keys), self._rng)
+        order = strategy.order(len(keys), self.rng)
         ranked = sorted((keys[index] for index in order), key=expected)
         chosen = strategy.choose({key: actions[key] for key in ranked}, self.evaluated, affordable)
         self._race(at, {actions[key].assignment: gains[key] for key in chosen})
@@ -255,8 +251,8 @@ class Walk:
             found = self._evaluate(actions[key].assignment)
             actions[key] = actions[key]._replace(accuracy=found)
             if found is not None and now is not None:
-                self._drops[key] = now - found
-        order = strategy.order(len(keys), self._rng)
+                self.drops[key] = now - found
+        order = strategy.order(len(keys), self.rng)
         ranks = [(expected(key)[1], place) for key, place in zip(keys, order, strict=True)]
         taken = actions[keys[ranks.index(min(ranks))]]
         considered = tuple(actions.values())
@@ -265,13 +261,13 @@ class Walk:
 
     def _race(self, at: Position, gains: Mapping[Assignment, float]) -> None:
         """Evaluate new networks against each other, if the problem has a race."""
-        race = self._problem.race
+        race = self.problem.race
         new = [assignment for assignment in gains if assignment not in self.evaluated]
         if race is None or len(new) < 2 or at.assignment not in self.evaluated:
             return
         saved = np.array([gains[assignment] for assignment in new])
         found = race(at.assignment, new, lambda drops: drop_per_gain(drops, saved))
-        self._budget -= len(new)
+        self.budget -= len(new)
         self.evaluated.update(zip(new, found, strict=True))
 
 
@@ -286,12 +282,11 @@ def slim_problems(
 ) -> Solution:
     """Walk from ``start``, by default the largest network, then refine on each problem's bounds.
 
-    ``problems`` are the same one ``within`` different bounds. All together call ``accuracy`` at
+    ``problems`` are the same one ``within`` different bounds. Together they call ``accuracy`` at
     most ``evaluations`` times, never twice for one assignment nor for a ``known`` one. A strategy
-    with a ``walk_share`` of 1 walks alone, from the bounds of one problem to those of the next,
-    each with its share of the evaluations; another walks to the tightest bounds only. Raises
-    InfeasibleTarget if nothing meets a problem's bounds, ValueError without an evaluation; both
-    before ``accuracy`` is called.
+    with a ``walk_share`` of 1 walks alone, from the bounds of one problem to those of the next.
+    Before ``accuracy`` is called, raises InfeasibleTarget if nothing meets a problem's bounds, and
+    ValueError without an evaluation.
     """
     from nas.search.refinement import refine  # loads scipy, which the command line's help can spare
 
@@ -302,7 +297,7 @@ def slim_problems(
     if strategy.walk_share < 1:
         tightest = max(problems, key=lambda problem: problem.excess(problem.largest))
         budget = max(1, round(strategy.walk_share * evaluations / len(problems)))
-        walk = Walk(tightest, strategy, rng, budget, seen)
+        walk = Walk(tightest, strategy, rng, budget, dict(seen))
         walk.run(current)
         left = evaluations + len(seen) - len(walk.evaluated)
         found, evaluated = refine(problems, evaluations=left, rng=rng, known=walk.evaluated)
@@ -313,7 +308,6 @@ def slim_problems(
         walk = Walk(problem, strategy, rng, max(1, evaluations // len(problems)), seen)
         reached = walk.run(current)
         current = walk.trace[-1].taken.assignment if walk.trace else current
-        seen = walk.evaluated
         trace += walk.trace
         bests.append(most_accurate(problem, seen, reached, strategy.preference))
     return Solution(tuple(bests), tuple(trace), seen)
