@@ -117,10 +117,7 @@ def compile_choices(
 
 
 def _slot_choices(slot: Slot) -> Iterator[Choice]:
-    """Yields the choices of a slot: its kind, then the fields of its kinds.
-
-    Kinds that offer the same options for a field share one choice.
-    """
+    """Yields the choices of a slot: its kind, then the fields; kinds of equal options share one."""
     stage = slot.stage if slot.position in ("downsample", "block") else None
     if slot.is_path_choice:
         yield Choice("kind", tuple(spec.kind for spec in slot.candidates), stage, slot.name)

@@ -183,10 +183,7 @@ class SearchSpace(documents.Value):
                 yield found
 
     def canonical(self, assignment: Assignment) -> Assignment:
-        """Returns the assignment of the same architecture with 0 for each choice without effect.
-
-        The expansion of a block that is left out has no effect.
-        """
+        """Returns the assignment with 0 for each choice without effect, as in a block left out."""
         settled = list(assignment)
         for choice, idle in self._idle.items():
             for other in idle[assignment[choice]]:
@@ -225,7 +222,7 @@ class SearchSpace(documents.Value):
     ) -> Iterator[tuple[Layer | None, Shape]]:
         """Yields each layer that may stand in ``slot``, or None, with its input shape.
 
-        Images are of each of ``input_sizes``, by default of the space's.
+        Images are of all ``input_sizes``, by default the space's.
         """
         for pixels in input_sizes or self.input_sizes:
             map_size = self._maps(pixels)[slot.name]
@@ -236,10 +233,7 @@ class SearchSpace(documents.Value):
 
     @cached_property
     def paths(self) -> Mapping[str, tuple[Placed | None, ...]]:
-        """The candidates of each path choice at the largest widths and input size, cheapest first.
-
-        None leaves the slot out.
-        """
+        """The candidates of each path choice at the largest widths and size; None is identity."""
         return self.paths_at(self.largest_size)
 
     def paths_at(self, pixels: int) -> Mapping[str, tuple[Placed | None, ...]]:
