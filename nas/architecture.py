@@ -6,25 +6,17 @@ import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
 
-from nas.documents import (
-    Document,
-    Value,
-    built_in_architectures,
-    find,
-    parse_document,
-    read_document,
-    write_atomically,
-)
+from nas import documents
 from nas.errors import UserError
 from nas.families import BlockFile, Layer, Shape
 from nas.families.own import AnyLayer, files_of, locate_blocks, with_own_kinds
 
 
-class Architecture(Value):
+class Architecture(documents.Value):
     """An image classification network: layers that are applied one after the other.
 
     ``blocks`` are the Python files that define the user's own kinds among the layers. Raises
@@ -114,16 +106,16 @@ class Architecture(Value):
 
         Raises UserError if there is no such name or file, or the file holds no valid architecture.
         """
-        document = read_document(find(name_or_path, built_in_architectures(), "architecture"))
-        return cls._from_document(document)
+        path = documents.find(name_or_path, documents.built_in_architectures(), "architecture")
+        return cls._from_document(documents.read_document(path))
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
         """Reads the text of ``to_json``."""
-        return cls._from_document(parse_document(text, "architecture"))
+        return cls._from_document(documents.parse_document(text, "architecture"))
 
     @classmethod
-    def _from_document(cls, document: Document) -> Architecture:
+    def _from_document(cls, document: documents.Document) -> Architecture:
         if not isinstance(document.data, dict):
             raise document.error((), "an architecture is a mapping with 'input_shape', 'layers'")
         if "stages" in document.data:
@@ -132,10 +124,12 @@ class Architecture(Value):
 
     def to_json(self) -> str:
         """Returns JSON with one line per layer; defaults are left out."""
-        layers = ",\n    ".join(
-            json.dumps({"slot": layer.slot, "kind": layer.kind, **_explicit(layer)})
+        entries = (
+            {"slot": layer.slot, "kind": layer.kind}
+            | layer.model_dump(exclude={"slot", "kind"}, exclude_defaults=True)
             for layer in self.layers
         )
+        layers = ",\n    ".join(map(json.dumps, entries))
         shape = ", ".join(map(str, self.input_shape))
         blocks = [file.model_dump() for file in files_of(self.layers)]
         named = f'  "blocks": {json.dumps(blocks)},\n' if blocks else ""
@@ -146,8 +140,4 @@ class Architecture(Value):
 
     def save(self, path: str | Path) -> None:
         """Writes ``to_json`` to ``path``, atomically."""
-        write_atomically(Path(path), self.to_json())
-
-
-def _explicit(layer: Layer) -> dict[str, Any]:
-    return layer.model_dump(exclude={"slot", "kind"}, exclude_defaults=True)
+        documents.write_atomically(Path(path), self.to_json())

@@ -155,13 +155,8 @@ def retrain(
     with ProgressBar("training", quiet=as_json) as bar:
         if loaded is None or resume:
             begun = retraining.Retraining.open(run)
-            begun.require_same(
-                architecture=loaded,
-                supernet=supernet,
-                images=images,
-                recipe=changes,
-                teacher=teacher,
-            )
+            taken = {"supernet": supernet and str(supernet), "teacher": teacher}
+            begun.require_same(loaded, {**taken, **images, **changes})
             result = retraining.retrain(
                 begun, begun.load_images(), progress=bar, device=find_device(device)
             )

@@ -135,25 +135,21 @@ def load_model(path: Path, model: nn.Module) -> None:
 
 def load_optimizer(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Load what ``save_checkpoint`` wrote of an optimizer over the same model."""
+    import torch
+
     parameters = dict(model.named_parameters())
     optimized = (parameter for group in optimizer.param_groups for parameter in group["params"])
     indices = {parameter: index for index, parameter in enumerate(optimized)}
     state: dict[int, dict[str, Tensor]] = defaultdict(dict)
-    for key, tensor in _read(path, OPTIMIZER)[1].items():
+    for key, saved in _read(path, OPTIMIZER)[1].items():
         name, _, field = key.rpartition(".")
         parameter = parameters[name]
-        state[indices[parameter]][field] = _laid_out_as(parameter, tensor)
+        fields = state[indices[parameter]]
+        fields[field] = saved
+        if saved.shape == parameter.shape:  # fused optimizers read both as flat arrays
+            fields[field] = torch.empty_like(parameter, requires_grad=False).copy_(saved)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """In the parameter's memory format: fused optimizers read both as flat arrays."""
-    if tensor.shape != parameter.shape:
-        return tensor  # a number of steps
-    import torch
-
-    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)
 
 
 def _read(path: Path, prefix: str | None = None) -> tuple[State, dict[str, Tensor]]:

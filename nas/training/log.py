@@ -6,7 +6,6 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Self
@@ -62,7 +61,9 @@ class Log:
         hide_later = SessionLog(status=SessionLog.START)
         try:
             with writing(curves):
-                self._events = _new_file_of_events(curves)
+                curves.mkdir(parents=True, exist_ok=True)
+                name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+                self._events = (curves / name).open("wb", buffering=0)  # closing writes nothing
                 self._write(Event(file_version="brain.Event:2"))
                 self._write(Event(step=finished_epochs + 1, session_log=hide_later))
         except UserError:
@@ -105,9 +106,3 @@ class Log:
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
         RecordWriter(self._events).write(event.SerializeToString())
-
-
-def _new_file_of_events(folder: Path) -> FileIO:
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-    return (folder / name).open("wb", buffering=0)  # nothing is left to write when it is closed

@@ -30,19 +30,13 @@ from nas.errors import UserError
 from nas.network import build, measure_size
 from nas.progress import SILENT, Progress
 from nas.store.folder import REMEDY, RunFolder
+from nas.training import settings
 from nas.training.alone import NetworkTraining, fresh_network
 from nas.training.batches import reading_size
 from nas.training.distillation import Teacher, load_teacher
 from nas.training.evaluation import accuracy, inherited_network
 from nas.training.loop import train_epochs
 from nas.training.run import ImagesRecord, Run, circumstances
-from nas.training.settings import (
-    RECIPES,
-    DataSettings,
-    Recipe,
-    published_drop_path,
-    suitable_recipe,
-)
 
 INHERITED, WEIGHTS, RESULT = "inherited.safetensors", "weights.safetensors", "result.json"
 
@@ -50,7 +44,7 @@ INHERITED, WEIGHTS, RESULT = "inherited.safetensors", "weights.safetensors", "re
 class RetrainingRecord(ImagesRecord):
     """The contents of ``retraining.json``; ``supernet`` is the folder of the run inherited from."""
 
-    recipe: Recipe
+    recipe: settings.Recipe
     supernet: str | None
     teacher: str | None
     made: dict[str, Any]
@@ -93,19 +87,19 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         """
         cls.require_free(path, force=force)  # before the images are read, which may take long
         known = supernet.data.model_dump() if supernet else {"spec": "digits"}
-        data = DataSettings.model_validate({**known, **(images or {})})
+        data = settings.DataSettings.model_validate({**known, **(images or {})})
         changes = dict(recipe or {})
-        light = Recipe.model_validate({**RECIPES["light"].model_dump(), **changes})
+        light = _recipe("light", changes)
         dataset = data.load(reading_size(architecture, light.resolutions))  # as of all recipes
         architecture = architecture.with_classes(len(dataset.classes))
-        name = str(changes.get("name", suitable_recipe(len(dataset.train))))
+        name = str(changes.get("name", settings.suitable_recipe(len(dataset.train))))
         if name == "published":
-            changes.setdefault("drop_path", published_drop_path(architecture))
+            changes.setdefault("drop_path", settings.published_drop_path(architecture))
         record = RetrainingRecord(
             data=data,
             classes=dataset.classes,
             split_sha256=dataset.split_sha256,
-            recipe=Recipe.model_validate({**RECIPES[name].model_dump(), **changes}),
+            recipe=_recipe(name, changes),
             supernet=str(supernet.path) if supernet else None,
             teacher=teacher,
             made=circumstances(),
@@ -136,25 +130,19 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         self.record.require_images(dataset, self)
         return dataset
 
-    def require_same(
-        self,
-        *,
-        architecture: Architecture | None = None,
-        supernet: Path | None = None,
-        images: Mapping[str, object],
-        recipe: Mapping[str, object],
-        teacher: str | None = None,
-    ) -> None:
-        """Raise UserError unless what is given is what the retraining was started with."""
-        record = self.record
-        mine = self.architecture
+    def require_same(self, architecture: Architecture | None, given: Mapping[str, object]) -> None:
+        """Raise UserError unless what is given is what the retraining was started with.
+
+        ``given`` has the ``supernet``, the ``teacher``, and fields of ``DataSettings`` and
+        ``Recipe``; None stands for an option that is left out.
+        """
+        mine, record = self.architecture, self.record
         if architecture is not None and architecture.with_classes(mine.classes) != mine:
             raise UserError(f"{self.path}: trains another architecture; {REMEDY}")
         known = {**record.model_dump(), **record.data.model_dump(), **record.recipe.model_dump()}
-        known["recipe"] = known.pop("name")
-        given = {"supernet": supernet and str(supernet), "teacher": teacher, **images, **recipe}
-        given["recipe"] = given.pop("name", None)
-        self.require_given(known, {name: it for name, it in given.items() if it is not None})
+        known["recipe"] = known["name"]
+        options = {{"name": "recipe"}.get(name, name): option for name, option in given.items()}
+        self.require_given(known, {name: it for name, it in options.items() if it is not None})
 
     def load_teacher(self, device: torch.device | str = "cpu") -> Teacher | None:
         """The teacher, if the record names one."""
@@ -237,6 +225,10 @@ def _result(
             "result": str(retraining.path / RESULT),
         },
     }
+
+
+def _recipe(name: str, changes: Mapping[str, object]) -> settings.Recipe:
+    return settings.Recipe.model_validate({**settings.RECIPES[name].model_dump(), **changes})
 
 
 def _inherit(

@@ -164,22 +164,17 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         raise UserError(f"{self.path}: {need}: {reason}")
 
     def require_same(
-        self,
-        *,
-        space: SearchSpace | None = None,
-        data: DataSettings | None = None,
-        settings: SupernetSettings | None = None,
+        self, *, space: SearchSpace, data: DataSettings, settings: SupernetSettings
     ) -> None:
         """Raise UserError unless space and set fields are those that the run was started with."""
-        if space is not None and space != self.space:
+        if space != self.space:
             names = f"'{self.space.name}', not '{space.name}'"
             if space.name == self.space.name:
                 names = f"another version of '{space.name}'"
             raise UserError(f"{self.path}: holds weights of the space {names}; {REMEDY}")
         for mine, theirs in ((self.data, data), (self.settings, settings)):
-            if theirs is not None:
-                given = {name: it for name, it in theirs if name in theirs.model_fields_set}
-                self.require_given(dict(mine), given)
+            given = {name: it for name, it in theirs if name in theirs.model_fields_set}
+            self.require_given(dict(mine), given)
 
     def require_images(self, dataset: Dataset) -> None:
         """Raise UserError unless the data set has the run's classes and search slice."""

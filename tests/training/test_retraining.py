@@ -283,7 +283,7 @@ def test_the_published_recipe_drops_paths_as_published_unless_told_otherwise(
     rate: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nas.training.retraining.published_drop_path", lambda _: 0.0625)
+    monkeypatch.setattr("nas.training.settings.published_drop_path", lambda _: 0.0625)
     opened, _ = begin(tmp_path / "run", small, recipe={"name": "published", **recipe})
     assert opened.record.recipe.drop_path == rate
 
@@ -330,19 +330,18 @@ def test_what_differs_from_the_start_is_named(
 ) -> None:
     opened = Retraining.open(uninterrupted)
     remedy = "name another --run, or start anew with --force"
-    opened.require_same(
-        architecture=small.with_classes(1000), images={"spec": "digits"}, recipe={"epochs": 3}
-    )
+    opened.require_same(small.with_classes(1000), {"spec": "digits", "epochs": 3, "teacher": None})
     for given, expected in (
-        ({"recipe": {"epochs": 9}}, "was started with epochs 3, got 9"),
-        ({"recipe": {"name": "light"}}, "was started with recipe published, got light"),
-        ({"images": {"limit": 9}}, "was started with limit 120, got 9"),
+        ({"epochs": 9}, "was started with epochs 3, got 9"),
+        ({"name": "light"}, "was started with recipe published, got light"),
+        ({"limit": 9}, "was started with limit 120, got 9"),
         ({"teacher": "t.onnx"}, "was started with teacher None, got t.onnx"),
-        ({"supernet": Path("r")}, "was started with supernet None, got r"),
-        ({"architecture": tiny_space.smallest()}, "trains another architecture"),
+        ({"supernet": "r"}, "was started with supernet None, got r"),
     ):
         with pytest.raises(UserError, match=re.escape(f"{expected}; {remedy}")):
-            opened.require_same(**{"images": {}, "recipe": {}} | given)
+            opened.require_same(None, given)
+    with pytest.raises(UserError, match=re.escape(f"trains another architecture; {remedy}")):
+        opened.require_same(tiny_space.smallest(), {})
 
 
 def test_another_recipe_is_not_gone_on_with(tmp_path: Path, small: Architecture) -> None:

@@ -181,6 +181,7 @@ def test_what_differs_from_the_start_is_named(run: Run, tiny_space: SearchSpace)
     remedy = "name another --run, or start anew with --force"
     other = tiny_space.model_copy(update={"name": "other"})
     same_name = tiny_space.with_classes(9)
+    same = {"space": tiny_space, "data": run.data, "settings": run.settings}
     for given, expected in (
         ({"space": other}, f"holds weights of the space 'tiny', not 'other'; {remedy}"),
         ({"space": same_name}, f"holds weights of the space another version of 'tiny'; {remedy}"),
@@ -194,8 +195,8 @@ def test_what_differs_from_the_start_is_named(run: Run, tiny_space: SearchSpace)
         ),
     ):
         with pytest.raises(UserError, match=re.escape(expected)):
-            run.require_same(**given)
-    run.require_same(space=tiny_space, data=run.data, settings=run.settings)
+            run.require_same(**same | given)
+    run.require_same(**same)
 
 
 def test_other_images_are_refused(run: Run, digits: Dataset) -> None:

@@ -587,5 +587,6 @@ def test_a_stopped_training_at_several_sizes_goes_on_as_if_nothing_had_happened(
     assert again.image_size == 24
     train_supernet(again, dataset, resume=True)
     assert_same(stopped, whole)
+    changed = settings.model_copy(update={"resolutions": (16, 32)})
     with pytest.raises(UserError, match="was started with resolutions"):
-        again.require_same(settings=settings.model_copy(update={"resolutions": (16, 32)}))
+        again.require_same(space=again.space, data=again.data, settings=changed)
