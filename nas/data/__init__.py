@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.data.folder import folder
-from nas.data.hub import hub
-from nas.data.parquet import parquet
 from nas.data.sources import Pictures, Source, decode_all, digits
 from nas.data.splits import Indices, split_source
+from nas.data.tables import hub, parquet
 from nas.documents import did_you_mean
 from nas.errors import UserError
 from nas.machine import usable_cores
@@ -61,26 +60,32 @@ def load_dataset(
 
     The search slice is ``search_share`` of the training images, of which ``limit`` keeps that many
     beforehand; ``seed`` decides both. Images that need up to 2 GiB are decoded now and kept in
-    memory, others are decoded whenever they are needed.
-
-    Raises:
-        UserError: no such data set, or its images cannot be read or split.
+    memory, others are decoded whenever they are needed. Raises UserError if there is no such data
+    set, or its images cannot be read or split.
     """
+    import torch
+
     from nas.data.augmentation import Augmentation
+    from nas.data.images import MemoryImages, StreamedImages
+
+    def images(pictures: Pictures, indices: Indices) -> Images:
+        labels = torch.from_numpy(pictures.labels[indices])
+        if not is_streamed:
+            return MemoryImages(decode_all(pictures, indices, image_size), labels)
+        workers = min(usable_cores(), MOST_WORKERS)
+        return StreamedImages(pictures, indices, labels, image_size, workers)
 
     source = open_source(spec)
     split = split_source(source, seed=seed, search_share=search_share, limit=limit)
     test_pictures = source.train if source.test is None else source.test
-    parts = ((source.train, split.train), (source.train, split.search), (test_pictures, split.test))
-    streamed = sum(len(indices) for _, indices in parts) * 3 * image_size**2 > MEMORY_BYTES
-    images = _stream if streamed else _decode
-    train, search, test = (images(pictures, indices, image_size) for pictures, indices in parts)
+    count = len(split.train) + len(split.search) + len(split.test)
+    is_streamed = count * 3 * image_size**2 > MEMORY_BYTES
     return Dataset(
         spec,
         source.classes,
-        train,
-        search,
-        test,
+        images(source.train, split.train),
+        images(source.train, split.search),
+        images(test_pictures, split.test),
         split.sha256,
         Augmentation(mirror=source.mirror),
     )
@@ -108,22 +113,3 @@ def require_source(spec: str) -> None:
     is_there = kind == "hf" or Path(path).expanduser().exists()
     if spec != "digits" and not (path and is_there and kind in ("folder", "parquet", "hf")):
         open_source(spec)
-
-
-def _decode(pictures: Pictures, indices: Indices, side: int) -> Images:
-    import torch
-
-    from nas.data.images import MemoryImages
-
-    labels = torch.from_numpy(pictures.labels[indices])
-    return MemoryImages(decode_all(pictures, indices, side), labels)
-
-
-def _stream(pictures: Pictures, indices: Indices, side: int) -> Images:
-    import torch
-
-    from nas.data.images import StreamedImages
-
-    labels = torch.from_numpy(pictures.labels[indices])
-    workers = min(usable_cores(), MOST_WORKERS)
-    return StreamedImages(pictures, indices, labels, side, workers)

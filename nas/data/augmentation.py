@@ -35,10 +35,8 @@ ERASING_ATTEMPTS = 10
 class RandAugment:
     """How far images are distorted (Cubuk et al. 2020, arXiv 1909.13719).
 
-    The fifteen operations and their ranges are those of DeiT and EfficientFormer: each distorts
-    more as the magnitude grows. Each image gets ``operations`` random operations, each with
-    probability ``share``, at a magnitude of 0 to 10 drawn around ``magnitude`` with a standard
-    deviation of ``spread``.
+    Each image gets ``operations`` random ones of DeiT's fifteen, each with probability ``share``,
+    at a magnitude of 0 to 10 drawn around ``magnitude`` with a standard deviation of ``spread``.
     """
 
     operations: int = 2
@@ -47,7 +45,7 @@ class RandAugment:
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse magnitudes outside the range of the operations."""
+        """Refuse a magnitude out of its range."""
         if not 0 <= self.magnitude <= LARGEST_MAGNITUDE:
             raise ValueError(
                 f"magnitude must be between 0 and {LARGEST_MAGNITUDE:g}, got {self.magnitude}"
@@ -59,9 +57,8 @@ class Augmentation:
     """How training images vary.
 
     Images in memory are padded by ``crop_padding`` of their side (black) and cropped back at a
-    random place; the default is the 4 of 32 pixels of He et al. 2016, section 4.2. Streamed images
-    take a random resized crop instead. ``mirror`` mirrors every other image, left to right.
-    ``distortion`` comes last.
+    random place: by default the 4 of 32 pixels of He et al. 2016, section 4.2. Streamed images
+    take a random resized crop instead. ``mirror`` flips every other image, left to right.
     """
 
     crop_padding: float = 0.125
@@ -89,9 +86,8 @@ def augment(pixels: Tensor, augmentation: Augmentation, generator: torch.Generat
     if augmentation.mirror:
         mirrored = torch.rand(count, generator=generator) < 0.5
         augmented[mirrored] = augmented[mirrored].flip(3)
-    if augmentation.distortion is not None:
-        augmented = rand_augment(augmented, augmentation.distortion, generator)
-    return augmented
+    distortion = augmentation.distortion
+    return rand_augment(augmented, distortion, generator) if distortion else augmented
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -146,11 +142,8 @@ def mix(
 def mixup(
     images: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Each image blended with its neighbour (Zhang et al. 2018, arXiv 1710.09412).
-
-    The share of the image, and of its target, is drawn from Beta(alpha, alpha), one for the batch.
-    """
-    share = rng.beta(alpha, alpha)
+    """Each image blended with its neighbour (Zhang et al. 2018, arXiv 1710.09412)."""
+    share = rng.beta(alpha, alpha)  # of the image, and of its target; one for the batch
     return (
         share * images + (1 - share) * images.roll(1, 0),
         share * targets + (1 - share) * targets.roll(1, 0),
@@ -162,8 +155,7 @@ def cutmix(
 ) -> tuple[Tensor, Tensor]:
     """A rectangle of each image replaced by its neighbour's (Yun et al. 2019, arXiv 1905.04899).
 
-    One rectangle for the batch; its area is drawn from Beta(alpha, alpha) and then cut off at the
-    edges. The weight of the neighbour's target is exactly the share of its pixels.
+    One rectangle for the batch, cut off at the edges; its pixels' share weighs the targets.
     """
     side = images.shape[-1]
     half = side * (1 - rng.beta(alpha, alpha)) ** 0.5 / 2
@@ -211,13 +203,27 @@ def _equalize(images: Tensor) -> Tensor:
     return torch.where(step[..., None] > 0, equalized, images)
 
 
+def _blend(base: Callable[[Tensor], Tensor]) -> Operation:
+    """From 0.1 of the way between ``base`` of the images and the images to 1.9, beyond them."""
+
+    def operation(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
+        start = base(images)
+        return start + _column(1 + 0.9 * strength * sign) * (images - start)
+
+    return operation
+
+
 def _rotate(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
     angle = torch.deg2rad(30 * strength * sign)
     return _affine(images, (angle.cos(), angle.sin(), 0), (-angle.sin(), angle.cos(), 0))
 
 
+def _grey(images: Tensor) -> Tensor:
+    weights = torch.tensor(LUMINANCE).view(3, 1, 1)
+    return (images * weights).sum(1, keepdim=True).round()  # (n, 1, S, S)
+
+
 def _smooth(images: Tensor) -> Tensor:
-    """A 3x3 blur; the outermost pixels stay."""
     kernel = torch.ones(3, 1, 3, 3)
     kernel[:, :, 1, 1] = 5
     smooth = images.clone()
@@ -243,14 +249,10 @@ OPERATIONS: Mapping[str, Operation] = {
         images < 128, (images + _column(110 * strength).floor()).clamp(max=255), images
     ),
     # less or more colour, contrast, brightness, sharpness
-    "color": lambda images, strength, sign: _blend(_grey(images), images, strength, sign),
-    "contrast": lambda images, strength, sign: _blend(
-        _grey(images).mean((2, 3), keepdim=True).round(), images, strength, sign
-    ),
-    "brightness": lambda images, strength, sign: _blend(
-        torch.zeros_like(images), images, strength, sign
-    ),
-    "sharpness": lambda images, strength, sign: _blend(_smooth(images), images, strength, sign),
+    "color": _blend(_grey),
+    "contrast": _blend(lambda images: _grey(images).mean((2, 3), keepdim=True).round()),
+    "brightness": _blend(torch.zeros_like),
+    "sharpness": _blend(_smooth),
     # move rows sideways and columns up and down, by up to 0.3 of their distance from the middle;
     # move everything by up to 0.45 of the side
     "shear_x": lambda images, k, sign: _affine(images, (1, 0.3 * k * sign, 0), (0, 1, 0)),
@@ -269,16 +271,6 @@ def _affine(images: Tensor, x: AffineRow, y: AffineRow) -> Tensor:
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     fill = torch.tensor(FILL).view(3, 1, 1)
     return F.grid_sample(images - fill, grid, align_corners=False) + fill
-
-
-def _blend(base: Tensor, images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    """From 0.1 of the way between ``base`` and the images to 1.9, beyond them."""
-    return base + _column(1 + 0.9 * strength * sign) * (images - base)
-
-
-def _grey(images: Tensor) -> Tensor:
-    weights = torch.tensor(LUMINANCE).view(3, 1, 1)
-    return (images * weights).sum(1, keepdim=True).round()  # (n, 1, S, S)
 
 
 def _column(values: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ TEST_NAMES = ("test", "val", "valid", "validation")
 class FilePictures(Pictures):
     """One file for each picture, at ``names[index]`` below ``path``.
 
-    Names lie in one block of memory: a million Python objects, each touched when it is read, would
-    be copied page by page into every worker process.
+    Names lie in one block of memory: a million Python objects would be copied page by page into
+    every worker process, as each is touched when it is read.
     """
 
     path: Path
@@ -40,11 +40,7 @@ class FilePictures(Pictures):
 
 
 def folder(spec: str, path: Path) -> Source:
-    """The images below ``path``; class names and files are taken in sorted order.
-
-    Raises:
-        UserError: no such folder, no images in it, or a test set of other classes.
-    """
+    """The images below ``path``; class names and files are taken in sorted order."""
     if not path.is_dir():
         problem = "is no folder" if path.exists() else "no such folder"
         raise UserError(f"{spec}: {problem}; give a folder with one folder of images per class")
@@ -59,14 +55,12 @@ def _folder(spec: str, path: Path) -> Source:
     if not (train_path.is_dir() and _class_folders(train_path)):  # "train" may be a class
         train_path = path
     classes, train = _pictures(spec, train_path)
-    if train_path == path:
-        return Source(spec, classes, train, test=None, mirror=True)
     test_path = next((path / name for name in TEST_NAMES if (path / name).is_dir()), None)
-    if test_path is None:
-        return Source(spec, classes, train, test=None, mirror=True)
+    if train_path == path or test_path is None:
+        return Source(spec, classes, train)
     test_classes, test = _pictures(spec, test_path)
     require_test_classes(str(test_path), classes, test_classes)
-    return Source(spec, classes, train, test, mirror=True)
+    return Source(spec, classes, train, test)
 
 
 def _pictures(spec: str, path: Path) -> tuple[tuple[str, ...], FilePictures]:
@@ -82,8 +76,7 @@ def _pictures(spec: str, path: Path) -> tuple[tuple[str, ...], FilePictures]:
             raise UserError(f"{spec}: class '{class_folder.name}': holds no images")
     labels = np.repeat(np.arange(len(files)), [len(images) for images in files])
     names = pa.array([os.fsencode(name) for images in files for name in images], pa.large_binary())
-    pictures = FilePictures(path, names, labels)
-    return tuple(class_folder.name for class_folder in folders), pictures
+    return tuple(each.name for each in folders), FilePictures(path, names, labels)
 
 
 def _class_folders(path: Path) -> list[Path]:

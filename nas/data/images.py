@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,13 +21,12 @@ from nas.errors import UserError
 Positions = Sequence[int] | NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
-class Request:
+class Request(NamedTuple):
     """One batch: which images, and how they are changed, if at all."""
 
     positions: Tensor  # (B,) int64
-    augmentation: Augmentation | None = None
-    seed: int = 0
+    augmentation: Augmentation | None
+    seed: int
 
 
 class Images(ABC):
@@ -60,11 +60,10 @@ class Images(ABC):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of normalised float32 images (B, 3, S, S) and int64 labels (B,).
 
-        With ``rng`` they are shuffled, and augmented if asked for; the generator's state decides
-        both, and advances by the same amount however many batches are taken. Without it they come
-        in order. ``drop_last`` drops a last batch that is not full, unless it is the only one.
-        A sequence in place of ``batch_size`` holds the size of each batch; further images are left
-        out. ``share`` (i, n) takes every n-th image of each batch, from the i-th on (from 0).
+        ``rng`` shuffles and augments; it advances by the same amount however many batches are
+        taken. A sequence as ``batch_size`` holds the size of each batch; further images are left
+        out. ``drop_last`` drops a last batch that is not full, unless it is the only one.
+        ``share`` (i, n) takes every n-th image of each batch, from the i-th on (from 0).
         """
         if augmentation is not None and rng is None:
             raise ValueError("batches: augmentation needs an rng")
@@ -72,18 +71,18 @@ class Images(ABC):
         sizes = batch_size
         if isinstance(sizes, int):
             full, rest = divmod(len(order), sizes)
-            keeps_rest = rest > 0 and not (drop_last and full)
-            sizes = [sizes] * full + [rest] * keeps_rest
+            sizes = [sizes] * full + [rest] * (rest > 0 and not (drop_last and full))
         *parts, _ = map(torch.from_numpy, np.split(order, np.cumsum(sizes, dtype=int)))
         first, step = share
-        requests = [Request(part[first::step]) for part in parts]
+        seeds = [0] * len(parts)
         if rng is not None and augmentation is not None:
             seeds = rng.integers(2**63, size=(len(parts), step))[:, first].tolist()
-            requests = [
+        return self._serve(
+            [
                 Request(part[first::step], augmentation, seed)
                 for part, seed in zip(parts, seeds, strict=True)
             ]
-        return self._serve(requests)
+        )
 
     def _serve(self, requests: list[Request]) -> Iterator[tuple[Tensor, Tensor]]:
         for request, pixels in zip(requests, self._pixels(requests), strict=True):
@@ -145,9 +144,7 @@ class StreamedImages(Images):
     def subset(self, indices: Positions) -> StreamedImages:
         positions = np.asarray(indices, np.int64)
         labels = self.labels[torch.from_numpy(positions)]
-        return StreamedImages(
-            self.pictures, self.indices[positions], labels, self.side, self.workers
-        )
+        return replace(self, indices=self.indices[positions], labels=labels)
 
     def _pixels(self, requests: list[Request]) -> Iterator[Tensor]:
         loader = DataLoader(
@@ -164,10 +161,7 @@ class StreamedImages(Images):
 
 @dataclass(frozen=True, eq=False)
 class _Batches(Dataset[Tensor | UserError]):
-    """Decodes batch by batch. A UserError is returned: raised in a worker it would lose its line.
-
-    Every batch has its own seed, so that the number of workers changes nothing.
-    """
+    """Decodes batch by batch; a UserError, which would lose its line if raised, is returned."""
 
     images: StreamedImages
     requests: list[Request]
@@ -181,10 +175,10 @@ class _Batches(Dataset[Tensor | UserError]):
             pixels = torch.from_numpy(np.stack(list(self._decoded(request))))
         except UserError as error:
             return error
-        if request.augmentation is not None and request.augmentation.distortion is not None:
-            generator = torch.Generator().manual_seed(request.seed)
-            pixels = rand_augment(pixels, request.augmentation.distortion, generator)
-        return pixels
+        if request.augmentation is None or request.augmentation.distortion is None:
+            return pixels
+        generator = torch.Generator().manual_seed(request.seed)
+        return rand_augment(pixels, request.augmentation.distortion, generator)
 
     def _decoded(self, request: Request) -> Iterator[NDArray[np.uint8]]:
         pictures, side = self.images.pictures, self.images.side
@@ -198,10 +192,7 @@ class _Batches(Dataset[Tensor | UserError]):
 
 
 def resize(images: Tensor, side: int) -> Tensor:
-    """Images (N, 3, S, S) as (N, 3, side, side), by antialiased bicubic interpolation.
-
-    On the device where they are; the very same images where that is their size.
-    """
+    """Images (N, 3, S, S) as (N, 3, side, side), by antialiased bicubic interpolation."""
     if images.shape[2:] == (side, side):
         return images
     return interpolate(images, (side, side), mode="bicubic", antialias=True)

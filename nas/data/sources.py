@@ -6,8 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +53,8 @@ class Source:
     spec: str
     classes: tuple[str, ...]
     train: Pictures
-    test: Pictures | None
-    mirror: bool
+    test: Pictures | None = None
+    mirror: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,24 +84,7 @@ def digits() -> Source:
     grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # from 0..16
     pictures = DigitPictures(grey, bunch.target.astype(np.int64))
     classes = tuple(str(name) for name in bunch.target_names)
-    return Source("digits", classes, pictures, test=None, mirror=False)
-
-
-def classes_of(values: NDArray[Any]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """The names of the sorted values of a label column (N,), and each row's number among them."""
-    classes, labels = np.unique(values, return_inverse=True)
-    return tuple(str(value) for value in classes), labels.astype(np.int64)
-
-
-def require_labels(pictures: Pictures, names: tuple[str, ...]) -> None:
-    """Raise UserError unless every label is the number of a name."""
-    labels = pictures.labels
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
-    if len(wrong):
-        row = int(wrong[0])
-        raise UserError(
-            f"{pictures.place(row)}: label must be 0 to {len(names) - 1}, got {labels[row]}"
-        )
+    return Source("digits", classes, pictures, mirror=False)
 
 
 def require_test_classes(where: str, train: tuple[str, ...], test: tuple[str, ...]) -> None:
@@ -152,17 +134,6 @@ def decode_all(pictures: Pictures, indices: Sequence[int] | NDArray[np.int64], s
     import torch
 
     return torch.from_numpy(pixels)
-
-
-def open_encoded(encoded: bytes | None, place: str) -> Image.Image:
-    """The picture in the bytes of a row.
-
-    Raises:
-        UserError: the row holds none.
-    """
-    if encoded is None:
-        raise UserError(f"{place}: holds no image bytes")
-    return Image.open(BytesIO(encoded))
 
 
 def _open(pictures: Pictures, index: int, draft: tuple[int, int] | None = None) -> Image.Image:

@@ -39,28 +39,31 @@ def split_source(
     """Hold the test set (unless the source has one) and then the search slice out of training.
 
     Every class keeps its share in each part, and at least one image. ``limit`` keeps that many
-    training images, of which the search slice is then taken.
-
-    Raises:
-        UserError: a class has too few images, or a number is out of its range.
+    training images, of which the search slice is then taken. Raises UserError if a class has too
+    few images, or a number is out of its range.
     """
     if not 0 < search_share < 1:
         raise UserError(f"search share: must be between 0 and 1, got {search_share}")
     labels = source.train.labels
     _check_sizes(source, labels)
+    train = np.arange(len(labels))
     if source.test is None:
-        test = choose_stratified(
-            labels, round(TEST_SHARE * len(labels)), np.random.default_rng(TEST_SEED)
-        )
-        train = _without(np.arange(len(labels)), test)
+        count = round(TEST_SHARE * len(labels))
+        test = choose_stratified(labels, count, np.random.default_rng(TEST_SEED))
+        train = np.setdiff1d(train, test, assume_unique=True)
     else:
         test = np.arange(len(source.test.labels))
-        train = np.arange(len(labels))
     rng = np.random.default_rng(seed)
     if limit is not None:
-        train = _limited(train, labels, limit, rng)
+        classes = len(np.unique(labels))
+        if limit < 2 * classes:
+            raise UserError(
+                f"limit: must be at least {2 * classes} training images, two for each of "
+                f"{classes} classes, got {limit}"
+            )
+        train = train[choose_stratified(labels[train], limit, rng, least=2, spare=0)]
     search = train[choose_stratified(labels[train], round(search_share * len(train)), rng)]
-    return Split(train=_without(train, search), search=search, test=test)
+    return Split(np.setdiff1d(train, search, assume_unique=True), search, test)
 
 
 def choose_stratified(
@@ -68,8 +71,7 @@ def choose_stratified(
 ) -> Indices:
     """Sorted positions of ``total`` images, every class in its proportion.
 
-    Of every class at least ``least`` are chosen and ``spare`` are left; where ``total`` contradicts
-    that, fewer or more are chosen.
+    ``least`` of each class are chosen and ``spare`` are left, even if ``total`` contradicts that.
     """
     classes, sizes = np.unique(labels, return_counts=True)
     counts = _apportion(sizes, total, least=least, spare=spare)
@@ -93,16 +95,6 @@ def _apportion(sizes: Indices, total: int, *, least: int, spare: int) -> Indices
     return counts
 
 
-def _limited(train: Indices, labels: Indices, limit: int, rng: np.random.Generator) -> Indices:
-    classes = len(np.unique(labels))
-    if limit < 2 * classes:
-        raise UserError(
-            f"limit: must be at least {2 * classes} training images, two for each of {classes} "
-            f"classes, got {limit}"
-        )
-    return train[choose_stratified(labels[train], limit, rng, least=2, spare=0)]
-
-
 def _check_sizes(source: Source, labels: Indices) -> None:
     needed, uses = 2, "one to train on, one to search with"
     if source.test is None:
@@ -116,7 +108,3 @@ def _check_sizes(source: Source, labels: Indices) -> None:
                 f"{source.spec}: class '{name}': needs at least {needed} images to be split "
                 f"({uses}), got {size}"
             )
-
-
-def _without(indices: Indices, removed: Indices) -> Indices:
-    return np.setdiff1d(indices, removed, assume_unique=True)
