@@ -17,24 +17,11 @@ from pydantic import TypeAdapter
 from nas.documents import Value
 from nas.errors import UserError
 from nas.families import Layer
+from nas.latency import staircase
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import LAYER_VISITS, Measurement, VisitPlan
 from nas.latency.networks import BATCH_LAYERS, NetworkSample, Runner, calibrate
-from nas.latency.staircase import (
-    SWEEP_VISITS,
-    keys_misfit,
-    keys_to_measure,
-    measure_step,
-    model_rows,
-)
-from nas.latency.table import (
-    Key,
-    LatencyTable,
-    Provenance,
-    Row,
-    sidecar_path,
-    space_hash,
-)
+from nas.latency.table import Key, LatencyTable, Provenance, Row, sidecar_path, space_hash
 from nas.latency.target import Target
 from nas.network import layer_size
 from nas.progress import SILENT, Progress
@@ -49,12 +36,12 @@ FLOOR_MS = 1e-4
 class MeasuringPlan(NamedTuple):
     """How layers, the sweep for the channel step, and whole networks are timed.
 
-    ``batch``: layers that take turns, and that a kill loses at most.
+    A kill loses at most ``batch`` layers.
     """
 
     networks: NetworkSample
     layers: VisitPlan = LAYER_VISITS
-    sweep: VisitPlan = SWEEP_VISITS
+    sweep: VisitPlan = staircase.SWEEP_VISITS
     batch: int = BATCH_LAYERS
 
 
@@ -73,11 +60,10 @@ QUICK = MeasuringPlan(
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How a table is built.
+    """How a table is built; ``quick`` measures a part of the layers, and models the others.
 
-    ``space_argument`` is how the user named the space, for the commands in error messages; by
-    default its name. ``quick`` measures a part of the layers and fewer networks, and models the
-    other layers. ``plan`` is by default ``THOROUGH``, or ``QUICK`` where that is asked for.
+    ``space_argument`` names the space in the commands of error messages; by default its name.
+    ``plan`` is by default ``THOROUGH``, or ``QUICK`` where that is asked for.
     """
 
     space_argument: str | None = None
@@ -119,13 +105,10 @@ def build_table(
 ) -> LatencyTable:
     """Measure the layers of ``space`` on ``target`` and write ``path`` and its sidecar.
 
-    A kill loses at most one batch of rows; ``resume`` keeps the others, of an unfinished build and
-    of a finished table alike. After a quick build a ``resume`` without ``quick`` measures the
-    modelled layers. ``graphs`` may bring templates from elsewhere.
-
-    Raises:
-        UserError: the table or an unfinished build is there and neither ``resume`` nor ``force``
-            is given; or it was for another target or space.
+    ``resume`` keeps the rows of an unfinished build or a finished table, except those that a quick
+    build modelled if ``quick`` is off. ``graphs`` may bring templates from elsewhere. Raises
+    UserError if a build is there and neither ``resume`` nor ``force`` is given, or if it is for
+    another target or space.
     """
     if path.suffix != ".csv":
         raise UserError(f"{path}: a latency table is a .csv file; name it {path}.csv")
@@ -155,11 +138,7 @@ def unfinished_path(path: Path) -> Path:
 
 
 def open_journal(path: Path, purpose: Purpose, *, resume: bool) -> Journal[MeasuredRow]:
-    """Begin the journal of a build of the table ``path``, or go on with the one that is there.
-
-    Raises:
-        UserError: that one has another purpose or is damaged, or it cannot be written.
-    """
+    """Begin the journal of a build of the table ``path``, or go on with the one that is there."""
     return Journal(
         unfinished_path(path),
         TypeAdapter(MeasuredRow),
@@ -176,7 +155,7 @@ def _measure(
     """All rows, those of ``space`` first, and their provenance; new rows join the journal."""
     rows = {line.key: line.row for line in journal.lines}
     plan, layers = settings.measuring, space.layers()
-    step = measure_step(runner.target, runner.rng, plan.sweep)
+    step = staircase.measure_step(runner.target, runner.rng, plan.sweep)
 
     def measure_rows(keys: Sequence[Key]) -> None:
         missing = {key: layers[key] for key in keys if key not in rows}
@@ -185,10 +164,10 @@ def _measure(
             journal.append(*_lines(found))
             rows.update(found)
 
-    measure_rows(keys_to_measure(layers, step) if settings.quick else list(layers))
-    measure_rows(keys_misfit(layers, rows, step))
+    measure_rows(staircase.keys_to_measure(layers, step) if settings.quick else list(layers))
+    measure_rows(staircase.keys_misfit(layers, rows, step))
     sizes = {key: layer_size(layer, key[1]) for key, layer in layers.items() if key not in rows}
-    extra, modelled = model_rows(layers, rows, sizes, step)
+    extra, modelled = staircase.model_rows(layers, rows, sizes, step)
     complete = {**rows, **extra}
     ordered = {**{key: complete[key] for key in layers}, **complete}
     calibration, validation = calibrate(space, ordered, runner, plan.networks)
@@ -226,13 +205,12 @@ def _finished_table(
         raise UserError(f"{old}: is an unfinished build of nas 0.1; --force starts afresh")
     finished = path.exists() or sidecar_path(path).exists()
     has_begun = _has_begun(unfinished_path(path))
-    if not (finished or has_begun):
-        return None
-    if not resume:
-        place = path if finished else unfinished_path(path)
-        problem = "exists" if finished else "is an unfinished build"
-        raise UserError(f"{place}: {problem}; --resume measures what is missing, --force all anew")
-    if has_begun:  # it holds the rows of the finished table, unless --force began it
+    if (finished or has_begun) and not resume:
+        problem = (
+            f"{path}: exists" if finished else f"{unfinished_path(path)}: is an unfinished build"
+        )
+        raise UserError(f"{problem}; --resume measures what is missing, --force all anew")
+    if has_begun or not finished:  # a build that has begun holds the rows of the finished table
         return None
     table = LatencyTable.salvage(path)
     table.require_target(target)
@@ -259,14 +237,8 @@ def _measured(rows: Mapping[Key, Row]) -> dict[Key, Row]:
 def _row(layer: Layer, key: Key, found: Measurement) -> Row:
     size = layer_size(layer, key[1])
     ms = max(found.ms, FLOOR_MS)
-    return Row(
-        ms=ms,
-        ms_low=max(found.ms_low, 0.0),
-        ms_high=max(found.ms_high, ms),
-        params=size.params,
-        macs=size.macs,
-        status=found.status,
-    )
+    low, high = max(found.ms_low, 0.0), max(found.ms_high, ms)
+    return Row(ms, low, high, size.params, size.macs, found.status)
 
 
 def _version() -> str:

@@ -37,8 +37,8 @@ MOST_ERROR, LEAST_SPEARMAN = 0.03, 0.985
 """A search refuses a table beyond these: it would rank networks no better than MACs do."""
 
 SHARE_OF_MACS = 0.5
-"""Of the error of a fit on MACs alone; above it a table earns a warning. No refusal: in a small
-space of one kind of layer MACs predict within the noise, and no table can be twice as good."""
+"""Of the error of a fit on MACs alone; above it a table earns a warning. No refusal: in a space of
+one kind of layer MACs predict within the noise."""
 
 
 class RowSums(NamedTuple):
@@ -52,14 +52,10 @@ class RowSums(NamedTuple):
 class Calibration(Value):
     """ms = factor * sum of rows + overhead_ms + ms_per_megabyte * (weights fetched, in MB).
 
-    The overhead is the cost of a run beyond its layers: a few microseconds, which count in networks
-    below 0.1 ms.
-
-    Of M megabytes the share exp(-(C / W)^3) is fetched. C is ``cache_megabytes``; W is all data
-    that pass through the cache in a run: M, and ``traffic_megabytes_per_ms`` for each ms of the
-    rows, for activations and for other work of the machine. So next to nothing is fetched where W
-    is half the cache, a third where W fills it, nearly everything where W is twice as much. Other
-    forms and their errors: benchmarks/README.md.
+    The overhead is the cost of a run beyond its layers. Of M megabytes the share exp(-(C / W)^3) is
+    fetched. C is ``cache_megabytes``; W is all data that pass through the cache in a run: M, and
+    ``traffic_megabytes_per_ms`` for each ms of the rows, for activations and for other work of the
+    machine. Other forms and their errors: benchmarks/README.md.
     """
 
     factor: Annotated[float, Field(gt=0)]
@@ -85,10 +81,7 @@ class Calibration(Value):
 
 
 class Figures(Value):
-    """Errors of predicted latencies, as shares of the measured ones (0.01 is 1 %).
-
-    The intervals of the rank correlations are at 95 %; early tables lack them.
-    """
+    """Errors of predicted latencies, as shares of the measured ones (0.01 is 1 %)."""
 
     networks: int
     mape: float
@@ -143,8 +136,8 @@ def fit_calibration(sums: Sequence[RowSums], measured: Sequence[float]) -> Calib
 
     Overhead and fetching are taken only if they predict left-out networks clearly better.
     """
-    fits = (_fit_factor, _fit_with_overhead, _fit_with_fetching, _fit_with_both)
-    return _best_fit(fits, _table_of(sums, measured))
+    fetching = [partial(_fit_fetching, overhead=overhead) for overhead in (0.0, 1.0)]
+    return _best_fit([_fit_factor, _fit_with_overhead, *fetching], _table_of(sums, measured))
 
 
 def reanchor(
@@ -152,9 +145,9 @@ def reanchor(
 ) -> Calibration:
     """The calibration brought up to date by networks that were measured again, in ms.
 
-    Everything is multiplied by one factor. Or, if that predicts left-out networks clearly better,
-    the rows by one and the fetching of weights by another: other work on a machine takes its share
-    of the caches, which slows large networks only.
+    Everything is multiplied by one factor; or the rows by one and the fetching of weights by
+    another, if that predicts left-out networks clearly better: other work on a machine takes its
+    share of the caches, which slows large networks only.
     """
     fits = [partial(_scaled_by_one, calibration)]
     if any(calibration.terms(size.ms, size.params)[1] for size in sums):
@@ -196,9 +189,8 @@ def validate(points: Sequence[MeasuredNetwork], noise_floor: float) -> Validatio
     held = [point for point in points if point.held_out]
     fitted = [point for point in points if not point.held_out]
     truth = [point.measured_ms for point in held]
-    slope, intercept = fit_line(
-        [point.macs for point in fitted], [point.measured_ms for point in fitted]
-    )
+    macs, ms = [point.macs for point in fitted], [point.measured_ms for point in fitted]
+    slope, intercept = fit_line(macs, ms)
     return Validation(
         raw=figures([point.sum_ms for point in held], truth),
         calibrated=figures([point.predicted_ms for point in held], truth),
@@ -260,10 +252,10 @@ def _best_fit(fits: Sequence[_Fit], data: np.ndarray) -> Calibration:
 
 def _left_out_error(fit: _Fit, data: np.ndarray) -> float:
     """Mean relative error on each network by a fit to all the others."""
-    errors = []
-    for index, (sum_ms, params, measured) in enumerate(data):
-        found = fit(np.delete(data, index, axis=0))
-        errors.append(abs(found.latency(sum_ms, params) / measured - 1))
+    errors = [
+        abs(fit(np.delete(data, index, axis=0)).latency(sum_ms, params) / measured - 1)
+        for index, (sum_ms, params, measured) in enumerate(data)
+    ]
     return float(np.mean(errors))
 
 
@@ -279,34 +271,28 @@ def _fit_with_overhead(data: np.ndarray) -> Calibration:
     return Calibration(factor=float(factor), overhead_ms=float(overhead), networks=len(data))
 
 
-def _fit_with_fetching(data: np.ndarray) -> Calibration:
-    return _fit_fetching(data, np.zeros(len(data)))
-
-
-def _fit_with_both(data: np.ndarray) -> Calibration:
-    return _fit_fetching(data, np.ones(len(data)))
-
-
-def _fit_fetching(data: np.ndarray, overheads: np.ndarray) -> Calibration:
+def _fit_fetching(data: np.ndarray, overhead: float) -> Calibration:
+    """A fit with fetching, and with an overhead if ``overhead`` is 1, not 0."""
     sums, megabytes, measured = data[:, 0], data[:, 1] * BYTES / 1e6, data[:, 2]
-    best: tuple[float, Calibration] | None = None
+    overheads = np.full(len(data), overhead)
+    best, least = _fit_factor(data), np.inf
     for cache, traffic in itertools.product(CACHES, TRAFFICS):
         if cache > megabytes.max():  # hardly anything is fetched, so its price cannot be told
             break
         fetched = _fetched(megabytes, megabytes + traffic * sums, cache)
         columns = np.stack([sums, overheads, fetched], 1) / measured[:, None]
-        (factor, overhead, fetching), residual = nnls(columns, np.ones(len(data)))
-        if factor > 0 and (best is None or residual < best[0]):
-            found = Calibration(
+        (factor, overhead_ms, fetching), residual = nnls(columns, np.ones(len(data)))
+        if factor > 0 and residual < least:
+            least = residual
+            best = Calibration(
                 factor=float(factor),
-                overhead_ms=float(overhead),
+                overhead_ms=float(overhead_ms),
                 ms_per_megabyte=float(fetching),
                 cache_megabytes=cache,
                 traffic_megabytes_per_ms=traffic,
                 networks=len(data),
             )
-            best = (residual, found)
-    return best[1] if best is not None else _fit_factor(data)
+    return best
 
 
 def _scaled_by_one(calibration: Calibration, data: np.ndarray) -> Calibration:

@@ -1,18 +1,17 @@
 """ONNX graphs of layers and networks, with few exports: layers that differ in width share one.
 
-A dynamo export takes half a second, a space has hundreds of layers. The nodes of a template are the
-exporter's; for another width only the weights are exchanged, and every graph made so is run and
-compared with its torch module. Where the weights do not fit, the layer is exported itself.
+A dynamo export takes half a second, a space has hundreds of layers. For another width only the
+weights of a template are exchanged, and every graph made so is run and compared with its torch
+module. Where the weights do not fit, the layer is exported itself.
 
-Each graph here has one input and one output; all but the first dimension of their shapes are those
-of the layer.
+Each graph has one input and one output.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,11 +36,7 @@ IR_VERSION = 10
 
 @dataclass(frozen=True)
 class Probe:
-    """The graph, or the two graphs, that stand for one latency.
-
-    The latency is (long - short) / copies, where ``long`` holds ``copies`` more of the layer than
-    ``short``; both are timed within one visit.
-    """
+    """A latency to time: (long - short) / copies, as ``long`` holds so many more of the layer."""
 
     long: onnx.ModelProto
     short: onnx.ModelProto | None = None
@@ -50,10 +45,7 @@ class Probe:
 
 @dataclass
 class LayerGraphs:
-    """Makes the graph of any layer; remembers its templates and its latest graphs.
-
-    ``exported`` and ``substituted`` count how the graphs came about.
-    """
+    """Makes the graph of any layer; keeps its templates and its latest graphs, counts both ways."""
 
     exported: int = 0
     substituted: int = 0
@@ -77,16 +69,11 @@ class LayerGraphs:
         return chain([self.graph(layer, shape) for layer, shape in architecture.placed()])
 
     def probe(self, layer: Layer, input_shape: Shape) -> Probe:
-        """The probe of a layer: its cost behind a convolution.
+        """The probe of a layer: its cost behind a convolution, as in the middle of a network.
 
-        A runtime keeps activations in a blocked layout inside a network and fuses residual sums
-        into convolutions. A layer on its own gets reorders at both ends and an unfused sum, so it
-        costs more than in its place; the slope between few and many copies leaves that out.
-
-        Of a layer that keeps the shape two more copies are added to one: (T3 - T1) / 2 predicts
-        networks as well as (T4 - T2) / 2 does, with a third less to run and 30 % less noise. The
-        first and the last layer of a network have no neighbour on one side: they stand alone. The
-        cost of calling the runtime counts once, with the stem.
+        A layer on its own costs more: the runtime reorders activations at both ends, and fuses no
+        residual sum. The first and the last layer of a network have no neighbour on one side: they
+        stand alone. The cost of calling the runtime counts once, with the stem.
         """
         graph = self.graph(layer, input_shape)
         if layer.slot == "stem":
@@ -101,11 +88,9 @@ class LayerGraphs:
     def _make(self, layer: Layer, input_shape: Shape) -> onnx.ModelProto:
         module = random_module(layer, input_shape)
         folded = fold(module)
-        templates = self._templates.setdefault(layer.structure, [])
         # attention's reshapes hold the map's size: its template serves one map, others serve all
-        for template in sorted(
-            templates, key=lambda model: input_shape_of(model)[2:] != input_shape[1:]
-        ):
+        templates = self._templates.setdefault(layer.structure, [])
+        for template in sorted(templates, key=lambda it: input_shape_of(it)[2:] != input_shape[1:]):
             graph = substitute(template, folded, layer, input_shape)
             if graph is not None and is_equal(graph, module, input_shape):
                 self.substituted += 1
@@ -118,7 +103,11 @@ class LayerGraphs:
                 "nas.families.parts.ConvNorm, or give the module a method fold()"
             )
         self.exported += 1
-        if _is_template(model, weights):
+        kept = {tensor.name: tensor for tensor in model.graph.initializer}
+        if all(  # the exporter kept every weight as it is, under its name
+            name in kept and np.array_equal(numpy_helper.to_array(kept[name]), weight)
+            for name, weight in weights.items()
+        ):
             templates.append(model)
         return model
 
@@ -135,11 +124,9 @@ def random_module(layer: Layer, input_shape: Shape) -> nn.Module:
         module = make_module(layer, input_shape).eval()
     with torch.no_grad():
         for tensor in [*module.parameters(), *module.buffers()]:
-            if not tensor.is_floating_point():
-                continue
-            if tensor.ndim <= 1:  # biases, scales, statistics of norms
+            if tensor.is_floating_point() and tensor.ndim <= 1:  # biases, scales, norms
                 tensor.uniform_(0.5, 1.5, generator=generator)
-            elif not tensor.any():
+            elif tensor.is_floating_point() and not tensor.any():
                 tensor.normal_(generator=generator)
     return module
 
@@ -147,34 +134,24 @@ def random_module(layer: Layer, input_shape: Shape) -> nn.Module:
 def substitute(
     template: onnx.ModelProto, folded: nn.Module, layer: Layer, input_shape: Shape
 ) -> onnx.ModelProto | None:
-    """The template with the weights of ``folded``, or None where they do not belong together.
-
-    Depthwise convolutions, whose group is the number of their channels, stay depthwise.
-    """
+    """The template with the weights of ``folded``, or None where they do not belong together."""
     weights = _weights(folded)
-    own = {tensor.name: tensor for tensor in template.graph.initializer}
-    for name, weight in weights.items():
-        if name not in own or len(own[name].dims) != weight.ndim:
-            return None
-    nodes = []
-    for node in template.graph.node:
-        group = _group(node)
-        if group is not None and group.i > 1 and node.input[1] in weights:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            filters, per_group = weights[node.input[1]].shape[:2]
-            if per_group == 1:
-                _group(copy).i = filters  # type: ignore[union-attr]
-            nodes.append(copy)
-        else:
-            nodes.append(node)
+    own = {tensor.name: len(tensor.dims) for tensor in template.graph.initializer}
+    if any(own.get(name) != weight.ndim for name, weight in weights.items()):
+        return None
+    output_shape = (1, *layer.output_shape(input_shape))[: len(output_shape_of(template))]
     initializers = [
         _tensor(weights[tensor.name], tensor.name) if tensor.name in weights else tensor
         for tensor in template.graph.initializer
     ]
-    rank = len(output_shape_of(template))
-    output_shape = (1, *layer.output_shape(input_shape))[:rank]
-    return _model(nodes, initializers, (1, *input_shape), output_shape)
+    model = _model(template.graph.node, initializers, (1, *input_shape), output_shape)
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.input[1] in weights:
+            filters, per_group = weights[node.input[1]].shape[:2]
+            for attribute in node.attribute:  # depthwise convolutions stay depthwise
+                if attribute.name == "group" and attribute.i > 1 and per_group == 1:
+                    attribute.i = filters
+    return model
 
 
 def is_equal(graph: onnx.ModelProto, module: nn.Module, input_shape: Shape) -> bool:
@@ -199,12 +176,12 @@ def operators(model: onnx.ModelProto) -> Counter[str]:
 
 def input_shape_of(model: onnx.ModelProto) -> tuple[int, ...]:
     """The shape of the input, batch first."""
-    return _shape(model.graph.input[0])
+    return tuple(size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim)
 
 
 def output_shape_of(model: onnx.ModelProto) -> tuple[int, ...]:
     """The shape of the output, batch first."""
-    return _shape(model.graph.output[0])
+    return tuple(size.dim_value for size in model.graph.output[0].type.tensor_type.shape.dim)
 
 
 def with_batch(model: onnx.ModelProto, images: int) -> onnx.ModelProto:
@@ -212,15 +189,16 @@ def with_batch(model: onnx.ModelProto, images: int) -> onnx.ModelProto:
 
     Reshapes that name the batch as their first number, as those of attention do, are rewritten.
     """
-    values = [*model.graph.input, *model.graph.output]
-    if all(_batch(value).dim_value == images for value in values):
-        return model
-    own = _batch(model.graph.input[0]).dim_value  # 0 if it is open
     found = onnx.ModelProto()
     found.CopyFrom(model)
+    values = [*found.graph.input, *found.graph.output]
+    batches = [value.type.tensor_type.shape.dim[0] for value in values]
+    own = batches[0].dim_value  # 0 if it is open
+    if all(batch.dim_value == images for batch in batches):
+        return model
     del found.graph.value_info[:]  # shapes of the other batch
-    for value in [*found.graph.input, *found.graph.output]:
-        _batch(value).dim_value = images
+    for batch in batches:
+        batch.dim_value = images
     shapes = {node.input[1] for node in found.graph.node if node.op_type == "Reshape"}
     for tensor in found.graph.initializer:
         if tensor.name in shapes and own:
@@ -232,11 +210,7 @@ def with_batch(model: onnx.ModelProto, images: int) -> onnx.ModelProto:
 
 
 def chain(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
-    """The models one after the other as one graph; each has its own copy of its weights.
-
-    Raises:
-        ValueError: an output has another shape than the next input.
-    """
+    """The models one after the other as one graph; each has its own copy of its weights."""
     nodes: list[onnx.NodeProto] = []
     initializers: list[TensorProto] = []
     value, shape = INPUT, input_shape_of(models[0])
@@ -245,7 +219,23 @@ def chain(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
         if taken != shape:
             raise ValueError(f"graph {index} takes {taken}, the graph before it returns {shape}")
         result = OUTPUT if index == len(models) - 1 else f"{index}/{OUTPUT}"
-        _append(nodes, initializers, model, str(index), value, result)
+        names = {
+            "": "",  # an optional input that is left out
+            model.graph.input[0].name: value,
+            model.graph.output[0].name: result,
+        }
+        for node in model.graph.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.name = f"{index}/{node.name}"
+            copy.input[:] = [names.get(name, f"{index}/{name}") for name in node.input]
+            copy.output[:] = [names.get(name, f"{index}/{name}") for name in node.output]
+            nodes.append(copy)
+        for tensor in model.graph.initializer:
+            renamed = TensorProto()
+            renamed.CopyFrom(tensor)
+            renamed.name = f"{index}/{tensor.name}"
+            initializers.append(renamed)
         value, shape = result, output_shape_of(model)
     return _model(nodes, initializers, input_shape_of(models[0]), shape)
 
@@ -261,34 +251,6 @@ def pointwise(shape: Shape, *, seed: int = 0) -> onnx.ModelProto:
     )
     initializers = [_tensor(weight, "weight"), _tensor(bias, "bias")]
     return _model([node], initializers, (1, *shape), (1, *shape))
-
-
-def _append(
-    nodes: list[onnx.NodeProto],
-    initializers: list[TensorProto],
-    model: onnx.ModelProto,
-    prefix: str,
-    source: str,
-    result: str,
-) -> None:
-    """Add the model under names of its own, from the value ``source`` to the value ``result``."""
-    names = {
-        "": "",  # an optional input that is left out
-        model.graph.input[0].name: source,
-        model.graph.output[0].name: result,
-    }
-    for node in model.graph.node:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copy.name = f"{prefix}/{node.name}"
-        copy.input[:] = [names.get(name, f"{prefix}/{name}") for name in node.input]
-        copy.output[:] = [names.get(name, f"{prefix}/{name}") for name in node.output]
-        nodes.append(copy)
-    for tensor in model.graph.initializer:
-        renamed = TensorProto()
-        renamed.CopyFrom(tensor)
-        renamed.name = f"{prefix}/{tensor.name}"
-        initializers.append(renamed)
 
 
 def _model(
@@ -309,36 +271,12 @@ def _model(
     )
 
 
-def _is_template(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> bool:
-    """Whether the exporter kept every weight as it is, under its name."""
-    own = {tensor.name: tensor for tensor in model.graph.initializer}
-    return all(
-        name in own and np.array_equal(numpy_helper.to_array(own[name]), weight)
-        for name, weight in weights.items()
-    )
-
-
 def _weights(folded: nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in folded.state_dict().items()}
 
 
 def _tensor(array: np.ndarray, name: str) -> TensorProto:
     return numpy_helper.from_array(np.ascontiguousarray(array), name)
-
-
-def _group(node: onnx.NodeProto) -> onnx.AttributeProto | None:
-    if node.op_type != "Conv":
-        return None
-    return next((attribute for attribute in node.attribute if attribute.name == "group"), None)
-
-
-def _batch(value: onnx.ValueInfoProto) -> onnx.TensorShapeProto.Dimension:
-    dimension: onnx.TensorShapeProto.Dimension = value.type.tensor_type.shape.dim[0]
-    return dimension
-
-
-def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    return tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)
 
 
 CALL = pointwise((1, 1, 1))

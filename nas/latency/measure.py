@@ -1,20 +1,17 @@
 """Timing: graphs take turns in random order, and visits far apart become a latency with interval.
 
-A graph is visited several times, far apart in time, and runs a few times at each visit. The runs of
-one visit share the state of the machine, so only the visits are independent samples.
-
-Other work on the machine only ever adds time: it evicts caches and shares the memory's bandwidth.
-So the lower quartile stands for an undisturbed run, where thread CPU time is measured. With several
-threads wall-clock times are bimodal and low quantiles mean nothing: there it is the median.
+A graph runs a few times at each visit. These runs share the state of the machine, so only the
+visits are independent samples. Other work on the machine only ever adds time: so the lower quartile
+stands for an undisturbed run, where thread CPU time is measured. With several threads wall-clock
+times are bimodal and low quantiles mean nothing: there it is the median.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -33,7 +30,7 @@ Status = Literal["ok", "noisy"]
 
 
 class Clock(NamedTuple):
-    """The clock that a statistic reads, in nanoseconds, and the quantile that it takes."""
+    """A clock in nanoseconds, and the quantile that is taken of its times."""
 
     read: Callable[[], int]
     quantile: float
@@ -63,8 +60,7 @@ WALL_PATIENCE = 2
 class VisitPlan:
     """How often a graph is visited; at each visit it runs at least so often and so long.
 
-    Visits go on until half the confidence interval is below ``tolerance`` times the latency. Sums
-    of 20 to 40 layers average the independent errors of their rows out to a fifth of it.
+    Visits go on until half the confidence interval is below ``tolerance`` times the latency.
     """
 
     runs: int = 5
@@ -88,10 +84,7 @@ PATIENT = VisitPlan(runs=8, span_ms=5.0, least_visits=12, most_visits=40, tolera
 
 @dataclass(frozen=True)
 class Measurement:
-    """A latency with its 95 % interval, in milliseconds, and the number of timed runs.
-
-    ``visits`` holds the latency of the (longer) graph at each visit.
-    """
+    """A latency with its 95 % interval; ``visits``: of the (longer) graph, at each visit, in ms."""
 
     ms: float
     ms_low: float
@@ -112,7 +105,9 @@ class Estimate:
     @property
     def half_width(self) -> float:
         """Half the 95 % confidence interval."""
-        return self.error * _student(self.visits - 1) if self.visits > 1 else math.inf
+        if self.visits < 2:
+            return math.inf
+        return self.error * float(stdtrit(self.visits - 1, 0.975))
 
     def is_within(self, tolerance: float) -> bool:
         """Whether half the interval is at most this share of the value, or negligible."""
@@ -127,8 +122,7 @@ class Estimate:
 def estimate(visits: Sequence[float], quantile: float) -> Estimate:
     """The quantile of the visits (Harrell and Davis 1982) and its error (Maritz and Jarrett 1978).
 
-    A smooth mean of all order statistics, in which those near the quantile weigh most: an outlying
-    visit hardly counts, drift and bimodality widen the interval.
+    An outlying visit hardly counts; drift and bimodality widen the interval.
     """
     ordered = np.sort(np.asarray(visits, dtype=float))
     weights = _weights(len(ordered), quantile)
@@ -161,18 +155,24 @@ def measure_probes(
     rng: np.random.Generator,
     plan: VisitPlan = LAYER_VISITS,
 ) -> list[Measurement]:
-    """The latency of each probe in the target's precision.
-
-    All sessions are open at once, so batches should be small.
-    """
+    """The latency of each probe in the target's precision; all sessions are open at once."""
     runtime = make_runtime(target)
-    runs = []
-    for probe in probes:
-        graphs = [probe.long] if probe.short is None else [probe.long, probe.short]
-        runs.append([_prepare(runtime, graph, target) for graph in graphs])
+    runs = [
+        [
+            _prepare(runtime, graph, target)
+            for graph in (probe.long, probe.short)
+            if graph is not None
+        ]
+        for probe in probes
+    ]
     copies = [probe.copies for probe in probes]
-    with _no_garbage_collection():
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
         return time_in_turns(runs, copies, CLOCKS[target.statistic], rng=rng, plan=plan.on(target))
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def time_in_turns(
@@ -184,9 +184,7 @@ def time_in_turns(
     plan: VisitPlan,
 ) -> list[Measurement]:
     """Time each entry, a long run and perhaps a short one, visit by visit in random order."""
-    samplers = [
-        _Sampler(pair, count, clock, plan) for pair, count in zip(runs, copies, strict=True)
-    ]
+    samplers = [_Sampler(*entry, clock, plan) for entry in zip(runs, copies, strict=True)]
     waiting = list(samplers)
     while waiting:
         for index in rng.permutation(len(waiting)):
@@ -218,10 +216,10 @@ class _Sampler:
             self.timed += len(samples)
 
     def is_done(self) -> bool:
-        count = len(self.visits[0])
-        if count < self.plan.least_visits:
-            return False
-        return count >= self.plan.most_visits or self.estimate().is_within(self.plan.tolerance)
+        count, plan = len(self.visits[0]), self.plan
+        return count >= plan.least_visits and (
+            count >= plan.most_visits or self.estimate().is_within(plan.tolerance)
+        )
 
     def estimate(self) -> Estimate:
         long, *short = (estimate(visits, self.clock.quantile) for visits in self.visits)
@@ -243,11 +241,7 @@ class _Sampler:
 
 
 def _prepare(runtime: Runtime, graph: onnx.ModelProto, target: Target) -> Run:
-    """A function that runs the graph on a batch.
-
-    Raises:
-        UserError: the graph fixes its batch in a way that ``with_batch`` cannot change.
-    """
+    """A function that runs the graph on a batch."""
     run = runtime.prepare(with_batch(in_precision(graph, target), target.batch))
     if target.batch > 1:
         try:
@@ -269,23 +263,7 @@ def _measurement(found: Estimate, runs: int, visits: tuple[float, ...]) -> Measu
     )
 
 
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 @lru_cache
 def _weights(count: int, quantile: float) -> np.ndarray:
     a, b = (count + 1) * quantile, (count + 1) * (1 - quantile)
     return np.diff(betainc(a, b, np.linspace(0, 1, count + 1)))
-
-
-@lru_cache
-def _student(freedom: int) -> float:
-    return float(stdtrit(freedom, 0.975))

@@ -1,8 +1,7 @@
 """Layers and whole networks, timed; networks calibrate the sums of rows and check them later.
 
-From one hour to the next everything on a machine can shift by 2 to 5 %, alike for all layers.
-Single layers do not show it, whole networks do, and one factor mends it, or two where large
-networks have shifted by more than small ones.
+From one hour to the next everything on a machine can shift by 2 to 5 %: whole networks show it, and
+one factor mends it, or two where large networks have shifted by more than small ones.
 """
 
 from __future__ import annotations
@@ -61,10 +60,10 @@ CANDIDATES = 600
 """Random networks among which those to measure are picked by their latency."""
 
 BATCH_LAYERS = 24
-"""Layers that take turns: their visits spread over seconds, and a kill loses no more than these."""
+"""Layers that take turns: their visits spread over seconds."""
 
 BATCH_BYTES = 150_000_000
-"""All sessions of a batch are open at once; weights count here, the runtime packs a second copy."""
+"""All sessions of a batch are open at once, and the runtime packs a second copy of weights."""
 
 NETWORK_VISITS = VisitPlan(runs=5, span_ms=4.0, least_visits=5, most_visits=8, tolerance=0.015)
 """Of one pass."""
@@ -81,10 +80,7 @@ Action = Literal["none", "re-anchor", "rebuild"]
 
 
 class NetworkSample(NamedTuple):
-    """How many networks the calibration is fitted on, how many are held out, how they are timed.
-
-    ``visits`` is the plan of each of the ``passes``.
-    """
+    """The networks that the calibration is fitted on, those held out, and how they are timed."""
 
     fitted: int
     held_out: int
@@ -95,8 +91,7 @@ class NetworkSample(NamedTuple):
 class Drift(Value):
     """The shift of measurements from predictions, as shares (0.01 is 1 %), and the action to take.
 
-    ``shift``: the share by which all latencies have risen; ``calibration`` brings the table up to
-    date, and ``mape_after`` is the error with it.
+    ``calibration`` brings the table up to date; ``mape_after`` is the error with it.
     """
 
     networks: int
@@ -128,28 +123,21 @@ class Runner:
         """The latency of each layer inside a network, in random order, batch by batch."""
         keys = list(layers)
         order = [keys[index] for index in self.rng.permutation(len(keys))]
-        done = 0
-        self.progress.update("layers", done, len(keys))
+        self.progress.update("layers", 0, len(keys))
         for probes in _batches(order, lambda key: self.graphs.probe(layers[key], key[1]), batch):
             yield self._measure(probes, plan)
-            done += len(probes)
-            self.progress.update("layers", done, len(keys))
+            self.progress.update("layers", len(keys) - len(order), len(keys))
 
     def measure_networks(
         self, networks: Sequence[Architecture], *, passes: int, plan: VisitPlan = NETWORK_VISITS
     ) -> list[Measurement]:
-        """Whole networks in random order, in batches that fit into memory.
-
-        Several passes with other batches: a spell of other work on the machine then hits all alike.
-        """
+        """Whole networks in random order, in each pass in other batches: disturbances hit all."""
         found: list[list[Measurement]] = [[] for _ in networks]
         total = passes * len(networks)
         self.progress.update("networks", 0, total)
         for _ in range(passes):
             order = self.rng.permutation(len(networks)).tolist()
-            for probes in _batches(
-                order, lambda index: Probe(self.graphs.network(networks[index]))
-            ):
+            for probes in _batches(order, lambda at: Probe(self.graphs.network(networks[at]))):
                 for index, measurement in self._measure(probes, plan).items():
                     found[index].append(measurement)
                 self.progress.update("networks", sum(map(len, found)), total)
@@ -165,9 +153,9 @@ def calibrate(
 ) -> tuple[Calibration, Validation | None]:
     """Measure random networks between the smallest and the largest of ``space``.
 
-    Some of them, evenly spread, fit the calibration, the others validate it; in a space with too
-    few networks to hold any out there is no validation. A validation that fails is measured on,
-    up to ``MOST_ROUNDS`` times as long: on a busy machine the networks' noise may be to blame.
+    Some of them, evenly spread, fit the calibration, the others validate it; a space with too few
+    networks has no validation. A validation that fails is measured on, up to ``MOST_ROUNDS`` times
+    as long: on a busy machine the networks' noise may be to blame.
     """
     networks = pick_networks(space, rows, runner.rng, sample.fitted + sample.held_out)
     sums = [network_sums(rows, network) for network in networks]
@@ -175,7 +163,7 @@ def calibrate(
     while True:
         rounds.append(runner.measure_networks(networks, passes=sample.passes, plan=sample.visits))
         measured = [combine(visited, runner.target) for visited in zip(*rounds, strict=True)]
-        calibration, validation = _fit(sums, measured, runner.target, sample)
+        calibration, validation = _fit(sums, measured, runner.target, sample.fitted)
         if validation is None or not judge(validation).failures or len(rounds) == MOST_ROUNDS:
             return calibration, validation
 
@@ -184,8 +172,7 @@ def pick_networks(
     space: SearchSpace, rows: Mapping[Key, Row], rng: np.random.Generator, count: int
 ) -> list[Architecture]:
     """Different random networks, and the smallest and largest, from the fastest to the slowest."""
-    found = [space.smallest(), space.largest()]
-    found += [space.sample(rng) for _ in range(CANDIDATES)]
+    found = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(CANDIDATES))]
     networks = list(dict.fromkeys(found))
     sums = [network_sums(rows, network).ms for network in networks]
     return [networks[index] for index in spread_over(sums, min(count, len(networks)))]
@@ -207,9 +194,7 @@ def measure_drift(
 ) -> Drift:
     """Measure random networks of the table's space, spread over its latencies, on this machine.
 
-    Raises:
-        UserError: the table is for another target, its space is gone or has changed, or has too
-            few networks.
+    Raises UserError if the table is for another target, or its space is gone or has changed.
     """
     table.require_target(detect_again(table.target))
     runner = Runner(table.target, np.random.default_rng(seed), progress=progress)
@@ -228,11 +213,13 @@ def judge_drift(
 ) -> Drift:
     """Compare a table's predictions for sums of its rows with new measurements, all in ms."""
     updated = reanchor(calibration, sums, measured)
-    predicted = [calibration.latency(size.ms, size.params) for size in sums]
-    after = np.array([updated.latency(size.ms, size.params) for size in sums])
-    expected, truth = np.asarray(predicted), np.asarray(measured)
-    factor = fit_factor(expected, truth)
-    rho, tau = (with_interval(rank, predicted, measured)[0] for rank in (spearman, kendall))
+    before, after = (
+        np.array([each.latency(size.ms, size.params) for size in sums])
+        for each in (calibration, updated)
+    )
+    truth = np.asarray(measured)
+    factor = fit_factor(before, truth)
+    rho, tau = (with_interval(rank, before.tolist(), measured)[0] for rank in (spearman, kendall))
     action: Action = "re-anchor"
     if abs(factor - 1) > MENDABLE or rho < LEAST_SPEARMAN:
         action = "rebuild"
@@ -241,7 +228,7 @@ def judge_drift(
     return Drift(
         networks=len(truth),
         shift=factor - 1,
-        mape_before=float(np.abs(expected / truth - 1).mean()),
+        mape_before=float(np.abs(before / truth - 1).mean()),
         mape_after=float(np.abs(after / truth - 1).mean()),
         spearman=rho,
         kendall=tau,
@@ -252,24 +239,15 @@ def judge_drift(
 
 def reanchored(table: LatencyTable, drift: Drift, date: str) -> LatencyTable:
     """The table with its latencies shifted; its calibration so far joins ``earlier_anchors``."""
-    provenance = table.provenance
-    earlier = Anchor(calibration=table.calibration, date=provenance.anchored or provenance.date)
-    changed = provenance.model_copy(
-        update={
-            "calibration": drift.calibration,
-            "anchored": date,
-            "earlier_anchors": (*provenance.earlier_anchors, earlier),
-        }
-    )
-    return replace(table, provenance=changed)
+    old = table.provenance
+    anchor = Anchor(calibration=old.calibration, date=old.anchored or old.date)
+    anchors = (*old.earlier_anchors, anchor)
+    update = {"calibration": drift.calibration, "anchored": date, "earlier_anchors": anchors}
+    return replace(table, provenance=old.model_copy(update=update))
 
 
 def space_of(table: LatencyTable) -> SearchSpace:
-    """The space that a table was built for, loaded from where it was found then.
-
-    Raises:
-        UserError: it is gone, or it is another one now.
-    """
+    """The space that a table was built for; raises UserError if it is gone or has changed."""
     argument = table.provenance.space_argument
     try:
         space = SearchSpace.load(argument)
@@ -298,14 +276,11 @@ def _batches(
 
 
 def _fit(
-    sums: Sequence[RowSums],
-    measured: Sequence[Measurement],
-    target: Target,
-    sample: NetworkSample,
+    sums: Sequence[RowSums], measured: Sequence[Measurement], target: Target, most_fitted: int
 ) -> tuple[Calibration, Validation | None]:
     """The calibration on some of the networks, evenly spread, and its figures on the others."""
     count = len(sums)
-    places = np.linspace(0, count - 1, 2 * min(sample.fitted, count) + 1)[1::2]
+    places = np.linspace(0, count - 1, 2 * min(most_fitted, count) + 1)[1::2]
     fitted = places.round().astype(int).tolist()
     held = [index for index in range(count) if index not in fitted]
     calibration = fit_calibration(
@@ -324,7 +299,6 @@ def _fit(
         )
         for index, (size, found) in enumerate(zip(sums, measured, strict=True))
     ]
-    quantile = CLOCKS[target.statistic].quantile
-    return calibration, validate(
-        points, noise_floor([measured[index].visits for index in held], quantile)
-    )
+    visits = [measured[index].visits for index in held]
+    floor = noise_floor(visits, CLOCKS[target.statistic].quantile)
+    return calibration, validate(points, floor)

@@ -24,10 +24,9 @@ def latency_names(tables: Collection[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class Prices:
-    """Costs of assignments: tens of thousands a second.
+    """The costs of assignments by tables with names: ``latency_ms``, ``params`` and ``macs``.
 
-    ``tables`` by their names. The costs are called ``latency_ms``, ``params`` and ``macs``; with
-    several tables each has a latency of its own: ``latency_ms[cpu]``.
+    With several tables each has a latency of its own: ``latency_ms[cpu]``.
     """
 
     space: SearchSpace
@@ -48,12 +47,8 @@ class Prices:
         """``LatencyTable.cost`` of the architecture, by every table."""
         placed = list(self.space.placed(assignment))
         found = {name: table.cost_of(placed) for name, table in self.latencies.items()}
-        counts = next(iter(found.values()))
-        return {
-            **{name: costs[LATENCY] for name, costs in found.items()},
-            "params": counts["params"],
-            "macs": counts["macs"],
-        }
+        latencies = {name: costs.pop(LATENCY) for name, costs in found.items()}
+        return {**latencies, **next(iter(found.values()))}
 
     def require_name(self, name: str, where: str) -> None:
         """Raise UserError unless ``name`` is one of the costs."""

@@ -1,9 +1,8 @@
 """Where the time of networks goes on a device: layer by layer, and by class of operator.
 
-Layers are measured by their probes, as in a latency table, so that both agree. Classes of operators
-come from the runtime's own profiler on the whole network. Profiling itself costs about 14 %, and
-onnxruntime counts in whole microseconds: so only shares are taken from it, of the latency that was
-measured without it. Operators that a runtime fuses into another count with that one.
+Layers are measured by their probes, as in a latency table. Classes of operators come from the
+runtime's own profiler on the whole network, which costs time itself: so only shares are taken from
+it. Operators that a runtime fuses into another count with that one.
 """
 
 from __future__ import annotations
@@ -79,8 +78,8 @@ class LayerTime:
 class Profile:
     """One network: its measured latency, that of its layers, and ms by class of operator.
 
-    ``operators`` is None where the runtime has no profiler. The layers' sum may differ from the
-    whole: layers alone have their weights in the cache, a large network fetches them.
+    ``operators`` is None where the runtime has no profiler. A large network takes longer than its
+    layers together, which have their weights in the cache.
     """
 
     name: str
@@ -98,10 +97,7 @@ class Profile:
 
 
 def profile_networks(
-    networks: Mapping[str, Architecture],
-    runner: Runner,
-    *,
-    network_plan: VisitPlan = PATIENT,
+    networks: Mapping[str, Architecture], runner: Runner, *, network_plan: VisitPlan = PATIENT
 ) -> list[Profile]:
     """Profile networks by their names; layers that several have in common are measured once."""
     target = runner.target
@@ -118,26 +114,18 @@ def profile_networks(
     runtime = make_runtime(target)
     found = []
     for (name, network), model, whole in zip(networks.items(), models, wholes, strict=True):
-        runs = runtime.profile(with_batch(model, target.batch), PROFILED_RUNS)
-        found.append(
-            Profile(
-                name=name,
-                whole=whole,
-                layers=tuple(
-                    LayerTime(layer, shape, times[layer.signature, shape])
-                    for layer, shape in network.placed()
-                ),
-                operators=scaled_to(whole.ms, classify(runs)) if runs else None,
-            )
+        layer_times = tuple(
+            LayerTime(layer, shape, times[layer.signature, shape])
+            for layer, shape in network.placed()
         )
+        runs = runtime.profile(with_batch(model, target.batch), PROFILED_RUNS)
+        operators = scaled_to(whole.ms, classify(runs)) if runs else None
+        found.append(Profile(name, whole, layer_times, operators))
     return found
 
 
 def classify(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean ms of each class of operators, over the faster half of the runs.
-
-    The slower half has kernels in it that were interrupted, and the first runs.
-    """
+    """Mean ms of each class of operators, over the faster half of the runs."""
     faster = sorted(runs, key=lambda run: sum(run.values()))[: max(1, len(runs) // 2)]
     found = dict.fromkeys([*OPERATORS, "other"], 0.0)
     for run in faster:

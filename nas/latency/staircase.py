@@ -1,21 +1,19 @@
 """Channels form a staircase: its step on a device, options that cost the same, modelled layers.
 
-A runtime pads channels to a step, so interpolating latency over widths errs by 3 to 11 %, a model
-on the padded widths by about 2 %. Widths that are no multiple of the step run other kernels, by up
-to 78 % slower, so each alignment class has its own model:
+A runtime pads channels to a step, and widths that are no multiple of it run other kernels. So
+``build-lut --quick`` measures a part of each group of layers, of one kind on one map in one
+alignment class, and models the others on their padded widths (benchmarks/README.md has the errors):
 
     t = b0 + b1 P(a) P(b) + b2 P(a) + b3 P(b)    with P the width rounded up to the step, all b >= 0
 
-for the two widths a and b (channels and hidden channels, or those before and after) of one kind of
-layer on one map; and likewise with each width and each pair of them where a layer has more.
-``build-lut --quick`` measures a part of each group of layers and models the others.
+for two widths a and b; and likewise with each width and each pair of them where a layer has more.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -72,10 +70,8 @@ class Group(NamedTuple):
 
 def measure_step(target: Target, rng: np.random.Generator, plan: VisitPlan = SWEEP_VISITS) -> int:
     """The number of channels that the target computes at once, from a sweep of 1x1 convolutions."""
-    probes = []
-    for width in SWEEP_WIDTHS:
-        graph = pointwise((width, SWEEP_MAP, SWEEP_MAP))
-        probes.append(Probe(chain([graph] * 4), chain([graph] * 2), copies=2))
+    graphs = [pointwise((width, SWEEP_MAP, SWEEP_MAP)) for width in SWEEP_WIDTHS]
+    probes = [Probe(chain([graph] * 4), chain([graph] * 2), copies=2) for graph in graphs]
     measured = measure_probes(probes, target, rng=rng, plan=plan)
     return fit_step(SWEEP_WIDTHS, [found.ms for found in measured])
 
@@ -85,11 +81,11 @@ def fit_step(widths: Sequence[int], ms: Sequence[float]) -> int:
 
     The finest step is kept unless a wider one explains clearly more.
     """
-    errors: Mapping[int, float] = {step: _step_error(widths, ms, step) for step in STEPS}
-    best = STEPS[0]
-    for step in STEPS[1:]:
-        if errors[step] < STEP_GAIN * errors[best]:
-            best = step
+    best, least = STEPS[0], math.inf
+    for step in STEPS:
+        error = _step_error(widths, ms, step)
+        if error < STEP_GAIN * least:
+            best, least = step, error
     return best
 
 
@@ -103,10 +99,10 @@ def plateaus(space: SearchSpace, table: LatencyTable) -> list[Plateau]:
     table.require_layers(space)
     found = []
     for place, (choice, options) in enumerate(space.choices.items()):
-        networks = []
-        for option in range(len(options)):
-            assignment = tuple(largest[:place] + [option] + largest[place + 1 :])
-            networks.append(_keys(space.decode(assignment)))
+        networks = [
+            _keys(space.decode((*largest[:place], option, *largest[place + 1 :])))
+            for option in range(len(options))
+        ]
         for option in range(len(options) - 1):
             for larger in range(len(options) - 1, option, -1):
                 sums = _equal_sums(networks[option], networks[larger], table)
@@ -172,16 +168,15 @@ def model_rows(
             value = float(features[index[key]] @ ms)
             low, high = max(0.0, 1 - 1.96 * error) * value, (1 + 1.96 * error) * value
             found[key] = Row(value, low, high, *sizes[key], "modelled")
-        records.append(
-            ModelledGroup(
-                kind=layers[keys[0]].kind,
-                map=group.map,
-                alignment=group.alignment,
-                measured=len(known),
-                modelled=len(missing),
-                error=error,
-            )
+        record = ModelledGroup(
+            kind=layers[keys[0]].kind,
+            map=group.map,
+            alignment=group.alignment,
+            measured=len(known),
+            modelled=len(missing),
+            error=error,
         )
+        records.append(record)
     return found, tuple(records)
 
 
@@ -227,9 +222,9 @@ def _left_out_error(
     return float(np.sqrt(np.mean(np.square(errors))))
 
 
-def _fit(features: np.ndarray, ms: Collection[float]) -> np.ndarray:
+def _fit(features: np.ndarray, ms: Sequence[float] | np.ndarray) -> np.ndarray:
     """Coefficients, none below zero, of the least squared relative error."""
-    coefficients: np.ndarray = nnls(features / np.array(list(ms))[:, None], np.ones(len(ms)))[0]
+    coefficients: np.ndarray = nnls(features / np.asarray(ms)[:, None], np.ones(len(ms)))[0]
     return coefficients
 
 
@@ -250,8 +245,8 @@ def _spanning(points: np.ndarray, count: int) -> list[int]:
     scaled = (points - points.min(0)) / np.where(span > 0, span, 1)
     chosen = [int(scaled.sum(1).argmin()), int(scaled.sum(1).argmax())]
     while len(chosen) < count:
-        distances = np.linalg.norm(scaled[:, None] - scaled[chosen], axis=2).min(1)  # (N,)
-        chosen.append(int(distances.argmax()))
+        distances = np.linalg.norm(scaled[:, None] - scaled[chosen], axis=2)  # (N, chosen)
+        chosen.append(int(distances.min(1).argmax()))
     return chosen
 
 

@@ -63,7 +63,6 @@ class Anchor(Value):
 class Provenance(Value):
     """Everything of a table but its rows.
 
-    ``modelled``: the layers that a quick build did not measure, and the error of their models.
     ``anchored``: when ``check-lut`` last shifted the calibration; the earlier ones are kept.
     """
 
@@ -120,20 +119,19 @@ class LatencyTable:
     def load(cls, path: str | Path) -> LatencyTable:
         """Read ``T.csv`` and its sidecar ``T.json``.
 
-        Raises:
-            UserError: a file is missing, edited or truncated, or holds impossible values.
+        Raises UserError if a file is missing, edited or truncated, or holds impossible values.
         """
         path = Path(path)
         table, total = _read_table(path)
-        if total is not None:
-            bad = total - len(table.rows)
-            mend = f"measure the {bad} of {total} rows that are bad again: " if bad < total else ""
-            raise UserError(
-                f"{path}: its content differs from the hash in {sidecar_path(path).name}: edited "
-                f"or half-written; {mend or 'rebuild: '}{build_command(path, table.provenance)} "
-                f"{'--resume' if mend else '--force'}"
-            )
-        return table
+        if total is None:
+            return table
+        bad = total - len(table.rows)
+        mend = f"measure the {bad} of {total} rows that are bad again: " if bad < total else ""
+        raise UserError(
+            f"{path}: its content differs from the hash in {sidecar_path(path).name}: edited or "
+            f"half-written; {mend or 'rebuild: '}{build_command(path, table.provenance)} "
+            f"{'--resume' if mend else '--force'}"
+        )
 
     @classmethod
     def salvage(cls, path: Path) -> LatencyTable:
@@ -150,11 +148,7 @@ class LatencyTable:
         write_atomically(sidecar_path(self.path), json.dumps(sidecar, indent=1) + "\n")
 
     def row(self, layer: Layer, input_shape: Shape) -> Row:
-        """The row of a layer.
-
-        Raises:
-            UserError: there is none; the message holds the command that adds it.
-        """
+        """The row of a layer; raises UserError, with the command that adds it, if there is none."""
         row = self.rows.get((layer.signature, input_shape))
         if row is None:
             raise self._missing(layer, input_shape)
@@ -180,8 +174,7 @@ class LatencyTable:
     def require_layers(self, space: SearchSpace, space_argument: str | None = None) -> None:
         """Raise UserError, naming the first layer, unless all layers of ``space`` have rows.
 
-        ``space_argument`` names the space in the command that adds them; by default it is named
-        as when the table was built.
+        ``space_argument`` names the space in the command; by default as when the table was built.
         """
         for (_, shape), layer in space.layers().items():
             if (layer.signature, shape) not in self.rows:
@@ -189,8 +182,7 @@ class LatencyTable:
 
     def require_target(self, target: Target) -> None:
         """Raise UserError, naming the differences, unless the table was built on ``target``."""
-        difference = self.target.difference(target)
-        if difference:
+        if difference := self.target.difference(target):
             wanted = self.provenance.model_copy(update={"target": target})
             raise UserError(
                 f"{self.path}: was built for another target (here: the table, there: this "
@@ -200,8 +192,7 @@ class LatencyTable:
 
     def require_trust(self) -> None:
         """Raise UserError, naming the figures and their bounds, if the table failed validation."""
-        failures = judge(self.validation).failures
-        if failures:
+        if failures := judge(self.validation).failures:
             raise UserError(
                 f"{self.path}: {'; '.join(failures)}; build it again when the machine is quieter: "
                 f"{build_command(self.path, self.provenance)} --force, or take it as it is with "
@@ -227,14 +218,10 @@ def build_command(path: Path, provenance: Provenance) -> str:
     """The command that builds this table."""
     target = provenance.target
     words = ["nas", "build-lut", "--space", provenance.space_argument, "--device", target.device]
-    if target.runtime != "onnxruntime":
-        words += ["--runtime", target.runtime]
-    if target.threads != 1:
-        words += ["--threads", str(target.threads)]
-    if target.batch != 1:
-        words += ["--batch", str(target.batch)]
-    if target.precision != "float32":
-        words += ["--precision", target.precision]
+    defaults = {"runtime": "onnxruntime", "threads": 1, "batch": 1, "precision": "float32"}
+    for name, default in defaults.items():
+        if (value := getattr(target, name)) != default:
+            words += [f"--{name}", str(value)]
     if provenance.modelled:
         words.append("--quick")
     return " ".join([*words, "--out", str(path)])
@@ -248,7 +235,7 @@ def space_hash(space: SearchSpace) -> str:
 def sum_rows(rows: Iterable[Row]) -> RowSums:
     """The sums of a network's rows, in the order in which the layers stand."""
     ms, params, macs = 0.0, 0, 0
-    for row in rows:
+    for row in rows:  # sum() of floats rounds otherwise
         ms += row.ms
         params += row.params
         macs += row.macs
@@ -261,19 +248,13 @@ def format_rows(rows: Mapping[Key, Row]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for (signature, shape), row in rows.items():
-        ms = [f"{value:.6f}" for value in (row.ms, row.ms_low, row.ms_high)]
-        cells = [signature, _shape_text(shape), *ms, row.params, row.macs, row.status]
-        writer.writerow(cells)
+        ms = [f"{value:.6f}" for value in row[:3]]
+        writer.writerow([signature, _shape_text(shape), *ms, *row[3:]])
     return text.getvalue()
 
 
 def parse_rows(content: bytes, path: Path) -> dict[Key, Row]:
-    """Read CSV that ``format_rows`` wrote.
-
-    Raises:
-        UserError: naming file and line: a column is missing, a latency is not above zero, or a key
-            occurs twice.
-    """
+    """Read CSV that ``format_rows`` wrote; raises UserError, naming file and line, if it cannot."""
     lines = csv.reader(io.StringIO(content.decode("utf-8", errors="replace")))
     if next(lines, None) != list(COLUMNS):
         raise UserError(f"{path}:1: the columns must be {','.join(COLUMNS)}")
@@ -325,12 +306,10 @@ def _checksum(line: bytes) -> str:
 
 
 def _shape_text(shape: Shape) -> str:
-    """``32x56x56``."""
     return "x".join(map(str, shape))
 
 
 def _read_sidecar(path: Path) -> Sidecar:
-    """The sidecar of the table at ``path``."""
     if path.suffix != ".csv":
         raise UserError(f"{path}: a latency table is a .csv file with a .json file beside it")
     if not path.exists() and not sidecar_path(path).exists():

@@ -36,10 +36,7 @@ NVIDIA_DEVICES = ("cuda", "tensorrt", "nvtensorrtrtx")
 
 
 class Target(Value):
-    """The conditions of a latency: change any of these and the milliseconds change.
-
-    ``accelerator``: the name that the driver reports; empty where the CPU does the work.
-    """
+    """The conditions of a latency; ``accelerator`` is empty where the CPU does the work."""
 
     device: str
     accelerator: str = ""
@@ -82,9 +79,7 @@ def detect_target(
 ) -> Target:
     """The target that measurements on this machine hold for; ``batch`` images at once.
 
-    Raises:
-        UserError: there is no such runtime, no such device on this machine, or no int8 on it; the
-            message lists the available ones.
+    Raises UserError, listing those available, if there is no such runtime, device or int8 here.
     """
     if runtime not in RUNTIMES:
         hint = did_you_mean(runtime, RUNTIMES)
@@ -128,11 +123,7 @@ def detect_again(target: Target) -> Target:
 
 
 def accelerator(device: str) -> str:
-    """The name of the GPU behind a device of NVIDIA's; empty for other devices.
-
-    Raises:
-        UserError: nvidia-smi, which comes with the driver, does not report it.
-    """
+    """The name of the GPU behind a device of NVIDIA's; empty for other devices."""
     if device not in NVIDIA_DEVICES:
         return ""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
@@ -148,8 +139,7 @@ def accelerator(device: str) -> str:
 def in_precision(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
     """The model as the target computes it; a quantized model is returned unchanged.
 
-    A graph is quantized as a whole, so that the nodes between its layers are those of a network.
-    Latency does not depend on values: one random image gives the ranges of the activations.
+    Latency does not depend on values: one random image determines the ranges of the activations.
     """
     if target.precision == "float32" or precision_of(model) == "int8":
         return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +19,7 @@ class Runtime(ABC):
     works_in_caller: ClassVar[frozenset[str]] = frozenset()
     """Devices on which, with one thread, the calling thread does all the work.
 
-    Its CPU time is then the latency without pre-emption. A test holds it for every runtime.
+    Its CPU time is then the latency without pre-emption.
     """
 
     int8: ClassVar[Mapping[str, Placement]] = {}
@@ -31,11 +31,7 @@ class Runtime(ABC):
     @classmethod
     @abstractmethod
     def version(cls) -> str:
-        """The installed version.
-
-        Raises:
-            UserError: it is not installed; the message holds the command that installs it.
-        """
+        """The installed version; raises UserError if there is none."""
 
     @classmethod
     @abstractmethod
@@ -57,22 +53,14 @@ class Runtime(ABC):
 
 
 def random_inputs(model: onnx.ModelProto) -> Mapping[str, np.ndarray]:
-    """The same float32 numbers at each call, for each input by its name.
-
-    Raises:
-        UserError: an input has no fixed size.
-    """
+    """The same float32 numbers at each call, for each input by its name, which has a fixed size."""
     rng = np.random.default_rng(0)
-    return {
-        value.name: rng.standard_normal(_shape(value), dtype=np.float32)
-        for value in model.graph.input
-    }
-
-
-def _shape(value: onnx.ValueInfoProto) -> Sequence[int]:
-    shape = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
-    if not all(shape):
-        names = [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
-        sizes = " x ".join(map(str, names))
-        raise UserError(f"input '{value.name}' has no fixed size: {sizes}; export it with one")
-    return shape
+    found = {}
+    for value in model.graph.input:
+        sizes = value.type.tensor_type.shape.dim
+        shape = [size.dim_value for size in sizes]
+        if not all(shape):
+            text = " x ".join(str(size.dim_param or size.dim_value) for size in sizes)
+            raise UserError(f"input '{value.name}' has no fixed size: {text}; export it with one")
+        found[value.name] = rng.standard_normal(shape, dtype=np.float32)
+    return found

@@ -63,8 +63,7 @@ class OnnxRuntime(Runtime):
         """How often each operator occurs in the graph that is executed, after all fusions."""
         options = self._options()
         with tempfile.TemporaryDirectory() as folder:
-            path = str(Path(folder) / "optimised.onnx")
-            options.optimized_model_filepath = path
+            path = options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
             self._session(model, options)
             return Counter(node.op_type for node in onnx.load(path).graph.node)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,10 +37,9 @@ class OpenVino(Runtime):
         found: list[Mapping[str, float]] = []
         for _ in range(runs):
             request.infer()
-            kinds: dict[str, float] = {}
+            kinds: defaultdict[str, float] = defaultdict(float)
             for node in request.get_profiling_info():
-                ms = node.real_time.total_seconds() * 1000
-                kinds[_kind(node)] = kinds.get(_kind(node), 0.0) + ms
+                kinds[_kind(node)] += node.real_time.total_seconds() * 1000
             found.append({kind: ms for kind, ms in kinds.items() if ms > 0})
         return found
 
