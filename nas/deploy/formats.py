@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import runpy
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from nas.architecture import Architecture
-from nas.deploy.openvino import OpenVinoNetwork, to_openvino
+from nas.deploy.openvino import load_openvino, to_openvino
 from nas.deploy.quantize import Placement
 from nas.errors import UserError
 
@@ -36,11 +36,7 @@ class Rounding(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """The files of an export, by path, and how close its results are to torch's.
-
-    ``relative_difference`` is the ``largest_difference``, ``agreement`` a share of images: one of
-    them is None.
-    """
+    """The files of an export, and its ``largest_difference`` from torch or its ``agreement``."""
 
     files: Mapping[Path, bytes]
     relative_difference: float | None = None
@@ -48,11 +44,7 @@ class Exported(NamedTuple):
 
 
 def files_of(form: ExportFormat, out: Path) -> tuple[Path, ...]:
-    """The files that an export writes.
-
-    Raises:
-        UserError: ``out`` has another suffix than the format.
-    """
+    """The files that an export writes; raises UserError if ``out`` has a wrong suffix."""
     suffixes = SUFFIXES.get(form)
     if suffixes is None:
         return (out,)
@@ -71,10 +63,8 @@ def export_network(
 ) -> Exported:
     """Export a network, which is in evaluation mode; ``rounding`` is for int8.
 
-    Raises:
-        UserError: the export computes something else than torch, or its runtime is not installed.
+    Raises UserError if the export computes something else than torch, or lacks its runtime.
     """
-    import torch
     from safetensors.torch import save
 
     from nas.deploy.export import require_parity, to_checked_int8, to_checked_onnx
@@ -83,9 +73,9 @@ def export_network(
 
     paths, shape = files_of(form, out), architecture.input_shape
     if form == "python":
-        contents, load = _python(architecture, network)
-        difference = require_parity(load(), network, shape)
-        return Exported(dict(zip(paths, contents, strict=True)), difference)
+        files, loaded = _python(architecture, network)
+        difference = require_parity(loaded, network, shape)
+        return Exported(dict(zip(paths, files, strict=True)), difference)
     if form == "timm":
         state = to_timm_state_dict(network, architecture)
         again = build(architecture)
@@ -95,8 +85,7 @@ def export_network(
     model, difference = to_checked_onnx(network, shape)
     if form == "openvino":
         files = to_openvino(model)
-        run = OpenVinoNetwork(files)
-        difference = require_parity(lambda x: torch.from_numpy(run(x.numpy())), network, shape)
+        difference = require_parity(load_openvino(files), network, shape)
         return Exported(dict(zip(paths, files, strict=True)), difference)
     if form == "onnx-int8":
         assert rounding is not None
@@ -107,8 +96,8 @@ def export_network(
 
 def _python(
     architecture: Architecture, network: nn.Module
-) -> tuple[tuple[bytes, bytes], Callable[[], nn.Module]]:
-    """The source and the weights, and a function that returns the network made of these alone."""
+) -> tuple[tuple[bytes, bytes], nn.Module]:
+    """The source and the weights, and the network made of these alone."""
     from nas.deploy.standalone import source_file
     from nas.deploy.weights import save_weights
 
@@ -117,5 +106,4 @@ def _python(
         source.write_text(source_file(architecture), encoding="utf-8")
         save_weights(network, source.with_suffix(".safetensors"))
         loaded: nn.Module = runpy.run_path(str(source))["load"]()
-        contents = source.read_bytes(), source.with_suffix(".safetensors").read_bytes()
-    return contents, lambda: loaded
+        return (source.read_bytes(), source.with_suffix(".safetensors").read_bytes()), loaded

@@ -1,10 +1,8 @@
 """Int8 networks: rounded weights and activations as QuantizeLinear, DequantizeLinear pairs in ONNX.
 
-Convolutions and linear layers with weights compute in int8; the operators between them
-(activations, residual sums, attention's products and softmax) stay in float32: rounding those as
-well makes networks slower. onnxruntime's own ``quantize_static`` makes the same integers, which a
-test holds, but takes up to 0.7 s for a layer. This takes 4 ms, so that each probe of a latency
-table can be rounded as a whole. Figures: benchmarks/README.md.
+Convolutions and linear layers with weights compute in int8; the operators between them stay in
+float32: rounding those as well makes networks slower. onnxruntime's own ``quantize_static`` makes
+the same integers, but takes 100 times as long: too long for the probes of latency tables.
 """
 
 from __future__ import annotations
@@ -25,10 +23,9 @@ Ranges = Mapping[str, tuple[float, float]]
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 """Operators that compute in int8 where their second input is a weight."""
 
-
 EXACT_INTEGERS = ("session.x64quantprecision", "1")
 """A setting of onnxruntime sessions: without VNNI its fastest int8 sums saturate at 16 bits on x86,
-which cost 13 % of the outputs' size and more than a third of the predictions."""
+which spoils more than a third of the predictions."""
 
 
 class Placement(NamedTuple):
@@ -44,10 +41,7 @@ INTEGER_OPERATORS = Placement(outputs=True)
 """onnxruntime has kernels for convolutions from integers to integers only."""
 
 FUSED_OPERATORS = Placement(outputs=False)
-"""OpenVINO goes on in float32 within an operator, up to the activation behind it.
-
-NNCF 3.4 rounds residual sums, too, which gains 2 to 3 % for one or two seconds a layer.
-"""
+"""OpenVINO goes on in float32 within an operator, up to the activation behind it."""
 
 
 class AffineScale(NamedTuple):
@@ -79,9 +73,8 @@ def precision_of(model: onnx.ModelProto) -> Precision:
 def quantize(model: onnx.ModelProto, images: np.ndarray, placement: Placement) -> onnx.ModelProto:
     """The same network in int8; ``images`` (N, C, H, W) determine the ranges of activations.
 
-    Activations are rounded to unsigned 8 bits between their least and greatest number, weights to
-    signed 8 bits, symmetric, each output channel on its own scale: x86 has fast kernels for this
-    pair only.
+    Activations are rounded to unsigned, weights to signed 8 bits, symmetric, each output channel on
+    its own scale: x86 has fast kernels for this pair only.
     """
     return _Quantizer(model, placement).quantized(images)
 
@@ -191,10 +184,9 @@ def measure_ranges(model: onnx.ModelProto, images: np.ndarray, names: Sequence[s
     inner = [name for name in names if name != source]
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inner]
     del watched.graph.output[:]
-    watched.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inner
-    )
+    watched.graph.output.extend(outputs)
     session = cpu_session(watched, optimised=False)
     found: dict[str, tuple[float, float]] = {}
     for image in images[:, None]:
@@ -235,7 +227,5 @@ def _is_weighted(node: onnx.NodeProto, weights: Collection[str]) -> bool:
 
 def _output_axis(node: onnx.NodeProto) -> int:
     """The axis of a weight along which its output channels lie."""
-    if node.op_type == "Conv":
-        return 0
     transposed = any(option.name == "transB" and option.i for option in node.attribute)
-    return 0 if transposed else 1
+    return 0 if transposed or node.op_type == "Conv" else 1

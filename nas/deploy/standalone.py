@@ -1,7 +1,7 @@
 """A network as one Python file that needs torch and nothing else.
 
-The file holds the definitions of the classes that the network is built of, word for word, with all
-definitions that they refer to, and the constructor's call of every layer.
+The file holds the definitions of the network's classes, word for word, with all definitions that
+they refer to, and the constructor's call of every layer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -71,15 +71,13 @@ class ModuleSource(NamedTuple):
 def source_file(architecture: Architecture) -> str:
     """The text of a Python file with ``build()`` and ``load()``.
 
-    Raises:
-        UserError: a class refers to something outside of torch, Python and this package.
+    Raises UserError if a class refers to something outside of torch, Python and this package.
     """
     calls = [(layer.slot, layer.module(shape)) for layer, shape in architecture.placed()]
     parts = _Parts()
-    parts.add(Network.__module__, Network.__name__)
-    parts.add(read_tensors.__module__, read_tensors.__name__)
-    for _, call in calls:
-        parts.add(call.func.__module__, call.func.__name__)
+    used: list[Callable[..., object]] = [Network, read_tensors, *(call.func for _, call in calls)]
+    for definition in used:
+        parts.add(definition.__module__, definition.__name__)
     parts.imports.add("from pathlib import Path")
     channels, height, width = architecture.input_shape
     return TEMPLATE.format(
@@ -90,9 +88,7 @@ def source_file(architecture: Architecture) -> str:
         classes=architecture.classes,
         imports="\n".join(sorted(parts.imports)),
         definitions="\n\n\n".join(parts.definitions.values()),
-        layers="\n".join(
-            f"            ({_literal(slot)}, {call_text(call)})," for slot, call in calls
-        ),
+        layers="\n".join(f'            ("{slot}", {call_text(call)}),' for slot, call in calls),
     )
 
 

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
-from torch.nn import functional
+from torch.nn.functional import interpolate
 
 from nas.architecture import Architecture
 from nas.documents import write_atomically
@@ -36,21 +36,14 @@ def write_weights(state: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Read weights into ``network``, in place.
-
-    Raises:
-        UserError: no such file, no safetensors, or weights of another architecture.
-    """
-    state = read_weights(path)
-    own = network.state_dict()
+    """Read weights into ``network``, in place; raises UserError if they are not its own."""
+    state, own = read_weights(path), network.state_dict()
+    problem = f"{path}: holds another architecture's weights:"
     for name, tensor in own.items():
         if name not in state:
-            raise UserError(f"{path}: holds another architecture's weights: no '{name}' in it")
-        if state[name].shape != tensor.shape:
-            raise UserError(
-                f"{path}: holds another architecture's weights: '{name}' is "
-                f"{tuple(state[name].shape)}, the architecture takes {tuple(tensor.shape)}"
-            )
+            raise UserError(f"{problem} no '{name}' in it")
+        if (shape := tuple(state[name].shape)) != (taken := tuple(tensor.shape)):
+            raise UserError(f"{problem} '{name}' is {shape}, the architecture takes {taken}")
     for name in state:
         if name not in own:
             raise UserError(f"{path}: '{name}' has no place in the architecture")
@@ -83,11 +76,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """An ONNX model from a file.
-
-    Raises:
-        UserError: no such file, or no valid model.
-    """
+    """An ONNX model from a file; raises UserError if there is none, or no valid one."""
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
@@ -103,39 +92,31 @@ def resize_attention_biases(
     from_architecture: Architecture,
     to_architecture: Architecture,
 ) -> dict[str, torch.Tensor]:
-    """The weights of a network, for the same layers on images of another size.
+    """The weights of a network, for the same layers on images of another size, to be trained on.
 
     Attention biases, one for each offset, are interpolated linearly between offsets: the bias of a
     pixel to itself and the bias from one corner of a map to the opposite one keep their values.
-    Where maps, or windows, keep their size, and for all other tensors, the result holds the tensors
-    given. The network should be trained on afterwards: no interpolation yields the weights that
-    training at that size would have.
-
-    Raises:
-        UserError: the architectures differ in more than the input size, or the weights are not
-            those of the first.
+    Tensors that keep their shape are returned as they are. Raises UserError if the architectures
+    differ in more than the input size, or the weights are not those of the first.
     """
     if from_architecture.layers != to_architecture.layers:
         raise UserError("resize: the architectures may differ in their input size only")
     before, after = _shapes(from_architecture), _shapes(to_architecture)
     for name, shape in before.items():
-        found = tuple(state_dict[name].shape) if name in state_dict else "not there"
-        if found != shape:
+        given = tuple(state_dict[name].shape) if name in state_dict else "not there"
+        if given != shape:
             raise UserError(
                 f"resize: '{name}' must be {shape} at {from_architecture.input_size} px, "
-                f"got {found}"
+                f"got {given}"
             )
-    return {name: _resized(tensor, after.get(name)) for name, tensor in state_dict.items()}
-
-
-def _resized(biases: torch.Tensor, shape: tuple[int, ...] | None) -> torch.Tensor:
-    """Biases (heads, dy, dx) interpolated to ``shape``; the same tensor where it has that shape."""
-    if shape is None or biases.shape == shape:
-        return biases
-    found = functional.interpolate(
-        biases.detach().double()[None], size=shape[1:], mode="bilinear", align_corners=True
-    )
-    return found[0].to(biases.dtype)
+    resized = dict(state_dict)
+    for name, biases in state_dict.items():
+        size = after.get(name, biases.shape)
+        if biases.shape != size:  # (heads, dy, dx)
+            exact = biases.detach().double()[None]
+            found = interpolate(exact, size=size[1:], mode="bilinear", align_corners=True)
+            resized[name] = found[0].to(biases.dtype)
+    return resized
 
 
 def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
