@@ -46,8 +46,6 @@ class MeasuringPlan(NamedTuple):
 
 
 THOROUGH = MeasuringPlan(NetworkSample(fitted=16, held_out=24, passes=3))
-"""8 networks would do for the calibration's factor alone."""
-
 QUICK = MeasuringPlan(
     NetworkSample(
         fitted=8,
@@ -70,11 +68,6 @@ class BuildSettings:
     seed: int = 0
     quick: bool = False
     plan: MeasuringPlan | None = None
-
-    @property
-    def measuring(self) -> MeasuringPlan:
-        """The plan that applies."""
-        return self.plan or (QUICK if self.quick else THOROUGH)
 
 
 class Purpose(Value):
@@ -154,7 +147,7 @@ def _measure(
 ) -> tuple[dict[Key, Row], Provenance]:
     """All rows, those of ``space`` first, and their provenance; new rows join the journal."""
     rows = {line.key: line.row for line in journal.lines}
-    plan, layers = settings.measuring, space.layers()
+    plan, layers = settings.plan or (QUICK if settings.quick else THOROUGH), space.layers()
     step = staircase.measure_step(runner.target, runner.rng, plan.sweep)
 
     def measure_rows(keys: Sequence[Key]) -> None:
@@ -166,8 +159,7 @@ def _measure(
 
     measure_rows(staircase.keys_to_measure(layers, step) if settings.quick else list(layers))
     measure_rows(staircase.keys_misfit(layers, rows, step))
-    sizes = {key: layer_size(layer, key[1]) for key, layer in layers.items() if key not in rows}
-    extra, modelled = staircase.model_rows(layers, rows, sizes, step)
+    extra, modelled = staircase.model_rows(layers, rows, step)
     complete = {**rows, **extra}
     ordered = {**{key: complete[key] for key in layers}, **complete}
     calibration, validation = calibrate(space, ordered, runner, plan.networks)

@@ -149,9 +149,9 @@ def reanchor(
     another, if that predicts left-out networks clearly better: other work on a machine takes its
     share of the caches, which slows large networks only.
     """
-    fits = [partial(_scaled_by_one, calibration)]
+    fits = [partial(_rescaled, calibration, separately=False)]
     if any(calibration.terms(size.ms, size.params)[1] for size in sums):
-        fits.append(partial(_scaled_by_two, calibration))
+        fits.append(partial(_rescaled, calibration, separately=True))
     return _best_fit(fits, _table_of(sums, measured))
 
 
@@ -168,19 +168,14 @@ def judge(validation: Validation | None) -> TableVerdict:
     found, macs = validation.calibrated, validation.macs.mape
     failures, warnings = [], []
     if not found.mape <= MOST_ERROR:
-        failures.append(
-            f"its mean error on held-out networks is {100 * found.mape:.2f} %, "
-            f"above {100 * MOST_ERROR:g} %"
-        )
+        error = f"its mean error on held-out networks is {100 * found.mape:.2f} %"
+        failures.append(f"{error}, above {100 * MOST_ERROR:g} %")
     if not found.spearman >= LEAST_SPEARMAN:
-        failures.append(
-            f"its Spearman correlation is {found.spearman:.3f}, below {LEAST_SPEARMAN:g}"
-        )
+        rank = f"its Spearman correlation is {found.spearman:.3f}"
+        failures.append(f"{rank}, below {LEAST_SPEARMAN:g}")
     if not found.mape <= SHARE_OF_MACS * macs:
-        warnings.append(
-            f"its mean error, {100 * found.mape:.1f} %, is more than half of the "
-            f"{100 * macs:.1f} % of a fit on MACs alone"
-        )
+        error = f"its mean error, {100 * found.mape:.1f} %, is more than half of the"
+        warnings.append(f"{error} {100 * macs:.1f} % of a fit on MACs alone")
     return TableVerdict(tuple(failures), tuple(warnings))
 
 
@@ -204,17 +199,17 @@ def validate(points: Sequence[MeasuredNetwork], noise_floor: float) -> Validatio
 
 def figures(predicted: Sequence[float], measured: Sequence[float]) -> Figures:
     """Compare predictions with measurements; both in the same unit."""
-    truth = np.asarray(measured)
-    errors = np.asarray(predicted) / truth - 1
+    errors = np.asarray(predicted) / np.asarray(measured) - 1
+    sizes = np.abs(errors)
     rho, rho_interval = with_interval(spearman, predicted, measured)
     tau, tau_interval = with_interval(kendall, predicted, measured)
     return Figures(
-        networks=len(truth),
-        mape=float(np.abs(errors).mean()),
+        networks=len(errors),
+        mape=float(sizes.mean()),
         bias=float(errors.mean()),
-        max_error=float(np.abs(errors).max()),
-        within_5=float((np.abs(errors) <= 0.05).mean()),
-        within_10=float((np.abs(errors) <= 0.10).mean()),
+        max_error=float(sizes.max()),
+        within_5=float((sizes <= 0.05).mean()),
+        within_10=float((sizes <= 0.10).mean()),
         spearman=rho,
         kendall=tau,
         spearman_interval=rho_interval,
@@ -295,29 +290,20 @@ def _fit_fetching(data: np.ndarray, overhead: float) -> Calibration:
     return best
 
 
-def _scaled_by_one(calibration: Calibration, data: np.ndarray) -> Calibration:
-    terms = _terms(calibration, data)
-    ratio = fit_factor(terms[:, 0] + terms[:, 1], data[:, 2])
-    return _scaled(calibration, ratio, ratio)
-
-
-def _scaled_by_two(calibration: Calibration, data: np.ndarray) -> Calibration:
-    ratios, _ = nnls(_terms(calibration, data) / data[:, 2:], np.ones(len(data)))
-    return _scaled(calibration, *ratios) if ratios[0] > 0 else _scaled_by_one(calibration, data)
-
-
-def _scaled(calibration: Calibration, rows: float, fetching: float) -> Calibration:
-    return calibration.model_copy(
-        update={
-            "factor": float(rows) * calibration.factor,
-            "overhead_ms": float(rows) * calibration.overhead_ms,
-            "ms_per_megabyte": float(fetching) * calibration.ms_per_megabyte,
-        }
-    )
-
-
-def _terms(calibration: Calibration, data: np.ndarray) -> np.ndarray:
-    return np.array([calibration.terms(sum_ms, params) for sum_ms, params, _ in data])
+def _rescaled(calibration: Calibration, data: np.ndarray, *, separately: bool) -> Calibration:
+    """The calibration times one factor, or with one for the rows and one for the fetching."""
+    terms = np.array([calibration.terms(sum_ms, params) for sum_ms, params, _ in data])
+    rows = fetching = 0.0
+    if separately:
+        rows, fetching = map(float, nnls(terms / data[:, 2:], np.ones(len(data)))[0])
+    if rows <= 0:
+        rows = fetching = fit_factor(terms[:, 0] + terms[:, 1], data[:, 2])
+    update = {
+        "factor": rows * calibration.factor,
+        "overhead_ms": rows * calibration.overhead_ms,
+        "ms_per_megabyte": fetching * calibration.ms_per_megabyte,
+    }
+    return calibration.model_copy(update=update)
 
 
 def _fetched(megabytes: np.ndarray, passing: np.ndarray, cache: float) -> np.ndarray:

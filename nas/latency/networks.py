@@ -199,10 +199,8 @@ def measure_drift(
     table.require_target(detect_again(table.target))
     runner = Runner(table.target, np.random.default_rng(seed), progress=progress)
     chosen = pick_networks(space_of(table), table.rows, runner.rng, networks)
-    if len(chosen) < LEAST_HELD_OUT:
-        raise UserError(
-            f"{table.path}: its space has {len(chosen)} networks, too few to check it by"
-        )
+    if (count := len(chosen)) < LEAST_HELD_OUT:
+        raise UserError(f"{table.path}: its space has {count} networks, too few to check it by")
     found = runner.measure_networks(chosen, passes=CHECK_PASSES)
     sums = [network_sums(table.rows, network) for network in chosen]
     return judge_drift(table.calibration, sums, [measurement.ms for measurement in found])
@@ -283,9 +281,8 @@ def _fit(
     places = np.linspace(0, count - 1, 2 * min(most_fitted, count) + 1)[1::2]
     fitted = places.round().astype(int).tolist()
     held = [index for index in range(count) if index not in fitted]
-    calibration = fit_calibration(
-        [sums[index] for index in fitted], [measured[index].ms for index in fitted]
-    )
+    ms = [measured[index].ms for index in fitted]
+    calibration = fit_calibration([sums[index] for index in fitted], ms)
     if len(held) < LEAST_HELD_OUT:
         return calibration, None
     points = [

@@ -101,11 +101,8 @@ def profile_networks(
 ) -> list[Profile]:
     """Profile networks by their names; layers that several have in common are measured once."""
     target = runner.target
-    layers: dict[Key, Layer] = {
-        (layer.signature, shape): layer
-        for network in networks.values()
-        for layer, shape in network.placed()
-    }
+    placed = [place for network in networks.values() for place in network.placed()]
+    layers = {(layer.signature, shape): layer for layer, shape in placed}
     times: dict[Key, Measurement] = {}
     for batch in runner.measure_layers(layers):
         times.update(batch)

@@ -26,10 +26,11 @@ from nas.latency.graphs import Probe, chain, pointwise
 from nas.latency.measure import VisitPlan, measure_probes
 from nas.latency.table import Key, LatencyTable, ModelledGroup, Row
 from nas.latency.target import Target
+from nas.network import layer_size
 from nas.space import SearchSpace
 
 STEPS = (1, 2, 4, 8, 16, 32)
-"""Channels that a kernel may compute at once, in float32: one up to a tile of an accelerator."""
+"""Channels that a kernel may compute at once, in float32."""
 
 SWEEP_WIDTHS = tuple(range(20, 97, 4))
 """Multiples of 4: others are off the staircase, as onnxruntime's blocked layout needs 4."""
@@ -103,12 +104,10 @@ def plateaus(space: SearchSpace, table: LatencyTable) -> list[Plateau]:
             _keys(space.decode((*largest[:place], option, *largest[place + 1 :])))
             for option in range(len(options))
         ]
-        for option in range(len(options) - 1):
+        for option, name in enumerate(map(str, options)):
             for larger in range(len(options) - 1, option, -1):
-                sums = _equal_sums(networks[option], networks[larger], table)
-                if sums is not None:
-                    names = str(options[option]), str(options[larger])
-                    found.append(Plateau(choice, names[0], sums[0], names[1], sums[1]))
+                if sums := _equal_sums(networks[option], networks[larger], table):
+                    found.append(Plateau(choice, name, sums[0], str(options[larger]), sums[1]))
                     break
     return found
 
@@ -144,15 +143,9 @@ def keys_misfit(layers: Mapping[Key, Layer], rows: Mapping[Key, Row], step: int)
 
 
 def model_rows(
-    layers: Mapping[Key, Layer],
-    rows: Mapping[Key, Row],
-    sizes: Mapping[Key, tuple[int, int]],
-    step: int,
+    layers: Mapping[Key, Layer], rows: Mapping[Key, Row], step: int
 ) -> tuple[dict[Key, Row], tuple[ModelledGroup, ...]]:
-    """A row for each layer without one, and the error of each group's model.
-
-    ``sizes``: parameters and MACs. The intervals of the rows come from the left-out errors.
-    """
+    """A row for each layer without one, and the error of each group's model."""
     found: dict[Key, Row] = {}
     records = []
     for group, keys in group_layers(layers, step).items():
@@ -167,7 +160,7 @@ def model_rows(
         for key in missing:
             value = float(features[index[key]] @ ms)
             low, high = max(0.0, 1 - 1.96 * error) * value, (1 + 1.96 * error) * value
-            found[key] = Row(value, low, high, *sizes[key], "modelled")
+            found[key] = Row(value, low, high, *layer_size(layers[key], key[1]), "modelled")
         record = ModelledGroup(
             kind=layers[keys[0]].kind,
             map=group.map,
@@ -197,13 +190,13 @@ def _equal_sums(
     smaller: Counter[Key], larger: Counter[Key], table: LatencyTable
 ) -> tuple[float, float] | None:
     """The ms of the rows in which two networks differ, unless the smaller is clearly faster."""
+    if not smaller - larger:  # layers are left out: that saves their cost, whatever it is
+        return None
     sums, variance = [], 0.0
     for counts in (smaller - larger, larger - smaller):
         rows = [(table.rows[key], count) for key, count in counts.items()]
         sums.append(sum(count * row.ms for row, count in rows))
         variance += sum((count * (row.ms_high - row.ms_low) / 2) ** 2 for row, count in rows)
-    if not smaller - larger:  # layers are left out: that saves their cost, whatever it is
-        return None
     return (sums[0], sums[1]) if sums[1] - sums[0] <= variance**0.5 else None
 
 

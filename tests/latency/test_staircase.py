@@ -20,6 +20,7 @@ from nas.latency.staircase import (
     plateaus,
 )
 from nas.latency.table import LatencyTable, Provenance, Row, format_rows, parse_rows
+from nas.network import layer_size
 from nas.report.show import describe_space, print_description
 from nas.space import SearchSpace
 
@@ -131,8 +132,7 @@ def rows_of(layers, keys, noise=0.0, seed=0):
 
 def modelled(layers, noise=0.0):
     rows = rows_of(layers, keys_to_measure(layers, STEP), noise)
-    sizes = {key: (5, 7) for key in layers if key not in rows}
-    return rows, *model_rows(layers, rows, sizes, STEP)
+    return rows, *model_rows(layers, rows, STEP)
 
 
 def test_staircase_is_recovered_from_less_than_half_of_the_entries(layers):
@@ -141,7 +141,7 @@ def test_staircase_is_recovered_from_less_than_half_of_the_entries(layers):
     assert rows.keys() | found.keys() == layers.keys()
     for key, row in found.items():
         assert row.ms == pytest.approx(truth(layers[key], key), rel=1e-6)
-        assert row[3:] == (5, 7, "modelled")
+        assert row[3:] == (*layer_size(layers[key], key[1]), "modelled")
     assert all(it.error < 1e-6 for it in records)
     assert sum(it.modelled for it in records) == len(found)
     assert keys_misfit(layers, rows, STEP) == []
@@ -159,7 +159,6 @@ def test_noise_shows_in_the_error_of_left_out_entries_and_in_the_intervals(layer
 def test_no_model_crosses_an_alignment_class_or_a_map(layers):
     """Another cost of one group changes no row of any other group."""
     rows, found, _ = modelled(layers)
-    sizes = dict.fromkeys(found, (5, 7))
     groups = group_layers(layers, STEP)
     assert sum(map(len, groups.values())) == len(layers)
     for keys in groups.values():
@@ -168,7 +167,7 @@ def test_no_model_crosses_an_alignment_class_or_a_map(layers):
         costlier = {
             key: it._replace(ms=3 * it.ms) if key in own else it for key, it in rows.items()
         }
-        changed, _ = model_rows(layers, costlier, sizes, STEP)
+        changed, _ = model_rows(layers, costlier, STEP)
         assert {key for key in found if changed[key].ms > 1.01 * found[key].ms} == own & set(found)
 
 
