@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import runpy
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import onnx
 
 from nas.architecture import Architecture
-from nas.deploy.openvino import load_openvino, to_openvino
 from nas.deploy.quantize import Placement
 from nas.errors import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to load, and the names of the formats are options
-    from torch import nn
+    from torch import Tensor, nn
 
     from nas.deploy.export import Examples
 
@@ -84,14 +87,44 @@ def export_network(
         return Exported({out: save(state)}, difference)
     model, difference = to_checked_onnx(network, shape)
     if form == "openvino":
-        files = to_openvino(model)
-        difference = require_parity(load_openvino(files), network, shape)
+        files = _to_openvino(model)
+        difference = require_parity(_load_openvino(files), network, shape)
         return Exported(dict(zip(paths, files, strict=True)), difference)
     if form == "onnx-int8":
         assert rounding is not None
         model, share = to_checked_int8(model, network, *rounding)
         return Exported({out: model.SerializeToString()}, agreement=share)
     return Exported({out: model.SerializeToString()}, difference)
+
+
+def import_openvino() -> Any:  # noqa: ANN401 - it is there or not
+    """The module ``openvino``; raises UserError if it is not installed."""
+    try:
+        return importlib.import_module("openvino")
+    except ImportError:
+        raise UserError(
+            "runtime 'openvino' is not installed; to install it: pip install \"nas[openvino]\""
+        ) from None
+
+
+def _to_openvino(model: onnx.ModelProto) -> tuple[bytes, bytes]:
+    """OpenVINO's ``.xml`` of the model and the ``.bin`` beside it, in full precision."""
+    openvino = import_openvino()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        converted = openvino.Core().read_model(model.SerializeToString(), b"")
+        openvino.save_model(converted, str(path), compress_to_fp16=False)
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+
+
+def _load_openvino(files: tuple[bytes, bytes]) -> Callable[[Tensor], Tensor]:
+    """The network of files from ``_to_openvino``, computing in float32: images to logits."""
+    import torch
+
+    core = import_openvino().Core()
+    precision = {"INFERENCE_PRECISION_HINT": "f32"}  # its default is bfloat16
+    compiled = core.compile_model(core.read_model(*files), "CPU", precision)
+    return lambda images: torch.from_numpy(np.asarray(compiled([images.numpy()])[0]))
 
 
 def _python(

@@ -253,14 +253,8 @@ def _prepare(runtime: Runtime, graph: onnx.ModelProto, target: Target) -> Run:
 
 
 def _measurement(found: Estimate, runs: int, visits: tuple[float, ...]) -> Measurement:
-    return Measurement(
-        ms=found.value,
-        ms_low=found.value - found.half_width,
-        ms_high=found.value + found.half_width,
-        runs=runs,
-        status=found.status,
-        visits=visits,
-    )
+    low, high = found.value - found.half_width, found.value + found.half_width
+    return Measurement(found.value, low, high, runs, found.status, visits)
 
 
 @lru_cache

@@ -104,7 +104,6 @@ class LatencyTable:
 
     @property
     def space(self) -> str:
-        """The name of the space whose layers it holds."""
         return self.provenance.space
 
     @property
@@ -147,12 +146,20 @@ class LatencyTable:
         write_atomically(self.path, content)
         write_atomically(sidecar_path(self.path), json.dumps(sidecar, indent=1) + "\n")
 
-    def row(self, layer: Layer, input_shape: Shape) -> Row:
-        """The row of a layer; raises UserError, with the command that adds it, if there is none."""
+    def row(self, layer: Layer, input_shape: Shape, space_argument: str | None = None) -> Row:
+        """The row of a layer; raises UserError, with the command that adds it, if there is none.
+
+        ``space_argument`` names the space in the command; by default as when the table was built.
+        """
         row = self.rows.get((layer.signature, input_shape))
-        if row is None:
-            raise self._missing(layer, input_shape)
-        return row
+        if row is not None:
+            return row
+        named = {"space_argument": space_argument or self.provenance.space_argument}
+        command = build_command(self.path, self.provenance.model_copy(update=named))
+        raise UserError(
+            f"{self.path}: no row for '{layer.signature}' on {_shape_text(input_shape)} "
+            f"({layer.slot}); add what the space is missing: {command} --resume"
+        )
 
     def cost(self, architecture: Architecture) -> dict[str, float]:
         """``latency_ms`` (calibrated), ``params`` and ``macs`` of a network."""
@@ -161,24 +168,17 @@ class LatencyTable:
     def cost_of(self, placed: Iterable[tuple[Layer, Shape]]) -> dict[str, float]:
         """``cost`` of the network that consists of these layers, each with its input shape."""
         sums = sum_rows(self.row(layer, shape) for layer, shape in placed)
-        return {
-            "latency_ms": self.calibration.latency(sums.ms, sums.params),
-            "params": sums.params,
-            "macs": sums.macs,
-        }
+        ms = self.calibration.latency(sums.ms, sums.params)
+        return {"latency_ms": ms, "params": sums.params, "macs": sums.macs}
 
     def predict(self, architecture: Architecture) -> float:
         """The latency of a network in milliseconds."""
         return self.cost(architecture)["latency_ms"]
 
     def require_layers(self, space: SearchSpace, space_argument: str | None = None) -> None:
-        """Raise UserError, naming the first layer, unless all layers of ``space`` have rows.
-
-        ``space_argument`` names the space in the command; by default as when the table was built.
-        """
+        """Raise the UserError of ``row`` unless all layers of ``space`` have rows."""
         for (_, shape), layer in space.layers().items():
-            if (layer.signature, shape) not in self.rows:
-                raise self._missing(layer, shape, space_argument)
+            self.row(layer, shape, space_argument)
 
     def require_target(self, target: Target) -> None:
         """Raise UserError, naming the differences, unless the table was built on ``target``."""
@@ -198,15 +198,6 @@ class LatencyTable:
                 f"{build_command(self.path, self.provenance)} --force, or take it as it is with "
                 f"--accept-table"
             )
-
-    def _missing(self, layer: Layer, shape: Shape, space_argument: str | None = None) -> UserError:
-        provenance = self.provenance
-        if space_argument is not None:
-            provenance = provenance.model_copy(update={"space_argument": space_argument})
-        return UserError(
-            f"{self.path}: no row for '{layer.signature}' on {_shape_text(shape)} ({layer.slot}); "
-            f"add what the space is missing: {build_command(self.path, provenance)} --resume"
-        )
 
 
 def sidecar_path(path: Path) -> Path:
@@ -287,7 +278,16 @@ def _parse_cells(cells: list[str]) -> tuple[Key, Row]:
 
 def _read_table(path: Path) -> tuple[LatencyTable, int | None]:
     """A table; of a damaged one the rows as they were written, and the number of all rows."""
-    sidecar = _read_sidecar(path)
+    if path.suffix != ".csv":
+        raise UserError(f"{path}: a latency table is a .csv file with a .json file beside it")
+    command = f"nas build-lut --space SPACE --device cpu --out {path}"
+    if not path.exists() and not sidecar_path(path).exists():
+        raise UserError(f"{path}: no such latency table; build it: {command}")
+    try:
+        sidecar = read_document(sidecar_path(path)).validated(Sidecar)
+    except UserError as error:
+        problem = f"{error}; without it {path.name} is of no use"
+        raise UserError(f"{problem}, rebuild: {command} --force") from None
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -307,20 +307,3 @@ def _checksum(line: bytes) -> str:
 
 def _shape_text(shape: Shape) -> str:
     return "x".join(map(str, shape))
-
-
-def _read_sidecar(path: Path) -> Sidecar:
-    if path.suffix != ".csv":
-        raise UserError(f"{path}: a latency table is a .csv file with a .json file beside it")
-    if not path.exists() and not sidecar_path(path).exists():
-        raise UserError(
-            f"{path}: no such latency table; build it: nas build-lut --space SPACE --device cpu "
-            f"--out {path}"
-        )
-    try:
-        return read_document(sidecar_path(path)).validated(Sidecar)
-    except UserError as error:
-        raise UserError(
-            f"{error}; without it {path.name} is of no use, rebuild: nas build-lut --space SPACE "
-            f"--device cpu --out {path} --force"
-        ) from None

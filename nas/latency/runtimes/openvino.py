@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from nas.deploy.openvino import import_openvino
+from nas.deploy.formats import import_openvino
 from nas.deploy.quantize import FUSED_OPERATORS
 from nas.latency.runtimes.base import Runtime, random_inputs
 
