@@ -153,19 +153,17 @@ class _Quantizer:
 
     def _constant(self, name: str, integers: np.ndarray, scale: AffineScale, *, axis: int) -> str:
         """Add integers that are read through a scale; returns the name of the resulting numbers."""
-        self._add(f"{name}/integer", integers)
-        inputs = [f"{name}/integer", *self._scale(name, scale)]
+        inputs = [self._add(f"{name}/integer", integers), *self._scale(name, scale)]
         result = f"{name}/rounded"
         self.nodes.append(helper.make_node("DequantizeLinear", inputs, [result], axis=axis))
         return result
 
     def _scale(self, name: str, scale: AffineScale) -> Sequence[str]:
-        self._add(f"{name}/step", scale.step)
-        self._add(f"{name}/zero", scale.zero)
-        return f"{name}/step", f"{name}/zero"
+        return self._add(f"{name}/step", scale.step), self._add(f"{name}/zero", scale.zero)
 
-    def _add(self, name: str, array: np.ndarray) -> None:
+    def _add(self, name: str, array: np.ndarray) -> str:
         self.initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
+        return name
 
     def _assembled(self) -> onnx.ModelProto:
         found = onnx.ModelProto()

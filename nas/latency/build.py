@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from nas.documents import Value
 from nas.errors import UserError
-from nas.families import Layer
+from nas.families import Layer, Shape
 from nas.latency import staircase
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import LAYER_VISITS, Measurement, VisitPlan
@@ -46,14 +46,8 @@ class MeasuringPlan(NamedTuple):
 
 
 THOROUGH = MeasuringPlan(NetworkSample(fitted=16, held_out=24, passes=3))
-QUICK = MeasuringPlan(
-    NetworkSample(
-        fitted=8,
-        held_out=12,
-        passes=1,
-        visits=VisitPlan(runs=3, span_ms=4.0, least_visits=6, most_visits=12, tolerance=0.015),
-    )
-)
+QUICK_VISITS = VisitPlan(runs=3, span_ms=4.0, least_visits=6, most_visits=12, tolerance=0.015)
+QUICK = MeasuringPlan(NetworkSample(fitted=8, held_out=12, passes=1, visits=QUICK_VISITS))
 
 
 @dataclass(frozen=True)
@@ -153,7 +147,7 @@ def _measure(
     def measure_rows(keys: Sequence[Key]) -> None:
         missing = {key: layers[key] for key in keys if key not in rows}
         for batch in runner.measure_layers(missing, plan=plan.layers, batch=plan.batch):
-            found = {key: _row(layers[key], key, latency) for key, latency in batch.items()}
+            found = {key: _row(layers[key], key[1], latency) for key, latency in batch.items()}
             journal.append(*_lines(found))
             rows.update(found)
 
@@ -217,20 +211,17 @@ def _has_begun(unfinished: Path) -> bool:
 def _is_complete(table: LatencyTable, space: SearchSpace, *, quick: bool) -> bool:
     """Whether the table was validated for this very space and has all its rows."""
     rows = table.rows if quick else _measured(table.rows)
-    return table.provenance.space_sha256 == space_hash(space) and all(
-        key in rows for key in space.layers()
-    )
+    return table.provenance.space_sha256 == space_hash(space) and space.layers().keys() <= set(rows)
 
 
 def _measured(rows: Mapping[Key, Row]) -> dict[Key, Row]:
     return {key: row for key, row in rows.items() if row.status != "modelled"}
 
 
-def _row(layer: Layer, key: Key, found: Measurement) -> Row:
-    size = layer_size(layer, key[1])
+def _row(layer: Layer, input_shape: Shape, found: Measurement) -> Row:
     ms = max(found.ms, FLOOR_MS)
     low, high = max(found.ms_low, 0.0), max(found.ms_high, ms)
-    return Row(ms, low, high, size.params, size.macs, found.status)
+    return Row(ms, low, high, *layer_size(layer, input_shape), found.status)
 
 
 def _version() -> str:

@@ -42,6 +42,10 @@ class Probe:
     short: onnx.ModelProto | None = None
     copies: int = 1
 
+    @property
+    def graphs(self) -> tuple[onnx.ModelProto, ...]:
+        return (self.long,) if self.short is None else (self.long, self.short)
+
 
 @dataclass
 class LayerGraphs:

@@ -47,7 +47,7 @@ WARM_UP_RUNS, WARM_UP_MS = 2, 1.0
 MOST_RUNS = 50
 
 TOLERANCE_MS = 0.0005
-"""No layer needs to be known better than this: a network of 1 ms feels 0.05 % of it."""
+"""No layer needs to be known better than this."""
 
 NOISY = 0.15
 """Half an interval above this share of the estimate makes a row ``noisy``."""
@@ -71,10 +71,10 @@ class VisitPlan:
 
     def on(self, target: Target) -> VisitPlan:
         """The plan for the clock that the target's statistic reads."""
-        times = WALL_PATIENCE if target.statistic == "wall_median" else 1
-        return replace(
-            self, least_visits=times * self.least_visits, most_visits=times * self.most_visits
-        )
+        if target.statistic != "wall_median":
+            return self
+        least, most = WALL_PATIENCE * self.least_visits, WALL_PATIENCE * self.most_visits
+        return replace(self, least_visits=least, most_visits=most)
 
 
 LAYER_VISITS = VisitPlan()
@@ -157,14 +157,7 @@ def measure_probes(
 ) -> list[Measurement]:
     """The latency of each probe in the target's precision; all sessions are open at once."""
     runtime = make_runtime(target)
-    runs = [
-        [
-            _prepare(runtime, graph, target)
-            for graph in (probe.long, probe.short)
-            if graph is not None
-        ]
-        for probe in probes
-    ]
+    runs = [[_prepare(runtime, graph, target) for graph in probe.graphs] for probe in probes]
     copies = [probe.copies for probe in probes]
     enabled = gc.isenabled()
     gc.disable()

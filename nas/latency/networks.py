@@ -192,10 +192,7 @@ def noise_floor(visits: Sequence[Sequence[float]], quantile: float) -> float:
 def measure_drift(
     table: LatencyTable, *, networks: int, seed: int, progress: Progress = SILENT
 ) -> Drift:
-    """Measure random networks of the table's space, spread over its latencies, on this machine.
-
-    Raises UserError if the table is for another target, or its space is gone or has changed.
-    """
+    """Measure random networks of the table's space, spread over its latencies, on this machine."""
     table.require_target(detect_again(table.target))
     runner = Runner(table.target, np.random.default_rng(seed), progress=progress)
     chosen = pick_networks(space_of(table), table.rows, runner.rng, networks)
@@ -269,7 +266,7 @@ def _batches(
         while order and size <= BATCH_BYTES and len(batch) != most:
             key = order.pop()
             probe = batch[key] = make(key)
-            size += probe.long.ByteSize() + (probe.short.ByteSize() if probe.short else 0)
+            size += sum(graph.ByteSize() for graph in probe.graphs)
         yield batch
 
 
