@@ -14,9 +14,7 @@ from PIL import Image
 from nas.data.sources import Pictures, Source, require_test_classes
 from nas.errors import UserError
 
-SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TEST_NAMES = ("test", "val", "valid", "validation")
 
 
@@ -80,9 +78,7 @@ def _pictures(spec: str, path: Path) -> tuple[tuple[str, ...], FilePictures]:
 
 
 def _class_folders(path: Path) -> list[Path]:
-    return sorted(
-        entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
+    return sorted(each for each in path.iterdir() if each.is_dir() and each.name[0] != ".")
 
 
 def _image_files(path: Path) -> list[Path]:

@@ -181,14 +181,13 @@ class _Batches(Dataset[Tensor | UserError]):
         return rand_augment(pixels, request.augmentation.distortion, generator)
 
     def _decoded(self, request: Request) -> Iterator[NDArray[np.uint8]]:
-        pictures, side = self.images.pictures, self.images.side
+        pictures, side, augmentation = self.images.pictures, self.images.side, request.augmentation
         rng = np.random.default_rng(request.seed)
         for index in self.images.indices[request.positions.numpy()].tolist():
-            if request.augmentation is None:
+            if augmentation is None:
                 yield decode(pictures, index, side)
             else:
-                mirror = request.augmentation.mirror
-                yield decode_random_crop(pictures, index, side, rng, mirror=mirror)
+                yield decode_random_crop(pictures, index, side, rng, mirror=augmentation.mirror)
 
 
 def resize(images: Tensor, side: int) -> Tensor:

@@ -93,10 +93,8 @@ def require_test_classes(where: str, train: tuple[str, ...], test: tuple[str, ..
     missing = [f"missing '{name}'" for name in train if name not in test]
     if differences := unknown + missing:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise UserError(
-            f"{where}: must have the classes of the training set: "
-            f"{', '.join(differences[:3])}{more}"
-        )
+        found = ", ".join(differences[:3]) + more
+        raise UserError(f"{where}: must have the classes of the training set: {found}")
 
 
 def decode(pictures: Pictures, index: int, side: int) -> NDArray[np.uint8]:
@@ -123,7 +121,7 @@ def decode_all(pictures: Pictures, indices: Sequence[int] | NDArray[np.int64], s
         for position in positions:
             pixels[position] = decode(pictures, int(indices[position]), side)
 
-    parts = [range(start, min(start + 64, len(indices))) for start in range(0, len(indices), 64)]
+    parts = [range(len(indices))[start : start + 64] for start in range(0, len(indices), 64)]
     with ThreadPoolExecutor(usable_cores()) as threads:  # Pillow decodes without the GIL
         try:
             for _ in threads.map(fill, parts):
@@ -141,21 +139,17 @@ def _open(pictures: Pictures, index: int, draft: tuple[int, int] | None = None) 
         with pictures.open(index) as file:
             if draft:
                 file.draft("RGB", draft)
-            return _rgb(file)
+            if file.mode.startswith(("I", "F")):
+                raise ValueError(f"mode {file.mode} has more than 8 bits per channel")
+            image = ImageOps.exif_transpose(file)  # cameras store portraits lying on their side
+            if "transparency" in image.info:
+                image = image.convert("RGBA")  # Pillow warns on the direct way
+            return image.convert("RGB")
     except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{pictures.place(index)}: unreadable image ({reason}); replace or remove it"
         ) from None
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"mode {image.mode} has more than 8 bits per channel")
-    image = ImageOps.exif_transpose(image)  # cameras store portraits lying on their side
-    if "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow warns on the direct way
-    return image.convert("RGB")
 
 
 def _pixels(

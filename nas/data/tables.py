@@ -134,10 +134,8 @@ def _require_labels(pictures: Pictures, names: Names) -> None:
     labels = pictures.labels
     wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
     if len(wrong):
-        row = int(wrong[0])
-        raise UserError(
-            f"{pictures.place(row)}: label must be 0 to {len(names) - 1}, got {labels[row]}"
-        )
+        place, last, label = pictures.place(int(wrong[0])), len(names) - 1, labels[wrong[0]]
+        raise UserError(f"{place}: label must be 0 to {last}, got {label}")
 
 
 def _find(spec: str, path: Path) -> tuple[list[Path], list[Path]]:
@@ -149,10 +147,8 @@ def _find(spec: str, path: Path) -> tuple[list[Path], list[Path]]:
     files = sorted(path.rglob("*.parquet"))
     train = [file for file in files if "train" in file.name.lower()]
     if not train:
-        raise UserError(
-            f"{spec}: holds no file named *train*.parquet, found "
-            f"{', '.join(file.name for file in files) or 'no parquet file at all'}"
-        )
+        found = ", ".join(file.name for file in files) or "no parquet file at all"
+        raise UserError(f"{spec}: holds no file named *train*.parquet, found {found}")
     for word in TEST_WORDS:
         test = [file for file in files if word in file.name.lower() and file not in train]
         if test:
@@ -178,9 +174,9 @@ def _read_table(file: Path) -> pa.Table:
         schema = pq.read_schema(file)
         image = next((name for name in ("image", "bytes") if name in schema.names), None)
         if image is None or "label" not in schema.names:
+            has = ", ".join(schema.names)
             raise UserError(
-                f"{file}: needs the columns 'image' (or 'bytes') and 'label', has "
-                f"{', '.join(schema.names)}"
+                f"{file}: needs the columns 'image' (or 'bytes') and 'label', has {has}"
             )
         table = pq.read_table(file, columns=[image, "label"])
     except (OSError, pa.ArrowException) as error:
@@ -202,10 +198,8 @@ def _read_table(file: Path) -> pa.Table:
 
 
 def _require_no_gaps(column: pa.ChunkedArray, where: str, name: str) -> None:
-    if column.null_count:
-        raise UserError(
-            f"{where}: column '{name}' must not be empty, is in {column.null_count} rows"
-        )
+    if count := column.null_count:
+        raise UserError(f"{where}: column '{name}' must not be empty, is in {count} rows")
 
 
 def _class_names(schema: pa.Schema) -> Names | None:
@@ -247,11 +241,8 @@ def _image_column(datasets: Any, spec: str, features: Mapping[str, Any]) -> str:
 
 
 def _label_column(datasets: Any, spec: str, features: Mapping[str, Any]) -> str:  # noqa: ANN401
-    sizes = {
-        name: len(kind.names)
-        for name, kind in features.items()
-        if isinstance(kind, datasets.ClassLabel)
-    }
+    labels = {name: it for name, it in features.items() if isinstance(it, datasets.ClassLabel)}
+    sizes = {name: len(kind.names) for name, kind in labels.items()}
     finest = [name for name, size in sizes.items() if size == max(sizes.values())]
     if len(finest) == 1:
         return finest[0]

@@ -76,7 +76,7 @@ def quantize(model: onnx.ModelProto, images: np.ndarray, placement: Placement) -
     Activations are rounded to unsigned, weights to signed 8 bits, symmetric, each output channel on
     its own scale: x86 has fast kernels for this pair only.
     """
-    return _Quantizer(model, placement).quantized(images)
+    return _Quantizer(model, images, placement).quantized()
 
 
 def activation_scale(low: float, high: float) -> AffineScale:
@@ -97,20 +97,19 @@ def weight_scale(weight: np.ndarray, axis: int) -> AffineScale:
 class _Quantizer:
     """One model on its way to int8: the nodes and initializers of the new graph."""
 
-    def __init__(self, model: onnx.ModelProto, placement: Placement) -> None:
+    def __init__(self, model: onnx.ModelProto, images: np.ndarray, placement: Placement) -> None:
         self.model, self.placement = model, placement
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
-        self.names = _rounded_values(model, self.weights, placement)
-        self.scales: dict[str, AffineScale] = {}
+        names = _rounded_values(model, self.weights, placement)
+        ranges = measure_ranges(model, images, names)
+        self.scales = {name: activation_scale(*ranges[name]) for name in names}
 
-    def quantized(self, images: np.ndarray) -> onnx.ModelProto:
-        ranges = measure_ranges(self.model, images, self.names)
-        self.scales = {name: activation_scale(*ranges[name]) for name in self.names}
+    def quantized(self) -> onnx.ModelProto:
         renamed = {}
         for value in self.model.graph.input:
-            if value.name in self.names:
+            if value.name in self.scales:
                 renamed[value.name] = f"{value.name}/rounded"
                 self._round(value.name, value.name, renamed[value.name])
         for node in self.model.graph.node:
@@ -119,12 +118,19 @@ class _Quantizer:
             if _is_weighted(node, self.weights):
                 self._round_weights(copy)
             copy.input[:] = [renamed.get(name, name) for name in copy.input]
-            rounded = [name for name in node.output if name in self.names]
+            rounded = [name for name in node.output if name in self.scales]
             copy.output[:] = [f"{name}/exact" if name in rounded else name for name in node.output]
             self.nodes.append(copy)
             for name in rounded:
                 self._round(name, f"{name}/exact", name)
-        return self._assembled()
+        found = onnx.ModelProto()
+        found.CopyFrom(self.model)
+        del found.graph.node[:], found.graph.initializer[:], found.graph.value_info[:]
+        found.graph.node.extend(self.nodes)
+        used = {name for node in self.nodes for name in node.input}
+        kept = [tensor for tensor in self.model.graph.initializer if tensor.name in used]
+        found.graph.initializer.extend([*kept, *self.initializers.values()])
+        return found
 
     def _round(self, name: str, source: str, result: str) -> None:
         """Add two nodes from ``source`` to ``result``, with the scale of the value ``name``."""
@@ -164,16 +170,6 @@ class _Quantizer:
     def _add(self, name: str, array: np.ndarray) -> str:
         self.initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         return name
-
-    def _assembled(self) -> onnx.ModelProto:
-        found = onnx.ModelProto()
-        found.CopyFrom(self.model)
-        del found.graph.node[:], found.graph.initializer[:], found.graph.value_info[:]
-        found.graph.node.extend(self.nodes)
-        used = {name for node in self.nodes for name in node.input}
-        kept = [tensor for tensor in self.model.graph.initializer if tensor.name in used]
-        found.graph.initializer.extend([*kept, *self.initializers.values()])
-        return found
 
 
 def measure_ranges(model: onnx.ModelProto, images: np.ndarray, names: Sequence[str]) -> Ranges:

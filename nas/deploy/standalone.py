@@ -28,7 +28,7 @@ UNUSED_METHODS = frozenset({"fold", "logical_shapes"})
 
 PACKAGE = "nas"
 
-TEMPLATE = '''"""{name}: images (N, {channels}, {height}, {width}) to logits (N, {classes}).
+TEMPLATE = '''"""{name}: images (N, {shape}) to logits (N, {classes}).
 
     network = load()  # in evaluation mode, with the weights of the safetensors file beside this one
 
@@ -79,12 +79,9 @@ def source_file(architecture: Architecture) -> str:
     for definition in used:
         parts.add(definition.__module__, definition.__name__)
     parts.imports.add("from pathlib import Path")
-    channels, height, width = architecture.input_shape
     return TEMPLATE.format(
         name=architecture.name or "a network",
-        channels=channels,
-        height=height,
-        width=width,
+        shape=", ".join(map(str, architecture.input_shape)),
         classes=architecture.classes,
         imports="\n".join(sorted(parts.imports)),
         definitions="\n\n\n".join(parts.definitions.values()),
