@@ -13,8 +13,7 @@ import time
 
 import numpy as np
 
-from nas.latency.prices import Prices
-from nas.latency.table import LatencyTable
+from nas.latency.table import LatencyTable, Prices
 from nas.space import DEFAULT_SPACE, SearchSpace
 
 NETWORKS = 10_000

@@ -32,7 +32,7 @@ import torch
 from prepared import run_at, table_at
 
 from nas.data import Dataset
-from nas.latency.prices import Prices
+from nas.latency.table import Prices
 from nas.report.terminal import ProgressBar, print_table
 from nas.search import (
     Frontier,

@@ -17,7 +17,7 @@ from nas.space import DEFAULT_SPACE, SearchSpace
 from nas.training.run import SEARCH, SLIMMING, Run
 
 if TYPE_CHECKING:
-    from nas.latency.prices import Prices
+    from nas.latency.table import Prices
     from nas.slim.plan import Plan
     from nas.slim.result import SearchResult
 
@@ -173,8 +173,7 @@ def _prepare(
     **plan: object,
 ) -> tuple[Run, Prices, Plan]:
     """The run, the prices and the plan of a search, checked before torch is loaded."""
-    from nas.latency.prices import Prices, latency_names
-    from nas.latency.table import LatencyTable
+    from nas.latency.table import LatencyTable, Prices, latency_names
     from nas.slim.plan import Plan, name_tables, published_terms, read_targets, read_terms
 
     paths = name_tables(tables or ())

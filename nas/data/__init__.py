@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.data.folder import folder
-from nas.data.sources import Pictures, Source, decode_all, digits
+from nas.data.sources import Pictures, Source, decode_all, digits, folder
 from nas.data.splits import Indices, split_source
 from nas.data.tables import hub, parquet
 from nas.documents import did_you_mean

@@ -12,20 +12,22 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from nas.architecture import Architecture
-from nas.documents import Value, read_document, write_atomically
+from nas.documents import Value, did_you_mean, read_document, write_atomically
 from nas.errors import UserError
 from nas.families import Layer, Shape
 from nas.latency.calibration import Calibration, RowSums, Validation, judge
-from nas.latency.target import Target
-from nas.space import SearchSpace
+from nas.latency.target import Target, detect_again
+from nas.space import Assignment, SearchSpace
 
 COLUMNS = ("layer", "input_shape", "ms", "ms_low", "ms_high", "params", "macs", "status")
+LATENCY = "latency_ms"
 RowStatus = Literal["ok", "noisy", "modelled"]
 Key = tuple[str, Shape]
 """A layer's signature and its input shape."""
@@ -169,11 +171,11 @@ class LatencyTable:
         """``cost`` of the network that consists of these layers, each with its input shape."""
         sums = sum_rows(self.row(layer, shape) for layer, shape in placed)
         ms = self.calibration.latency(sums.ms, sums.params)
-        return {"latency_ms": ms, "params": sums.params, "macs": sums.macs}
+        return {LATENCY: ms, "params": sums.params, "macs": sums.macs}
 
     def predict(self, architecture: Architecture) -> float:
         """The latency of a network in milliseconds."""
-        return self.cost(architecture)["latency_ms"]
+        return self.cost(architecture)[LATENCY]
 
     def require_layers(self, space: SearchSpace, space_argument: str | None = None) -> None:
         """Raise the UserError of ``row`` unless all layers of ``space`` have rows."""
@@ -198,6 +200,54 @@ class LatencyTable:
                 f"{build_command(self.path, self.provenance)} --force, or take it as it is with "
                 f"--accept-table"
             )
+
+
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """The costs of assignments by tables with names: ``latency_ms``, ``params`` and ``macs``.
+
+    With several tables each has a latency of its own: ``latency_ms[cpu]``.
+    """
+
+    space: SearchSpace
+    tables: Mapping[str, LatencyTable]
+
+    @cached_property
+    def latencies(self) -> Mapping[str, LatencyTable]:
+        """The table behind each latency among the costs."""
+        names = latency_names(self.tables)
+        return {names[name]: table for name, table in self.tables.items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the costs."""
+        return (*self.latencies, "params", "macs")
+
+    def cost(self, assignment: Assignment) -> dict[str, float]:
+        """``LatencyTable.cost`` of the architecture, by every table."""
+        placed = list(self.space.placed(assignment))
+        found = {name: table.cost_of(placed) for name, table in self.latencies.items()}
+        latencies = {name: costs.pop(LATENCY) for name, costs in found.items()}
+        return {**latencies, **next(iter(found.values()))}
+
+    def require_name(self, name: str, where: str) -> None:
+        """Raise UserError unless ``name`` is one of the costs."""
+        if name not in self.names:
+            raise UserError(
+                f"{where}: no cost is called '{name}'{did_you_mean(name, self.names)}; "
+                f"there are {', '.join(self.names)}"
+            )
+
+    def measurable(self) -> dict[str, LatencyTable]:
+        """The tables that were built on this machine's devices, by their latencies."""
+        return {name: table for name, table in self.latencies.items() if _is_here(table)}
+
+
+def latency_names(tables: Collection[str]) -> dict[str, str]:
+    """The name of each table's latency among the costs; ``latency_ms`` where there is one table."""
+    if len(tables) == 1:
+        return dict.fromkeys(tables, LATENCY)
+    return {name: f"{LATENCY}[{name}]" for name in tables}
 
 
 def sidecar_path(path: Path) -> Path:
@@ -307,3 +357,10 @@ def _checksum(line: bytes) -> str:
 
 def _shape_text(shape: Shape) -> str:
     return "x".join(map(str, shape))
+
+
+def _is_here(table: LatencyTable) -> bool:
+    try:
+        return not table.target.difference(detect_again(table.target))
+    except UserError:  # there is no such device or runtime here
+        return False

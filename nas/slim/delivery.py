@@ -20,8 +20,7 @@ from nas.deploy.weights import save_weights
 from nas.documents import write_atomically
 from nas.errors import UserError
 from nas.latency.measure import PATIENT, Measurement, measure
-from nas.latency.prices import Prices
-from nas.latency.table import LatencyTable
+from nas.latency.table import LatencyTable, Prices
 from nas.latency.target import Target, placement
 from nas.progress import Progress
 from nas.search import Problem, Rank

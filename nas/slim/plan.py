@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from nas.documents import Value
 from nas.errors import UserError
-from nas.latency.prices import Prices, latency_names
+from nas.latency.table import Prices, latency_names
 from nas.search import STRATEGIES, InfeasibleTarget, Problem, mobile_efficiency_score
 from nas.search.problem import EXPONENTS, UNITS, Costs, unjudged
 

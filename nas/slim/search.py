@@ -15,8 +15,7 @@ from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.errors import UserError
 from nas.latency.calibration import judge
-from nas.latency.prices import Prices
-from nas.latency.table import LatencyTable
+from nas.latency.table import LatencyTable, Prices
 from nas.latency.target import detect_again
 from nas.machine import keep_freed_memory
 from nas.progress import SILENT, Progress

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.latency.prices import Prices
-from nas.latency.table import LatencyTable
+from nas.latency.table import LatencyTable, Prices
 from nas.latency.target import Target, detect_target
 from nas.space import SearchSpace
 

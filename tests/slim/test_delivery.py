@@ -3,7 +3,7 @@ import pytest
 
 from nas.errors import UserError
 from nas.latency.measure import Measurement
-from nas.latency.prices import Prices
+from nas.latency.table import Prices
 from nas.progress import SILENT
 from nas.slim.delivery import CORRECTIONS, Candidates, target_sha256
 from nas.slim.journal import Identity, Measured, open_journal

@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import UserError
-from nas.latency.prices import Prices
-from nas.latency.table import LatencyTable
+from nas.latency.table import LatencyTable, Prices
 from nas.search import InfeasibleTarget, mobile_efficiency_score
 from nas.slim.plan import (
     Plan,
