@@ -16,6 +16,7 @@ from nas.slim.result import EvaluatedNetwork, FinalNetwork, SearchResult, fronti
 from nas.space import IDENTITY, named_choice
 
 Figure = dict[str, Any]
+Network = EvaluatedNetwork | FinalNetwork
 
 SYMBOLS = {
     "slimmed": "star",
@@ -31,6 +32,7 @@ HOVER_WIDTH = 46
 """Characters of a line of hover text: what a phone shows."""
 VISIBLE = {"star": 1.45, "triangle-up": 1.25, "diamond": 1.1}
 """How much larger than a square these need to be to look as large."""
+DASHED = {"width": 1, "dash": "dash"}
 
 
 def color_of(method: str) -> str:
@@ -42,25 +44,40 @@ def color_of(method: str) -> str:
 def frontier_figure(result: SearchResult) -> Figure:
     """Accuracy against the first latency: evaluated networks, frontiers, and the targets."""
     cost = first_latency(result)
-    data: list[Figure] = []
     final = {network.name for network in result.networks}
+    data: list[Figure] = []
     for method in result.methods:
-        traces = _method_traces(result, method.name, method.evaluated, cost)
-        data += [{**one, "showlegend": method.name not in final} for one in traces[1:]] + traces[:1]
+        name, best = method.name, frontier(method.evaluated, cost)
+        found = [(f"{name}, evaluation {it.order + 1}", it.accuracy, it) for it in method.evaluated]
+        x, y = [it.costs[cost] for it in best], [100 * it.accuracy for it in best]
+        data += [
+            _networks(result, name, found, 7, in_legend=name not in final, opacity=0.55),
+            {
+                **_curve(x, y, color_of(name), shape="hv"),
+                "legendgroup": _safe(name), "showlegend": False, "hoverinfo": "skip",
+            },
+        ]  # fmt: skip
+    edge = {"color": "--card", "width": 1.5}
     for network in result.networks:
-        data.append(_network_trace(result, network, cost, in_legend=network.name in final))
-        final.discard(network.name)
-    bounds = [target[cost] for target in result.targets if cost in target]
-    unit = ", ".join(word for word in ("ms", table_of(cost)) if word)
-    layout = _layout(f"predicted latency ({unit})", "accuracy on the search slice (%)")
-    layout["shapes"] = [_line(x0=bound, x1=bound, yref="paper", y0=0, y1=1) for bound in bounds]
+        name, bounds = network.name, bounds_text(network.target)
+        title = f"{name}, {bounds}" if bounds else name
+        one = [(title, network.search_accuracy, network)]
+        data.append(_networks(result, name, one, 13, in_legend=name in final, line=edge))
+        final.discard(name)
+    table = table_of(cost)
+    layout = _layout(
+        f"predicted latency (ms, {table})" if table else "predicted latency (ms)",
+        "accuracy on the search slice (%)",
+    )
+    targets = [target[cost] for target in result.targets if cost in target]
+    layout["shapes"] = [_line(x0=it, x1=it, yref="paper", y0=0, y1=1) for it in targets]
     layout["annotations"] = [
         {
-            "x": bound, "y": 1, "yref": "paper", "xanchor": "left", "yanchor": "top",
-            "showarrow": False, "text": _safe(f"target {bound_text(cost, bound)}"),
+            "x": target, "y": 1, "yref": "paper", "xanchor": "left", "yanchor": "top",
+            "showarrow": False, "text": _safe(f"target {bound_text(cost, target)}"),
             "font": {"color": "--ink", "size": 11},
         }
-        for bound in bounds
+        for target in targets
     ]  # fmt: skip
     return {"data": data, "layout": layout}
 
@@ -75,17 +92,15 @@ def walk_figure(result: SearchResult) -> Figure:
     found = [*(step.accuracy for step in result.trace), last.accuracy]
     accuracies = [None if accuracy is None else 100 * accuracy for accuracy in found]
     prices = [*(step.costs[cost] for step in result.trace), last.costs[cost]]
-    steps = list(range(1, len(prices) + 1))
-    kwargs: Figure = {"type": "scatter", "mode": "lines+markers", "x": steps}
+    steps = range(1, len(prices) + 1)
     data = [
         {
-            **kwargs, "y": accuracies, "connectgaps": True, "name": "accuracy",
-            "line": {"color": "--slimmed", "width": 2}, "marker": {"size": 6},
-            "hovertemplate": "step %{x}: %{y:.2f} %<extra></extra>",
+            **_curve(steps, accuracies, "--slimmed", marks=6), "name": "accuracy",
+            "connectgaps": True, "hovertemplate": "step %{x}: %{y:.2f} %<extra></extra>",
         },
         {
-            **kwargs, "y": prices, "yaxis": "y2", "name": "latency",
-            "line": {"color": "--evolution", "width": 2}, "marker": {"size": 6},
+            **_curve(steps, prices, "--evolution", marks=6),
+            "name": "latency", "yaxis": "y2",
             "hovertemplate": "step %{x}: %{y:.3f} ms<extra></extra>",
         },
     ]  # fmt: skip
@@ -104,39 +119,30 @@ def walk_figure(result: SearchResult) -> Figure:
 
 def latency_figure(result: SearchResult) -> Figure:
     """Predicted against measured ms with 95 % intervals, and where both would be equal."""
-    points = [(network, latency) for network in result.networks for latency in network.latencies]
-    ends = [x for _, latency in points for x in (latency.predicted, latency.low, latency.high)]
+    points = [(network.name, it) for network in result.networks for it in network.latencies]
+    ends = [x for _, it in points for x in (it.predicted, it.low, it.high)]
     line = [0.85 * min(ends), 1.1 * max(ends)]
     data: list[Figure] = [
         {
             "type": "scatter", "mode": "lines", "x": line, "y": line, "name": "equal",
-            "line": {"color": "--muted", "width": 1, "dash": "dash"}, "hoverinfo": "skip",
+            "line": {"color": "--muted", **DASHED}, "hoverinfo": "skip",
         }
     ]  # fmt: skip
-    for name in dict.fromkeys(network.name for network, _ in points):
-        mine = [(network, latency) for network, latency in points if network.name == name]
-        data.append(
-            {
-                "type": "scatter", "mode": "markers", "name": _safe(name),
-                "x": [latency.predicted for _, latency in mine],
-                "y": [latency.measured for _, latency in mine],
-                "error_y": {
-                    "type": "data", "symmetric": False, "color": color_of(name), "thickness": 1.5,
-                    "array": [latency.high - latency.measured for _, latency in mine],
-                    "arrayminus": [latency.measured - latency.low for _, latency in mine],
-                },
-                "marker": _marker(name, 11),
-                "text": [
-                    _safe(
-                        f"{name}: measured {cost_text(latency.cost, latency.measured)}, "
-                        f"{latency.low:.3f} to {latency.high:.3f}; "
-                        f"predicted {latency.predicted:.3f}"
-                    )
-                    for _, latency in mine
-                ],
-                "hovertemplate": "%{text}<extra></extra>",
-            }
-        )  # fmt: skip
+    for name in dict.fromkeys(name for name, _ in points):
+        mine = [latency for owner, latency in points if owner == name]
+        texts = [
+            f"{name}: measured {cost_text(it.cost, it.measured)}, {it.low:.3f} to {it.high:.3f}; "
+            f"predicted {it.predicted:.3f}"
+            for it in mine
+        ]
+        predicted, measured = [it.predicted for it in mine], [it.measured for it in mine]
+        errors = {
+            "type": "data", "symmetric": False, "color": color_of(name), "thickness": 1.5,
+            "array": [it.high - it.measured for it in mine],
+            "arrayminus": [it.measured - it.low for it in mine],
+        }  # fmt: skip
+        marks = _marks(name, predicted, measured, [_safe(text) for text in texts], 11)
+        data.append({**marks, "error_y": errors})
     return {"data": data, "layout": _layout("predicted (ms)", "measured (ms)")}
 
 
@@ -157,17 +163,18 @@ def training_figures(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
 def curves_figure(epochs: Sequence[Mapping[str, Any]], names: Sequence[str], unit: str) -> Figure:
     """Numbers of a training over its epochs; those in per cent (``unit`` "%") are shares."""
     factor = 100 if unit == "%" else 1
-    data = [
-        {
-            "type": "scatter", "mode": "lines+markers" if len(epochs) < 40 else "lines",
-            "name": _safe(name.replace("_", " ").replace("/", ", ")),
-            "x": [epoch["epoch"] for epoch in epochs if epoch.get(name) is not None],
-            "y": [factor * epoch[name] for epoch in epochs if epoch.get(name) is not None],
-            "line": {"color": CYCLE[index % len(CYCLE)], "width": 2}, "marker": {"size": 5},
-            "hovertemplate": f"epoch %{{x}}: %{{y:.4~g}} {unit}",
-        }
-        for index, name in enumerate(names)
-    ]  # fmt: skip
+    data = []
+    for index, name in enumerate(names):
+        known = [epoch for epoch in epochs if epoch.get(name) is not None]
+        x, y = [epoch["epoch"] for epoch in known], [factor * epoch[name] for epoch in known]
+        curve = _curve(x, y, CYCLE[index % len(CYCLE)], marks=5)
+        data.append(
+            {
+                **curve, "name": _safe(name.replace("_", " ").replace("/", ", ")),
+                "mode": "lines+markers" if len(epochs) < 40 else "lines",
+                "hovertemplate": f"epoch %{{x}}: %{{y:.4~g}} {unit}",
+            }
+        )  # fmt: skip
     return {"data": data, "layout": _layout("epoch", unit)}
 
 
@@ -194,51 +201,57 @@ def paths_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
     return {"data": data, "layout": layout}
 
 
-def _method_traces(
-    result: SearchResult, name: str, evaluated: Sequence[EvaluatedNetwork], cost: str
-) -> list[Figure]:
-    """Every network that a method evaluated, and the line of those that none of them beats."""
-    best = frontier(evaluated, cost)
-    group = {"type": "scatter", "legendgroup": _safe(name)}
-    return [
-        {
-            **group, "mode": "lines", "showlegend": False, "hoverinfo": "skip",
-            "x": [network.costs[cost] for network in best],
-            "y": [100 * network.accuracy for network in best],
-            "line": {"color": color_of(name), "width": 2, "shape": "hv"},
-        },
-        {
-            **group, "mode": "markers", "name": _safe(name),
-            "x": [network.costs[cost] for network in evaluated],
-            "y": [100 * network.accuracy for network in evaluated],
-            "marker": {**_marker(name, 7), "opacity": 0.55},
-            "text": [
-                _hover(result, f"{name}, evaluation {network.order + 1}", network.accuracy, network)
-                for network in evaluated
-            ],
-            "hovertemplate": "%{text}<extra></extra>",
-        },
-    ]  # fmt: skip
-
-
-def _network_trace(
-    result: SearchResult, network: FinalNetwork, cost: str, *, in_legend: bool
+def _networks(
+    result: SearchResult,
+    name: str,
+    found: Sequence[tuple[str, float, Network]],
+    size: float,
+    *,
+    in_legend: bool,
+    **marker: object,
 ) -> Figure:
-    """A network of the final table, with a larger mark than those evaluated on the way."""
-    title = ", ".join(text for text in (network.name, bounds_text(network.target)) if text)
+    """Marks of networks, each given with its title and its accuracy."""
+    cost = first_latency(result)
+    x, y = [network.costs[cost] for *_, network in found], [100 * it for _, it, _ in found]
+    marks = _marks(name, x, y, [_hover(result, *network) for network in found], size, **marker)
+    return {**marks, "legendgroup": _safe(name), "showlegend": in_legend}
+
+
+def _marks(
+    name: str,
+    x: Sequence[float],
+    y: Sequence[float],
+    texts: Sequence[str],
+    size: float,
+    **marker: object,
+) -> Figure:
+    """Points of a method, in its colour and with its symbol, and the texts to show over them."""
+    symbol = SYMBOLS.get(name, "cross")
+    size *= VISIBLE.get(symbol, 1)
     return {
-        "type": "scatter", "mode": "markers", "name": _safe(network.name),
-        "legendgroup": _safe(network.name), "showlegend": in_legend,
-        "x": [network.costs[cost]], "y": [100 * network.search_accuracy],
-        "marker": {**_marker(network.name, 13), "line": {"color": "--card", "width": 1.5}},
-        "text": [_hover(result, title, network.search_accuracy, network)],
-        "hovertemplate": "%{text}<extra></extra>",
+        "type": "scatter", "mode": "markers", "x": x, "y": y, "name": _safe(name),
+        "marker": {"color": color_of(name), "symbol": symbol, "size": size, **marker},
+        "text": texts, "hovertemplate": "%{text}<extra></extra>",
     }  # fmt: skip
 
 
-def _hover(
-    result: SearchResult, title: str, accuracy: float, network: EvaluatedNetwork | FinalNetwork
-) -> str:
+def _curve(
+    x: Sequence[float],
+    y: Sequence[float | None],
+    color: str,
+    *,
+    marks: int | None = None,
+    **line: object,
+) -> Figure:
+    """A line through points, with ``marks`` of so many pixels on it."""
+    curve = {
+        "type": "scatter", "x": list(x), "y": y, "mode": "lines",
+        "line": {"color": color, "width": 2, **line},
+    }  # fmt: skip
+    return curve if marks is None else {**curve, "mode": "lines+markers", "marker": {"size": marks}}
+
+
+def _hover(result: SearchResult, title: str, accuracy: float, network: Network) -> str:
     """Figures of a network, and its options where they are not the largest's."""
     costs = network.costs
     priced = [*latencies(costs), *(name for name in ("params",) if name in costs)]
@@ -248,15 +261,6 @@ def _hover(
         wrapped = textwrap.wrap(f"{stage}: {', '.join(changes)}", HOVER_WIDTH)
         lines += [_safe(line) for line in wrapped]
     return "<br>".join(lines)
-
-
-def _marker(name: str, size: float) -> Figure:
-    symbol = SYMBOLS.get(name, "cross")
-    return {
-        "color": color_of(name),
-        "symbol": symbol,
-        "size": size * VISIBLE.get(symbol, 1),
-    }
 
 
 def _layout(x_title: str, y_title: str) -> Figure:
@@ -270,22 +274,13 @@ def _layout(x_title: str, y_title: str) -> Figure:
 
 
 def _axis(title: str) -> Figure:
-    return {
-        "title": {"text": _safe(title), "standoff": 8},
-        "gridcolor": "--grid",
-        "linecolor": "--line",
-        "zeroline": False,
-        "automargin": True,
-    }
+    colors = {"gridcolor": "--grid", "linecolor": "--line"}
+    text = {"text": _safe(title), "standoff": 8}
+    return {"title": text, **colors, "zeroline": False, "automargin": True}
 
 
 def _line(**place: object) -> Figure:
-    return {
-        "type": "line",
-        "line": {"color": "--ink", "width": 1, "dash": "dash"},
-        "layer": "below",
-        **place,
-    }
+    return {"type": "line", "line": {"color": "--ink", **DASHED}, "layer": "below", **place}
 
 
 def _safe(text: str) -> str:
@@ -305,28 +300,23 @@ def table_of(cost: str) -> str:
     return cost.rstrip("]").partition("[")[2]
 
 
-def cost_text(cost: str, value: float) -> str:
+def cost_text(cost: str, value: float, digits: str = ".3f") -> str:
     """``0.220 ms``, ``0.220 ms (cpu)``, ``855.02 k parameters``."""
-    if latencies([cost]):
-        return f"{value:.3f} ms{_in_brackets(table_of(cost))}"
-    return f"{count(value)} {'parameters' if cost == 'params' else 'MACs'}"
+    if not latencies([cost]):
+        return f"{count(value)} {'parameters' if cost == 'params' else 'MACs'}"
+    table = table_of(cost)
+    return f"{value:{digits}} ms ({table})" if table else f"{value:{digits}} ms"
 
 
 def bound_text(cost: str, bound: float) -> str:
     """``2 ms``, ``2 ms (cpu)``, ``3 M parameters``: a bound as the user wrote it."""
-    if latencies([cost]):
-        return f"{bound:g} ms{_in_brackets(table_of(cost))}"
-    return cost_text(cost, bound).replace(".00 ", " ")
+    return cost_text(cost, bound, digits="g").replace(".00 ", " ")
 
 
 def bounds_text(target: Mapping[str, float] | None) -> str:
     """``at most 2 ms and 3 M parameters``; nothing for a network without a target."""
     bounds = [bound_text(cost, bound) for cost, bound in (target or {}).items()]
     return "at most " + " and ".join(bounds) if bounds else ""
-
-
-def _in_brackets(table: str) -> str:
-    return f" ({table})" if table else ""
 
 
 def differences(result: SearchResult, assignment: Sequence[int]) -> list[tuple[str, list[str]]]:

@@ -9,7 +9,7 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,8 +47,7 @@ class FolderContents(NamedTuple):
 def read_folder(folder: Path) -> FolderContents:
     """Read the searches in a folder and in those directly below it, and the training's log.
 
-    Raises:
-        UserError: there is no such folder, nothing to report in it, or a file of it is damaged.
+    Raises UserError if there is no such folder, nothing to report in it, or a damaged file.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -67,8 +66,7 @@ def read_folder(folder: Path) -> FolderContents:
 def read_log(path: Path) -> TrainingLog:
     """Read the epochs and the setbacks of a training; numbers that are not finite become None.
 
-    Raises:
-        UserError: a line of the log is damaged.
+    Raises UserError if a line of the log is damaged.
     """
     epochs: list[dict[str, Any]] = []
     setbacks: list[dict[str, Any]] = []
@@ -97,36 +95,29 @@ class Share(NamedTuple):
 def write_page(path: Path, result: SearchResult, *, force: bool = False) -> None:
     """Write the page of one search, such as ``report.html`` beside its ``report.json``.
 
-    Raises:
-        UserError: there is a file that is no such page, and ``force`` does not replace it.
+    Raises UserError if there is a file that is no such page, and ``force`` does not replace it.
     """
     _write(path, render_page(result), force=force)
 
 
 def write_folder_page(path: Path, contents: FolderContents, *, title: str, force: bool) -> None:
     """Write the page of a folder: its searches, and its training. Raises like ``write_page``."""
-    _write(path, _render(title, contents.searches, contents.training), force=force)
+    _write(path, _render(title, contents), force=force)
 
 
 def render_page(result: SearchResult) -> str:
     """The page of one search."""
-    return _render(f"{result.space} on {result.data}", {"search": result}, None)
+    return _render(f"{result.space} on {result.data}", FolderContents({"search": result}, None))
 
 
 def _write(path: Path, page: str, *, force: bool) -> None:
-    if path.exists() and not force and not _is_ours(path):
+    is_ours = path.is_file() and MARK.encode() in path.read_bytes()[:1000]
+    if path.exists() and not force and not is_ours:
         raise UserError(f"{path}: exists and is no page of nas report; --force replaces it")
     write_atomically(path, page)
 
 
-def _is_ours(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return MARK.encode() in file.read(1000)
-
-
-def _render(title: str, searches: Mapping[str, SearchResult], training: TrainingLog | None) -> str:
+def _render(title: str, contents: FolderContents) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE),
         autoescape=True,
@@ -134,6 +125,7 @@ def _render(title: str, searches: Mapping[str, SearchResult], training: Training
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    searches, training = contents
     return environment.get_template("page.html").render(
         title=title,
         searches={name: _search_view(result) for name, result in searches.items()},
@@ -173,7 +165,7 @@ def _search_view(result: SearchResult) -> dict[str, Any]:
             (method.name, method.hypervolume / best if best else 0.0) for method in result.methods
         ],
         "figures": drawn,
-        "steps": _steps(result, latency) if result.trace else [],
+        "steps": [_step(step, result.strategy, latency) for step in result.trace],
         "per": "ms" if result.strategy == "importance" else "MES",
         "drawings": [
             (network.name, bounds_text(network.target), _stages(network.layers, latency))
@@ -185,15 +177,11 @@ def _search_view(result: SearchResult) -> dict[str, Any]:
 
 def _row(network: FinalNetwork) -> dict[str, Any]:
     """A line of the final table."""
-    costs = latencies(network.costs)
-    return {
-        "network": network,
-        "target": bounds_text(network.target),
-        "latencies": [
-            (table_of(cost) if len(costs) > 1 else "", network.costs[cost], network.measured(cost))
-            for cost in costs
-        ],
-    }
+    found = [
+        (table_of(cost), network.costs[cost], network.measured(cost))
+        for cost in latencies(network.costs)
+    ]
+    return {"network": network, "target": bounds_text(network.target), "latencies": found}
 
 
 def _card(network: FinalNetwork, latency: str, largest: FinalNetwork | None) -> dict[str, Any]:
@@ -213,63 +201,51 @@ def _card(network: FinalNetwork, latency: str, largest: FinalNetwork | None) -> 
     if largest:
         card["speedup"] = largest.costs[latency] / network.costs[latency]
         card["params_ratio"] = network.costs["params"] / largest.costs["params"]
-        if network.test_accuracy is not None and largest.test_accuracy is not None:
-            card["change"] = 100 * (network.test_accuracy - largest.test_accuracy)
-        else:
-            card["change"] = 100 * (network.search_accuracy - largest.search_accuracy)
+        after, before = network.test_accuracy, largest.test_accuracy
+        if after is None or before is None:
+            after, before = network.search_accuracy, largest.search_accuracy
+        card["change"] = 100 * (after - before)
     return card
 
 
-def _steps(result: SearchResult, latency: str) -> list[dict[str, Any]]:
-    """The trace as the page's javascript shows it, the taken action first, then by rank."""
-    return [
-        {
-            "accuracy": step.accuracy,
-            "latency": step.costs[latency],
-            "actions": sorted(
-                (
-                    _weighed(step, index, result.strategy, latency)
-                    for index in range(len(step.actions))
-                ),
-                key=lambda action: (
-                    not action["taken"],
-                    math.inf if action["rate"] is None else action["rate"],
-                    -action["gain"],
-                ),
-            ),
-        }
-        for step in result.trace
-    ]
+def _step(step: WalkStep, strategy: str, latency: str) -> dict[str, Any]:
+    """A step as the page's javascript shows it: the taken action first, then by rank.
 
-
-def _weighed(step: WalkStep, index: int, strategy: str, latency: str) -> dict[str, Any]:
-    """An action of a step: its saving and gain, and the points of accuracy that it loses."""
-    action = step.actions[index]
-    saved = step.costs[latency] - action.costs[latency]
-    mes = action.score - step.score
-    gain = saved if strategy == "importance" else mes
-    drop = None
-    if action.accuracy is not None and step.accuracy is not None:
-        drop = 100 * (step.accuracy - action.accuracy)
-    return {
-        "choice": action.choice,
-        "option": str(action.option),
-        "saved": round(saved, 6),
-        "mes": round(mes, 6),
-        "gain": round(gain, 6),
-        "accuracy": action.accuracy,
-        "drop": drop,
-        "rate": drop / gain if drop is not None and gain > 0 else None,
-        "taken": index == step.taken,
-    }
+    Of each action its saving and gain, and the points of accuracy that it loses.
+    """
+    actions: list[dict[str, Any]] = []
+    for index, action in enumerate(step.actions):
+        saved, mes = step.costs[latency] - action.costs[latency], action.score - step.score
+        gain = saved if strategy == "importance" else mes
+        drop = None
+        if action.accuracy is not None and step.accuracy is not None:
+            drop = 100 * (step.accuracy - action.accuracy)
+        actions.append(
+            {
+                "choice": action.choice,
+                "option": str(action.option),
+                "saved": round(saved, 6),
+                "mes": round(mes, 6),
+                "gain": round(gain, 6),
+                "accuracy": action.accuracy,
+                "drop": drop,
+                "rate": drop / gain if drop is not None and gain > 0 else None,
+                "taken": index == step.taken,
+            }
+        )
+    actions.sort(
+        key=lambda it: (
+            not it["taken"], math.inf if it["rate"] is None else it["rate"], -it["gain"]
+        )
+    )  # fmt: skip
+    return {"accuracy": step.accuracy, "latency": step.costs[latency], "actions": actions}
 
 
 def _stages(layers: Sequence[LayerShare], latency: str) -> list[Share]:
     """The layers of a network by stage; the stem and the head stand alone."""
-    total = {
-        name: sum(layer.costs.get(name, 0.0) for layer in layers) or 1.0
-        for name in (latency, "params")
-    }
+    totals = [
+        sum(layer.costs.get(name, 0.0) for layer in layers) or 1.0 for name in (latency, "params")
+    ]
     stages: dict[str, list[Share]] = {}
     for layer in layers:
         stage, _, rest = layer.slot.partition(".")
@@ -278,8 +254,8 @@ def _stages(layers: Sequence[LayerShare], latency: str) -> list[Share]:
         part = Share(
             rest or stage,
             f"{kind}|{details}|{prices}",
-            layer.costs.get(latency, 0.0) / total[latency],
-            layer.costs.get("params", 0.0) / total["params"],
+            layer.costs.get(latency, 0.0) / totals[0],
+            layer.costs.get("params", 0.0) / totals[1],
         )
         stages.setdefault(stage, []).append(part)
     return [

@@ -24,10 +24,8 @@ from nas.training.check import Check
 
 INK, GREY, PALE = "#1f2430", "#b9bfca", "#eceef2"
 BLUE, ORANGE, GREEN, YELLOW, VIOLET = "#2f6fde", "#e8762c", "#2a9d6f", "#f2c14e", "#7a5bc7"
-SKY, ROSE, BROWN, SLATE, MINT, FOREST = (
-    *("#8fc1f5", "#d9587e", "#a4703c", "#6b7486"),
-    *("#7cc9ac", "#17614a"),
-)
+SKY, ROSE, BROWN, SLATE = "#8fc1f5", "#d9587e", "#a4703c", "#6b7486"
+MINT, FOREST = "#7cc9ac", "#17614a"
 METHODS = {
     "largest": (INK, "s"),
     "uniform": (ORANGE, "D"),
@@ -39,13 +37,8 @@ METHODS = {
 """The colour and the marker of each method, in the order in which they are drawn."""
 COST_LABELS = {"params": "parameters", "macs": "multiply-accumulates"}
 PART_COLORS = dict(zip(PARTS.values(), (YELLOW, ORANGE, BLUE, GREEN, SLATE), strict=True))
-OPERATOR_COLORS = dict(
-    zip(
-        OPERATORS,
-        (GREEN, MINT, FOREST, BLUE, YELLOW, ORANGE, VIOLET, ROSE, BROWN, SKY, SLATE),
-        strict=True,
-    )
-)
+PALETTE = (GREEN, MINT, FOREST, BLUE, YELLOW, ORANGE, VIOLET, ROSE, BROWN, SKY, SLATE)
+OPERATOR_COLORS = dict(zip(OPERATORS, PALETTE, strict=True))
 BAND = 0.05
 """Errors up to this share lie within the grey band of a calibration."""
 TICKS = tuple(digit * 10.0**power for power in range(-3, 4) for digit in (1, 2, 5))
@@ -56,15 +49,19 @@ def draw_frontier(path: Path, result: SearchResult) -> None:
     measure, points = result.measure, result.points()
     with _picture(path, 8, 5) as figure:
         axes = figure.subplots()
-        for method in METHODS:
-            _draw_method(axes, [it for it in points if method in it.methods], measure, method)
+        for method, (color, marker) in METHODS.items():
+            found = [point for point in points if method in point.methods]
+            if found:
+                axes.scatter(
+                    *_places(found, measure),
+                    s=10, color=color, marker=marker, alpha=0.5, linewidth=0, zorder=2,
+                )  # fmt: skip
+                best = _places(frontier(found, measure), measure)
+                axes.step(*best, where="post", color=color, linewidth=1.6, label=method, zorder=3)
         by_assignment = {point.assignment: point for point in points}
         steps = [by_assignment[one] for one in result.walk if one in by_assignment]
-        axes.plot(
-            [point.costs[measure] for point in steps],
-            [100 * point.accuracy for point in steps],
-            color=GREEN, linewidth=1, linestyle=":", label="walk", zorder=3,
-        )  # fmt: skip
+        walk = _places(steps, measure)
+        axes.plot(*walk, color=GREEN, linewidth=1, linestyle=":", label="walk", zorder=3)
         for network in result.networks:
             color, marker = METHODS[network.name]
             axes.scatter(
@@ -80,41 +77,22 @@ def draw_frontier(path: Path, result: SearchResult) -> None:
                 xytext=(4, 0), textcoords="offset points", color=INK, fontsize=9,
             )  # fmt: skip
         latency = measure.replace("latency_ms", "predicted latency (ms)")
-        axes.set_xlabel(COST_LABELS.get(measure, latency))
-        axes.set_ylabel("accuracy (%)")
-        axes.set_title(
-            f"{result.space}: accuracy on the search slice",
-            loc="left", fontweight="bold", color=INK,
-        )  # fmt: skip
+        axes.set(xlabel=COST_LABELS.get(measure, latency), ylabel="accuracy (%)")
+        _title(axes, f"{result.space}: accuracy on the search slice", size=12)
         _plain(axes)
         axes.legend(frameon=False, loc="lower right")
 
 
-def _draw_method(axes: Axes, points: Sequence[Point], measure: str, method: str) -> None:
-    """Small markers for what a method evaluated, and the steps of its frontier."""
-    if not points:
-        return
-    color, marker = METHODS[method]
-    axes.scatter(
-        [point.costs[measure] for point in points],
-        [100 * point.accuracy for point in points],
-        s=10, color=color, marker=marker, alpha=0.5, linewidth=0, zorder=2,
-    )  # fmt: skip
-    best = frontier(points, measure)
-    axes.step(
-        [point.costs[measure] for point in best],
-        [100 * point.accuracy for point in best],
-        where="post", color=color, linewidth=1.6, label=method, zorder=3,
-    )  # fmt: skip
+def _places(points: Sequence[Point], measure: str) -> tuple[list[float], list[float]]:
+    """The costs of networks, and their accuracies in per cent."""
+    return [it.costs[measure] for it in points], [100 * it.accuracy for it in points]
 
 
 def draw_calibration(path: Path, table: LatencyTable) -> None:
     """Draw predicted against measured latency: the identity, a band of 5 %, the errors below.
 
-    Both latencies are on logarithmic axes, so that an error is the same distance everywhere.
-
-    Raises:
-        ValueError: the table was not validated.
+    Both are on logarithmic axes, so that an error is the same distance everywhere. Raises
+    ValueError if the table was not validated.
     """
     found = table.validation
     if found is None:
@@ -130,11 +108,11 @@ def draw_calibration(path: Path, table: LatencyTable) -> None:
         )  # fmt: skip
         below.axhline(0, color=INK, linewidth=1, zorder=2)
         below.axhspan(-100 * BAND, 100 * BAND, color=GREY, alpha=0.35, linewidth=0, zorder=1)
-        for held_out, color, marker, label in (
+        for is_held_out, color, marker, label in (
             (False, ORANGE, "D", "calibrate the table"),
             (True, BLUE, "o", "held out"),
         ):
-            points = [point for point in found.points if point.held_out is held_out]
+            points = [point for point in found.points if point.held_out is is_held_out]
             predicted = [point.predicted_ms for point in points]
             errors = [100 * (point.predicted_ms / point.measured_ms - 1) for point in points]
             for axes, heights in ((above, predicted), (below, errors)):
@@ -142,25 +120,22 @@ def draw_calibration(path: Path, table: LatencyTable) -> None:
                     [point.measured_ms for point in points], heights, color=color, marker=marker,
                     s=26, linewidth=0, zorder=3, label=label,
                 )  # fmt: skip
-        above.set(xscale="log", yscale="log", xlim=line[[0, -1]], ylim=line[[0, -1]])
-        above.set_ylabel("predicted latency (ms)")
+        ends = line[[0, -1]]
+        above.set(xscale="log", yscale="log", xlim=ends, ylim=ends, ylabel="predicted latency (ms)")
         low, high = below.get_ylim()
         below.set_ylim(min(low, -150 * BAND), max(high, 150 * BAND))
-        below.set_xlabel("measured latency (ms)")
-        below.set_ylabel("error (%)")
+        below.set(xlabel="measured latency (ms)", ylabel="error (%)")
         for axis in (above.xaxis, above.yaxis):
             axis.set_ticks([tick for tick in TICKS if line[0] <= tick <= line[-1]])
             axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
             axis.set_minor_formatter(NullFormatter())
         _plain(above, below)
-        errors_held_out = found.calibrated
+        target, held_out = table.target, found.calibrated
         _title(
             above,
-            f"{table.space} on {table.target.hardware}, {table.target.runtime}, "
-            f"{table.target.threads} thread(s)\n{errors_held_out.networks} held-out networks: "
-            f"mean error {100 * errors_held_out.mape:.1f} %, "
-            f"{100 * errors_held_out.within_5:.0f} % within 5 %, "
-            f"Spearman {errors_held_out.spearman:.3f}",
+            f"{table.space} on {target.hardware}, {target.runtime}, {target.threads} thread(s)\n"
+            f"{held_out.networks} held-out networks: mean error {100 * held_out.mape:.1f} %, "
+            f"{100 * held_out.within_5:.0f} % within 5 %, Spearman {held_out.spearman:.3f}",
         )
         above.legend(frameon=False, loc="lower right")
 
@@ -185,8 +160,7 @@ def draw_check(path: Path, check: Check, *, title: str) -> None:
         for network, x in zip(check.compared, inherited, strict=True):
             spread = [100 * min(network.alone), 100 * max(network.alone)]
             axes.plot([x, x], spread, color=BLUE, linewidth=1, zorder=3)
-        axes.set(xlim=ends, ylim=ends, aspect="equal")
-        axes.set_xlabel("inherited accuracy (%)")
+        axes.set(xlim=ends, ylim=ends, aspect="equal", xlabel="inherited accuracy (%)")
         axes.set_ylabel("accuracy of the network trained alone (%)")
         low, high = check.tau_interval
         _title(
@@ -264,5 +238,5 @@ def _plain(*panes: Axes, grid: Literal["both", "x"] = "both") -> None:
         axes.spines[["top", "right"]].set_visible(False)
 
 
-def _title(axes: Axes, text: str) -> None:
-    axes.set_title(text, loc="left", fontsize=10, fontweight="bold", color=INK)
+def _title(axes: Axes, text: str, size: float = 10) -> None:
+    axes.set_title(text, loc="left", fontsize=size, fontweight="bold", color=INK)

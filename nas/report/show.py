@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nas.architecture import Architecture
+from nas.families import Layer, Shape
 from nas.latency.staircase import plateaus
 from nas.latency.table import LatencyTable
 from nas.network import layer_size, measure_size
-from nas.report.terminal import count, print_table, share
+from nas.report.terminal import count, print_table, shape_text, share
 from nas.search import mobile_efficiency_score
 from nas.space import SearchSpace
 from nas.training.run import Run
 from nas.training.supernets import path_probabilities
 
 if TYPE_CHECKING:
+    from nas.latency.measure import Measurement
     from nas.latency.profile import Profile
     from nas.latency.target import Target
 
@@ -28,14 +30,7 @@ def describe_architecture(architecture: Architecture, table: LatencyTable | None
     """Describe every layer: input shape, parameters and MACs; with a table also milliseconds."""
     layers = []
     for layer, shape in architecture.placed():
-        size = layer_size(layer, shape)
-        row: Description = {
-            "slot": layer.slot,
-            "layer": layer.signature,
-            "input": "x".join(map(str, shape)),
-            "params": size.params,
-            "macs": size.macs,
-        }
+        row: Description = {**_place(layer, shape), **layer_size(layer, shape)._asdict()}
         if table:
             row["ms"] = table.row(layer, shape).ms * table.calibration.factor
         layers.append(row)
@@ -53,7 +48,6 @@ def describe_architecture(architecture: Architecture, table: LatencyTable | None
 
 def describe_space(space: SearchSpace, table: LatencyTable | None) -> Description:
     """Describe the choices with their options, and the costs of the smallest and the largest."""
-    ends = {"smallest": space.smallest(), "largest": space.largest()}
     described: Description = {
         "space": space.name,
         "description": space.description,
@@ -61,10 +55,9 @@ def describe_space(space: SearchSpace, table: LatencyTable | None) -> Descriptio
         "distinct_layers": len(space.layers()),
         "choices": {name: list(options) for name, options in space.choices.items()},
     }
-    for name, architecture in ends.items():
-        described[name] = dict(measure_size(architecture)._asdict())
-        if table:
-            described[name]["latency_ms"] = table.predict(architecture)
+    for name, end in (("smallest", space.smallest()), ("largest", space.largest())):
+        latency = {"latency_ms": table.predict(end)} if table else {}
+        described[name] = {**measure_size(end)._asdict(), **latency}
     if table:
         described["channel_step"] = table.provenance.channel_step
         described["plateaus"] = [plateau._asdict() for plateau in plateaus(space, table)]
@@ -74,8 +67,7 @@ def describe_space(space: SearchSpace, table: LatencyTable | None) -> Descriptio
 def describe_run(run: Run) -> Description:
     """Describe how far a training is, and the probability of each kind in each path choice.
 
-    Raises:
-        UserError: the run is without path choice, or no epoch is finished yet.
+    Raises UserError if the run is without path choice, or no epoch is finished yet.
     """
     run.require_path_choice()
     supernet = run.load_supernet()
@@ -98,20 +90,14 @@ def describe_profiles(profiles: Sequence[Profile], target: Target) -> Descriptio
         "networks": [
             {
                 "name": profile.name,
-                "ms": profile.whole.ms,
-                "ms_low": profile.whole.ms_low,
-                "ms_high": profile.whole.ms_high,
+                **_times(profile.whole),
                 "parts": dict(profile.parts),
                 "operators": dict(profile.operators) if profile.operators is not None else None,
                 "layers": [
                     {
-                        "slot": timed.layer.slot,
-                        "layer": timed.layer.signature,
-                        "input": "x".join(map(str, timed.input_shape)),
+                        **_place(timed.layer, timed.input_shape),
                         "part": timed.part,
-                        "ms": timed.found.ms,
-                        "ms_low": timed.found.ms_low,
-                        "ms_high": timed.found.ms_high,
+                        **_times(timed.found),
                     }
                     for timed in profile.layers
                 ],
@@ -119,6 +105,14 @@ def describe_profiles(profiles: Sequence[Profile], target: Target) -> Descriptio
             for profile in profiles
         ],
     }
+
+
+def _place(layer: Layer, shape: Shape) -> Description:
+    return {"slot": layer.slot, "layer": layer.signature, "input": shape_text(shape)}
+
+
+def _times(found: Measurement) -> Description:
+    return {"ms": found.ms, "ms_low": found.ms_low, "ms_high": found.ms_high}
 
 
 def print_description(described: Description) -> None:
@@ -137,11 +131,8 @@ def _print_architecture(described: Description) -> None:
         ("slot", "layer", "input", "parameters", "MACs", *(["ms"] if priced else [])),
         [
             (
-                row["slot"],
-                row["layer"],
-                row["input"],
-                f"{row['params']:,}",
-                count(row["macs"]),
+                *(row["slot"], row["layer"], row["input"]),
+                *(f"{row['params']:,}", count(row["macs"])),
                 *([f"{row['ms']:.4f}"] if priced else []),
             )
             for row in described["layers"]
@@ -162,9 +153,7 @@ def _print_run(described: Description) -> None:
         [(slot, *(share(chances.get(kind)) for kind in kinds)) for slot, chances in paths.items()],
         title=f"{described['run']}: path probabilities",
     )
-    accuracies = ", ".join(
-        f"{name} {share(accuracy)}" for name, accuracy in described["accuracies"].items()
-    )
+    accuracies = ", ".join(f"{name} {share(it)}" for name, it in described["accuracies"].items())
     print(
         f"{described['finished_epochs']} of {described['epochs']} epochs on {described['space']}; "
         f"accuracy on the search slice: {accuracies}"
@@ -184,16 +173,13 @@ def _print_space(described: Description) -> None:
     assignments = described["assignments"]
     number = f"{assignments:,.0f}" if assignments < MANY else f"{assignments:.1e}"
     print(f"{number} assignments of {described['distinct_layers']} distinct layers")
-    if described.get("channel_step"):
-        print(_step_text(described["channel_step"]))
+    step = described.get("channel_step")
+    if step == 1:
+        print("this device has no clear step of channels: each width costs what it computes")
+    elif step:
+        print(f"this device computes {step} channels at once: others are rounded up to a multiple")
     for plateau in described.get("plateaus", ()):
         print(
             f"{plateau['choice']}: {plateau['option']} costs as much as {plateau['dearer_option']}"
             f" ({plateau['ms']:.3f} and {plateau['dearer_ms']:.3f} ms)"
         )
-
-
-def _step_text(step: int) -> str:
-    if step == 1:
-        return "this device has no clear step of channels: each width costs what it computes"
-    return f"this device computes {step} channels at once: others are rounded up to a multiple"

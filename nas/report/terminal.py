@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import rich.progress
@@ -55,12 +54,7 @@ class ProgressBar:
             self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._progress:
             self._progress.stop()
 
@@ -70,8 +64,7 @@ class ProgressBar:
             label = f"{self._title}: {text}" if text else self._title
             self._progress.update(self._task, text=label, completed=done, total=total)
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
-            of = f" of {total}" if total else ""
-            self.say(f"{self._title}: {text} {done}{of}")
+            self.say(f"{self._title}: {text} {done}" + (f" of {total}" if total else ""))
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
@@ -96,7 +89,7 @@ def print_table(
     # without markup: the name latency_ms[cpu] is no style
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:  # a pipe or a file has no edge at which to wrap
-        console = Console(highlight=False, markup=False, width=160)
+        console.width = 160
     console.print(table)
 
 
@@ -111,11 +104,6 @@ def count(number: float) -> str:
 def share(number: float | None) -> str:
     """``0.913`` as ``91.3 %``."""
     return "-" if number is None else f"{100 * number:.1f} %"
-
-
-def milliseconds(number: float | None) -> str:
-    """``0.2345`` as ``0.234``."""
-    return "-" if number is None else f"{number:.3f}"
 
 
 class Column(NamedTuple):
@@ -165,10 +153,10 @@ def _latency_columns(cost: str) -> tuple[Column, Column]:
 
     def measured(network: FinalNetwork) -> str:
         found = network.measured(cost)
-        return milliseconds(found.measured if found else None)
+        return f"{found.measured:.3f}" if found else "-"
 
     return (
-        Column(f"predicted {name}", lambda network: milliseconds(network.costs[cost])),
+        Column(f"predicted {name}", lambda network: f"{network.costs[cost]:.3f}"),
         Column(f"measured {name}", measured),
     )
 
@@ -181,17 +169,11 @@ def print_search(result: SearchResult, *, title: str | None = None) -> None:
 
 def print_retrained(result: Mapping[str, Any]) -> None:
     """Print test accuracies of a retrained network, beside the inherited ones."""
+    sizes = count(result["params"]), count(result["macs"])
+    accuracies = share(result["inherited_test_accuracy"]), share(result["test_accuracy"])
     print_table(
         ("network", "parameters", "MACs", "inherited", "retrained"),
-        [
-            (
-                result["architecture"] or "-",
-                count(result["params"]),
-                count(result["macs"]),
-                share(result["inherited_test_accuracy"]),
-                share(result["test_accuracy"]),
-            )
-        ],
+        [(result["architecture"] or "-", *sizes, *accuracies)],
         title=f"accuracy on {result['test_images']} test images of {result['data']}",
     )
 
@@ -199,14 +181,14 @@ def print_retrained(result: Mapping[str, Any]) -> None:
 def print_validation(table: LatencyTable) -> None:
     """Print a table's errors on networks that it was not calibrated on, beside those of MACs."""
     found = table.validation
+    target, modelled = table.target, sum(group.modelled for group in table.provenance.modelled)
     title = (
-        f"{len(table.rows)} layers on {table.target.hardware}, {table.target.runtime} "
-        f"{table.target.runtime_version}, {table.target.threads} thread(s)"
+        f"{len(table.rows)} layers on {target.hardware}, {target.runtime} "
+        f"{target.runtime_version}, {target.threads} thread(s)"
     )
     if found is None:
         print_table((title,), [("not validated",)])
         return
-    modelled = sum(group.modelled for group in table.provenance.modelled)
     if modelled:
         title += f"; {modelled} of the layers modelled"
     print_table(
@@ -214,9 +196,9 @@ def print_validation(table: LatencyTable) -> None:
         [
             (
                 name,
-                f"{100 * errors.mape:.1f} %",
+                share(errors.mape),
                 f"{100 * errors.bias:+.1f} %",
-                f"{100 * errors.max_error:.1f} %",
+                share(errors.max_error),
                 f"{100 * errors.within_5:.0f} %",
                 _correlation(errors.spearman, errors.spearman_interval),
                 _correlation(errors.kendall, errors.kendall_interval),
@@ -240,23 +222,16 @@ def print_drift(drift: Drift, path: Path, *, rebuild: str) -> None:
 
     ``rebuild`` is the command that builds the table again.
     """
+    shift, errors = f"{100 * drift.shift:+.1f} %", (drift.mape_before, drift.mape_after)
+    ranks = f"{drift.spearman:.3f}", f"{drift.kendall:.3f}"
     print_table(
         ("networks", "shift", "mean error", "after shifting", "Spearman", "Kendall"),
-        [
-            (
-                str(drift.networks),
-                f"{100 * drift.shift:+.1f} %",
-                f"{100 * drift.mape_before:.1f} %",
-                f"{100 * drift.mape_after:.1f} %",
-                f"{drift.spearman:.3f}",
-                f"{drift.kendall:.3f}",
-            )
-        ],
+        [(str(drift.networks), shift, *map(share, errors), *ranks)],
         title=f"{path}: whole networks measured again",
     )
     verdicts = {
         "none": "the table holds",
-        "re-anchor": f"shifted: all latencies by {100 * drift.shift:+.1f} %; {path.stem}.json "
+        "re-anchor": f"shifted: all latencies by {shift}; {path.stem}.json "
         "keeps the earlier calibration",
         "rebuild": f"the table does not hold any more; build it again: {rebuild}",
     }
@@ -286,10 +261,8 @@ def print_check(check: Check) -> None:
         ],
         title=f"accuracy on {check.images} images of the search slice",
     )
-    low, high = check.tau_interval
-    seeds = ""
-    if check.tau_between_seeds is not None:
-        seeds = f"; {check.tau_between_seeds:.2f} between the seeds"
+    (low, high), between = check.tau_interval, check.tau_between_seeds
+    seeds = "" if between is None else f"; {between:.2f} between the seeds"
     print(
         f"Kendall tau {check.tau:.2f} (95 %: {low:.2f} to {high:.2f}) between inherited and "
         f"stand-alone accuracy{seeds}; mean gap {100 * check.gap:+.1f} points"
@@ -302,9 +275,7 @@ def write_check(path: Path, check: Check) -> None:
 
     rows = [
         {
-            "params": network.params,
-            "macs": network.macs,
-            "inherited": network.inherited,
+            **network.model_dump(include={"params", "macs", "inherited"}),
             "alone": network.mean_alone,
             **{f"alone_{seed}": accuracy for seed, accuracy in enumerate(network.alone)},
         }
@@ -330,37 +301,31 @@ def _print_shares(
     title: str, profiles: Sequence[Profile], classes: Sequence[Mapping[str, float]]
 ) -> None:
     """A class a line, those with the longest times first, and a column for each network."""
-    totals = [sum(times.values()) for times in classes]
-    names = sorted(
-        class_names(classes), key=lambda name: -max(times.get(name, 0) for times in classes)
+    times = {name: [it.get(name, 0.0) for it in classes] for name in class_names(classes)}
+    by_time = sorted(times, key=lambda name: -max(times[name]))
+    totals = [sum(it.values()) for it in classes]
+    ends = {"sum": totals, "measured": [profile.whole.ms for profile in profiles]}
+    print_table(
+        (title, *(profile.name for profile in profiles)),
+        [
+            *((name, *map(_cell, times[name], totals)) for name in by_time),
+            *((name, *(f"{ms:.3f} ms      " for ms in found)) for name, found in ends.items()),
+        ],
     )
-    rows = [
-        (
-            name,
-            *(_cell(times.get(name, 0.0), of) for times, of in zip(classes, totals, strict=True)),
-        )
-        for name in names
-    ]
-    rows.append(("sum", *(f"{total:.3f} ms      " for total in totals)))
-    rows.append(("measured", *(f"{profile.whole.ms:.3f} ms      " for profile in profiles)))
-    print_table((title, *(profile.name for profile in profiles)), rows)
 
 
 def _print_layers(profile: Profile) -> None:
     total = sum(profile.parts.values())
-    print_table(
-        ("slot", "layer", "input", "ms"),
-        [
-            (
-                timed.layer.slot,
-                timed.layer.signature,
-                "x".join(map(str, timed.input_shape)),
-                _cell(timed.found.ms, total),
-            )
-            for timed in profile.layers
-        ],
-        title=profile.name,
-    )
+    rows = [
+        (it.layer.slot, it.layer.signature, shape_text(it.input_shape), _cell(it.found.ms, total))
+        for it in profile.layers
+    ]
+    print_table(("slot", "layer", "input", "ms"), rows, title=profile.name)
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """``(3, 64, 64)`` as ``3x64x64``."""
+    return "x".join(map(str, shape))
 
 
 def _cell(ms: float, total: float) -> str:
