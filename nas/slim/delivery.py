@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -37,8 +38,7 @@ CORRECTIONS = 12
 LEAST_CORRECTION = 0.995
 """A bound is lowered to this share at most, so that every round changes something."""
 INT8_IMAGES, JUDGED_IMAGES = 128, 512
-"""An int8 network is calibrated on training images and judged on images of the search slice, at
-most so many."""
+"""Training images that calibrate an int8 network, and images of the search slice that judge it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +62,12 @@ class Delivered:
     def missed(self) -> tuple[MeasuredLatency, ...]:
         """The measured latencies whose interval ends above their bound."""
         bounds = self.figures.target or {}
-        return tuple(
-            latency
-            for latency in self.figures.latencies
-            if latency.cost in bounds and latency.high > bounds[latency.cost]
-        )
+        latencies = self.figures.latencies
+        return tuple(it for it in latencies if it.high > bounds.get(it.cost, math.inf))
+
+    def with_figures(self, changes: Mapping[str, object]) -> Delivered:
+        """The same network with some of its figures changed."""
+        return replace(self, figures=self.figures.model_copy(update=changes))
 
     def save(self, folder: Path) -> None:
         """Write architecture, weights and ONNX model."""
@@ -124,14 +125,13 @@ class Candidates:
         return Evaluator(self.supernet, self.dataset)
 
     def accuracy(self, assignment: Assignment) -> float:
-        """Accuracy on the search slice with inherited weights; the supernet stays as it is.
+        """Accuracy on the search slice with inherited weights.
 
-        Accuracies are remembered by architecture, as several assignments may decode to one.
+        It is remembered by architecture, as several assignments may decode to one.
         """
         architecture = self.space.decode(assignment)
         if architecture not in self._accuracies:
-            found = self.evaluator.accuracy(architecture)
-            self._accuracies[architecture] = found
+            found = self._accuracies[architecture] = self.evaluator.accuracy(architecture)
             self._remember(Judged(assignment=assignment, accuracy=found))
         return self._accuracies[architecture]
 
@@ -151,16 +151,14 @@ class Candidates:
     ) -> Delivered:
         """Extract, calibrate, export and measure one network.
 
-        Raises:
-            UserError: the exported network computes something else than torch does, or in int8
-                predicts something else.
+        Raises UserError if the exported network computes something else than torch does, or in int8
+        predicts something else.
         """
         architecture = self.space.decode(assignment)
         if architecture not in self._delivered:
             self._delivered[architecture] = self._make(assignment, architecture)
-        made = self._delivered[architecture]
         named = {"name": name, "target": dict(target) if target else None}
-        return replace(made, figures=made.figures.model_copy(update=named))
+        return self._delivered[architecture].with_figures(named)
 
     def deliver_within(
         self,
@@ -171,14 +169,10 @@ class Candidates:
         """The network that ``choose`` finds within ``target`` and whose measurements meet it.
 
         Where a measured latency is above its bound, the bound on predictions is lowered by the
-        same factor.
-
-        Raises:
-            InfeasibleTarget: nothing meets the lowered bounds.
-            UserError: no network met the target when measured.
+        same factor. Raises InfeasibleTarget if nothing meets the lowered bounds, and UserError if
+        no network met the target when measured.
         """
-        bounds = dict(target)
-        cost = ""
+        bounds, cost = dict(target), ""
         for _ in range(CORRECTIONS):
             delivered = self.deliver(name, target, choose(bounds))
             if not delivered.missed:
@@ -208,17 +202,17 @@ class Candidates:
     def _make(self, assignment: Assignment, architecture: Architecture) -> Delivered:
         network = inherited_network(self.supernet, architecture, self.dataset.train)
         exported, _ = to_checked_onnx(network, architecture.input_shape)
-        models: dict[str, tuple[onnx.ModelProto, float | None]] = {}
-        for name, table in self.measured.items():
+        costs = self.prices.cost(assignment)
+        models: list[tuple[onnx.ModelProto, float | None]] = []
+        for table in self.measured.values():
             if table.target.precision == "float32":
-                models[name] = exported, None
+                models.append((exported, None))
             else:
                 examples = take_examples(self.dataset.at(architecture.input_size))
-                models[name] = to_checked_int8(exported, network, examples, placement(table.target))
-        costs = self.prices.cost(assignment)
+                models.append(to_checked_int8(exported, network, examples, placement(table.target)))
         latencies = []
-        for name, (model, _) in models.items():
-            found = self._measure(assignment, model, self.measured[name])
+        for (name, table), (model, _) in zip(self.measured.items(), models, strict=True):
+            found = self._measure(assignment, model, table)
             latencies.append(
                 MeasuredLatency(
                     cost=name,
@@ -228,7 +222,7 @@ class Candidates:
                     high=found.ms_high,
                 )
             )
-        model, agreement = next(iter(models.values()))
+        model, agreement = models[0]
         figures = FinalNetwork(
             name="",
             target=None,
@@ -264,7 +258,7 @@ def _layer_shares(
         rows = {name: table.row(layer, shape) for name, table in tables.items()}
         row = next(iter(rows.values()))
         latencies = {name: costs[name] * rows[name].ms / sums[name] for name in rows}
-        parts = {**latencies, "params": float(row.params), "macs": float(row.macs)}
+        parts = {**latencies, "params": row.params, "macs": row.macs}
         shares.append(LayerShare(slot=layer.slot, layer=layer.signature, costs=parts))
     return shares
 

@@ -11,6 +11,7 @@ import numpy as np
 from nas.errors import UserError
 from nas.search import (
     STRATEGIES,
+    Action,
     PathChoice,
     PathChoices,
     Solution,
@@ -25,13 +26,14 @@ from nas.search.problem import meets
 from nas.slim.delivery import Candidates
 from nas.slim.plan import target_text
 from nas.slim.result import EvaluatedNetwork, MethodResult, WalkAction, WalkStep
-from nas.space import Assignment
+from nas.space import Assignment, Choice
 from nas.training.supernets import path_probabilities
 
 CORRECTION_SHARE = 0.1
 """Of the evaluations; kept for the searches after a measurement above the target."""
 UNIFORM_NETWORKS = 12
 """Uniformly scaled networks that are evaluated along the scale: a frontier of few points."""
+Targets = Sequence[Mapping[str, float]]
 BASELINES: Mapping[str, Callable[..., Solution]] = {
     "random": search_randomly,
     "evolution": evolve,
@@ -52,15 +54,13 @@ class Method(ABC):
         self.evaluated: dict[Assignment, float] = {}
         self.trace: list[Step] = []
         plan = candidates.plan
+        self._rng = np.random.default_rng(plan.seed)
         self._left = plan.evaluations * len(plan.targets)
         self._kept = int(CORRECTION_SHARE * self._left)
         self._chosen: dict[frozenset[tuple[str, float]], Assignment] = {}
 
     def choose(self, bounds: Mapping[str, float]) -> Assignment:
-        """The best network found that meets all bounds.
-
-        The first call searches for all targets of the plan at once.
-        """
+        """The best network found within all bounds; the first call searches for all targets."""
         targets = self.candidates.plan.targets
         if not self._chosen:
             bests = self._search(targets, max(1, self._left - self._kept))
@@ -74,9 +74,7 @@ class Method(ABC):
         return self._chosen[key]
 
     @abstractmethod
-    def _search(
-        self, targets: Sequence[Mapping[str, float]], evaluations: int
-    ) -> Sequence[Assignment]:
+    def _search(self, targets: Targets, evaluations: int) -> Sequence[Assignment]:
         """The best network for each target; what it evaluates joins ``evaluated``."""
 
     def _spend(self, evaluated: Mapping[Assignment, float]) -> None:
@@ -84,11 +82,7 @@ class Method(ABC):
         self.evaluated |= evaluated
 
     def _best(self, target: Mapping[str, float]) -> Assignment:
-        """The most accurate evaluated network within a target.
-
-        Raises:
-            ValueError: there is none.
-        """
+        """The most accurate evaluated network within a target; ValueError if there is none."""
         cost = self.candidates.prices.cost
         fitting = [one for one in self.evaluated if meets(cost(one), target)]
         return max(fitting, key=lambda one: self.evaluated[one])
@@ -103,24 +97,14 @@ class Method(ABC):
         prices, target = self.candidates.prices, self.candidates.plan.targets[0]
         measure, *others = target
         within = {name: target[name] for name in others}
-        largest = prices.cost(self.candidates.largest)
-        points = [
-            (costs[measure], accuracy)
-            for assignment, accuracy in self.evaluated.items()
-            if meets(costs := prices.cost(assignment), within)
-        ]
+        evaluated = tuple(
+            EvaluatedNetwork(order=order, assignment=one, costs=prices.cost(one), accuracy=accuracy)
+            for order, (one, accuracy) in enumerate(self.evaluated.items())
+        )
+        points = [(it.costs[measure], it.accuracy) for it in evaluated if meets(it.costs, within)]
+        corner = prices.cost(self.candidates.largest)[measure], 1 / prices.space.classes
         return MethodResult(
-            name=self.name,
-            evaluated=tuple(
-                EvaluatedNetwork(
-                    order=order,
-                    assignment=assignment,
-                    costs=prices.cost(assignment),
-                    accuracy=accuracy,
-                )
-                for order, (assignment, accuracy) in enumerate(self.evaluated.items())
-            ),
-            hypervolume=hypervolume(points, (largest[measure], 1 / prices.space.classes)),
+            name=self.name, evaluated=evaluated, hypervolume=hypervolume(points, corner)
         )
 
     def steps(self) -> tuple[WalkStep, ...]:
@@ -131,20 +115,21 @@ class Method(ABC):
                 costs=dict(step.costs),
                 score=step.score,
                 accuracy=step.accuracy,
-                actions=tuple(
-                    WalkAction(
-                        choice=choices[action.choice].name,
-                        option=choices[action.choice].options[action.option],
-                        costs=dict(action.costs),
-                        score=action.score,
-                        accuracy=action.accuracy,
-                    )
-                    for action in step.actions
-                ),
+                actions=tuple(_named(action, choices[action.choice]) for action in step.actions),
                 taken=[action.assignment for action in step.actions].index(step.taken.assignment),
             )
             for step in self.trace
         )
+
+
+def _named(action: Action, choice: Choice) -> WalkAction:
+    return WalkAction(
+        choice=choice.name,
+        option=choice.options[action.option],
+        costs=dict(action.costs),
+        score=action.score,
+        accuracy=action.accuracy,
+    )
 
 
 class Uniform(Method):
@@ -152,16 +137,10 @@ class Uniform(Method):
 
     name = "uniform"
 
-    def _search(
-        self,
-        targets: Sequence[Mapping[str, float]],
-        evaluations: int,  # noqa: ARG002
-    ) -> list[Assignment]:
+    def _search(self, targets: Targets, evaluations: int) -> list[Assignment]:  # noqa: ARG002
         space, problem = self.candidates.space, self.candidates.problem
-        found = [
-            space.canonical(scale_uniformly(space.uniform, problem.within(target)))
-            for target in targets
-        ]
+        scaled = [scale_uniformly(space.uniform, problem.within(target)) for target in targets]
+        found = [space.canonical(one) for one in scaled]
         for one in (*self._along_the_scale(found), *found):
             self.evaluated[one] = self.candidates.accuracy(one)
         return found
@@ -174,8 +153,8 @@ class Uniform(Method):
         scale = dict.fromkeys(
             space.canonical(space.uniform(share)) for share in np.linspace(0, 1, 100)
         )
-        sizes = [sum(one) for one in found]
-        smaller = [one for one in scale if one not in found and sum(one) < max(sizes)]
+        most = max(map(sum, found))
+        smaller = [one for one in scale if one not in found and sum(one) < most]
         few = np.linspace(0, len(smaller) - 1, min(len(smaller), UNIFORM_NETWORKS - 1))
         return [smaller[index] for index in few.round().astype(int)]
 
@@ -186,10 +165,10 @@ class Baseline(Method):
     def __init__(self, candidates: Candidates, name: str) -> None:
         super().__init__(candidates)
         self.name = name
-        seed = [candidates.plan.seed, 1 + list(BASELINES).index(name)]
-        self._rng = np.random.default_rng(seed)
+        stream = 1 + list(BASELINES).index(name)
+        self._rng = np.random.default_rng([candidates.plan.seed, stream])
 
-    def _search(self, targets: Sequence[Mapping[str, float]], evaluations: int) -> list[Assignment]:
+    def _search(self, targets: Targets, evaluations: int) -> list[Assignment]:
         problems = [self.candidates.problem.within(target) for target in targets]
         found = BASELINES[self.name](problems, evaluations=evaluations, rng=self._rng)
         self._spend(found.evaluated)
@@ -203,13 +182,7 @@ class Slimming(Method):
 
     name = "slimmed"
 
-    def __init__(self, candidates: Candidates) -> None:
-        super().__init__(candidates)
-        self._rng = np.random.default_rng(candidates.plan.seed)
-
-    def _search(
-        self, targets: Sequence[Mapping[str, float]], evaluations: int
-    ) -> Sequence[Assignment]:
+    def _search(self, targets: Targets, evaluations: int) -> Sequence[Assignment]:
         strategy = STRATEGIES[self.candidates.plan.strategy](_path_choices(self.candidates))
         found = slim_problems(
             [self.candidates.problem.within(target) for target in targets],
@@ -236,19 +209,13 @@ class Searched(Method):
         self.evaluated |= evaluated
         self.folder = folder
 
-    def _search(
-        self,
-        targets: Sequence[Mapping[str, float]],
-        evaluations: int,  # noqa: ARG002
-    ) -> list[Assignment]:
+    def _search(self, targets: Targets, evaluations: int) -> list[Assignment]:  # noqa: ARG002
         (target,) = targets
         try:
             return [self._best(target)]
         except ValueError:
-            raise UserError(
-                f"{self.folder}: no network of the study meets {target_text(target)}; search with "
-                "more --trials"
-            ) from None
+            missed = f"no network of the study meets {target_text(target)}"
+            raise UserError(f"{self.folder}: {missed}; search with more --trials") from None
 
 
 def _path_choices(candidates: Candidates) -> PathChoices:

@@ -25,8 +25,6 @@ def _registered(strategy: str) -> str:
 
 Strategy = Annotated[str, AfterValidator(_registered)]
 """How slimming goes down; one of ``nas.search.STRATEGIES``."""
-
-
 NAMED = re.compile(r"([A-Za-z0-9_.-]+)=(.+)")
 """A named table on the command line: NAME=PATH."""
 
@@ -75,10 +73,9 @@ class Plan(Value):
         return weighted_score(self.terms, costs)
 
     def require_possible(self, prices: Prices) -> None:
-        """Raise UserError unless all names are those of costs and all targets within reach.
+        """Raise UserError unless all names are those of costs, InfeasibleTarget beyond reach.
 
-        Raises:
-            InfeasibleTarget: holds the least reachable value of each bound that is out of reach.
+        The error's ``least`` holds the least reachable value of each bound that is out of reach.
         """
         for name in self.terms:
             prices.require_name(name, "--mes")
@@ -102,8 +99,8 @@ def target_text(target: Mapping[str, float]) -> str:
 
 
 def _require_reachable(target: Mapping[str, float], prices: Prices) -> None:
-    space = prices.space
-    problem = Problem(space.sizes, prices.cost, unjudged, target, space.canonical)
+    sizes, canonical = prices.space.sizes, prices.space.canonical
+    problem = Problem(sizes, prices.cost, unjudged, target, canonical)
     least = {}
     for name, bound in target.items():
         try:
@@ -116,11 +113,7 @@ def _require_reachable(target: Mapping[str, float], prices: Prices) -> None:
 
 
 def name_tables(words: Sequence[str]) -> dict[str, Path]:
-    """The path of each table by its name: ``NAME=PATH``, or the stem of the file.
-
-    Raises:
-        UserError: two tables have one name.
-    """
+    """The path of each table by its name: ``NAME=PATH``, or the stem of the file."""
     found: dict[str, Path] = {}
     for word in words:
         named = None if Path(word).exists() else NAMED.fullmatch(word)
@@ -142,40 +135,36 @@ def read_targets(
     params: float | None,
     macs: float | None,
 ) -> tuple[dict[str, float], ...]:
-    """The targets of a search, loosest first.
+    """The targets of a search, loosest first, or UserError if a bound cannot be understood.
 
     ``ms`` is a number, or ``NAME=MS,...`` where there are several ``tables``; ``family`` is numbers
     of ms, each of which makes a target together with the bounds on ``params`` and ``macs``.
-
-    Raises:
-        UserError: there is no bound, or one that cannot be understood.
     """
     if ms is not None and family is not None:
         raise UserError("--targets and --target-ms exclude each other")
     if family is not None and len(tables) > 1:
         raise UserError(f"--targets: needs one latency table, got {len(tables)}")
-    sizes = {"params": params, "macs": macs}
-    others = {name: bound for name, bound in sizes.items() if bound is not None}
-    targets = [{**_latency_bounds(tables, ms), **others}]
-    if family is not None:
+    latencies: list[dict[str, float]] = [{}]
+    if ms is not None:
+        latencies = [_latency_bounds(tables, ms)]
+    elif family is not None:
         rule = "numbers such as 1.0,1.5,2.0"
         bounds = {_number("--targets", word, rule, family) for word in family.split(",")}
-        targets = [{"latency_ms": bound, **others} for bound in sorted(bounds, reverse=True)]
+        latencies = [{"latency_ms": bound} for bound in sorted(bounds, reverse=True)]
+    sizes = {"params": params, "macs": macs}
+    others = {name: bound for name, bound in sizes.items() if bound is not None}
+    targets = tuple({**latency, **others} for latency in latencies)
     if not targets[0]:
         raise UserError(
             "slim needs a bound: --target-ms, --targets, --target-params or --target-macs"
         )
     for target in targets:
         require_positive(target)
-    return tuple(targets)
+    return targets
 
 
 def read_terms(words: Sequence[str]) -> dict[str, Term]:
-    """The terms of the Mobile Efficiency Score, each given as ``COST=UNIT:EXPONENT``.
-
-    Raises:
-        UserError: a term cannot be understood, or its cost stands twice.
-    """
+    """The terms of the Mobile Efficiency Score, each given as ``COST=UNIT:EXPONENT``."""
     found: dict[str, Term] = {}
     for word in words:
         name, _, numbers = word.partition("=")
@@ -193,9 +182,7 @@ def read_terms(words: Sequence[str]) -> dict[str, Term]:
     return found
 
 
-def _latency_bounds(tables: Collection[str], text: str | None) -> Mapping[str, float]:
-    if text is None:
-        return {}
+def _latency_bounds(tables: Collection[str], text: str) -> dict[str, float]:
     if len(tables) < 2:
         return {"latency_ms": _number("--target-ms", text, "a number of milliseconds", text)}
     names = latency_names(tables)

@@ -1,8 +1,8 @@
 """The result of a search as a value: ``report.json``, from which tables and pictures are made.
 
 Accuracies are shares in [0, 1], of the search slice where nothing else is said; latencies are ms.
-Costs have the names that ``LatencyTable.cost`` uses (``latency_ms``, ``params``, ``macs``); with
-several tables a latency is named after its table, ``latency_ms[cpu]``.
+Costs are named as in ``nas.latency.prices``: ``latency_ms`` or ``latency_ms[cpu]``, ``params``,
+``macs``.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class EvaluatedNetwork(Value):
 class MethodResult(Value):
     """The networks that a method evaluated under all targets, and the area below their frontier.
 
-    ``hypervolume`` is the area of accuracy against the first bounded cost, in the same units for
-    all methods of a result, so that only ratios mean something.
+    ``hypervolume`` is accuracy times the first bounded cost: only ratios within a result mean
+    something.
     """
 
     name: str
@@ -121,10 +121,9 @@ class MeasuredLatency(Value):
 class FinalNetwork(Value):
     """A network of the final table. ``target`` is the one it was found for, None for the largest.
 
-    ``name`` is largest, uniform, slimmed, random, evolution or searched. Latencies of tables that
-    are not of this machine are predicted only, and are missing from ``latencies``. An int8
-    network predicts the class that the float32 one predicts for a share ``int8_agreement`` of
-    images.
+    ``name`` is largest, uniform, slimmed, random, evolution or searched. ``latencies`` are those
+    measured on this machine. An int8 network predicts the class that the float32 one predicts for
+    a share ``int8_agreement`` of images.
     """
 
     name: str
@@ -143,15 +142,18 @@ class FinalNetwork(Value):
         return next((latency for latency in self.latencies if latency.cost == cost), None)
 
     @property
+    def _measurements(self) -> dict[str, float]:
+        return {latency.cost: latency.measured for latency in self.latencies}
+
+    @property
     def fits(self) -> bool:
         """Whether the network meets its target, by measurements where there are any."""
-        found = {**self.costs, **{latency.cost: latency.measured for latency in self.latencies}}
+        found = {**self.costs, **self._measurements}
         return meets(found, self.target or {})
 
     def summary(self) -> dict[str, Any]:
         """The network in ``result.json``; ``predicted_ms``, ``measured_ms`` of the first table."""
-        first = self.latencies[0]
-        found = {latency.cost: latency.measured for latency in self.latencies}
+        first, found = self.latencies[0], self._measurements
         return {
             "name": self.name,
             "target": self.target,
@@ -176,9 +178,9 @@ class FinalNetwork(Value):
 class Comparison(Value):
     """Which method found the best network for ``target``, as far as the test images can tell.
 
-    ``compared`` are two methods, the better one first, with their test ``accuracies``: the method
-    that the search was for and the best of the others. ``p`` is that of McNemar's exact test;
-    ``winner`` is None where chance may have decided.
+    ``compared`` are the method that the search was for and the best of the others, the better one
+    first, with their test ``accuracies``. ``p`` is that of McNemar's exact test; ``winner`` is
+    None where chance may have decided.
     """
 
     target: dict[str, float]
@@ -194,8 +196,7 @@ class Comparison(Value):
     ) -> Comparison:
         """Judge methods by their ``hits`` on the same test images: (N,), bool, right or wrong.
 
-        The ``wanted`` method, or the best where that is another, is compared with the best of the
-        others.
+        The best is compared with the ``wanted`` method, or with the next best.
         """
         best, other, *_ = sorted(hits, key=lambda method: -int(hits[method].sum()))
         if best != wanted and wanted in hits:
@@ -212,11 +213,9 @@ class Comparison(Value):
 
     def __str__(self) -> str:
         (first, second), shares = self.compared, [f"{100 * it:.1f} %" for it in self.accuracies]
-        found = f"{self.winner} won: {shares[0]}"
-        if self.winner is None:
-            found = f"no method won: {first} {shares[0]}"
+        found = f"{self.winner} won:" if self.winner else f"no method won: {first}"
         return (
-            f"{target_text(self.target)}: {found}, {second} {shares[1]} "
+            f"{target_text(self.target)}: {found} {shares[0]}, {second} {shares[1]} "
             f"on {self.images:,} test images, p = {self.p:.2g}"
         )
 
@@ -236,10 +235,9 @@ Network = TypeVar("Network", Point, EvaluatedNetwork)
 class SearchResult(Value):
     """All of it. ``choices`` and ``options`` name what the numbers of an assignment stand for.
 
-    ``wanted`` is the name of the method that the search was for; the others stand beside it.
-    ``verdicts`` are the ``comparisons`` in words, one for each target. ``walk`` holds the
-    assignment after each step of the ``trace``; ``terms`` make the Mobile Efficiency Score. Files
-    of version 0.1 lack ``comparisons``, ``walk`` and ``terms``.
+    ``wanted`` is the name of the method that the search was for. ``verdicts`` are the
+    ``comparisons`` in words, one for each target. ``walk`` holds the assignment after each step of
+    the ``trace``. Files of version 0.1 lack ``comparisons``, ``walk`` and ``terms``.
     """
 
     space: str
@@ -260,11 +258,7 @@ class SearchResult(Value):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read ``report.json``.
-
-        Raises:
-            UserError: the file cannot be read, or holds something else.
-        """
+        """Read ``report.json``; UserError if it cannot be read, or holds something else."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
@@ -288,27 +282,20 @@ class SearchResult(Value):
         for method in self.methods:
             for one in method.evaluated:
                 before = found[one.assignment].methods if one.assignment in found else ()
-                found[one.assignment] = Point(
-                    one.assignment, one.costs, one.accuracy, (*before, method.name)
-                )
+                methods = *before, method.name
+                found[one.assignment] = Point(one.assignment, one.costs, one.accuracy, methods)
         return list(found.values())
 
     def summary(self) -> dict[str, Any]:
         """The content of ``result.json``."""
+        names = ("space", "data", "targets", "terms", "strategy", "seed")
+        fields = self.model_dump(mode="json", include=set(names))
         return {
-            "space": self.space,
-            "data": self.data,
-            **self.model_dump(mode="json", include={"targets", "terms"}),
-            "strategy": self.strategy,
-            "seed": self.seed,
+            **{name: fields[name] for name in names},
             "evaluations": len(self.points()),
             "methods": [
-                {
-                    "name": method.name,
-                    "evaluations": len(method.evaluated),
-                    "hypervolume": method.hypervolume,
-                }
-                for method in self.methods
+                {"name": it.name, "evaluations": len(it.evaluated), "hypervolume": it.hypervolume}
+                for it in self.methods
             ],
             "networks": [network.summary() for network in self.networks],
             "verdicts": list(self.verdicts),
@@ -333,10 +320,7 @@ class SearchResult(Value):
         networks = {name: first / file for name, file in NETWORK_FILES.items()}
         if others:
             networks = {f"network {place.name}": place for place in (first, *others)}
-        return {
-            **networks,
-            **{name: folder / file for name, file in FILES.items()},
-        }
+        return {**networks, **{name: folder / file for name, file in FILES.items()}}
 
 
 def frontier(networks: Iterable[Network], cost: str) -> list[Network]:
@@ -349,11 +333,7 @@ def frontier(networks: Iterable[Network], cost: str) -> list[Network]:
 
 
 def _write_trace(path: Path, trace: Sequence[WalkStep]) -> None:
-    """Write each considered action as a line of JSON: accuracy (or null), costs, and score.
-
-    ``accuracy_before`` and ``mes_before`` are those of the network that the step started from;
-    ``taken`` marks the action that it took.
-    """
+    """Write each considered action as a line of JSON; the step started from ``..._before``."""
     records = [
         {
             "step": number,

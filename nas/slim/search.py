@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,19 +59,15 @@ def slim_run(
 
     ``resume`` continues the search that was stopped there. ``accept_tables`` uses tables that
     failed their validation, and reports that. Tables of other machines only predict, beside one of
-    this machine.
-
-    Raises:
-        UserError: a table is for another machine or space or failed its validation, ``out`` holds
-            results already, the strategy needs path choice and the run has none, a bound or a term
-            names no cost, or a target is out of reach; each is found before any image is read.
+    this machine. Whatever does not fit together raises UserError before any image is read.
     """
     prices = Prices(run.space, tables)
     if plan.strategy == "importance":
         run.require_path_choice()
     measured = _usable_tables(run, prices, accept_tables=accept_tables, must_measure=True)
     plan.require_possible(prices)
-    _require_free(out, resume=resume, force=force)
+    if not (resume or force):
+        _require_free(out)
     with (
         hold_folder(out, activity="searching", option="--out"),
         open_journal(out / JOURNAL, identify(run, plan), resume=resume) as journal,
@@ -107,15 +102,14 @@ def search_run(
     """Evaluate beside other workers until the study is done; the first to see that delivers.
 
     A worker that finds another one delivering returns None. The supernet runs on one thread, as
-    each worker has its own core.
-
-    Raises:
-        UserError: as ``slim_run`` does, or the storage cannot be opened or holds another search.
+    each worker has its own core. Raises UserError as ``slim_run`` does, and if the storage cannot
+    be opened or holds another search.
     """
     prices = Prices(run.space, tables)
     measured = _usable_tables(run, prices, accept_tables=accept_tables, must_measure=False)
     plan.require_possible(prices)
-    _require_free(out, resume=False, force=force)
+    if not force:
+        _require_free(out)
     sampler, storage = study_settings
     with _turn(out / FIRST) as is_first:  # makes the folder, or reports that it cannot
         # other workers must draw other numbers; those of other folders need a seed of their own
@@ -164,8 +158,8 @@ def judge_networks(
         if architecture not in hits:
             images = dataset.test.at(architecture.input_size)
             hits[architecture] = find_hits(network.executed, images).numpy()
-        update = {"test_accuracy": float(hits[architecture].mean())}
-        judged.append(replace(network, figures=network.figures.model_copy(update=update)))
+        accuracy = float(hits[architecture].mean())
+        judged.append(network.with_figures({"test_accuracy": accuracy}))
     comparisons = []
     for target in targets:
         rivals = [network for network in networks if network.figures.target == target]
@@ -179,9 +173,7 @@ def _usable_tables(
 ) -> dict[str, LatencyTable]:
     """The tables of this machine, by the names of their latencies.
 
-    Raises:
-        UserError: there is none and there must be one, or a table misses layers or failed its
-            validation.
+    Raises UserError if there must be one and is none, or a table misses layers or trust.
     """
     measured = prices.measurable()
     if must_measure and not measured:
@@ -204,10 +196,8 @@ def _warn(prices: Prices, measured: Mapping[str, LatencyTable], progress: Progre
             progress.say(f"{name} is predicted only: {table.path} is of another machine or runtime")
 
 
-def _require_free(out: Path, *, resume: bool, force: bool) -> None:
+def _require_free(out: Path) -> None:
     """Raise UserError if a search, finished or stopped, would be written over."""
-    if resume or force:
-        return
     if (out / FILES["result"]).exists():
         raise UserError(f"{out}: holds the results of a search; --force replaces them, or --out")
     if (out / JOURNAL).exists():
@@ -241,9 +231,7 @@ def _deliver(
     plan, space, (*_, main) = candidates.plan, candidates.space, methods
     networks = [candidates.deliver("largest", None, candidates.largest)]
     for target in plan.targets:
-        networks += [
-            candidates.deliver_within(method.name, target, method.choose) for method in methods
-        ]
+        networks += [candidates.deliver_within(it.name, target, it.choose) for it in methods]
     networks, comparisons = judge_networks(networks, candidates.dataset, plan.targets, main.name)
     result = SearchResult(
         space=space.name,
