@@ -17,6 +17,9 @@ from nas.space import IDENTITY, named_choice
 
 Figure = dict[str, Any]
 Network = EvaluatedNetwork | FinalNetwork
+Titled = tuple[str, float, Network]
+"""A network with its title and its accuracy."""
+Numbers = Sequence[float]
 
 SYMBOLS = {
     "slimmed": "star",
@@ -51,7 +54,7 @@ def frontier_figure(result: SearchResult) -> Figure:
         found = [(f"{name}, evaluation {it.order + 1}", it.accuracy, it) for it in method.evaluated]
         x, y = [it.costs[cost] for it in best], [100 * it.accuracy for it in best]
         data += [
-            _networks(result, name, found, 7, in_legend=name not in final, opacity=0.55),
+            {**_networks(result, name, found, 7, opacity=0.55), "showlegend": name not in final},
             {
                 **_curve(x, y, color_of(name), shape="hv"),
                 "legendgroup": _safe(name), "showlegend": False, "hoverinfo": "skip",
@@ -62,7 +65,8 @@ def frontier_figure(result: SearchResult) -> Figure:
         name, bounds = network.name, bounds_text(network.target)
         title = f"{name}, {bounds}" if bounds else name
         one = [(title, network.search_accuracy, network)]
-        data.append(_networks(result, name, one, 13, in_legend=name in final, line=edge))
+        marks = _networks(result, name, one, 13, line=edge)
+        data.append({**marks, "showlegend": name in final})
         final.discard(name)
     table = table_of(cost)
     layout = _layout(
@@ -202,28 +206,17 @@ def paths_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _networks(
-    result: SearchResult,
-    name: str,
-    found: Sequence[tuple[str, float, Network]],
-    size: float,
-    *,
-    in_legend: bool,
-    **marker: object,
+    result: SearchResult, name: str, found: Sequence[Titled], size: float, **marker: object
 ) -> Figure:
-    """Marks of networks, each given with its title and its accuracy."""
+    """Marks of networks, with costs and with what differs from the largest as their texts."""
     cost = first_latency(result)
     x, y = [network.costs[cost] for *_, network in found], [100 * it for _, it, _ in found]
     marks = _marks(name, x, y, [_hover(result, *network) for network in found], size, **marker)
-    return {**marks, "legendgroup": _safe(name), "showlegend": in_legend}
+    return {**marks, "legendgroup": _safe(name)}
 
 
 def _marks(
-    name: str,
-    x: Sequence[float],
-    y: Sequence[float],
-    texts: Sequence[str],
-    size: float,
-    **marker: object,
+    name: str, x: Numbers, y: Numbers, texts: Sequence[str], size: float, **marker: object
 ) -> Figure:
     """Points of a method, in its colour and with its symbol, and the texts to show over them."""
     symbol = SYMBOLS.get(name, "cross")
@@ -236,12 +229,7 @@ def _marks(
 
 
 def _curve(
-    x: Sequence[float],
-    y: Sequence[float | None],
-    color: str,
-    *,
-    marks: int | None = None,
-    **line: object,
+    x: Numbers, y: Sequence[float | None], color: str, *, marks: int | None = None, **line: object
 ) -> Figure:
     """A line through points, with ``marks`` of so many pixels on it."""
     curve = {

@@ -33,8 +33,8 @@ MARK = '<meta name="generator" content="nas report">'
 class TrainingLog(NamedTuple):
     """The lines of a training's log: one for each epoch, and one for each setback."""
 
-    epochs: tuple[dict[str, Any], ...]
-    setbacks: tuple[dict[str, Any], ...]
+    epochs: list[dict[str, Any]]
+    setbacks: list[dict[str, Any]]
 
 
 class FolderContents(NamedTuple):
@@ -68,8 +68,7 @@ def read_log(path: Path) -> TrainingLog:
 
     Raises UserError if a line of the log is damaged.
     """
-    epochs: list[dict[str, Any]] = []
-    setbacks: list[dict[str, Any]] = []
+    log = TrainingLog([], [])
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]  # the last line may be under way
     for number, line in enumerate(whole.splitlines(), 1):
@@ -78,8 +77,8 @@ def read_log(path: Path) -> TrainingLog:
             int(entry["epoch"])
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path}:{number}: is damaged; delete that line") from None
-        (setbacks if "setback" in entry else epochs).append(entry)
-    return TrainingLog(tuple(epochs), tuple(setbacks))
+        (log.setbacks if "setback" in entry else log.epochs).append(entry)
+    return log
 
 
 class Share(NamedTuple):
@@ -160,10 +159,18 @@ def _search_view(result: SearchResult) -> dict[str, Any]:
     return {
         "result": result,
         "cards": [_card(network, latency, largest) for network in result.delivered],
-        "networks": [_row(network) for network in result.networks],
-        "areas": [
-            (method.name, method.hypervolume / best if best else 0.0) for method in result.methods
+        "networks": [
+            {
+                "network": network,
+                "target": bounds_text(network.target),
+                "latencies": [
+                    (table_of(cost), network.costs[cost], network.measured(cost))
+                    for cost in latencies(network.costs)
+                ],
+            }
+            for network in result.networks
         ],
+        "areas": [(it.name, it.hypervolume / best if best else 0.0) for it in result.methods],
         "figures": drawn,
         "steps": [_step(step, result.strategy, latency) for step in result.trace],
         "per": "ms" if result.strategy == "importance" else "MES",
@@ -173,15 +180,6 @@ def _search_view(result: SearchResult) -> dict[str, Any]:
             if network.layers
         ],
     }
-
-
-def _row(network: FinalNetwork) -> dict[str, Any]:
-    """A line of the final table."""
-    found = [
-        (table_of(cost), network.costs[cost], network.measured(cost))
-        for cost in latencies(network.costs)
-    ]
-    return {"network": network, "target": bounds_text(network.target), "latencies": found}
 
 
 def _card(network: FinalNetwork, latency: str, largest: FinalNetwork | None) -> dict[str, Any]:
@@ -243,20 +241,17 @@ def _step(step: WalkStep, strategy: str, latency: str) -> dict[str, Any]:
 
 def _stages(layers: Sequence[LayerShare], latency: str) -> list[Share]:
     """The layers of a network by stage; the stem and the head stand alone."""
-    totals = [
-        sum(layer.costs.get(name, 0.0) for layer in layers) or 1.0 for name in (latency, "params")
-    ]
+    names = latency, "params"
+    totals = [sum(layer.costs.get(name, 0.0) for layer in layers) or 1.0 for name in names]
     stages: dict[str, list[Share]] = {}
     for layer in layers:
         stage, _, rest = layer.slot.partition(".")
         kind, _, details = layer.layer.partition(" ")
         prices = ", ".join(cost_text(name, cost) for name, cost in layer.costs.items())
-        part = Share(
-            rest or stage,
-            f"{kind}|{details}|{prices}",
-            layer.costs.get(latency, 0.0) / totals[0],
-            layer.costs.get("params", 0.0) / totals[1],
+        ms, params = (
+            layer.costs.get(name, 0.0) / total for name, total in zip(names, totals, strict=True)
         )
+        part = Share(rest or stage, f"{kind}|{details}|{prices}", ms, params)
         stages.setdefault(stage, []).append(part)
     return [
         Share(

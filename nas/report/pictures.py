@@ -145,19 +145,20 @@ def draw_check(path: Path, check: Check, *, title: str) -> None:
 
     The larger a network, the larger its point.
     """
-    inherited = [100 * network.inherited for network in check.compared]
-    alone = [100 * network.mean_alone for network in check.compared]
-    most = max(network.macs for network in check.compared)
-    every_seed = [100 * accuracy for network in check.compared for accuracy in network.alone]
+    compared = check.compared
+    inherited = [100 * network.inherited for network in compared]
+    alone = [100 * network.mean_alone for network in compared]
+    most = max(network.macs for network in compared)
+    every_seed = [100 * accuracy for network in compared for accuracy in network.alone]
     ends = [min(inherited + every_seed) - 1, max(inherited + every_seed) + 1]
     with _picture(path, 6, 6) as figure:
         axes = figure.subplots()
         axes.plot(ends, ends, color=INK, linewidth=1, zorder=2)
         axes.scatter(
-            inherited, alone, s=[20 + 100 * network.macs / most for network in check.compared],
+            inherited, alone, s=[20 + 100 * network.macs / most for network in compared],
             color=BLUE, alpha=0.8, linewidth=0, zorder=4,
         )  # fmt: skip
-        for network, x in zip(check.compared, inherited, strict=True):
+        for network, x in zip(compared, inherited, strict=True):
             spread = [100 * min(network.alone), 100 * max(network.alone)]
             axes.plot([x, x], spread, color=BLUE, linewidth=1, zorder=3)
         axes.set(xlim=ends, ylim=ends, aspect="equal", xlabel="inherited accuracy (%)")

@@ -168,8 +168,8 @@ def _print_space(described: Description) -> None:
     )
     for name in ("smallest", "largest"):
         end = described[name]
-        text = f"{name}: {end['params']:,} parameters, {count(end['macs'])} MACs"
-        print(text + (f", {end['latency_ms']:.3f} ms" if "latency_ms" in end else ""))
+        latency = f", {end['latency_ms']:.3f} ms" if "latency_ms" in end else ""
+        print(f"{name}: {end['params']:,} parameters, {count(end['macs'])} MACs{latency}")
     assignments = described["assignments"]
     number = f"{assignments:,.0f}" if assignments < MANY else f"{assignments:.1e}"
     print(f"{number} assignments of {described['distinct_layers']} distinct layers")

@@ -107,7 +107,7 @@ def share(number: float | None) -> str:
 
 
 class Column(NamedTuple):
-    """A column of the final table of a search: its title, and its text for a network."""
+    """A column of the final table of a search."""
 
     title: str
     text: Callable[[FinalNetwork], str]
@@ -191,23 +191,22 @@ def print_validation(table: LatencyTable) -> None:
         return
     if modelled:
         title += f"; {modelled} of the layers modelled"
+    predictions = {
+        "table": found.calibrated,
+        "table, uncalibrated": found.raw,
+        "MACs alone": found.macs,
+    }
     print_table(
         ("prediction", "mean error", "bias", "largest", "within 5 %", "Spearman", "Kendall"),
         [
             (
                 name,
-                share(errors.mape),
-                f"{100 * errors.bias:+.1f} %",
-                share(errors.max_error),
-                f"{100 * errors.within_5:.0f} %",
-                _correlation(errors.spearman, errors.spearman_interval),
-                _correlation(errors.kendall, errors.kendall_interval),
+                *(share(it.mape), f"{100 * it.bias:+.1f} %", share(it.max_error)),
+                f"{100 * it.within_5:.0f} %",
+                _correlation(it.spearman, it.spearman_interval),
+                _correlation(it.kendall, it.kendall_interval),
             )
-            for name, errors in (
-                ("table", found.calibrated),
-                ("table, uncalibrated", found.raw),
-                ("MACs alone", found.macs),
-            )
+            for name, it in predictions.items()
         ],
         title=title,
     )
@@ -246,19 +245,15 @@ def _correlation(value: float, interval: Interval | None) -> str:
 
 def print_check(check: Check) -> None:
     """Print inherited and stand-alone accuracies, smallest network first, and their correlation."""
+    rows = []
+    for number, network in enumerate(check.compared, start=1):
+        sizes = count(network.params), count(network.macs)
+        alone = " ".join(map(share, network.alone))
+        gap = f"{100 * (network.inherited - network.mean_alone):+.1f}"
+        rows.append((str(number), *sizes, share(network.inherited), alone, gap))
     print_table(
         ("network", "parameters", "MACs", "inherited", "alone", "gap"),
-        [
-            (
-                str(number),
-                count(network.params),
-                count(network.macs),
-                share(network.inherited),
-                " ".join(share(accuracy) for accuracy in network.alone),
-                f"{100 * (network.inherited - network.mean_alone):+.1f}",
-            )
-            for number, network in enumerate(check.compared, start=1)
-        ],
+        rows,
         title=f"accuracy on {check.images} images of the search slice",
     )
     (low, high), between = check.tau_interval, check.tau_between_seeds

@@ -65,10 +65,6 @@ class Delivered:
         latencies = self.figures.latencies
         return tuple(it for it in latencies if it.high > bounds.get(it.cost, math.inf))
 
-    def with_figures(self, changes: Mapping[str, object]) -> Delivered:
-        """The same network with some of its figures changed."""
-        return replace(self, figures=self.figures.model_copy(update=changes))
-
     def save(self, folder: Path) -> None:
         """Write architecture, weights and ONNX model."""
         self.architecture.save(folder / NETWORK_FILES["architecture"])
@@ -90,12 +86,11 @@ class Candidates:
     dataset: Dataset
     journal: Memory
     progress: Progress
-    _accuracies: dict[Architecture, float] = field(default_factory=dict)
     _delivered: dict[Architecture, Delivered] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for assignment, accuracy in self.journal.accuracies.items():
-            self._accuracies[self.space.decode(assignment)] = accuracy
+        known = self.journal.accuracies
+        self._accuracies = {self.space.decode(one): known[one] for one in known}
 
     @property
     def space(self) -> SearchSpace:
@@ -141,7 +136,7 @@ class Candidates:
         """Accuracies of a step's candidates, estimates of those that lost early."""
         race = current, *candidates
         if race not in self.journal.races:
-            first, *others = (self.space.decode(one) for one in race)
+            first, *others = map(self.space.decode, race)
             found = tuple(self.evaluator.race(first, others, rank))
             self._remember(Raced(current=current, candidates=tuple(candidates), accuracies=found))
         return self.journal.races[race]
@@ -158,7 +153,8 @@ class Candidates:
         if architecture not in self._delivered:
             self._delivered[architecture] = self._make(assignment, architecture)
         named = {"name": name, "target": dict(target) if target else None}
-        return self._delivered[architecture].with_figures(named)
+        made = self._delivered[architecture]
+        return replace(made, figures=made.figures.model_copy(update=named))
 
     def deliver_within(
         self,

@@ -141,18 +141,16 @@ class Uniform(Method):
         space, problem = self.candidates.space, self.candidates.problem
         scaled = [scale_uniformly(space.uniform, problem.within(target)) for target in targets]
         found = [space.canonical(one) for one in scaled]
-        for one in (*self._along_the_scale(found), *found):
+        between = self._between(found) if self.candidates.plan.baselines else []
+        for one in (*between, *found):
             self.evaluated[one] = self.candidates.accuracy(one)
         return found
 
-    def _along_the_scale(self, found: Sequence[Assignment]) -> list[Assignment]:
-        """A few networks from the smallest to the largest of those found, beside baselines."""
-        if not self.candidates.plan.baselines:
-            return []
+    def _between(self, found: Sequence[Assignment]) -> list[Assignment]:
+        """A few networks of the scale, from the smallest to the largest of those found."""
         space = self.candidates.space
-        scale = dict.fromkeys(
-            space.canonical(space.uniform(share)) for share in np.linspace(0, 1, 100)
-        )
+        shares = np.linspace(0, 1, 100)
+        scale = dict.fromkeys(space.canonical(space.uniform(share)) for share in shares)
         most = max(map(sum, found))
         smaller = [one for one in scale if one not in found and sum(one) < most]
         few = np.linspace(0, len(smaller) - 1, min(len(smaller), UNIFORM_NETWORKS - 1))

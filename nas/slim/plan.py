@@ -99,8 +99,7 @@ def target_text(target: Mapping[str, float]) -> str:
 
 
 def _require_reachable(target: Mapping[str, float], prices: Prices) -> None:
-    sizes, canonical = prices.space.sizes, prices.space.canonical
-    problem = Problem(sizes, prices.cost, unjudged, target, canonical)
+    problem = Problem(prices.space.sizes, prices.cost, unjudged, target, prices.space.canonical)
     least = {}
     for name, bound in target.items():
         try:
@@ -144,10 +143,8 @@ def read_targets(
         raise UserError("--targets and --target-ms exclude each other")
     if family is not None and len(tables) > 1:
         raise UserError(f"--targets: needs one latency table, got {len(tables)}")
-    latencies: list[dict[str, float]] = [{}]
-    if ms is not None:
-        latencies = [_latency_bounds(tables, ms)]
-    elif family is not None:
+    latencies = [{} if ms is None else _latency_bounds(tables, ms)]
+    if family is not None:
         rule = "numbers such as 1.0,1.5,2.0"
         bounds = {_number("--targets", word, rule, family) for word in family.split(",")}
         latencies = [{"latency_ms": bound} for bound in sorted(bounds, reverse=True)]
@@ -155,9 +152,8 @@ def read_targets(
     others = {name: bound for name, bound in sizes.items() if bound is not None}
     targets = tuple({**latency, **others} for latency in latencies)
     if not targets[0]:
-        raise UserError(
-            "slim needs a bound: --target-ms, --targets, --target-params or --target-macs"
-        )
+        options = "--target-ms, --targets, --target-params or --target-macs"
+        raise UserError(f"slim needs a bound: {options}")
     for target in targets:
         require_positive(target)
     return targets
@@ -166,16 +162,14 @@ def read_targets(
 def read_terms(words: Sequence[str]) -> dict[str, Term]:
     """The terms of the Mobile Efficiency Score, each given as ``COST=UNIT:EXPONENT``."""
     found: dict[str, Term] = {}
+    rule = "COST=UNIT:EXPONENT with a unit above zero, such as latency_ms=1.0:1.0"
     for word in words:
         name, _, numbers = word.partition("=")
         unit, _, exponent = numbers.partition(":")
         try:
             term = Term(unit=float(unit), exponent=float(exponent))
         except (ValueError, ValidationError):
-            raise UserError(
-                f"--mes: must be COST=UNIT:EXPONENT with a unit above zero, such as "
-                f"latency_ms=1.0:1.0, got '{word}'"
-            ) from None
+            raise UserError(f"--mes: must be {rule}, got '{word}'") from None
         if name in found:
             raise UserError(f"--mes: {name} stands twice")
         found[name] = term
@@ -185,9 +179,8 @@ def read_terms(words: Sequence[str]) -> dict[str, Term]:
 def _latency_bounds(tables: Collection[str], text: str) -> dict[str, float]:
     if len(tables) < 2:
         return {"latency_ms": _number("--target-ms", text, "a number of milliseconds", text)}
-    names = latency_names(tables)
+    names, found = latency_names(tables), {}
     rule = f"NAME=MS,... with tables of {', '.join(tables)}"
-    found: dict[str, float] = {}
     for word in text.split(","):
         name, is_named, number = word.strip().partition("=")
         if not is_named or name not in names:

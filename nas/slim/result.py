@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
@@ -46,10 +47,8 @@ COUNTS = ("params", "macs")
 def _read_option(option: float | str) -> int | float | str:
     """The number that a text stands for, if it stands for one."""
     for number in (int, float):
-        try:
+        with suppress(ValueError):
             return number(option) if isinstance(option, str) else option
-        except ValueError:
-            continue
     return option
 
 

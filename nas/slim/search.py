@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.errors import UserError
 from nas.latency.calibration import judge
@@ -19,7 +18,7 @@ from nas.latency.target import detect_again
 from nas.machine import keep_freed_memory
 from nas.progress import SILENT, Progress
 from nas.search.study import SamplerName, evaluated_in, make_sampler, open_study, work
-from nas.slim.delivery import Candidates, Delivered
+from nas.slim.delivery import Candidates
 from nas.slim.journal import Identity, Memory, open_journal
 from nas.slim.methods import BASELINES, Baseline, Method, Searched, Slimming, Uniform
 from nas.slim.plan import Plan, target_text
@@ -35,10 +34,7 @@ FIRST = ".first"
 
 
 class StudySettings(NamedTuple):
-    """How workers share a search: Optuna's sampler, and the storage that ``open_study`` takes.
-
-    Without a storage the study is a file in the folder of the results.
-    """
+    """Optuna's sampler, and the storage of ``open_study``: by default a file beside the results."""
 
     sampler: SamplerName = "nsga2"
     storage: str | None = None
@@ -76,7 +72,8 @@ def slim_run(
         if journal.accuracies:
             progress.say(f"going on after {len(journal.accuracies)} evaluations")
         try:
-            candidates = _candidates(run, plan, prices, measured, journal, progress)
+            images, supernet = _read_images(run), run.load_supernet()
+            candidates = Candidates(plan, prices, measured, supernet, images, journal, progress)
             methods: list[Method] = [Uniform(candidates)]
             if plan.baselines:
                 methods += [Baseline(candidates, name) for name in BASELINES]
@@ -114,11 +111,13 @@ def search_run(
     with _turn(out / FIRST) as is_first:  # makes the folder, or reports that it cannot
         # other workers must draw other numbers; those of other folders need a seed of their own
         seed = plan.seed if is_first else None
-        subject = _subject(identify(run, plan), run.space.name, sampler)
+        hashes = f"weights {run.weights_sha256[:12]}, images {run.split_sha256[:12]}"
+        subject = f"{sampler} on {run.space.name} to {target_text(plan.targets[0])} ({hashes})"
         study = open_study(storage or str(out / STORAGE), run.space.name, subject=subject)
         _warn(prices, measured, progress)
         torch.set_num_threads(1)
-        candidates = _candidates(run, plan, prices, measured, Memory(), progress)
+        images, supernet = _read_images(run), run.load_supernet()
+        candidates = Candidates(plan, prices, measured, supernet, images, Memory(), progress)
         work(
             study,
             candidates.problem,
@@ -142,30 +141,6 @@ def search_run(
 def identify(run: Run, plan: Plan) -> Identity:
     """The identity of a search, the first line of its journal."""
     return Identity(weights_sha256=run.weights_sha256, images_sha256=run.split_sha256, plan=plan)
-
-
-def judge_networks(
-    networks: Sequence[Delivered],
-    dataset: Dataset,
-    targets: Sequence[Mapping[str, float]],
-    wanted: str,
-) -> tuple[list[Delivered], list[Comparison]]:
-    """The networks with their test accuracies, and for each target the comparison of methods."""
-    hits: dict[Architecture, np.ndarray] = {}
-    judged = []
-    for network in networks:
-        architecture = network.architecture
-        if architecture not in hits:
-            images = dataset.test.at(architecture.input_size)
-            hits[architecture] = find_hits(network.executed, images).numpy()
-        accuracy = float(hits[architecture].mean())
-        judged.append(network.with_figures({"test_accuracy": accuracy}))
-    comparisons = []
-    for target in targets:
-        rivals = [network for network in networks if network.figures.target == target]
-        found = {network.figures.name: hits[network.architecture] for network in rivals}
-        comparisons.append(Comparison.of(target, found, wanted))
-    return judged, comparisons
 
 
 def _usable_tables(
@@ -206,19 +181,12 @@ def _require_free(out: Path) -> None:
         )
 
 
-def _candidates(
-    run: Run,
-    plan: Plan,
-    prices: Prices,
-    measured: Mapping[str, LatencyTable],
-    journal: Memory,
-    progress: Progress,
-) -> Candidates:
-    """The run's networks, after its images were read."""
+def _read_images(run: Run) -> Dataset:
+    """The run's images, which are those that it was trained on."""
     keep_freed_memory()
     dataset = run.data.load(run.image_size)
     run.require_images(dataset)
-    return Candidates(plan, prices, measured, run.load_supernet(), dataset, journal, progress)
+    return dataset
 
 
 def _deliver(
@@ -232,7 +200,19 @@ def _deliver(
     networks = [candidates.deliver("largest", None, candidates.largest)]
     for target in plan.targets:
         networks += [candidates.deliver_within(it.name, target, it.choose) for it in methods]
-    networks, comparisons = judge_networks(networks, candidates.dataset, plan.targets, main.name)
+    hits = {
+        made: find_hits(one.executed, candidates.dataset.test.at(made.input_size)).numpy()
+        for made, one in {it.architecture: it for it in networks}.items()
+    }
+    comparisons = []
+    for target in plan.targets:
+        rivals = [it for it in networks if it.figures.target == target]
+        found = {it.figures.name: hits[it.architecture] for it in rivals}
+        comparisons.append(Comparison.of(target, found, main.name))
+    figures = []
+    for network in networks:
+        accuracy = float(hits[network.architecture].mean())
+        figures.append(network.figures.model_copy(update={"test_accuracy": accuracy}))
     result = SearchResult(
         space=space.name,
         data=run.data.spec,
@@ -244,7 +224,7 @@ def _deliver(
         options=tuple(choice.options for choice in space.typed_choices),
         methods=tuple(method.result() for method in methods),
         trace=main.steps(),
-        networks=tuple(network.figures for network in networks),
+        networks=tuple(figures),
         verdicts=tuple(map(str, comparisons)),
         terms=plan.terms,
         comparisons=tuple(comparisons),
@@ -267,9 +247,3 @@ def _turn(path: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
-
-
-def _subject(found: Identity, space: str, sampler: SamplerName) -> str:
-    """The words that must be the same for all workers; the number of trials may differ."""
-    hashes = f"weights {found.weights_sha256[:12]}, images {found.images_sha256[:12]}"
-    return f"{sampler} on {space} to {target_text(found.plan.targets[0])} ({hashes})"
