@@ -10,11 +10,7 @@ if TYPE_CHECKING:
 
 
 def write_search(folder: Path, result: SearchResult) -> None:
-    """Draw a search beside its results: a picture of its frontier, and ``report.html``.
-
-    Raises:
-        UserError: a file cannot be written, or ``report.html`` is there and is no page of ours.
-    """
+    """Draw a picture of a search's frontier, and write its page, beside its results."""
     from nas.report.page import write_page
     from nas.report.pictures import draw_frontier
 

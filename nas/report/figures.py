@@ -87,10 +87,7 @@ def frontier_figure(result: SearchResult) -> Figure:
 
 
 def walk_figure(result: SearchResult) -> Figure:
-    """Accuracy and latency over the steps of the walk, one above the other.
-
-    The last point is the network that the last step took.
-    """
+    """Accuracy and latency over the steps of the walk, up to the network that the last one took."""
     cost = first_latency(result)
     last = result.trace[-1].actions[result.trace[-1].taken]
     found = [*(step.accuracy for step in result.trace), last.accuracy]
@@ -308,10 +305,7 @@ def bounds_text(target: Mapping[str, float] | None) -> str:
 
 
 def differences(result: SearchResult, assignment: Sequence[int]) -> list[tuple[str, list[str]]]:
-    """The options of a network that are not the largest's, a group for each stage.
-
-    Of a slot that is left out nothing else is listed: the slot's other choices mean nothing.
-    """
+    """The options of a network that are not the largest's, by stage; of absent slots only that."""
     chosen = [
         (named_choice(name, options), options[index])
         for name, options, index in zip(result.choices, result.options, assignment, strict=True)

@@ -45,10 +45,7 @@ class FolderContents(NamedTuple):
 
 
 def read_folder(folder: Path) -> FolderContents:
-    """Read the searches in a folder and in those directly below it, and the training's log.
-
-    Raises UserError if there is no such folder, nothing to report in it, or a damaged file.
-    """
+    """Read the searches in a folder and directly below it, and the log; UserError without any."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     found = [*folder.glob(REPORT_FILE), *sorted(folder.glob(f"*/{REPORT_FILE}"))]
@@ -64,10 +61,7 @@ def read_folder(folder: Path) -> FolderContents:
 
 
 def read_log(path: Path) -> TrainingLog:
-    """Read the epochs and the setbacks of a training; numbers that are not finite become None.
-
-    Raises UserError if a line of the log is damaged.
-    """
+    """Read the epochs and the setbacks of a training; numbers that are not finite become None."""
     log = TrainingLog([], [])
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]  # the last line may be under way
@@ -92,15 +86,12 @@ class Share(NamedTuple):
 
 
 def write_page(path: Path, result: SearchResult, *, force: bool = False) -> None:
-    """Write the page of one search, such as ``report.html`` beside its ``report.json``.
-
-    Raises UserError if there is a file that is no such page, and ``force`` does not replace it.
-    """
+    """Write the page of one search; only ``force`` replaces a file that is no such page."""
     _write(path, render_page(result), force=force)
 
 
 def write_folder_page(path: Path, contents: FolderContents, *, title: str, force: bool) -> None:
-    """Write the page of a folder: its searches, and its training. Raises like ``write_page``."""
+    """Write the page of a folder: its searches, and its training; ``force`` as above."""
     _write(path, _render(title, contents), force=force)
 
 
@@ -183,10 +174,7 @@ def _search_view(result: SearchResult) -> dict[str, Any]:
 
 
 def _card(network: FinalNetwork, latency: str, largest: FinalNetwork | None) -> dict[str, Any]:
-    """A headline: a network that the search was for, compared with the largest.
-
-    Its latency is the first that its target bounds, else ``latency``.
-    """
+    """A headline: a network compared with the largest, by its first bounded latency."""
     target = network.target or {}
     latency = (latencies(target) or [latency])[0]
     card: dict[str, Any] = {
@@ -207,10 +195,7 @@ def _card(network: FinalNetwork, latency: str, largest: FinalNetwork | None) -> 
 
 
 def _step(step: WalkStep, strategy: str, latency: str) -> dict[str, Any]:
-    """A step as the page's javascript shows it: the taken action first, then by rank.
-
-    Of each action its saving and gain, and the points of accuracy that it loses.
-    """
+    """A step as the page's javascript shows it: the taken action first, then by rank."""
     actions: list[dict[str, Any]] = []
     for index, action in enumerate(step.actions):
         saved, mes = step.costs[latency] - action.costs[latency], action.score - step.score

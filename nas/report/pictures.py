@@ -18,7 +18,7 @@ from nas.documents import write_atomically
 from nas.latency.profile import OPERATORS, PARTS, Profile
 from nas.latency.table import LatencyTable
 from nas.latency.target import Target
-from nas.report.terminal import class_names
+from nas.report.terminal import Classes, class_names
 from nas.slim.result import Point, SearchResult, frontier
 from nas.training.check import Check
 
@@ -89,10 +89,9 @@ def _places(points: Sequence[Point], measure: str) -> tuple[list[float], list[fl
 
 
 def draw_calibration(path: Path, table: LatencyTable) -> None:
-    """Draw predicted against measured latency: the identity, a band of 5 %, the errors below.
+    """Draw predicted against measured latency of a validated table, and below it the errors.
 
-    Both are on logarithmic axes, so that an error is the same distance everywhere. Raises
-    ValueError if the table was not validated.
+    Logarithmic axes: an error is the same distance everywhere.
     """
     found = table.validation
     if found is None:
@@ -141,10 +140,7 @@ def draw_calibration(path: Path, table: LatencyTable) -> None:
 
 
 def draw_check(path: Path, check: Check, *, title: str) -> None:
-    """Draw each network's two accuracies, and where they are equal; lines span the seeds.
-
-    The larger a network, the larger its point.
-    """
+    """Draw each network's two accuracies, larger networks larger; lines span the seeds."""
     compared = check.compared
     inherited = [100 * network.inherited for network in compared]
     alone = [100 * network.mean_alone for network in compared]
@@ -173,10 +169,7 @@ def draw_check(path: Path, check: Check, *, title: str) -> None:
 
 
 def draw_profiles(path: Path, profiles: Sequence[Profile], target: Target) -> None:
-    """Draw a stacked bar for each network, by kind of layer and by class of operator.
-
-    A line across each bar of layers marks the measured latency of the whole network.
-    """
+    """Draw a stacked bar for each network, by kind of layer and by class of operator."""
     operators = [profile.operators for profile in profiles if profile.operators is not None]
     panels = 2 if operators else 1
     with _picture(path, 8, panels * (1.1 + 0.45 * len(profiles)) + 0.7) as figure:
@@ -186,13 +179,12 @@ def draw_profiles(path: Path, profiles: Sequence[Profile], target: Target) -> No
             x=0.01, ha="left", fontweight="bold", color=INK, fontsize=11,
         )  # fmt: skip
         panes = figure.subplots(panels, 1, squeeze=False)[:, 0]
-        _draw_bars(panes[0], profiles, [profile.parts for profile in profiles], PART_COLORS)
-        panes[0].set_title("layers", loc="left", color=INK)
+        parts = [profile.parts for profile in profiles]
+        _draw_bars(panes[0], "layers", profiles, parts, PART_COLORS)
         for place, profile in enumerate(profiles):
             panes[0].plot([profile.whole.ms] * 2, [place - 0.36, place + 0.36], color=INK)
         if operators:
-            _draw_bars(panes[1], profiles, operators, OPERATOR_COLORS)
-            panes[1].set_title("operators", loc="left", color=INK)
+            _draw_bars(panes[1], "operators", profiles, operators, OPERATOR_COLORS)
         panes[-1].set_xlabel("latency (ms); the line marks the whole network as measured")
         limit = max(axes.get_xlim()[1] for axes in panes)
         for axes in panes:
@@ -200,13 +192,11 @@ def draw_profiles(path: Path, profiles: Sequence[Profile], target: Target) -> No
 
 
 def _draw_bars(
-    axes: Axes,
-    profiles: Sequence[Profile],
-    classes: Sequence[Mapping[str, float]],
-    colors: Mapping[str, str],
+    axes: Axes, title: str, profiles: Sequence[Profile], classes: Classes, colors: Mapping[str, str]
 ) -> None:
     """A bar for each network, of the ms that each class takes."""
     places = range(len(profiles))
+    axes.set_title(title, loc="left", color=INK)
     left = [0.0] * len(profiles)
     for name in class_names(classes):
         widths = [times.get(name, 0.0) for times in classes]

@@ -65,10 +65,7 @@ def describe_space(space: SearchSpace, table: LatencyTable | None) -> Descriptio
 
 
 def describe_run(run: Run) -> Description:
-    """Describe how far a training is, and the probability of each kind in each path choice.
-
-    Raises UserError if the run is without path choice, or no epoch is finished yet.
-    """
+    """Describe how far a training with path choice is, and the probabilities of its kinds."""
     run.require_path_choice()
     supernet = run.load_supernet()
     state = run.state()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from nas.statistics import Interval
     from nas.training.check import Check
 
+Classes = Sequence[Mapping[str, float]]
+"""Of each profile the ms of its classes of layers, or of operators."""
 LINE_SECONDS = 20.0
 """Between two lines of progress where standard error is no terminal."""
 
@@ -125,12 +127,9 @@ SCORES = (Column("MES", lambda network: f"{network.score:.1f}"),)
 def print_networks(networks: Sequence[FinalNetwork], *, title: str) -> None:
     """Print the final table of a search: a network a line, with the latency of every table."""
     several = len({str(network.target) for network in networks if network.target}) > 1
-    columns = (
-        *((Column("target", _bounds),) if several else ()),
-        *(ACCURACY, *SIZES),
-        *(column for cost in latencies(networks[0].costs) for column in _latency_columns(cost)),
-        *SCORES,
-    )
+    times = [column for cost in latencies(networks[0].costs) for column in _latency_columns(cost)]
+    targets = [Column("target", _bounds)] if several else []
+    columns = [*targets, ACCURACY, *SIZES, *times, *SCORES]
     print_table(
         ("network", *(column.title for column in columns)),
         [(network.name, *(column.text(network) for column in columns)) for network in networks],
@@ -292,9 +291,7 @@ def print_profiles(profiles: Sequence[Profile], target: Target) -> None:
         print(f"{target.runtime} has no profiler for {target.device}: classes of layers only")
 
 
-def _print_shares(
-    title: str, profiles: Sequence[Profile], classes: Sequence[Mapping[str, float]]
-) -> None:
+def _print_shares(title: str, profiles: Sequence[Profile], classes: Classes) -> None:
     """A class a line, those with the longest times first, and a column for each network."""
     times = {name: [it.get(name, 0.0) for it in classes] for name in class_names(classes)}
     by_time = sorted(times, key=lambda name: -max(times[name]))
@@ -327,7 +324,7 @@ def _cell(ms: float, total: float) -> str:
     return f"{ms:.3f} ms {100 * ms / total:3.0f} %"
 
 
-def class_names(classes: Sequence[Mapping[str, float]]) -> list[str]:
+def class_names(classes: Classes) -> list[str]:
     """The classes of layers or of operators in these profiles, in the order of their lists."""
     from nas.latency.profile import OPERATORS, PARTS
 

@@ -43,10 +43,7 @@ INT8_IMAGES, JUDGED_IMAGES = 128, 512
 
 @dataclass(frozen=True, eq=False)
 class Delivered:
-    """A network of the final table: its figures, its module, and its ONNX model.
-
-    Weights are inherited from the supernet; ``model`` is in the precision of the first table.
-    """
+    """A network with inherited weights; ``model`` is in the precision of the first table."""
 
     figures: FinalNetwork
     architecture: Architecture
@@ -120,10 +117,7 @@ class Candidates:
         return Evaluator(self.supernet, self.dataset)
 
     def accuracy(self, assignment: Assignment) -> float:
-        """Accuracy on the search slice with inherited weights.
-
-        It is remembered by architecture, as several assignments may decode to one.
-        """
+        """Accuracy on the search slice with inherited weights, once for each architecture."""
         architecture = self.space.decode(assignment)
         if architecture not in self._accuracies:
             found = self._accuracies[architecture] = self.evaluator.accuracy(architecture)
@@ -144,11 +138,7 @@ class Candidates:
     def deliver(
         self, name: str, target: Mapping[str, float] | None, assignment: Assignment
     ) -> Delivered:
-        """Extract, calibrate, export and measure one network.
-
-        Raises UserError if the exported network computes something else than torch does, or in int8
-        predicts something else.
-        """
+        """Extract, calibrate, export and measure one network; UserError if the export errs."""
         architecture = self.space.decode(assignment)
         if architecture not in self._delivered:
             self._delivered[architecture] = self._make(assignment, architecture)
@@ -165,8 +155,7 @@ class Candidates:
         """The network that ``choose`` finds within ``target`` and whose measurements meet it.
 
         Where a measured latency is above its bound, the bound on predictions is lowered by the
-        same factor. Raises InfeasibleTarget if nothing meets the lowered bounds, and UserError if
-        no network met the target when measured.
+        same factor; UserError if that ends without a network.
         """
         bounds, cost = dict(target), ""
         for _ in range(CORRECTIONS):

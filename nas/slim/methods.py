@@ -42,10 +42,7 @@ BASELINES: Mapping[str, Callable[..., Solution]] = {
 
 
 class Method(ABC):
-    """Chooses networks within bounds, and remembers what it evaluated, in its order.
-
-    ``name`` stands in tables, pictures and results. ``trace`` holds the steps of a walk.
-    """
+    """Chooses networks within bounds; ``trace`` holds the steps of a walk."""
 
     name: str
 
@@ -88,11 +85,10 @@ class Method(ABC):
         return max(fitting, key=lambda one: self.evaluated[one])
 
     def result(self) -> MethodResult:
-        """Everything evaluated, and the area that its frontier dominates.
+        """Everything evaluated, and the area of its frontier within the loosest target's others.
 
-        The frontier counts within all other bounds of the loosest target. The reference is the
-        largest network's cost and the accuracy of chance: searches spend their evaluations near
-        the bounds, so against the bound itself their frontiers would cover nothing.
+        The reference is the largest network's cost and the accuracy of chance: searches spend their
+        evaluations near the bounds, against which their frontiers would cover nothing.
         """
         prices, target = self.candidates.prices, self.candidates.plan.targets[0]
         measure, *others = target

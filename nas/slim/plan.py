@@ -39,9 +39,9 @@ class Term(Value):
 def published_terms(latencies: Iterable[str]) -> dict[str, Term]:
     """Size and speed as published; several latencies share the weight of speed."""
     names = list(latencies)
-    share = EXPONENTS["latency_ms"] / len(names)
-    speed = {name: Term(unit=UNITS["latency_ms"], exponent=share) for name in names}
-    return {"params": Term(unit=UNITS["params"], exponent=EXPONENTS["params"]), **speed}
+    size = Term(unit=UNITS["params"], exponent=EXPONENTS["params"])
+    speed = Term(unit=UNITS["latency_ms"], exponent=EXPONENTS["latency_ms"] / len(names))
+    return {"params": size, **dict.fromkeys(names, speed)}
 
 
 def weighted_score(terms: Mapping[str, Term], costs: Costs) -> float:
@@ -56,9 +56,9 @@ def weighted_score(terms: Mapping[str, Term], costs: Costs) -> float:
 class Plan(Value):
     """Bounds and how to search.
 
-    ``targets`` are upper bounds of costs, one mapping for each network to deliver, the loosest
-    first. ``terms`` make the Mobile Efficiency Score. ``evaluations`` are those of each method for
-    each target; without ``baselines`` uniform scaling alone stands beside the slimmed network.
+    ``targets`` are upper bounds of costs, the loosest first. ``terms`` make the Mobile Efficiency
+    Score. Each method has ``evaluations`` for each target; without ``baselines`` uniform scaling
+    alone stands beside the slimmed network.
     """
 
     targets: Annotated[tuple[dict[str, float], ...], Field(min_length=1)]
@@ -73,10 +73,7 @@ class Plan(Value):
         return weighted_score(self.terms, costs)
 
     def require_possible(self, prices: Prices) -> None:
-        """Raise UserError unless all names are those of costs, InfeasibleTarget beyond reach.
-
-        The error's ``least`` holds the least reachable value of each bound that is out of reach.
-        """
+        """Raise UserError unless names are those of costs, and InfeasibleTarget beyond reach."""
         for name in self.terms:
             prices.require_name(name, "--mes")
         for target in self.targets:

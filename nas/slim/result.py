@@ -1,8 +1,7 @@
 """The result of a search as a value: ``report.json``, from which tables and pictures are made.
 
 Accuracies are shares in [0, 1], of the search slice where nothing else is said; latencies are ms.
-Costs are named as in ``nas.latency.prices``: ``latency_ms`` or ``latency_ms[cpu]``, ``params``,
-``macs``.
+Costs are named as in ``nas.latency.prices``.
 """
 
 from __future__ import annotations
@@ -70,8 +69,7 @@ class EvaluatedNetwork(Value):
 class MethodResult(Value):
     """The networks that a method evaluated under all targets, and the area below their frontier.
 
-    ``hypervolume`` is accuracy times the first bounded cost: only ratios within a result mean
-    something.
+    Only ratios of the ``hypervolume`` of methods mean something.
     """
 
     name: str
@@ -118,11 +116,10 @@ class MeasuredLatency(Value):
 
 
 class FinalNetwork(Value):
-    """A network of the final table. ``target`` is the one it was found for, None for the largest.
+    """A network of the final table, found for ``target``: the largest one for none.
 
-    ``name`` is largest, uniform, slimmed, random, evolution or searched. ``latencies`` are those
-    measured on this machine. An int8 network predicts the class that the float32 one predicts for
-    a share ``int8_agreement`` of images.
+    ``latencies`` are those measured on this machine. An int8 network predicts the class that the
+    float32 one predicts for a share ``int8_agreement`` of images.
     """
 
     name: str
@@ -177,9 +174,8 @@ class FinalNetwork(Value):
 class Comparison(Value):
     """Which method found the best network for ``target``, as far as the test images can tell.
 
-    ``compared`` are the method that the search was for and the best of the others, the better one
-    first, with their test ``accuracies``. ``p`` is that of McNemar's exact test; ``winner`` is
-    None where chance may have decided.
+    ``compared``, the better one first, are the wanted method and the best of the others. ``p`` is
+    that of McNemar's exact test; ``winner`` is None where chance may have decided.
     """
 
     target: dict[str, float]
@@ -193,10 +189,7 @@ class Comparison(Value):
     def of(
         cls, target: Mapping[str, float], hits: Mapping[str, np.ndarray], wanted: str
     ) -> Comparison:
-        """Judge methods by their ``hits`` on the same test images: (N,), bool, right or wrong.
-
-        The best is compared with the ``wanted`` method, or with the next best.
-        """
+        """Judge methods by their ``hits`` on the same test images: (N,), bool, right or wrong."""
         best, other, *_ = sorted(hits, key=lambda method: -int(hits[method].sum()))
         if best != wanted and wanted in hits:
             other = wanted
@@ -234,9 +227,9 @@ Network = TypeVar("Network", Point, EvaluatedNetwork)
 class SearchResult(Value):
     """All of it. ``choices`` and ``options`` name what the numbers of an assignment stand for.
 
-    ``wanted`` is the name of the method that the search was for. ``verdicts`` are the
-    ``comparisons`` in words, one for each target. ``walk`` holds the assignment after each step of
-    the ``trace``. Files of version 0.1 lack ``comparisons``, ``walk`` and ``terms``.
+    The search was for the method ``wanted``. ``verdicts`` are the ``comparisons`` in words.
+    ``walk`` holds the assignment after each step of the ``trace``. Files of version 0.1 lack
+    ``comparisons``, ``walk`` and ``terms``.
     """
 
     space: str
@@ -309,9 +302,8 @@ class SearchResult(Value):
 
     def folder_of(self, target: Costs, folder: Path) -> Path:
         """Where the network of one of the targets lies: a single one in the search's own folder."""
-        if len(self.targets) == 1:
-            return folder
-        return folder / "_".join(f"{bound:g}" for bound in target.values())
+        name = "_".join(f"{bound:g}" for bound in target.values())
+        return folder if len(self.targets) == 1 else folder / name
 
     def paths(self, folder: Path) -> dict[str, Path]:
         """The files of the search in ``folder``, by their contents."""

@@ -99,8 +99,7 @@ def search_run(
     """Evaluate beside other workers until the study is done; the first to see that delivers.
 
     A worker that finds another one delivering returns None. The supernet runs on one thread, as
-    each worker has its own core. Raises UserError as ``slim_run`` does, and if the storage cannot
-    be opened or holds another search.
+    each worker has its own core. UserError also if the storage holds another search.
     """
     prices = Prices(run.space, tables)
     measured = _usable_tables(run, prices, accept_tables=accept_tables, must_measure=False)
@@ -146,10 +145,7 @@ def identify(run: Run, plan: Plan) -> Identity:
 def _usable_tables(
     run: Run, prices: Prices, *, accept_tables: bool, must_measure: bool
 ) -> dict[str, LatencyTable]:
-    """The tables of this machine, by the names of their latencies.
-
-    Raises UserError if there must be one and is none, or a table misses layers or trust.
-    """
+    """The tables of this machine, by the names of their latencies."""
     measured = prices.measurable()
     if must_measure and not measured:
         table = next(iter(prices.tables.values()))
@@ -192,10 +188,7 @@ def _read_images(run: Run) -> Dataset:
 def _deliver(
     run: Run, candidates: Candidates, methods: Sequence[Method], out: Path
 ) -> SearchResult:
-    """Deliver each method's networks within each target, judge them, and write the result.
-
-    The search is for the networks of the last method; the others stand beside it.
-    """
+    """Deliver and judge the networks of all methods, and write the result: the last is wanted."""
     plan, space, (*_, main) = candidates.plan, candidates.space, methods
     networks = [candidates.deliver("largest", None, candidates.largest)]
     for target in plan.targets:
