@@ -33,8 +33,8 @@ MARK = '<meta name="generator" content="nas report">'
 class TrainingLog(NamedTuple):
     """The lines of a training's log: one for each epoch, and one for each setback."""
 
-    epochs: list[dict[str, Any]]
-    setbacks: list[dict[str, Any]]
+    epochs: tuple[dict[str, Any], ...]
+    setbacks: tuple[dict[str, Any], ...]
 
 
 class FolderContents(NamedTuple):
@@ -62,7 +62,8 @@ def read_folder(folder: Path) -> FolderContents:
 
 def read_log(path: Path) -> TrainingLog:
     """Read the epochs and the setbacks of a training; numbers that are not finite become None."""
-    log = TrainingLog([], [])
+    epochs: list[dict[str, Any]] = []
+    setbacks: list[dict[str, Any]] = []
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]  # the last line may be under way
     for number, line in enumerate(whole.splitlines(), 1):
@@ -71,8 +72,8 @@ def read_log(path: Path) -> TrainingLog:
             int(entry["epoch"])
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path}:{number}: is damaged; delete that line") from None
-        (log.setbacks if "setback" in entry else log.epochs).append(entry)
-    return log
+        (setbacks if "setback" in entry else epochs).append(entry)
+    return TrainingLog(tuple(epochs), tuple(setbacks))
 
 
 class Share(NamedTuple):
