@@ -45,7 +45,7 @@ class FolderContents(NamedTuple):
 
 
 def read_folder(folder: Path) -> FolderContents:
-    """Read the searches in a folder and directly below it, and the log; UserError without any."""
+    """Read a folder's searches, also one level down, and its log; UserError if it has neither."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     found = [*folder.glob(REPORT_FILE), *sorted(folder.glob(f"*/{REPORT_FILE}"))]

@@ -138,7 +138,7 @@ class Candidates:
     def deliver(
         self, name: str, target: Mapping[str, float] | None, assignment: Assignment
     ) -> Delivered:
-        """Extract, calibrate, export and measure one network; UserError if the export errs."""
+        """Extract, calibrate, export and measure one network; UserError if its export is wrong."""
         architecture = self.space.decode(assignment)
         if architecture not in self._delivered:
             self._delivered[architecture] = self._make(assignment, architecture)

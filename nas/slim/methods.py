@@ -85,7 +85,7 @@ class Method(ABC):
         return max(fitting, key=lambda one: self.evaluated[one])
 
     def result(self) -> MethodResult:
-        """Everything evaluated, and the area of its frontier within the loosest target's others.
+        """Everything evaluated, and the area of its frontier within all bounds but the first.
 
         The reference is the largest network's cost and the accuracy of chance: searches spend their
         evaluations near the bounds, against which their frontiers would cover nothing.

@@ -116,7 +116,7 @@ class MeasuredLatency(Value):
 
 
 class FinalNetwork(Value):
-    """A network of the final table, found for ``target``: the largest one for none.
+    """A network of the final table; ``target`` is None for the largest.
 
     ``latencies`` are those measured on this machine. An int8 network predicts the class that the
     float32 one predicts for a share ``int8_agreement`` of images.

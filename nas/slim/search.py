@@ -188,7 +188,7 @@ def _read_images(run: Run) -> Dataset:
 def _deliver(
     run: Run, candidates: Candidates, methods: Sequence[Method], out: Path
 ) -> SearchResult:
-    """Deliver and judge the networks of all methods, and write the result: the last is wanted."""
+    """Deliver and judge each method's networks, and write the result; the last is ``wanted``."""
     plan, space, (*_, main) = candidates.plan, candidates.space, methods
     networks = [candidates.deliver("largest", None, candidates.largest)]
     for target in plan.targets:
