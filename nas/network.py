@@ -120,14 +120,11 @@ def _problem(layer: Layer, input_shape: Shape) -> str | None:
     return None
 
 
-FIRST_STRIDE = 4
-"""Of the first map that a backbone returns; detection and segmentation take no larger one."""
-
-
 def feature_maps(architecture: Architecture) -> tuple[FeatureMap, ...]:
     """The last map of each resolution before the head, the largest first, from stride 4 on.
 
-    Norms at the start of a head or a downsampling, as in PVT v2, are not applied.
+    Detection and segmentation take no larger map. Norms at the start of a head or a downsampling,
+    as in PVT v2, are not applied.
     """
     stride, maps = 1, {}
     for layer, (channels, _, _) in list(architecture.placed())[:-1]:
@@ -135,7 +132,7 @@ def feature_maps(architecture: Architecture) -> tuple[FeatureMap, ...]:
         given, side, _ = layer.output_shape((channels, 256, 256))
         stride *= 256 // side
         maps[stride] = FeatureMap(layer.slot, stride, given)
-    return tuple(found for found in maps.values() if found.stride >= FIRST_STRIDE)
+    return tuple(found for found in maps.values() if found.stride >= 4)
 
 
 def _drop_head(module: Backbone, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
@@ -186,7 +183,7 @@ def layer_size(layer: Layer, input_shape: Shape) -> Size:
 
 @lru_cache(maxsize=4096)  # counting takes 3 ms, and slots do not change it
 def _size(layer: Layer, input_shape: Shape) -> Size:
-    counter = _FlopCounter()
+    counter = _FlopCounter()  # type: ignore[no-untyped-call]
     with torch.device("meta"), torch.no_grad():
         module = make_module(layer, input_shape).eval()
         with counter:
@@ -198,9 +195,7 @@ def _size(layer: Layer, input_shape: Shape) -> Size:
 class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """torch's own formulas, without the tries at decomposition of its counter: 3 times as fast."""
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0
+    flops = 0
 
     def __torch_dispatch__(
         self,

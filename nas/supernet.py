@@ -157,9 +157,7 @@ class Supernet(nn.Module):
             for crop in self._plain_layer(layer, shape).crops
         }
         network.load_state_dict(state, strict=True, assign=True)
-        for parameter in network.parameters():
-            parameter.requires_grad_(True)
-        return network.train(self.training)
+        return network.requires_grad_(True).train(self.training)
 
     def module_of(self, layer: Layer, shape: Shape) -> nn.Module:
         """Returns a module, in evaluation, on views of a layer's weights, without gradients.
