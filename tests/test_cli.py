@@ -12,10 +12,13 @@ import onnx
 import pytest
 from PIL import Image
 
-from nas import cli
+from nas import cli, pipeline
 from nas.architecture import Architecture
 from nas.cli.options import default_run, default_table
 from nas.deploy.weights import save_weights
+from nas.latency.build import BuildSettings, MeasuringPlan
+from nas.latency.measure import VisitPlan
+from nas.latency.networks import NetworkSample
 from nas.latency.table import LatencyTable
 from nas.network import build
 from nas.slim.result import SearchResult
@@ -40,6 +43,10 @@ stages:
 head: {kind: classifier}
 """
 
+VISITS = VisitPlan(runs=1, span_ms=1.0, least_visits=2, most_visits=3, tolerance=0.1)
+NETWORKS = NetworkSample(fitted=4, held_out=4, passes=1, visits=VISITS)
+"""A table that is measured this briefly is inexact, but of the form of others."""
+
 MOST_PARAMS = 10_000
 """Between the smallest and the largest of the space: the slimming has steps to take."""
 
@@ -51,18 +58,10 @@ def folder(tmp_path_factory):
     (folder / "tiny.yaml").write_text(SPACE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        call("build-lut", "--space", "tiny.yaml", "--out", "t.csv")
-        call(
-            "train-supernet",
-            "--space",
-            "tiny.yaml",
-            "--run",
-            "r",
-            "--epochs",
-            "1",
-            "--limit",
-            "300",
-        )
+        briefly = BuildSettings("tiny.yaml", plan=MeasuringPlan(NETWORKS, VISITS, VISITS))
+        pipeline.build_table(SearchSpace.load("tiny.yaml"), "t.csv", settings=briefly)
+        call("train-supernet", "--space", "tiny.yaml", "--run", "r", "--epochs", "1",
+             "--limit", "300")  # fmt: skip
         call("slim", "--run", "r", "--table", "t.csv", "--target-ms", "0.1", "--out", "s",
              "--evaluations", "20", "--accept-table", "--target-params", str(MOST_PARAMS))  # fmt: skip
     return folder
@@ -633,17 +632,8 @@ def test_the_command_that_an_error_names_mends_it(capsys, folder):
             for index in range(count):
                 pixels = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(place / f"{index}.png")
-    call(
-        "train-supernet",
-        "--space",
-        "tiny.yaml",
-        "--data",
-        "folder:pets",
-        "--run",
-        "p",
-        "--epochs",
-        "1",
-    )
+    call("train-supernet", "--space", "tiny.yaml", "--data", "folder:pets", "--run", "p",
+         "--epochs", "1")  # fmt: skip
     slim = ("slim", "--run", "p", "--table", "t.csv", "--target-ms", "1", "--evaluations", "2",
             "--out", "pets/slim", "--accept-table", "--no-baselines")  # fmt: skip
     line = complaint(capsys, *slim)
