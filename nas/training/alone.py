@@ -138,11 +138,10 @@ class NetworkTraining(Training):
 
 
 class MultiScale(nn.Module):
-    """The weights of a network of ``architecture``, for square images of each of ``resolutions``.
+    """The weights of a network, for square images of each of ``resolutions``.
 
-    Resolutions differ in attention biases only, by offset: those of a smaller map are a leading
-    corner. Biases that the network lacks start at 0. Raises ValueError if a layer has other
-    weights, not merely more, at another resolution.
+    Attention biases of a smaller map are a leading corner; those that the network lacks start at 0.
+    Raises ValueError if a layer has other weights, not merely more, at another resolution.
     """
 
     def __init__(
@@ -177,9 +176,7 @@ class MultiScale(nn.Module):
             network = build(self.architecture)
         state = {name: it.detach().clone() for name, it in self._views(network).items()}
         network.load_state_dict(state, strict=True, assign=True)
-        for parameter in network.parameters():
-            parameter.requires_grad_(True)
-        return network.train(self.training)
+        return network.requires_grad_(True).train(self.training)
 
     def _views(self, module: nn.Module) -> dict[str, Tensor]:
         whole = self.weights.state_dict(keep_vars=True)
@@ -190,10 +187,7 @@ class MultiScale(nn.Module):
 
 
 def _averaged(network: nn.Module, decay: float) -> AveragedModel:
-    """The exponential moving average of weights and statistics.
-
-    Of it (1 + n) / (10 + n) is kept after n steps until that exceeds ``decay``.
-    """
+    """The exponential moving average; after n steps it keeps (1 + n) / (10 + n), or ``decay``."""
 
     def update(averages: Sequence[Tensor], currents: Sequence[Tensor], steps: Tensor | int) -> None:
         kept = min(decay, (1 + int(steps)) / (10 + int(steps)))

@@ -2,9 +2,6 @@
 
 Multi-scale training is MobileViT's (Mehta & Rastegari 2022, arXiv 2110.02178, section 3.2): each
 batch has one resolution, and the more images the smaller they are, so that steps cost alike.
-
-Each network of a supernet's step learns from other images, because gradients of several networks on
-the same images are nearly parallel, see benchmarks/README.md. The teacher's outputs are kept.
 """
 
 from __future__ import annotations
@@ -25,10 +22,8 @@ from nas.training.settings import Resolutions
 if TYPE_CHECKING:
     from torch import Tensor
 
-STREAM = 3
-"""Tells the draws of resolutions from the other draws of an epoch, which have 0 to 2."""
-SPACING = 20
-"""Steps from one network's batch to the next one's; others were not tested."""
+STREAM = 3  # tells the draws of resolutions from the other draws of an epoch, which have 0 to 2
+SPACING = 20  # steps from one network's batch to the next one's; others were not tested
 MOST_BYTES = 256 * 10**6
 """Of kept images of one size; one batch for each network of a step is kept anyway."""
 
@@ -41,11 +36,7 @@ class PlannedBatch(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images (N, 3, S, S) and labels (N,) of a step: its whole batch, or a part of it.
-
-    ``size`` counts the images of the whole batch, over all parts and processes; networks without an
-    input size of their own see them at ``resolution``.
-    """
+    """Images (N, 3, S, S), labels (N,): part of a step's ``size`` images, over all processes."""
 
     images: Tensor
     labels: Tensor
@@ -65,11 +56,10 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The batches of a training of ``epochs`` epochs of ``images`` images.
+    """The batches of a training of ``epochs`` epochs of ``images`` images, without partial ones.
 
     A batch of ``input_size`` pixels holds ``batch_size`` images, one of another resolution as many
-    as have the same area together. Resolutions are drawn from (seed, epoch). An epoch takes each
-    image once, but for those of a last batch that would not be full.
+    as have the same area together. Resolutions are drawn from (seed, epoch).
     """
 
     images: int
@@ -117,10 +107,9 @@ class TaughtBatch(NamedTuple):
 class BatchHistory:
     """The batches of an epoch's last steps, from which ``students`` learn, each from another one.
 
-    The first student learns from the batch of ``spacing`` steps ago, the second from that of twice
-    as many, and so on; from evenly nearer ones while an epoch is young, and where images would take
-    more than ``most_bytes``. Only batches of this step's resolution count, and of a step in several
-    ``parts`` only the same part.
+    Gradients on the same images are nearly parallel, see benchmarks/README.md. The n-th student
+    learns from n times ``spacing`` steps ago; from evenly nearer ones while an epoch is young, or
+    for ``most_bytes``. Only this step's resolution counts, and of ``parts`` the same part.
     """
 
     def __init__(
@@ -149,10 +138,7 @@ class BatchHistory:
 
 
 def reading_size(trained: SearchSpace | Architecture, resolutions: Sequence[int]) -> int:
-    """The side at which images are read for a training: the largest that any network sees.
-
-    Raises UserError if a stride does not divide a resolution, or they lack an own input size.
-    """
+    """The largest side that any network sees; UserError if the resolutions do not suit them all."""
     if isinstance(trained, SearchSpace):
         own = trained.input_sizes
         trained.require_input_sizes(resolutions)

@@ -25,8 +25,7 @@ from nas.training.evaluation import accuracy, inherited_accuracy
 from nas.training.run import Run
 from nas.training.settings import Recipe
 
-JOURNAL = "check.jsonl"
-"""In a run's folder: the finished trainings of all its checks."""
+JOURNAL = "check.jsonl"  # in a run's folder: the finished trainings of all its checks
 CANDIDATES = 20
 """Random architectures for each one that is picked: enough to have one near every size."""
 PICKING_SEED = 0  # runs of one space are checked on the same networks
@@ -50,16 +49,14 @@ class Compared(Value):
 
     @property
     def mean_alone(self) -> float:
-        """Mean over the seeds."""
         return float(np.mean(self.alone))
 
 
 class Check(Value):
     """All architectures, smallest first, and how well the supernet ranks them.
 
-    ``tau`` is Kendall's rank correlation between inherited accuracy and the mean of those alone,
-    with its 95 % interval; ``tau_between_seeds`` is the mean over all pairs of seeds, which no
-    supernet can beat by much; ``gap`` is the mean of inherited minus alone, in [-1, 1].
+    ``tau`` is Kendall's rank correlation of inherited accuracy and the mean of those alone, with
+    its 95 % interval; ``tau_between_seeds`` a mean over pairs; ``gap`` inherited minus alone.
     """
 
     recipe: Recipe
@@ -83,9 +80,8 @@ def check_supernet(
 ) -> Check:
     """Train architectures that span the run's space, each alone, and compare their accuracies.
 
-    Each finished training is a line of ``check.jsonl`` in the run's folder, which spares later
-    checks that training, on whatever device. Raises UserError if the run has no weights, its space
-    has fewer architectures or a training went wrong, and after Ctrl-C.
+    Trainings that the run's journal has are not repeated. Raises UserError if the run has no
+    weights, its space has fewer architectures or a training went wrong, and after Ctrl-C.
     """
     run.require_images(dataset)
     supernet = run.load_supernet().to(device)
@@ -103,9 +99,8 @@ def check_supernet(
                     continue
                 part = _NetworkProgress(progress, number, len(trainings))
                 network = train_alone(architecture, dataset, own, progress=part, device=device)
-                found = accuracy(network, dataset.search.at(architecture.input_size))
-                accuracies[key] = found
-                journal.append(Finished(training=key, accuracy=found))
+                accuracies[key] = accuracy(network, dataset.search.at(architecture.input_size))
+                journal.append(Finished(training=key, accuracy=accuracies[key]))
     except KeyboardInterrupt:
         raise UserError(
             f"stopped; {len(accuracies)} trainings are kept in {path}, the same command goes on"
@@ -142,10 +137,7 @@ def judge_ranks(compared: Sequence[Compared], recipe: Recipe, *, images: int) ->
 
 
 def spanning_architectures(space: SearchSpace, count: int) -> list[Architecture]:
-    """Architectures from the smallest to the largest, evenly spread by the logarithm of MACs.
-
-    Raises UserError if the space has fewer.
-    """
+    """So many, evenly spread by the logarithm of MACs; UserError if the space has fewer."""
     rng = np.random.default_rng(PICKING_SEED)
     wanted = CANDIDATES * count
     if space.cardinality <= wanted:
@@ -158,8 +150,7 @@ def spanning_architectures(space: SearchSpace, count: int) -> list[Architecture]
         raise UserError(
             f"{space.name}: has {len(pool)} architectures, --architectures must not be above"
         )
-    macs = [measure_size(architecture).macs for architecture in pool]
-    picked = spread_over(macs, count)
+    picked = spread_over(macs := [measure_size(network).macs for network in pool], count)
     for place, end in (0, 0), (-1, len(ends) - 1):
         if end not in picked:  # others may cost as much
             picked[place] = end

@@ -1,8 +1,4 @@
-"""Teachers: how much of the labels their outputs replace, and how far a student is from them.
-
-In each epoch the share of the outputs is the teacher's accuracy on the training images in the epoch
-before, above chance; for the gain see benchmarks/README.md.
-"""
+"""Teachers: how much of the labels their outputs replace, and how far a student is from them."""
 
 from __future__ import annotations
 
@@ -25,8 +21,7 @@ from nas.training.settings import Divergence
 Teacher = Callable[[Tensor], Tensor]
 """From normalised images (N, 3, S, S) to logits (N, classes), without gradients."""
 
-ALPHAS, MOST_RATIO = (-1.0, 1.0), 5.0
-"""AlphaNet's (Wang et al. 2021, arXiv 2102.07954, section 4)."""
+ALPHAS, MOST_RATIO = (-1.0, 1.0), 5.0  # AlphaNet's (Wang et al. 2021, arXiv 2102.07954, section 4)
 
 
 @dataclass(frozen=True)
@@ -48,10 +43,7 @@ def above_chance(accuracy: float, classes: int) -> float:
 
 
 def diverge(logits: Tensor, teacher: Tensor, divergence: Divergence) -> Tensor:
-    """The mean over the batch of how far outputs are from the teacher's, as logits (N, classes).
-
-    It is the ``alpha_divergence``, or KL(teacher || outputs) in nats.
-    """
+    """The batch's mean ``alpha_divergence`` or KL(teacher || outputs), in nats; of logits."""
     if divergence == "alpha":
         return alpha_divergence(logits, teacher).mean()
     outputs, target = logits.log_softmax(1), teacher.detach().log_softmax(1)
@@ -69,9 +61,8 @@ def alpha_divergence(
     """The larger of two clipped alpha-divergences of each image (N,), with AlphaNet's gradient.
 
     With p the teacher's probabilities and q ours, D = (E_q[(p / q)^alpha] - 1) / (alpha (alpha -
-    1)); 1 stands for its limit KL(p || q). A positive alpha punishes classes that the student
-    misses, a negative one classes that only the student sees. (p / q)^alpha is cut at
-    ``most_ratio``, except for 1; the gradient is -E_q[(p / q)^alpha / alpha grad log q] with that.
+    1)); 1 stands for its limit KL(p || q). (p / q)^alpha is cut at ``most_ratio``, except for 1;
+    the gradient is -E_q[(p / q)^alpha / alpha grad log q] with that.
     """
     first, second = (_clipped(logits, teacher.detach(), alpha, most_ratio) for alpha in alphas)
     is_first = first[0] > second[0]
@@ -96,11 +87,10 @@ def _clipped(
 def load_teacher(
     spec: str, *, classes: int, image_size: int, device: torch.device | str = "cpu"
 ) -> Teacher:
-    """The teacher that ``spec`` names: ``ARCHITECTURE:WEIGHTS``, or an ONNX file.
+    """The teacher that ``spec`` names: ``ARCHITECTURE:WEIGHTS``, or an ONNX file, on the CPU.
 
-    It gets its student's images, resized to ``image_size`` and normalised by ImageNet's mean and
-    standard deviation; ONNX runs on the CPU. Raises UserError if there is no such teacher, or it
-    takes images of another size, or has another number of classes.
+    It gets its student's normalised images, resized to ``image_size``. Raises UserError if there is
+    no such teacher, or it takes images of another size, or has another number of classes.
     """
     name, colon, weights = spec.partition(":")
     if spec.endswith(".onnx"):
@@ -118,10 +108,8 @@ def load_teacher(
 
 def teacher_accuracy(teacher: Teacher, images: Images, *, batch_size: int = 256) -> float:
     """The share of images whose label is the teacher's most probable class."""
-    hits = sum(
-        int((teacher(inputs).argmax(1).cpu() == labels).sum())
-        for inputs, labels in images.batches(batch_size)
-    )
+    batches = images.batches(batch_size)
+    hits = sum(int((teacher(inputs).argmax(1).cpu() == labels).sum()) for inputs, labels in batches)
     return hits / len(images)
 
 
@@ -130,10 +118,9 @@ def _from_weights(name: str, weights: Path, image_size: int, device: torch.devic
     _require_size(f"{name}:{weights}", architecture.input_shape, image_size)
     network: nn.Module = build(architecture)
     load_weights(network, weights)
-    network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return torch.no_grad()(
-        lambda images: network(images.to(device, memory_format=torch.channels_last))
-    )
+    layout = torch.channels_last
+    network = network.to(device, memory_format=layout).eval()  # type: ignore[call-overload]
+    return torch.no_grad()(lambda images: network(images.to(device, memory_format=layout)))
 
 
 def _from_onnx(path: str, image_size: int, device: torch.device) -> Teacher:

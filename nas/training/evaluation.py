@@ -21,17 +21,13 @@ from nas.training.processes import ALONE, Processes
 CALIBRATION_BATCHES, CALIBRATION_BATCH_SIZE = 10, 100
 """More images make no difference, see benchmarks/README.md."""
 CALIBRATION_SEED = 0  # all subnets see the same images, so that they differ in nothing else
-EPOCH_IMAGES = 2000
-"""For accuracies to about a point after each epoch."""
+EPOCH_IMAGES = 2000  # for accuracies to about a point after each epoch
 
 
 def calibrate(
     network: nn.Module, images: Images, *, batches: int, batch_size: int, rng: np.random.Generator
 ) -> None:
-    """Set each norm's statistics to their mean over a few batches of training images, in place.
-
-    Source: Yu & Huang 2019, arXiv 1903.05134, section 3.3.
-    """
+    """Set norms' statistics to their mean over batches (Yu & Huang, arXiv 1903.05134, 3.3)."""
     device = _device(network)
     with remembering_norms(network), torch.no_grad():
         for inputs, _ in islice(images.batches(batch_size, rng=rng, drop_last=True), batches):

@@ -1,9 +1,8 @@
 """Evaluates many subnets of a supernet, each from where its layers part from earlier ones.
 
-The outputs of a layer, in calibration and after it, depend on the layers up to it only, so subnets
-share those of equal first layers. Feature maps are kept where subnets part, and behind each layer
-of a subnet that is evaluated with ``keep_all``; image by image, as races look at other images at
-each step. Calibrated layers are kept wherever they are shared, with norms in their convolutions.
+Subnets share the outputs of equal first layers, in calibration too. Feature maps are kept where
+subnets part, or with ``keep_all`` behind each layer; image by image, as races look at other images
+at each step. Calibrated layers are kept where they are shared, with norms in their convolutions.
 """
 
 from __future__ import annotations
@@ -29,12 +28,10 @@ from nas.search.racing import CONFIDENCE, Hits, Positions
 from nas.supernet import Supernet
 from nas.training.evaluation import remembering_norms
 
-CACHE_MB = 512
-"""Of feature maps, calibrated layers and hits, at most: benchmarks/evaluations.py."""
+CACHE_MB = 512  # of feature maps, calibrated layers and hits, at most: benchmarks/evaluations.py
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64
 """For each evaluation of a search; the networks that it delivers are calibrated on more."""
-BATCH = 256
-"""Images of the search slice that run at once, at most."""
+BATCH = 256  # images of the search slice that run at once, at most
 READ_AT_ONCE = 32
 """Images; several such batches are decoded side by side where images are not in memory."""
 MODULE_BYTES, MAP_BYTES = 50_000, 1_000
@@ -72,16 +69,13 @@ class BoundedMemory(Generic[Kept]):
 
 @dataclass(eq=False)
 class Prefix:
-    """The layers of some subnets up to ``layer``; without a layer the images themselves.
-
-    ``is_shared``: subnets part here or further on; ``is_kept``: some outputs may be in memory.
-    """
+    """The layers of some subnets up to ``layer``; without a layer the images themselves."""
 
     layer: Layer | None
     input_shape: Shape
     children: dict[Layer, Prefix] = field(default_factory=dict)
-    is_shared: bool = False
-    is_kept: bool = False
+    is_shared: bool = False  # subnets part here or further on
+    is_kept: bool = False  # some outputs may be in memory
 
     @property
     def is_fork(self) -> bool:
@@ -97,10 +91,7 @@ class Subnet:
 
 
 class Evaluator:
-    """Accuracies on the search slice with inherited weights, of a supernet that must not change.
-
-    Shared layers do not run again while ``cache_mb`` megabytes hold their outputs.
-    """
+    """Accuracies on the search slice with inherited weights, of a supernet that must not change."""
 
     def __init__(
         self,
@@ -168,10 +159,7 @@ class Evaluator:
     def predict(
         self, subnet: Subnet, positions: NDArray[np.int64], *, keep_all: bool = False
     ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """For the images at these positions whether each is right, and its label's lead in logits.
-
-        With ``keep_all`` the outputs of all layers are kept: later subnets may part from this one.
-        """
+        """Whether each image at these positions is right, and its label's lead in logits."""
         kept = self.memory.get(key := (subnet.prefixes[-1], "predictions"))
         known = kept if isinstance(kept, Tensor) else torch.full((2, len(self._labels)), torch.nan)
         missing = positions[known[0, torch.from_numpy(positions)].isnan().numpy()]
@@ -279,8 +267,7 @@ class Evaluator:
 
     def _run(self, module: nn.Module, prefix: Prefix, x: Tensor) -> Tensor:
         self._forwarded[prefix] += len(x)
-        found: Tensor = module(x)
-        return found
+        return module(x)  # type: ignore[no-any-return]
 
     def _placed(self, images: Tensor) -> Tensor:
         return images.to(self._device, memory_format=torch.channels_last)

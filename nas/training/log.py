@@ -39,12 +39,10 @@ Line = Annotated[SetbackLine | EpochLine, Field(union_mode="left_to_right")]
 
 
 class Log:
-    """Appends to the log of ``finished_epochs`` epochs and ``setbacks`` setbacks.
+    """Appends to a log; lines beyond what was saved with the weights are dropped.
 
-    Lines beyond them, from a process that was killed before it saved its weights, are dropped. Each
-    log has a new file of curves, by TensorBoard's record writer: its event writer has a thread, in
-    which a full disk ends as a traceback. Raises UserError if a file cannot be written, or the log
-    that is there is damaged.
+    Curves go through TensorBoard's record writer: its event writer has a thread, in which a full
+    disk ends as a traceback. Raises UserError if the log is damaged, or a file cannot be written.
     """
 
     def __init__(
@@ -83,11 +81,7 @@ class Log:
         numbers: Mapping[str, float],
         paths: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     ) -> None:
-        """Record an epoch, from 1.
-
-        Each of the ``numbers`` is a curve, and so is the probability of each kind in each slot of
-        ``paths``; the line has them as {"paths": {SLOT: {KIND: ..., ...}, ...}}.
-        """
+        """Record an epoch, from 1, with the probability of each kind in each slot of ``paths``."""
         curves = {name: float(f"{number:.6g}") for name, number in numbers.items()}
         entry: dict[str, Any] = {"epoch": epoch, **curves}
         for slot, chances in paths.items():

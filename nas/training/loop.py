@@ -1,11 +1,8 @@
 """Epochs of steps, each watched, evaluated, logged and saved: the loop of all trainings.
 
-A training has gone wrong when a loss or, after an epoch, a weight is not finite, or when the first
-of its losses has a spike: the median of the last 5 steps lies above the median of the 32 steps
-before them by more than 10 standard deviations (1.4826 times the median absolute deviation) and by
-more than a quarter of the loss of guessing, ln(classes). It then returns to the last saved epoch,
-and continues with half the learning rate: a setback. Checkpoints keep the losses that the next
-spike is judged by; after a setback there are none.
+A training has gone wrong when a loss or, after an epoch, a weight is not finite, or the first of
+its losses has a spike. It then returns to the last saved epoch, and continues with half the
+learning rate: a setback. Checkpoints keep the losses that the next spike is judged by.
 """
 
 from __future__ import annotations
@@ -34,13 +31,10 @@ from nas.training.processes import ALONE, Processes
 from nas.training.settings import Settings
 from nas.training.step import scheduled_rate, set_learning_rate
 
-PROGRESS_SECONDS = 0.2
-"""Between two reports of progress."""
-MOST_SETBACKS = 3
-"""The fourth ends the training."""
+PROGRESS_SECONDS = 0.2  # between two reports of progress
+MOST_SETBACKS = 3  # the fourth ends the training
 RATE_FACTOR = 0.5
-CHECK_STEPS = 100
-"""Losses are read that often, and at the end of an epoch: reading makes a GPU wait."""
+CHECK_STEPS = 100  # losses are read that often, and after an epoch: reading makes a GPU wait
 RECENT_STEPS, EARLIER_STEPS = 5, 32
 DEVIATIONS = 10.0
 SHARE_OF_GUESSING = 0.25
@@ -82,28 +76,25 @@ class LossMonitor:
 
 
 def is_spike(losses: Sequence[float], classes: int) -> bool:
-    """Whether the last losses, in nats, lie far above those before them, as described above."""
+    """Whether the median of the last losses, in nats, lies far above that of those before them.
+
+    Far are 10 standard deviations and a quarter of the loss of guessing, ln(classes).
+    """
     if len(losses) < RECENT_STEPS + EARLIER_STEPS:
         return False
     earlier, recent = losses[-RECENT_STEPS - EARLIER_STEPS : -RECENT_STEPS], losses[-RECENT_STEPS:]
     usual = median(earlier)
     deviation = 1.4826 * median(abs(loss - usual) for loss in earlier)  # of a normal distribution
-    rise = median(recent) - usual
-    return rise > DEVIATIONS * deviation and rise > SHARE_OF_GUESSING * math.log(classes)
+    least = max(DEVIATIONS * deviation, SHARE_OF_GUESSING * math.log(classes))
+    return median(recent) - usual > least
 
 
 class Training(ABC):
-    """The state of a training: weights, optimizer, finished epochs, and their accuracies.
+    """The state of a training; all that is random in an epoch is drawn from (seed, epoch)."""
 
-    Everything random in an epoch is drawn from (seed, epoch), so that a resumed training ends with
-    the same weights on a CPU. ``teacher_accuracy`` is 0 before it is known.
-    """
-
-    saved: nn.Module
-    """All tensors of the training but the optimizer's, under stable names."""
+    saved: nn.Module  # all tensors of the training but the optimizer's, under stable names
     optimizer: AdamW
-    loss_names: tuple[str, ...]
-    """Of the losses of a step, in nats; the first is with the labels."""
+    loss_names: tuple[str, ...]  # of the losses of a step, in nats; the first is with the labels
 
     def __init__(
         self,
@@ -130,10 +121,7 @@ class Training(ABC):
 
     @abstractmethod
     def add_gradients(self, batch: Batch, step: int) -> Tensor:
-        """Compute the gradients of a batch, in a step of the training from 1.
-
-        Returns the means over the images of the whole batch of the losses ``loss_names``.
-        """
+        """Compute gradients in a step, from 1; returns means over the batch of ``loss_names``."""
 
     @abstractmethod
     def evaluate(self) -> Mapping[str, float]:
@@ -257,10 +245,9 @@ T = TypeVar("T", bound=Training)
 def train_epochs(
     begin: Callable[[], T], folder: RunFolder[Any, Any], processes: Processes = ALONE
 ) -> T:
-    """Run the training that ``begin`` returns, from what the folder holds of it, to its last epoch.
+    """Run a training from what the folder holds of it to its last epoch; the first process writes.
 
-    The first process alone writes, the others wait for it. Raises UserError if there were too many
-    setbacks, or nothing can be written.
+    Raises UserError if there were too many setbacks, or nothing can be written.
     """
     with ExitStack() as stack:
         log: Log | None = None

@@ -1,9 +1,8 @@
 """The processes that train together: started by torchrun, or this one alone.
 
-All processes draw the same subnets for a step, and each takes its share of the batch. Gradients
-are added up once per step. Norms see the images of their own process only, as in torch's
-DistributedDataParallel, so a share wants 16 images or more; running statistics are averaged after
-each epoch. All processes must see the run folder and the images.
+All draw the same subnets for a step, each takes its share of the batch, and gradients are added up.
+Norms see the images of their own process only, as in torch's DistributedDataParallel, so a share
+wants 16 images or more. All processes must see the run folder and the images.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from nas.errors import UserError
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=2)
-"""How long the others wait while the first reads the images, or writes."""
+PATIENCE = timedelta(hours=2)  # while the first process reads the images, or writes
 
 
 class LostProcessError(UserError):
@@ -49,10 +47,7 @@ class Processes:
                 distributed.all_reduce(tensor)
 
     def add_up_gradients(self, network: nn.Module, losses: Tensor) -> Tensor:
-        """Replace each gradient by its sum over all processes, and return that of ``losses`` (L,).
-
-        All processes must have used the same parameters.
-        """
+        """Add up the gradients, of the same parameters in each process; and return the losses'."""
         if self.count == 1:
             return losses
         gradients = [it.grad for it in network.parameters() if it.grad is not None]
@@ -67,10 +62,7 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Stop all processes if one fails inside the context, which all leave at the same time.
-
-        The first process raises the UserError of the first that has one; the others end silently.
-        """
+        """Stop all processes if one fails inside; the first process alone raises the UserError."""
         message = None
         try:
             yield
@@ -134,10 +126,9 @@ def find_device(name: str) -> torch.device:
 
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
-    """Meet the other processes that torchrun has started, if it has; ``device`` is cpu or cuda.
+    """Meet the processes that torchrun has started, if any; UserError if there is no such device.
 
-    They talk by gloo on the CPU and by nccl on GPUs, of which each process has its own. Raises
-    UserError if there is no such device.
+    They talk by gloo on the CPU and by nccl on GPUs, of which each process has its own.
     """
     own = find_device(device)
     if "TORCHELASTIC_RUN_ID" not in os.environ:

@@ -36,7 +36,7 @@ from nas.training.batches import reading_size
 from nas.training.distillation import Teacher, load_teacher
 from nas.training.evaluation import accuracy, inherited_network
 from nas.training.loop import train_epochs
-from nas.training.run import ImagesRecord, Run, circumstances
+from nas.training.run import ImagesRecord, Run, describe
 
 INHERITED, WEIGHTS, RESULT = "inherited.safetensors", "weights.safetensors", "result.json"
 
@@ -77,13 +77,9 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
     ) -> tuple[Retraining, Dataset]:
         """Start a folder; with ``force`` in place of the retraining that is there.
 
-        The head gets the classes of the images. ``images`` are the fields of ``DataSettings`` that
-        differ from those of the ``supernet`` that it inherits from, or from digits; ``recipe`` is
-        the ``name`` of one of ``RECIPES`` and the fields that differ from it. Inherited weights get
-        their norms' statistics on ``device``, which is not recorded.
-
-        Raises UserError if the folder holds something already; or data, supernet, teacher and
-        architecture do not fit together.
+        ``images`` are the fields of ``DataSettings`` that differ from those of the ``supernet`` or
+        from digits; ``recipe`` is a name of ``RECIPES`` and the fields that differ from it. Raises
+        UserError if the folder is not free, or data, supernet, teacher and architecture do not fit.
         """
         cls.require_free(path, force=force)  # before the images are read, which may take long
         known = supernet.data.model_dump() if supernet else {"spec": "digits"}
@@ -96,13 +92,10 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         if name == "published":
             changes.setdefault("drop_path", settings.published_drop_path(architecture))
         record = RetrainingRecord(
-            data=data,
-            classes=dataset.classes,
-            split_sha256=dataset.split_sha256,
+            **describe(data, dataset),
             recipe=_recipe(name, changes),
             supernet=str(supernet.path) if supernet else None,
             teacher=teacher,
-            made=circumstances(),
         )
         retraining = cls(path, architecture, record)
         retraining.load_teacher()  # before anything is written
@@ -131,11 +124,7 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         return dataset
 
     def require_same(self, architecture: Architecture | None, given: Mapping[str, object]) -> None:
-        """Raise UserError unless what is given is what the retraining was started with.
-
-        ``given`` has the ``supernet``, the ``teacher``, and fields of ``DataSettings`` and
-        ``Recipe``; None stands for an option that is left out.
-        """
+        """Raise UserError unless the options that are given, not None, are the retraining's."""
         mine, record = self.architecture, self.record
         if architecture is not None and architecture.with_classes(mine.classes) != mine:
             raise UserError(f"{self.path}: trains another architecture; {REMEDY}")
@@ -170,10 +159,8 @@ def retrain(
 ) -> dict[str, Any]:
     """Train from the last finished epoch on, write weights and result, and return the result.
 
-    On a CPU, the weights do not depend on how often the training was stopped. ``progress`` receives
-    a line about each setback, and about a damaged checkpoint. Raises UserError if another process
-    trains it, there were too many setbacks or a file cannot be written; and after Ctrl-C, with the
-    command that continues.
+    On a CPU, the weights do not depend on how often the training was stopped. Raises UserError if
+    another process trains it, there were too many setbacks, nothing can be written; after Ctrl-C.
     """
     path = retraining.path
     if retraining.is_finished:
@@ -195,8 +182,7 @@ def retrain(
             retraining.mend(progress)
             network = train_epochs(begin, retraining).delivered
             save_weights(network, path / WEIGHTS)
-            result = _result(retraining, dataset, network, device)
-            write_json(path / RESULT, result)
+            write_json(path / RESULT, result := _result(retraining, dataset, network, device))
             return result
     except KeyboardInterrupt:
         raise retraining.interrupted() from None
@@ -235,13 +221,10 @@ def _inherit(
     supernet: Run, architecture: Architecture, dataset: Dataset, device: torch.device | str
 ) -> nn.Module:
     if dataset.classes != supernet.classes:
-        raise UserError(
-            f"{supernet.path}: knows other classes than {dataset.name}; leave --from out"
-        )
+        problem = f"knows other classes than {dataset.name}; leave --from out"
+        raise UserError(f"{supernet.path}: {problem}")
     try:
         return inherited_network(supernet.load_supernet().to(device), architecture, dataset.train)
     except ValueError as error:
-        raise UserError(
-            f"{supernet.path}: its space '{supernet.space.name}' does not hold the architecture: "
-            f"{error}"
-        ) from None
+        problem = f"its space '{supernet.space.name}' does not hold the architecture: {error}"
+        raise UserError(f"{supernet.path}: {problem}") from None

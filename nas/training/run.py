@@ -87,22 +87,14 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         force: bool = False,
         progress: Progress = SILENT,
     ) -> Run:
-        """Start a run folder; with ``force`` in place of the run that is there.
+        """Start a run folder; with ``force`` in place of the run, its check and its searches.
 
-        The check and the search results of that run are deleted with it, as they describe its
-        weights; ``progress`` receives a line that names them. Raises UserError if the folder holds
-        something already or cannot be written, or space, data and settings do not fit together.
+        ``progress`` receives a line that names what is deleted. Raises UserError if the folder is
+        not free or cannot be written, or space, data and settings do not fit together.
         """
         path = Path(path)
         _require_classes(space, dataset)
-        record = RunRecord(
-            data=data,
-            classes=dataset.classes,
-            split_sha256=dataset.split_sha256,
-            settings=settings,
-            made=circumstances(),
-        )
-        run = cls(path, space, record)
+        run = cls(path, space, RunRecord(**describe(data, dataset), settings=settings))
         reading_size(space, settings.resolutions)
         run.load_teacher()  # before anything is written
         if settings.latency or settings.path_sampling:
@@ -184,17 +176,15 @@ class Run(RunFolder[SearchSpace, RunRecord]):
 
 def _require_classes(space: SearchSpace, dataset: Dataset) -> None:
     if len(dataset.classes) != space.classes:
-        raise UserError(
-            f"{dataset.name}: has {len(dataset.classes)} classes, but the head of the space "
-            f"'{space.name}' has {space.classes}"
-        )
+        need = f"but the head of the space '{space.name}' has {space.classes}"
+        raise UserError(f"{dataset.name}: has {len(dataset.classes)} classes, {need}")
 
 
-def circumstances() -> dict[str, Any]:
-    """Date, versions and machine."""
+def describe(data: DataSettings, dataset: Dataset) -> dict[str, Any]:
+    """The fields of all records: the images, and date, versions and machine."""
     import torch
 
-    return {
+    made = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -202,3 +192,5 @@ def circumstances() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+    split = dataset.split_sha256
+    return {"data": data, "classes": dataset.classes, "split_sha256": split, "made": made}

@@ -1,7 +1,4 @@
-"""How networks are trained, and on what: the values that run.json and retraining.json record.
-
-The command line makes its options from these fields; nothing here loads torch.
-"""
+"""How networks are trained: the values of run.json and retraining.json; without torch."""
 
 from __future__ import annotations
 
@@ -31,17 +28,13 @@ NonNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0)]
 Resolutions = Annotated[tuple[Count, ...], AfterValidator(lambda sizes: tuple(sorted(set(sizes))))]
 """Sides of square images in pixels, smallest first; empty: every network at its own input size."""
-PUBLISHED_IMAGES = 100_000
-"""Training images from which on ``published`` is the default recipe; fewer make too few steps."""
+PUBLISHED_IMAGES = 100_000  # from which on ``published`` is the default; fewer make too few steps
 
 
 class Settings(Value):
-    """The settings of every training; descriptions are the help texts of options.
+    """The settings of every training; descriptions are the help texts of options."""
 
-    Files list the fields in ``FILE_ORDER``: finished trainings are known by that text.
-    """
-
-    FILE_ORDER: ClassVar[tuple[str, ...]] = ()
+    FILE_ORDER: ClassVar[tuple[str, ...]] = ()  # finished trainings are known by that text
 
     epochs: Count = Field(10, description="Passes over the training images.")
     batch_size: int = Field(64, gt=1, description="Images of a step.")
@@ -59,20 +52,16 @@ class Settings(Value):
     @model_serializer(mode="wrap")
     def _in_file_order(self, serialize: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
         found = serialize(self)
-        names = dict.fromkeys((*self.FILE_ORDER, *found))
-        return {name: found[name] for name in names if name in found}
+        return {name: found[name] for name in (*self.FILE_ORDER, *found) if name in found}
 
 
 class LatencyTerm(Value):
-    """``weight`` times the expected ms of all path choices, as a share of the largest network's.
-
-    ``ms`` are those of each slot's candidates at the largest widths, recorded for resuming.
-    """
+    """``weight`` times the expected ms of all path choices, as a share of the largest network's."""
 
     weight: Rate
     table: str
     largest_ms: Rate
-    ms: dict[str, tuple[NonNegative, ...]]
+    ms: dict[str, tuple[NonNegative, ...]]  # of each slot's candidates at the largest widths
 
     def __str__(self) -> str:
         return f"{self.weight:g} (largest network {self.largest_ms:.3f} ms by {self.table})"
@@ -83,8 +72,7 @@ class LatencyTerm(Value):
             (vector.softmax(0) * vector.new_tensor(self.ms[slot])).sum()
             for slot, vector in logits.items()
         ]
-        total: Tensor = sum(others, start=first)
-        return self.weight * total / self.largest_ms
+        return self.weight * sum(others, start=first) / self.largest_ms
 
 
 class SupernetSettings(Settings):

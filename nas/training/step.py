@@ -1,10 +1,8 @@
 """Parts of a step that all trainings share: precision, drop path, the optimizer and its rate.
 
 Drop path, or stochastic depth (Huang et al. 2016, arXiv 1603.09382): a residual branch is left out
-for a sample with its block's rate, and divided by one minus that rate otherwise. A branch ends in
-its layer scale, or in a child that its module names in ``branch_ends``. Hooks on these ends do the
-work and go with the context, so evaluation, extraction and export cannot see them. In a supernet
-the largest subnet alone drops paths, as in BigNAS (Yu et al. 2020, arXiv 2003.11142).
+for a sample with its block's rate, and divided by one minus that rate otherwise. In a supernet the
+largest subnet alone drops paths, as in BigNAS (Yu et al. 2020, arXiv 2003.11142).
 """
 
 from __future__ import annotations
@@ -27,8 +25,7 @@ from nas.training.settings import TrainingPrecision
 
 Arguments = ParamSpec("Arguments")
 Network = TypeVar("Network", bound=nn.Module)
-RATIO = "ratio"
-"""The entry of a parameter group that gets another rate: how many times the others'."""
+RATIO = "ratio"  # the entry of a parameter group that gets another rate: how many times the others'
 
 
 def with_fresh_weights(make: Callable[[], Network], seed: int, layer_scale: float) -> Network:
@@ -49,11 +46,7 @@ def make_optimizer(
     weight_decay: float,
     path_learning_rate: float | None = None,
 ) -> AdamW:
-    """Fused AdamW that decays kernels and matrices only, not norms, biases and layer scales.
-
-    The rate of a supernet's path logits is ``path_learning_rate``, by default that of all others,
-    and follows theirs in proportion.
-    """
+    """Fused AdamW that decays kernels and matrices only, not norms, biases and layer scales."""
     ratio = (path_learning_rate or learning_rate) / learning_rate
     decayed: dict[str, Any] = {"params": [], "weight_decay": weight_decay}
     others: dict[str, Any] = {"params": [], "weight_decay": 0.0}
@@ -114,8 +107,7 @@ class DropPath(NamedTuple):
         """Within the context, training ``parts`` drop branches: the last block's with the rate.
 
         Rates rise linearly over the blocks, from 0 for the first of several. ``parts`` are modules
-        by their paths inside the network, in order, such as {"": network}. With rate 0 nothing is
-        drawn. Raises UserError if there is a rate, but no residual branch.
+        by their paths inside the network, in order. Raises UserError if there are no branches.
         """
         if self.rate == 0:
             yield

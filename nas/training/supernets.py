@@ -1,13 +1,10 @@
 """Training a supernet: epochs of steps by the sandwich rule, with path choice.
 
 Sandwich rule (Yu & Huang 2019, arXiv 1903.05134): the largest, the smallest and a few random
-subnets learn, each from a batch of its own if there is a ``BatchHistory``; their gradients add up,
-and the optimizer steps once.
-
-Path choice: in some steps a mixture of the candidates of each slot takes the place of a random
-subnet, and a Gumbel-softmax (Jang et al. 2017, arXiv 1611.01144) learns which of them matter, as in
-MetaPath supernets (EfficientFormer V1: Li et al. 2022, arXiv 2206.01191). The mixture teaches the
-path logits alone. Alternatives: benchmarks/README.md.
+subnets learn; their gradients add up. Path choice: in some steps a mixture of the candidates of
+each slot takes the place of a random subnet, and teaches the path logits alone which matter, by a
+Gumbel-softmax (Jang et al. 2017, arXiv 1611.01144), as in MetaPath supernets (EfficientFormer V1:
+Li et al. 2022, arXiv 2206.01191). Alternatives: benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -37,16 +34,10 @@ from nas.training.run import Run
 from nas.training.settings import LatencyTerm, SupernetSettings, TrainingPrecision
 from nas.training.step import DropPath, in_precision, make_optimizer, with_fresh_weights
 
-Probabilities = Mapping[str, Mapping[str, float]]
-"""Of each kind in each slot that is a path choice."""
+Probabilities = Mapping[str, Mapping[str, float]]  # of each kind in each slot that is a path choice
 LOSSES = ("largest", "subnets", "distillation", "mixture", "hits")
-"""Means over a batch, in nats; ``hits`` is the share of images that the largest gets right.
-
-``subnets`` and ``distillation`` are means over the other subnets: of the cross-entropy, and of the
-divergence from the teacher. ``mixture`` is the cross-entropy of the path choices, 0 without one.
-"""
-MIXTURE = 2**16
-"""Tells the mixture's draws from all others: those have 0 here, or a process's rank and 1."""
+"""Means over a batch, in nats, but ``hits``: the share of images that the largest gets right."""
+MIXTURE = 2**16  # tells the mixture's draws from others, which have 0 or a process's rank and 1
 
 
 def train_supernet(
@@ -57,11 +48,10 @@ def train_supernet(
     progress: Progress = SILENT,
     processes: Processes = ALONE,
 ) -> Mapping[str, float]:
-    """Train the supernet of ``run``; with ``resume`` from its last finished epoch on.
+    """Train the supernet of ``run``; returns accuracies of its subnets as ``evaluate_supernet``.
 
-    Returns the accuracies of the ``smallest``, a ``middle`` and the ``largest`` subnet after the
-    last epoch, in [0, 1]. Raises UserError if the data are not the run's, another process trains
-    it, it has begun and is not to ``resume``, it goes wrong too often, or Ctrl-C stops it.
+    Raises UserError if the data are not the run's, another process trains it, it has begun and is
+    not to ``resume``, it goes wrong too often, or Ctrl-C stops it.
     """
     try:
         with ExitStack() as stack:
@@ -213,10 +203,8 @@ def add_gradients(
 ) -> Tensor:
     """Add the gradients of ``networks``, the largest first, to the supernet's; return ``LOSSES``.
 
-    All learn from labels, in which the outputs of the largest have a share for the subnets, and
-    those of an external teacher for all. With a ``history``, to which the batch is added, each
-    subnet learns from an earlier batch. Only the largest drops paths. Gradients count by the
-    batch's weight, losses (5,) do not.
+    Subnets learn from labels and the largest, or all from an external teacher; with a ``history``
+    from earlier batches. Gradients count by the batch's weight, losses (5,) do not.
     """
     images, labels = batch.images, batch.labels
     largest, *subnets = networks
@@ -258,10 +246,7 @@ def add_path_gradients(
     latency: LatencyTerm | None,
     precision: TrainingPrecision | None = None,
 ) -> Tensor:
-    """Add the gradients of a mixture of all kinds to the path logits; returns its cross-entropy.
-
-    Gradients count by the batch's weight, and are of the sum with the ``latency`` term.
-    """
+    """Add a mixture's gradients by the batch's weight, with ``latency``'s; return cross-entropy."""
     logits = supernet.path_logits
     forward = in_precision(supernet.mixture, batch.images.device, precision)
     images = resize(batch.images, batch.resolution)
