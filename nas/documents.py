@@ -49,11 +49,8 @@ class Value(BaseModel):
         if isinstance(data, Mapping) and cls.model_config.get("extra") == "forbid":
             for key in data:
                 if key not in cls.model_fields:
-                    raise PydanticCustomError(
-                        "unknown_key",
-                        "unknown key '{key}'{hint}",
-                        {"key": str(key), "hint": did_you_mean(str(key), cls.model_fields)},
-                    )
+                    details = {"key": str(key), "hint": did_you_mean(str(key), cls.model_fields)}
+                    raise PydanticCustomError("unknown_key", "unknown key '{key}'{hint}", details)
         return data
 
 
@@ -156,10 +153,7 @@ def built_in_architectures() -> dict[str, Path]:
 
 
 def read_document(path: Path) -> Document:
-    """Read a YAML file, or a JSON file, which is YAML, too.
-
-    Raises UserError if it cannot be read, is no YAML, or repeats a key.
-    """
+    """Read YAML or JSON; raises UserError if it cannot be read, is no YAML, or repeats a key."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -259,7 +253,6 @@ class _Loader(yaml.SafeLoader):
 
 
 def _position(node: yaml.Node) -> tuple[int, int]:
-    """Line and column, from 1."""
     return node.start_mark.line + 1, node.start_mark.column + 1
 
 

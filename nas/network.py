@@ -91,8 +91,7 @@ def build(architecture: Architecture, *, features: bool = False) -> Network:
 def make_module(layer: Layer, input_shape: Shape) -> nn.Module:
     """The module of a layer on feature maps of ``input_shape``, with fresh weights.
 
-    Raises UserError if the module of a user's own layer fails, or makes another shape than
-    ``layer.output_shape`` says.
+    Raises UserError if a user's own module fails, or makes another shape than ``output_shape``.
     """
     if LAYERS.get(layer.kind) is not type(layer):
         problem = _problem(layer.model_copy(update={"slot": "any"}), input_shape)
@@ -108,8 +107,8 @@ def _problem(layer: Layer, input_shape: Shape) -> str | None:
     try:
         call: object = layer.module(input_shape)
         if not isinstance(call, partial):
-            expected_call = "functools.partial(MODULE_CLASS, ARGUMENTS...)"
-            return f"module must return {expected_call}, got {type(call).__name__}"
+            wanted = "functools.partial(MODULE_CLASS, ARGUMENTS...)"
+            return f"module must return {wanted}, got {type(call).__name__}"
         with torch.device("meta"), torch.no_grad():
             made = tuple(call().eval()(torch.empty(2, *input_shape)).shape[1:])
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises
@@ -123,8 +122,7 @@ def _problem(layer: Layer, input_shape: Shape) -> str | None:
 def feature_maps(architecture: Architecture) -> tuple[FeatureMap, ...]:
     """The last map of each resolution before the head, the largest first, from stride 4 on.
 
-    Detection and segmentation take no larger map. Norms at the start of a head or a downsampling,
-    as in PVT v2, are not applied.
+    Norms at the start of a head or a downsampling, as in PVT v2, are not applied.
     """
     stride, maps = 1, {}
     for layer, (channels, _, _) in list(architecture.placed())[:-1]:

@@ -2,8 +2,7 @@
 
 For each slot and kind a supernet owns the tensors of the widest variant, and a copy of each norm
 for each of its widths, unless the space shares norms (slimmable networks: Yu et al. 2019, arXiv
-1812.08928, section 3.2). Architectures run on views into these tensors, and are extracted as copies
-of the views. Each slot that may vary in kind or be left out has a vector of path logits, too.
+1812.08928, section 3.2). Architectures run on views into these tensors.
 """
 
 from __future__ import annotations
@@ -67,21 +66,15 @@ class PlainLayer(NamedTuple):
 
 
 class MetaPath(nn.Module):
-    """The sum of weight times candidate(x) over a slot's candidates (arXiv 2206.01191).
-
-    ``nn.Identity`` is the candidate that leaves the slot out.
-    """
+    """The sum of weight times candidate(x) over a slot's candidates (arXiv 2206.01191)."""
 
     def __init__(self, candidates: Sequence[nn.Module]) -> None:
         super().__init__()
         self.candidates = nn.ModuleList(candidates)
 
     def forward(self, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        terms = [
-            weight * candidate(x)  # (N, C, H, W)
-            for weight, candidate in zip(weights.unbind(), self.candidates, strict=True)
-        ]
-        return torch.stack(terms).sum(0)
+        pairs = zip(weights.unbind(), self.candidates, strict=True)
+        return torch.stack([weight * candidate(x) for weight, candidate in pairs]).sum(0)
 
 
 class Supernet(nn.Module):
@@ -101,8 +94,7 @@ class Supernet(nn.Module):
         for slot in space.slots:
             self._own(slot)
         for name, candidates in space.paths.items():
-            logits = nn.Parameter(torch.zeros(len(candidates)))
-            self.register_parameter(_path_key(name), logits)
+            self.register_parameter(_path_key(name), nn.Parameter(torch.zeros(len(candidates))))
 
     def forward(self, images: torch.Tensor, architecture: Architecture) -> torch.Tensor:
         """Returns logits (N, classes) of ``architecture`` for images (N, channels, H, W).
@@ -142,10 +134,8 @@ class Supernet(nn.Module):
 
     def plain_modules(self, architecture: Architecture) -> Mapping[str, nn.Module]:
         """The module on the meta device that ``forward`` calls in each slot."""
-        return {
-            layer.slot: self._plain_layer(layer, shape).module
-            for layer, shape in architecture.placed()
-        }
+        placed = architecture.placed()
+        return {layer.slot: self._plain_layer(layer, shape).module for layer, shape in placed}
 
     def extract(self, architecture: Architecture) -> Network:
         """Returns an ordinary network with a copy of the architecture's weights."""
@@ -196,7 +186,6 @@ class Supernet(nn.Module):
                         self._register(f"{key}@{width}", copied, tuple(part.shape))
 
     def _private_norms(self, module: nn.Module) -> Mapping[str, int]:
-        """The width of each norm that has private copies, by its path."""
         return dict(_norms(module)) if self.space.norms == "private" else {}
 
     def _register(self, key: str, tensor: torch.Tensor, logical: tuple[int, ...]) -> None:
@@ -243,9 +232,7 @@ class Supernet(nn.Module):
             else:
                 plain = self._plain_layer(*placed)
                 modules.append(plain.module)
-                crops += [
-                    crop._replace(name=f"candidates.{index}.{crop.name}") for crop in plain.crops
-                ]
+                crops += [it._replace(name=f"candidates.{index}.{it.name}") for it in plain.crops]
         return PlainLayer(MetaPath(modules), tuple(crops))
 
     def _constant(self, crop: Crop) -> torch.Tensor:
@@ -256,7 +243,11 @@ class Supernet(nn.Module):
     def _crops(self, layer: Layer, module: nn.Module) -> Iterator[Crop]:
         norms = self._private_norms(module)
         shapes = _logical_shapes(module)
-        kernels = _kernels(module)
+        kernels = {
+            f"{path}.weight" if path else "weight": child.kernel_size
+            for path, child in module.named_modules()
+            if isinstance(child, CONVOLUTIONS)
+        }
         for name, tensor in module.state_dict(keep_vars=True).items():
             key = _key(layer.slot, layer.kind, name)
             path = name.rpartition(".")[0]
@@ -287,15 +278,6 @@ def _corner(part: Sequence[int], whole: Sequence[int], kernel_axes: int) -> tupl
     firsts = [0] * (len(part) - kernel_axes)
     firsts += [(w - p) // 2 for p, w in zip(part, whole, strict=True)][len(firsts) :]
     return tuple(slice(first, first + side) for first, side in zip(firsts, part, strict=True))
-
-
-def _kernels(module: nn.Module) -> Mapping[str, tuple[int, ...]]:
-    """The kernel of each convolution's weight, by the weight's name."""
-    return {
-        f"{path}.weight" if path else "weight": child.kernel_size
-        for path, child in module.named_modules()
-        if isinstance(child, CONVOLUTIONS)
-    }
 
 
 def _norms(module: nn.Module) -> Iterator[tuple[str, int]]:

@@ -1,13 +1,4 @@
-"""Searching over integers and callables; nothing here knows of networks or loads torch.
-
-problem     choices, prices, bounds; the Mobile Efficiency Score, uniform scaling
-walk        slimming step by step: the walk, and the strategy of EfficientFormer V2
-importance  the strategy of EfficientFormer V1
-refinement  what follows a walk: evaluate what a model of all evaluations expects the most of
-model       that model, a Gaussian process
-racing      candidates compared on growing parts of the same images
-study       random search and evolution, the baselines; searches that workers share
-"""
+"""Searching over integers and callables; nothing here knows of networks or loads torch."""
 
 from __future__ import annotations
 
@@ -21,7 +12,6 @@ from nas.search.problem import (
     Costs,
     InfeasibleTarget,
     Problem,
-    Race,
     Rank,
     as_it_is,
     hypervolume,
@@ -52,10 +42,8 @@ def slim(
 ) -> Solution:
     """Walk from the largest network to the bounds of ``target``, then refine on the bounds.
 
-    ``Problem`` describes most arguments. ``cost`` is called some thousand times, ``accuracy`` at
-    most ``evaluations`` times; the result's ``evaluated`` is in that order. Before that, raises
-    InfeasibleTarget if nothing meets every bound, and ValueError if no evaluation is allowed or a
-    bound names no cost.
+    For arguments see ``Problem``, for errors ``slim_problems``. ``cost`` is called some thousand
+    times, ``accuracy`` at most ``evaluations`` times; ``evaluated`` of the result is in that order.
     """
     problem = Problem(tuple(sizes), cost, accuracy, target, canonical, score=score)
     return slim_problems([problem], Frontier(), evaluations=evaluations, rng=rng)
@@ -70,7 +58,6 @@ __all__ = [
     "PathChoice",
     "PathChoices",
     "Problem",
-    "Race",
     "Rank",
     "Solution",
     "Step",

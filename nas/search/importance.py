@@ -1,8 +1,4 @@
-"""Slimming by importance, the way of EfficientFormer V1 (Li et al. 2022, arXiv 2206.01191).
-
-A step compares three actions: the least important slot goes, the first slot steps down to a cheaper
-kind, the least important stage narrows. The least accuracy drop per millisecond is taken.
-"""
+"""Slimming by importance, the way of EfficientFormer V1 (Li et al. 2022, arXiv 2206.01191)."""
 
 from __future__ import annotations
 
@@ -40,11 +36,10 @@ class PathChoices(NamedTuple):
 
 
 class Importance(Strategy):
-    """Three actions a step, which the importance of slots proposes.
+    """The least important slot goes, the first steps down, or the least important stage narrows.
 
-    A drop counts per unit of the first bounded cost that is too high, or by the last drop of its
-    sort if evaluations do not suffice. Where none of the three lowers that cost, every choice that
-    does is an action.
+    A drop counts per unit of the first bounded cost that is too high. Where none of the three
+    actions lowers that cost, every choice that does is an action.
     """
 
     def __init__(self, paths: PathChoices) -> None:
@@ -52,7 +47,7 @@ class Importance(Strategy):
 
     def actions(self, problem: Problem, current: Assignment) -> dict[Key, Action]:
         """Return the actions by their sort: of each the first that lowers the missed cost."""
-        missed = _missed(problem, current)
+        missed = problem.missed(current)[0]
         here = problem.price(current)[missed]
 
         def first(groups: Groups) -> dict[Key, Action]:
@@ -64,11 +59,11 @@ class Importance(Strategy):
         return first(self._sorts(current)) or first(single)
 
     def gain(self, at: Position, action: Action) -> float:
-        missed = _missed(at.problem, at.assignment)
+        missed = at.problem.missed(at.assignment)[0]
         return at.costs[missed] - action.costs[missed]
 
     def affordable(self, at: Position, budget: int, spent: int) -> int:
-        missed = _missed(at.problem, at.assignment)
+        missed = at.problem.missed(at.assignment)[0]
         saving = float(np.mean([self.gain(at, action) for action in at.actions.values()]))
         steps = max(1, math.ceil((at.costs[missed] - at.problem.target[missed]) / saving))
         spare = budget - 1  # one for the final network
@@ -81,8 +76,7 @@ class Importance(Strategy):
     def _sorts(self, current: Assignment) -> Groups:
         """Return the lowerings of each sort, the one to try first at the front.
 
-        A stage is as important as its slots together. The first slot steps down first, so that
-        attention stays in a tail of the network.
+        Early slots step down first, so that attention stays in a tail of the network.
         """
         slots, widths = self._paths
         present = [slot for slot in slots if slot.may_go and current[slot.choice] > 0]
@@ -98,9 +92,3 @@ class Importance(Strategy):
             ("step down",): list(chain(*steps_down)),
             ("narrow",): list(chain(*(below(current, widths[stage]) for stage in narrowings))),
         }
-
-
-def _missed(problem: Problem, current: Assignment) -> str:
-    """Return the name of the first bound that is missed."""
-    costs = problem.price(current)
-    return next(name for name, bound in problem.target.items() if costs[name] > bound)

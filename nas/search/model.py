@@ -1,8 +1,7 @@
 """A Gaussian process over assignments: predicts accuracies from the evaluations so far.
 
-Accuracy is a sum of effects of options (ordinal indicators, so an option says something of its
-neighbours), a parabola of the size and of each cost, for diminishing returns, effects of pairs of
-options, and noise. The standard deviation of each part is fitted to the data.
+Accuracy is a sum of effects of options (ordinal indicators), a parabola of the size and of each
+cost, effects of pairs of options, and noise, each with a standard deviation fitted to the data.
 """
 
 from __future__ import annotations
@@ -37,10 +36,7 @@ class Encoder:
     """From indicators of (choice >= option), (N, D), and logarithms of costs, (N, K), to inputs."""
 
     def __init__(self, sizes: Sequence[int], indicators: Floats, costs: Floats) -> None:
-        """Centre and scale by these assignments, which should be near the bounds.
-
-        Where they do not differ, as where one network alone meets the bounds, nothing is scaled.
-        """
+        """Centre and scale by these assignments; what does not vary is not scaled."""
         self._steps = np.array([1 / (size - 1) for size in sizes for _ in range(1, size)], float)
         self._mean_options = indicators.mean(axis=0)
         options = self._weighted(indicators)
@@ -52,13 +48,12 @@ class Encoder:
         self._spread_measures = np.where(spread > JITTER, spread + JITTER, 1.0)
 
     def __call__(self, indicators: Floats, costs: Floats) -> Inputs:
-        measures = self._measures(indicators, costs) - self._mean_measures
-        measures = measures / self._spread_measures
+        measures = self._measures(indicators, costs)
+        measures = (measures - self._mean_measures) / self._spread_measures
         summary = np.hstack([np.ones((len(measures), 1)), measures, measures**2])
         return Inputs(self._weighted(indicators) / self._unit, summary)
 
     def _weighted(self, indicators: Floats) -> Floats:
-        """Weigh each option of a choice by how few there are."""
         return np.asarray((indicators - self._mean_options) * np.sqrt(self._steps))
 
     def _measures(self, indicators: Floats, costs: Floats) -> Floats:
@@ -88,7 +83,6 @@ class Posterior:
         self._weights = cho_solve(self._factor, self._observed)
 
     def mean(self, inputs: Inputs) -> Floats:
-        """Return the expected accuracies, (N,)."""
         found = self._kernel(self._within_reach(inputs)) @ self._weights
         return np.asarray(self._centre + self._spread * found)
 

@@ -40,9 +40,8 @@ def mobile_efficiency_score(
 ) -> float:
     """Return 100 times the product of (measure / unit) ** -exponent; higher is better.
 
-    The Mobile Efficiency Score of EfficientFormer V2 (Li et al., ICCV 2023, section 3.3); its
-    comparisons need the minus sign that the write-up lacks. Raises ValueError if a measure with an
-    exponent is missing, not positive, or has no unit.
+    As EfficientFormer V2 (Li et al., ICCV 2023, section 3.3), with the minus sign that its write-up
+    lacks. Raises ValueError if a measure with an exponent is missing, not positive, or has no unit.
     """
     score = 100.0
     for name, exponent in exponents.items():
@@ -88,23 +87,15 @@ def unjudged(assignment: Assignment) -> float:
 class Problem:
     """Choices, their prices, their accuracies, and the bounds to meet.
 
-    Raises ValueError if a bound names no cost.
-
-    Attributes:
-        sizes: number of options of each choice, cheapest first.
-        cost: returns ``{"latency_ms": ..., "params": ...}``; called once for each assignment.
-        target: an upper bound for each cost that matters.
-        canonical: returns the one assignment that stands for all that make the same network, at
-            equal costs. Only canonical ones are evaluated.
-        race: compares the actions of a step, instead of ``accuracy`` one by one; each of them
-            counts as an evaluation, also where its accuracy is an estimate.
-        score: efficiency of costs, higher is better.
+    ``canonical`` returns the one assignment that stands for all that make the same network; only
+    such are evaluated. ``race`` compares the actions of a step, instead of ``accuracy`` one by one;
+    each counts as an evaluation. Raises ValueError if a bound names no cost.
     """
 
-    sizes: tuple[int, ...]
-    cost: Callable[[Assignment], Costs]
+    sizes: tuple[int, ...]  # options of each choice, cheapest first
+    cost: Callable[[Assignment], Costs]  # called once for each assignment
     accuracy: Callable[[Assignment], float]
-    target: Mapping[str, float]
+    target: Mapping[str, float]  # upper bounds of costs
     canonical: Callable[[Assignment], Assignment] = as_it_is
     race: Race | None = None
     score: Callable[[Costs], float] = mobile_efficiency_score
@@ -122,10 +113,7 @@ class Problem:
         return replace(self, target=target)
 
     def ready(self, evaluations: int) -> Problem:
-        """Return the problem with ``priced`` empty, so that earlier searches have no influence.
-
-        Raises InfeasibleTarget if nothing meets every bound, ValueError without an evaluation.
-        """
+        """Return the problem with ``priced`` empty, so that earlier searches have no influence."""
         if evaluations < 1:
             raise ValueError(f"slim: evaluations must be at least 1, got {evaluations}")
         problem = self.within(self.target)
@@ -153,12 +141,16 @@ class Problem:
     def fits(self, assignment: Assignment) -> bool:
         return meets(self.price(assignment), self.target)
 
+    def missed(self, assignment: Assignment) -> list[str]:
+        """Return the names of the bounds that the assignment misses."""
+        costs = self.price(assignment)
+        return [name for name, bound in self.target.items() if costs[name] > bound]
+
     def excess(self, assignment: Assignment) -> float:
         """Return the largest logarithm of (cost / bound); above 0 a bound is missed."""
         costs = self.price(assignment)
-        return max(
-            (_ratio(costs[name], bound) for name, bound in self.target.items()), default=-math.inf
-        )
+        ratios = [_ratio(costs[name], bound) for name, bound in self.target.items()]
+        return max(ratios, default=-math.inf)
 
     def changed(self, assignment: Assignment, choice: int, option: int) -> Assignment:
         """Return the assignment with another option of one choice, in its canonical form."""
@@ -167,16 +159,12 @@ class Problem:
     def feasible(self) -> Assignment:
         """Return an assignment that meets every bound: the smallest, or one that changes lead to.
 
-        Costs need not grow with every option, so single changes that lower the worst excess are
-        followed from the smallest. Raises InfeasibleTarget with the costs where they end.
+        Raises InfeasibleTarget, with the costs where no single change lowers the worst excess.
         """
         current = self.smallest
+        options = [(choice, o) for choice, size in enumerate(self.sizes) for o in range(size)]
         while not self.fits(current):
-            neighbours = [
-                self.changed(current, choice, option)
-                for choice, size in enumerate(self.sizes)
-                for option in range(size)
-            ]
+            neighbours = [self.changed(current, *option) for option in options]
             best = min(neighbours, key=self.excess, default=current)
             if self.excess(best) >= self.excess(current):
                 raise InfeasibleTarget(self.target, self.price(current))
@@ -184,13 +172,9 @@ class Problem:
         return current
 
     def sample(self, rng: np.random.Generator) -> Assignment:
-        """Return the last assignment that fits on a random path upwards from a feasible one.
-
-        Each choice climbs at a pace of its own, so that the paths differ in shape. Raises
-        InfeasibleTarget.
-        """
+        """Return the last assignment that fits on a random path upwards from a feasible one."""
         start = self.feasible()
-        climbs = [
+        climbs = [  # each choice climbs at a pace of its own, so that the paths differ in shape
             (time, choice)
             for choice, (here, size) in enumerate(zip(start, self.sizes, strict=True))
             for time in rng.random(size - 1 - here) ** math.exp(rng.normal())

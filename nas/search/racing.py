@@ -1,10 +1,9 @@
 """Racing: candidates are compared on growing parts of the same images, and losers drop out early.
 
-A candidate differs from the current network in one place, so most disagreements are on images of
-which the current network is least certain. Images are layered by that certainty, and each part
-takes from each layer as many as its disagreements call for (Neyman 1934). After each part the drops
-on all images are drawn many times, and candidates that are best in hardly any draw are dropped; the
-chances of all dropped ones add up to ``1 - confidence`` at most (a union bound).
+Images are layered by the current network's certainty, and each part takes from each layer as many
+as its disagreements call for (Neyman 1934). After each part the drops on all images are drawn many
+times, and candidates that are best in hardly any draw are dropped; the chances of all dropped ones
+add up to ``1 - confidence`` at most (a union bound).
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ PART = 128
 LAYERS, LAYER_IMAGES = 16, 32
 """Layers of certainty, at most; images of each, at least."""
 FIRST_RATE, LAST_RATE = 0.2, 0.0002
-"""Disagreements per image expected in the least and in the most certain layer; between them
-geometrically: see benchmarks/README.md."""
+"""Disagreements per image expected in the least and in the most certain layer."""
 LOOKS = 50.0
 """How many images of a layer this expectation counts for."""
 PREVALENCE = 0.5
@@ -49,12 +47,11 @@ def run_race(
     rng: np.random.Generator,
     confidence: float = CONFIDENCE,
 ) -> list[float]:
-    """Return the accuracies of the so many candidates; the best by ``rank`` has seen all images.
+    """Return accuracies of candidates: exact for the best by ``rank``, estimates for dropped ones.
 
-    Those of dropped ones are estimates: the current network's accuracy less the paired drop on the
-    images that were seen. ``look`` is called once for each candidate and position. ``hits`` (N,)
-    are the images that the current network gets right, ``certainty`` (N,) is how far it is from
-    another answer. Raises ValueError unless ``confidence``, that the best wins, is in (0, 1).
+    ``look`` is called once for each candidate and position. ``hits`` (N,) are the images that the
+    current network gets right, ``certainty`` (N,) is how far it is from another answer. Raises
+    ValueError unless ``confidence``, that the best wins, is in (0, 1).
     """
     if not 0 < confidence < 1:
         raise ValueError(f"race: confidence must be in (0, 1), got {confidence}")
@@ -68,7 +65,10 @@ def run_race(
         if not table.left:
             break
         chances = _chances(table, running, rank, rng)
-        dropped = _hopeless(chances, chances_left / 2)  # half: early looks save the most
+        order = np.argsort(chances, kind="stable")
+        allowed = chances_left / 2  # half: early looks save the most
+        count = int(np.searchsorted(np.cumsum(chances[order]), allowed, side="right"))
+        dropped = sorted(order[: min(count, len(order) - 1)].tolist())
         chances_left -= float(chances[dropped].sum())
         running = [candidate for i, candidate in enumerate(running) if i not in dropped]
     for candidate in running:
@@ -101,11 +101,9 @@ class _Table:
 
     @property
     def left(self) -> int:
-        """The number of images that were in no part so far."""
         return int((self._sizes - self._taken).sum())
 
     def next_part(self) -> Positions:
-        """Return the positions of the images to see next."""
         rates = self._rates()
         left = self._sizes - self._taken
         total = min(PART, self.left)
@@ -115,10 +113,8 @@ class _Table:
         counts = np.floor(wanted * min(1.0, total / max(1.0, wanted.sum()))).astype(np.int64)
         for layer in np.argsort(-rates, kind="stable"):  # what rounding left over
             counts[layer] += min(left[layer] - counts[layer], total - counts.sum())
-        part = [
-            layer[taken : taken + count]
-            for layer, taken, count in zip(self._layers, self._taken, counts, strict=True)
-        ]
+        spans = zip(self._layers, self._taken, counts, strict=True)
+        part = [layer[taken : taken + count] for layer, taken, count in spans]
         self._taken += counts
         return np.sort(np.concatenate(part))
 
@@ -129,7 +125,6 @@ class _Table:
         self._looks[candidate] += np.bincount(self._layer_of[part], minlength=len(self._sizes))
 
     def finish(self, candidate: int) -> None:
-        """Show a candidate all images that it has not seen yet."""
         missing = np.flatnonzero(~self._seen[candidate])
         for start in range(0, len(missing), PART):
             self.show(candidate, missing[start : start + PART], is_finalist=True)
@@ -137,8 +132,7 @@ class _Table:
     def drops(self) -> tuple[Floats, Floats]:
         """Return each candidate's expected drop on all images, and its standard deviation.
 
-        An unseen image is lost or won at its layer's rate, scaled by the candidate's disagreements
-        on the others. The more of a layer was seen, the more its losses less wins count.
+        An unseen image is lost or won at its layer's rate, scaled by the candidate's disagreements.
         """
         rates = self._rates()
         scale = (np.abs(self._losses).sum(axis=1) + 1) / (self._looks @ rates + 1)
@@ -151,7 +145,6 @@ class _Table:
         return means / len(self._hits), np.sqrt(variances) / len(self._hits)
 
     def correlations(self, running: Sequence[int]) -> Floats:
-        """Return the correlations of losses, of candidates that saw the same images."""
         losses = self._losses[list(running)]
         products = losses @ losses.T + np.eye(len(losses))
         deviations = np.sqrt(np.diag(products))
@@ -187,10 +180,3 @@ def _chances(table: _Table, running: Sequence[int], rank: Rank, rng: np.random.G
     drops[:, running] = rng.multivariate_normal(means[running], spread, size=DRAWS, method="eigh")
     winners = rank(drops)[:, running].argmin(axis=1)
     return np.bincount(winners, minlength=len(running)) / DRAWS
-
-
-def _hopeless(chances: Floats, allowed: float) -> list[int]:
-    """Return the least promising, whose chances add up to ``allowed`` at most."""
-    order = np.argsort(chances, kind="stable")
-    count = int(np.searchsorted(np.cumsum(chances[order]), allowed, side="right"))
-    return sorted(order[: min(count, len(order) - 1)].tolist())

@@ -1,8 +1,7 @@
 """Refinement: evaluate the networks that a model of all evaluations expects the most of.
 
-Thompson sampling: each next network is the best one on the bounds according to a draw from the
-model's posterior. It is searched for in a ``Pool`` of assignments that meet the bounds: all of a
-small space, a growing part of a large one.
+Thompson sampling: each next network is the best on the bounds according to a draw from the model's
+posterior, among a ``Pool`` of assignments: all of a small space, a growing part of a large one.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ Values = Callable[[Floats, Floats], Floats]
 """From indicators (N, D) and logarithms of costs (N, K) of N assignments to their values (N,)."""
 
 RANDOM_SHARE = 0.1
-"""Part of the evaluations that goes to random networks near the bounds first; at least one for each
-problem, as a model that saw only cheap networks may expect nothing of expensive ones."""
+"""Part of the evaluations for random networks near the bounds first, at least one a problem."""
 EXPLORATION = 0.5
 """How far draws stray from the mean; 1 is Thompson sampling: see benchmarks/README.md."""
 GROWTH = 1.1
@@ -53,10 +51,9 @@ def refine(
 ) -> tuple[list[Assignment], dict[Assignment, float]]:
     """Return for each problem the best assignment that meets its bounds, and all accuracies.
 
-    The problems, the same one ``within`` different bounds, propose in turn and learn from all
-    evaluations. ``known`` accuracies of canonical assignments, within the bounds or not, come back
-    first. Raises InfeasibleTarget if nothing meets the bounds, ValueError if nothing that does is
-    known and nothing may be evaluated.
+    The problems, the same one ``within`` different bounds, propose in turn. ``known`` accuracies of
+    canonical assignments come back first. Raises InfeasibleTarget if nothing meets the bounds,
+    ValueError if nothing that does is known and nothing may be evaluated.
     """
     pools = [Pool(problem, rng) for problem in problems]
     evaluated = dict(known)
@@ -95,8 +92,7 @@ class Pool:
     def search(self, values: Values, seen: Container[Assignment]) -> Assignment | None:
         """Return the member of the highest value that is not in ``seen``; None if all are.
 
-        Where the pool is a part of the space, its best are improved by changes of one or two
-        choices, which join the pool.
+        Moves from the best of an incomplete pool join it.
         """
         found = values(*self.table())
         members = list(self.members)
@@ -104,22 +100,25 @@ class Pool:
         ranked = [(float(found[index]), members[index]) for index in order]
         best = next((member for member in ranked if member[1] not in seen), None)
         for start in () if self.is_complete else ranked[:STARTS]:
-            for reached in self._climb(*start, values):
-                if reached[1] not in seen and (best is None or reached[0] > best[0]):
-                    best = reached
+            value, current = start
+            for _ in range(MOVES):
+                step = self._better(value, current, values)
+                if step is None:
+                    break
+                value, current = step
+                self.members[current] = None
+                if current not in seen and (best is None or value > best[0]):
+                    best = step
         return best[1] if best else None
 
     def features(self, assignments: Sequence[Assignment]) -> tuple[Floats, Floats]:
         """Return indicators of (choice >= option), (N, D), and logarithms of costs, (N, K)."""
         prices = [self.problem.price(assignment).values() for assignment in assignments]
-        costs = [
-            [math.log(max(pair)) for pair in zip(price, self._floors, strict=True)]
-            for price in prices
-        ]
+        priced = [zip(price, self._floors, strict=True) for price in prices]
+        costs = [[math.log(max(pair)) for pair in pairs] for pairs in priced]
         return self._indicators(np.array(assignments, int)), np.array(costs, float)
 
     def table(self) -> tuple[Floats, Floats]:
-        """Return the features of all members."""
         indicators, costs = self._table
         new = list(self.members)[len(indicators) :]
         if new:
@@ -129,18 +128,6 @@ class Pool:
 
     def _indicators(self, assignments: NDArray[np.int_]) -> Floats:
         return (assignments[:, self._choices] >= self._options).astype(float)
-
-    def _climb(
-        self, value: float, current: Assignment, values: Values
-    ) -> Iterator[tuple[float, Assignment]]:
-        """Yield the moves of a local search, which join the pool."""
-        for _ in range(MOVES):
-            step = self._better(value, current, values)
-            if step is None:
-                return
-            value, current = step
-            self.members[current] = None
-            yield step
 
     def _better(
         self, value: float, current: Assignment, values: Values
@@ -194,7 +181,6 @@ class Pool:
 
 
 def _in_turn(proposals: Sequence[Iterator[Assignment]]) -> Iterator[Assignment]:
-    """Yield one of each iterator after the other, while there are some."""
     left = list(proposals)
     while left:
         for iterator in tuple(left):
@@ -232,19 +218,13 @@ def _proposals(
             pool.members[sampled] = None
             random -= 1
             yield sampled
-    yield from _promising(pool, evaluated, rng)
-
-
-def _promising(
-    pool: Pool, evaluated: Mapping[Assignment, float], rng: np.random.Generator
-) -> Iterator[Assignment]:
-    """Yield the best of one draw after the other that is not in ``evaluated``, which may grow."""
     encode = Encoder(pool.problem.sizes, *pool.table())
     deviations, fitted = None, 0
     while True:
         if len(evaluated) > GROWTH * fitted:
             deviations, fitted = None, len(evaluated)
-        posterior = _posterior(pool, encode, evaluated, deviations)
+        inputs = encode(*pool.features(list(evaluated)))
+        posterior = Posterior(inputs, list(evaluated.values()), deviations)
         deviations = posterior.deviations
         for _ in range(1 + len(evaluated) // DRAWS):
             draw = posterior.draw(rng, EXPLORATION)
@@ -254,26 +234,15 @@ def _promising(
             yield found
 
 
-def _posterior(
-    pool: Pool,
-    encode: Encoder,
-    evaluated: Mapping[Assignment, float],
-    deviations: Floats | None = None,
-) -> Posterior:
-    inputs = encode(*pool.features(list(evaluated)))
-    return Posterior(inputs, list(evaluated.values()), deviations)
-
-
 def _best(pool: Pool, evaluated: Mapping[Assignment, float]) -> Assignment:
     """Return the best by the mean of observation and expectation; by observation if all is known.
 
-    The expectation shrinks observations that are high by luck; the observation has what the model
-    cannot express.
+    The expectation shrinks observations that are high by luck.
     """
     merits = {it: accuracy for it, accuracy in evaluated.items() if pool.problem.fits(it)}
     if not (pool.is_complete and all(member in evaluated for member in pool.members)):
         encode = Encoder(pool.problem.sizes, *pool.table())
-        posterior = _posterior(pool, encode, evaluated)
+        posterior = Posterior(encode(*pool.features(list(evaluated))), list(evaluated.values()))
         expected = posterior.mean(encode(*pool.features(list(merits))))
         for assignment, mean in zip(merits, expected, strict=True):
             merits[assignment] = (merits[assignment] + float(mean)) / 2

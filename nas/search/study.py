@@ -1,8 +1,7 @@
 """Baselines of slimming, and studies that workers share: random search and Optuna's samplers.
 
-Workers know of each other by a study in a storage that all write to: a journal file for processes
-of one machine, a database for those of many. Any of them may be killed: a running trial has a
-pulse, and the worker that first notices a dead one evaluates it again.
+Workers share a study's storage. Any of them may be killed: a running trial has a pulse, and the
+worker that first notices a dead one evaluates it again.
 """
 
 from __future__ import annotations
@@ -33,13 +32,11 @@ if TYPE_CHECKING:
 SamplerName = Literal["nsga2", "tpe", "random"]
 
 POPULATION = 20
-"""Networks of a generation of the evolution, as Optuna's 50 leave no time to evolve in 100
-evaluations. Any sampler starts with so many random networks near the bounds."""
+"""Networks of a generation of the evolution; any sampler starts with so many random ones."""
 PROPOSALS = 20
 """Networks that a sampler may propose per evaluation; those that miss a bound cost none."""
 MISSES = 20
-"""Proposals in a row that cost no evaluation, as samplers often repeat themselves; after so many a
-worker proposes a random network."""
+"""Proposals in a row that cost no evaluation, after which a worker proposes a random network."""
 RANDOM_MISSES = 100
 """Random networks in a row that were evaluated before, after which random search ends."""
 WAIT_SECONDS = 0.1
@@ -51,7 +48,7 @@ EVALUATED, BEAT, SUBJECT = "evaluated", "pulse", "subject"
 def open_study(storage: str | None, name: str, *, subject: str) -> Study:
     """Return the study ``name``, made if need be, which maximises accuracy and minimises a cost.
 
-    ``storage`` is the path of a journal file or a database's URL; None keeps the study in memory.
+    ``storage`` is the path of a journal file (one machine), a database's URL, or None (in memory).
     Raises UserError if it cannot be opened, or its study is about another ``subject`` (one line).
     """
     import optuna
@@ -121,14 +118,11 @@ def search_randomly(
 def evolve(problems: Sequence[Problem], *, evaluations: int, rng: np.random.Generator) -> Solution:
     """Run NSGA-II on accuracy and the first bounded cost, with the loosest bounds as constraints.
 
-    The first generation is random networks near the bounds of each problem. For accuracy alone see
-    benchmarks/README.md, for arguments and errors ``slim_problems``.
+    The first generation is random networks near the bounds; for the rest see ``slim_problems``.
     """
     problems = [problem.ready(evaluations) for problem in problems]
-    loosest = {
-        name: max(problem.target.get(name, math.inf) for problem in problems)
-        for name in problems[0].target
-    }
+    names = problems[0].target
+    loosest = {name: max(it.target.get(name, math.inf) for it in problems) for name in names}
     turns = itertools.cycle(problems)
     study = open_study(None, "evolution", subject="evolution")
     work(
@@ -156,8 +150,7 @@ def work(
     """Evaluate, beside other workers, until the study holds ``evaluations`` or has no new proposal.
 
     Only assignments that meet every bound are evaluated, and none twice. ``first`` returns the
-    first networks to propose, by default random ones near the bounds. ``progress`` receives the
-    evaluations of all workers.
+    first networks to propose, by default random ones near the bounds.
     """
     from optuna.trial import TrialState
 
@@ -210,9 +203,8 @@ def _evaluate(
     Where a bound is missed nothing is evaluated and the accuracy is 0: constraints count first.
     """
     sizes = enumerate(problem.sizes)
-    proposed = problem.canonical(
-        tuple(trial.suggest_int(str(choice), 0, size - 1) for choice, size in sizes)
-    )
+    options = [trial.suggest_int(str(choice), 0, size - 1) for choice, size in sizes]
+    proposed = problem.canonical(tuple(options))
     costs = problem.price(proposed)
     for name, bound in problem.target.items():
         trial.set_constraint(name, costs[name] - bound)
@@ -280,10 +272,7 @@ def _take_over(study: Study, dead: FrozenTrial, problem: Problem) -> Assignment 
 def _dead(
     running: list[FrozenTrial], beats: dict[int, tuple[object, float]], patience_seconds: float
 ) -> list[FrozenTrial]:
-    """Return the trials whose pulse has stood still for too long.
-
-    ``beats`` keeps each trial's last beat, and when it was first seen by this process's clock.
-    """
+    """Return the trials whose pulse stands still; ``beats`` keeps the last ones and times."""
     now = time.monotonic()
     for trial in running:
         beat = trial.user_attrs.get(BEAT)
@@ -294,7 +283,6 @@ def _dead(
 
 @contextmanager
 def _beating(trial: Trial, seconds: float) -> Iterator[None]:
-    """Let others see that the trial is alive."""
     done = threading.Event()
     trial.set_user_attr(BEAT, 0)
 

@@ -1,8 +1,7 @@
 """The walk of slimming: from the largest network down to the bounds, one cheaper option at a time.
 
-A strategy says which actions a step has and how they rank; the walk evaluates them, takes the best
-and repeats. ``Frontier`` is the loop of EfficientFormer V2 (Li et al., ICCV 2023, section 3.3). A
-walk cannot take an early removal back; ``refine``, to which most evaluations go, can.
+``Frontier`` is the loop of EfficientFormer V2 (Li et al., ICCV 2023, section 3.3). A walk cannot
+take an early removal back; ``refine``, to which most evaluations go, can.
 """
 
 from __future__ import annotations
@@ -50,7 +49,6 @@ class Solution(NamedTuple):
 
     @property
     def best(self) -> Assignment:
-        """The best for the first problem."""
         return self.bests[0]
 
 
@@ -94,7 +92,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def gain(self, at: Position, action: Action) -> float:
-        """Return what an action saves, above zero: its drop is divided by that."""
+        """Return what an action saves, above zero; its drop is divided by that."""
 
     @abstractmethod
     def affordable(self, at: Position, budget: int, spent: int) -> int:
@@ -108,16 +106,12 @@ class Strategy(ABC):
         return drops.get(key)
 
     def order(self, count: int, rng: np.random.Generator) -> Sequence[int]:  # noqa: ARG002
-        """Return the order of ``count`` equally good actions."""
         return range(count)
 
     def choose(
         self, ranked: Actions, evaluated: Container[Assignment], affordable: int
     ) -> list[Key]:
-        """Return the actions to evaluate, in this order; those in ``evaluated`` cost nothing.
-
-        ``ranked`` holds actions of unknown drop first, then the most promising.
-        """
+        """Return the actions to evaluate, in this order; those in ``evaluated`` cost nothing."""
         every = [action.assignment for action in ranked.values()]
         new = dict.fromkeys(assignment for assignment in every if assignment not in evaluated)
         unaffordable = list(new)[max(0, affordable) :]
@@ -139,22 +133,18 @@ class Frontier(Strategy):
     def actions(self, problem: Problem, current: Assignment) -> Actions:
         """Return, for each choice, the next option that raises the score and lowers a missed cost.
 
-        Fewer channels may raise the score by parameters, but save no time where a device computes
-        16 at once. Where no option lowers a missed cost, those that raise the score are left.
+        Where no option lowers a missed cost, those that raise the score are left.
         """
         costs = problem.price(current)
         score = problem.score(costs)
-        missed = [name for name, bound in problem.target.items() if costs[name] > bound]
+        missed = problem.missed(current)
         groups: Groups = {(choice,): below(current, choice) for choice in range(len(current))}
 
-        def raises(action: Action) -> bool:
-            return action.score > score
-
         def saves(action: Action) -> bool:
-            return raises(action) and any(action.costs[name] < costs[name] for name in missed)
+            return any(action.costs[name] < costs[name] for name in missed)
 
-        found = first_useful(problem, current, groups, saves)
-        found = found or first_useful(problem, current, groups, raises)
+        found = first_useful(problem, current, groups, lambda it: it.score > score and saves(it))
+        found = found or first_useful(problem, current, groups, lambda it: it.score > score)
         return {(action.choice, action.option): action for action in found.values()}
 
     def gain(self, at: Position, action: Action) -> float:
@@ -192,7 +182,7 @@ class Frontier(Strategy):
 
 @dataclass
 class Walk:
-    """A walk and its state: evaluations left, accuracies, steps, the last drop of each action."""
+    """A walk; ``budget`` is the evaluations left, ``drops`` the last drop of each action."""
 
     problem: Problem
     strategy: Strategy
@@ -203,10 +193,7 @@ class Walk:
     drops: dict[Key, float] = field(default_factory=dict)
 
     def run(self, start: Assignment) -> Assignment:
-        """Return the network that meets every bound after one action after the other.
-
-        Where actions run out before, as costs need not grow with every option, return another one.
-        """
+        """Return the network that meets every bound at the end; another one if actions run out."""
         current = start
         while not self.problem.fits(current):
             actions = self.strategy.actions(self.problem, current)
@@ -238,9 +225,8 @@ class Walk:
 
         def expected(key: Key) -> tuple[bool, float]:
             drop = strategy.drop(key, self.drops)
-            ranked = math.inf if drop is None else drop
-            rank = drop_per_gain(np.array(ranked), np.array(gains[key]))
-            return drop is not None, float(rank)
+            known_drop = np.array(math.inf if drop is None else drop)
+            return drop is not None, float(drop_per_gain(known_drop, np.array(gains[key])))
 
         keys = list(actions)
         order = strategy.order(len(keys), self.rng)
@@ -255,8 +241,8 @@ class Walk:
         order = strategy.order(len(keys), self.rng)
         ranks = [(expected(key)[1], place) for key, place in zip(keys, order, strict=True)]
         taken = actions[keys[ranks.index(min(ranks))]]
-        considered = tuple(actions.values())
-        self.trace.append(Step(at.assignment, now, at.costs, at.score, considered, taken))
+        every = tuple(actions.values())
+        self.trace.append(Step(at.assignment, now, at.costs, at.score, every, taken))
         return taken.assignment
 
     def _race(self, at: Position, gains: Mapping[Assignment, float]) -> None:
@@ -283,10 +269,8 @@ def slim_problems(
     """Walk from ``start``, by default the largest network, then refine on each problem's bounds.
 
     ``problems`` are the same one ``within`` different bounds. Together they call ``accuracy`` at
-    most ``evaluations`` times, never twice for one assignment nor for a ``known`` one. A strategy
-    with a ``walk_share`` of 1 walks alone, from the bounds of one problem to those of the next.
-    Before ``accuracy`` is called, raises InfeasibleTarget if nothing meets a problem's bounds, and
-    ValueError without an evaluation.
+    most ``evaluations`` times, never twice for one assignment nor for a ``known`` one. Before that,
+    raises InfeasibleTarget if nothing meets the bounds, and ValueError without an evaluation.
     """
     from nas.search.refinement import refine  # loads scipy, which the command line's help can spare
 
@@ -342,10 +326,7 @@ def below(current: Assignment, choice: int, lowest: int = 0) -> list[Lowering]:
 
 
 def first_useful(
-    problem: Problem,
-    current: Assignment,
-    groups: Groups,
-    is_useful: Callable[[Action], bool],
+    problem: Problem, current: Assignment, groups: Groups, is_useful: Callable[[Action], bool]
 ) -> dict[Key, Action]:
     """Return the first useful lowering of each group, where there is one."""
     found: dict[Key, Action] = {}
