@@ -28,10 +28,7 @@ MOST_WORKERS = 8
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images of one size, split into training, search slice and test.
-
-    ``split_sha256`` identifies the search slice; ``augmentation`` suits these images.
-    """
+    """Images of one size; ``split_sha256`` identifies the search slice."""
 
     name: str
     classes: tuple[str, ...]
@@ -57,10 +54,9 @@ def load_dataset(
 ) -> Dataset:
     """The data set that ``spec`` names, as square images of ``image_size`` pixels.
 
-    The search slice is ``search_share`` of the training images, of which ``limit`` keeps that many
-    beforehand; ``seed`` decides both. Images that need up to 2 GiB are decoded now and kept in
-    memory, others are decoded whenever they are needed. Raises UserError if there is no such data
-    set, or its images cannot be read or split.
+    ``search_share``, ``limit`` and ``seed`` are those of ``split_source``. Images of up to 2 GiB
+    are kept in memory, others are decoded whenever they are needed. Raises UserError if there is no
+    such data set, or its images cannot be read or split.
     """
     import torch
 

@@ -45,7 +45,6 @@ class RandAugment:
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse a magnitude out of its range."""
         if not 0 <= self.magnitude <= LARGEST_MAGNITUDE:
             raise ValueError(
                 f"magnitude must be between 0 and {LARGEST_MAGNITUDE:g}, got {self.magnitude}"
@@ -66,7 +65,6 @@ class Augmentation:
     distortion: RandAugment | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a padding that could crop the image away."""
         if not 0 <= self.crop_padding <= 0.5:
             raise ValueError(f"crop_padding must be between 0 and 0.5, got {self.crop_padding}")
 
@@ -153,10 +151,7 @@ def mixup(
 def cutmix(
     images: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A rectangle of each image replaced by its neighbour's (Yun et al. 2019, arXiv 1905.04899).
-
-    One rectangle for the batch, cut off at the edges; its pixels' share weighs the targets.
-    """
+    """A rectangle of each image replaced by its neighbour's (Yun et al. 2019, arXiv 1905.04899)."""
     side = images.shape[-1]
     half = side * (1 - rng.beta(alpha, alpha)) ** 0.5 / 2
     y, x = rng.uniform(0, side, size=2)

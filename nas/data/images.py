@@ -130,10 +130,7 @@ class ResizedImages(Images):
 
 @dataclass(frozen=True, eq=False)
 class StreamedImages(Images):
-    """The pictures at ``indices``, decoded by ``workers`` processes (0: by this one).
-
-    An augmented image is a random resized crop, distorted if asked for.
-    """
+    """The pictures at ``indices``, decoded by ``workers`` processes (0: by this one)."""
 
     pictures: Pictures
     indices: NDArray[np.int64]

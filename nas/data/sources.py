@@ -51,16 +51,13 @@ class Pictures(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set before splits and decoding. ``test`` is None where it has no test set of its own.
-
-    ``mirror``: whether an image keeps its class when it is mirrored.
-    """
+    """A data set before splits and decoding; ``test`` is None where it has no test set."""
 
     spec: str
     classes: tuple[str, ...]
     train: Pictures
     test: Pictures | None = None
-    mirror: bool = True
+    mirror: bool = True  # whether a mirrored image keeps its class
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +78,10 @@ class DigitPictures(Pictures):
 
 @dataclass(frozen=True, eq=False)
 class FilePictures(Pictures):
-    """One file for each picture, at ``names[index]`` below ``path``.
-
-    Names lie in one block of memory: a million Python objects would be copied page by page into
-    every worker process, as each is touched when it is read.
-    """
+    """One file for each picture, at ``names[index]`` below ``path``."""
 
     path: Path
-    names: pa.LargeBinaryArray
+    names: pa.LargeBinaryArray  # a million objects would be copied into every worker process
     labels: NDArray[np.int64]
 
     def open(self, index: int) -> Image.Image:
@@ -99,10 +92,7 @@ class FilePictures(Pictures):
 
 
 def digits() -> Source:
-    """The 1,797 handwritten digits that scikit-learn carries: data without a download.
-
-    174 to 183 images of each of 0 to 9; mirrored they would be no digits.
-    """
+    """The 1,797 handwritten digits that scikit-learn carries: data without a download."""
     from sklearn.datasets import load_digits  # heavy, and only this source needs it
 
     bunch = load_digits()

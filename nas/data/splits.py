@@ -29,7 +29,7 @@ class Split:
 
     @property
     def sha256(self) -> str:
-        """The hash of the search slice; equal hashes mean the same held-out images."""
+        """The hash of the search slice."""
         return hashlib.sha256(self.search.astype("<i8").tobytes()).hexdigest()
 
 
@@ -38,9 +38,8 @@ def split_source(
 ) -> Split:
     """Hold the test set (unless the source has one) and then the search slice out of training.
 
-    Every class keeps its share in each part, and at least one image. ``limit`` keeps that many
-    training images, of which the search slice is then taken. Raises UserError if a class has too
-    few images, or a number is out of its range.
+    Every class keeps its share in each part. ``limit`` leaves so many images for those two parts.
+    Raises UserError if a class has too few images, or a number is out of its range.
     """
     if not 0 < search_share < 1:
         raise UserError(f"search share: must be between 0 and 1, got {search_share}")

@@ -29,27 +29,17 @@ PARITY_BOUND = 1e-4
 """Largest difference from torch, relative to the largest output, that counts as rounding."""
 
 ROUNDING_MARGIN = 4
-"""Times torch's own error in float32 that an export may have where that is above the bound.
-
-Folding alone has up to 2.6 times that error; see benchmarks/README.md.
-"""
+"""Times torch's own error in float32 that an export may have where that is above the bound."""
 
 MOST_ROUNDING = 1e-2
 """An error above which no float32 result shows what a network computes."""
 
 LEAST_AGREEMENT = 0.8
-"""Share of images for which an int8 network must predict the class of the float32 network.
-
-Sound networks reach 99.7 % (benchmarks/README.md), wrong weights or scales little above chance.
-"""
+"""Share of images for which an int8 network must predict the class of the float32 network."""
 
 
 def to_onnx(module: nn.Module, input_shape: Shape) -> onnx.ModelProto:
-    """The module for inference on one image of ``input_shape``: float32, norms folded.
-
-    The input is called ``images``, the output ``logits``; the initializers are named as the tensors
-    of ``fold(module)``. Weights are inside the file.
-    """
+    """The module for one image, in float32; initializers have the names of ``fold(module)``."""
     return export_folded(fold(module), input_shape)
 
 
@@ -113,10 +103,7 @@ def to_checked_onnx(module: nn.Module, input_shape: Shape) -> tuple[onnx.ModelPr
 def to_checked_int8(
     model: onnx.ModelProto, module: nn.Module, examples: Examples, placement: Placement
 ) -> tuple[onnx.ModelProto, float]:
-    """The ``model`` of ``module`` in int8, and its ``agreement`` with the module.
-
-    Raises UserError if the agreement is below ``LEAST_AGREEMENT``.
-    """
+    """The model in int8 and its ``agreement``; raises UserError below ``LEAST_AGREEMENT``."""
     found = quantize(model, examples.calibration.numpy(), placement)
     share = agreement(OnnxNetwork(found), module, examples.judged)
     if not share >= LEAST_AGREEMENT:
@@ -166,10 +153,7 @@ def largest_difference(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> float:
-    """Largest difference between ``run`` and the unfolded ``module``, over the largest output.
-
-    They run on three random images, ``run`` in float32 and ``module`` in ``dtype``.
-    """
+    """Largest difference of ``run`` from ``module`` in ``dtype``, over the largest output."""
     module = copy.deepcopy(module).to(dtype).cpu().eval()
     generator = torch.Generator().manual_seed(0)
     difference = scale = 0.0

@@ -64,10 +64,7 @@ def export_network(
     out: Path,
     rounding: Rounding | None = None,
 ) -> Exported:
-    """Export a network, which is in evaluation mode; ``rounding`` is for int8.
-
-    Raises UserError if the export computes something else than torch, or lacks its runtime.
-    """
+    """Export a network in evaluation mode; raises UserError unless the export computes the same."""
     from safetensors.torch import save
 
     from nas.deploy.export import require_parity, to_checked_int8, to_checked_onnx

@@ -29,10 +29,7 @@ which spoils more than a third of the predictions."""
 
 
 class Placement(NamedTuple):
-    """Which numbers of an operator are rounded besides its input and its weights.
-
-    ``outputs``: the outputs of convolutions, and biases, to 32 bits: then all numbers are integers.
-    """
+    """Whether outputs of convolutions and biases are rounded too: then all numbers are integers."""
 
     outputs: bool
 
@@ -140,7 +137,8 @@ class _Quantizer:
 
     def _round_weights(self, node: onnx.NodeProto) -> None:
         """Put integers in place of the node's weight, and of its bias where outputs are rounded."""
-        axis = _output_axis(node)
+        transposed = any(option.name == "transB" and option.i for option in node.attribute)
+        axis = 0 if transposed or node.op_type == "Conv" else 1  # of the output channels
         source = self.scales[node.input[0]]
         weight = numpy_helper.to_array(self.weights[node.input[1]])
         scale = weight_scale(weight, axis)
@@ -217,9 +215,3 @@ def _rounded_values(
 
 def _is_weighted(node: onnx.NodeProto, weights: Collection[str]) -> bool:
     return node.op_type in WEIGHTED and node.input[1] in weights
-
-
-def _output_axis(node: onnx.NodeProto) -> int:
-    """The axis of a weight along which its output channels lie."""
-    transposed = any(option.name == "transB" and option.i for option in node.attribute)
-    return 0 if transposed or node.op_type == "Conv" else 1

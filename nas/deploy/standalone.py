@@ -69,10 +69,7 @@ class ModuleSource(NamedTuple):
 
 
 def source_file(architecture: Architecture) -> str:
-    """The text of a Python file with ``build()`` and ``load()``.
-
-    Raises UserError if a class refers to something outside of torch, Python and this package.
-    """
+    """A Python file with ``build()``, ``load()``; raises UserError if it needs more than torch."""
     calls = [(layer.slot, layer.module(shape)) for layer, shape in architecture.placed()]
     parts = _Parts()
     used: list[Callable[..., object]] = [Network, read_tensors, *(call.func for _, call in calls)]

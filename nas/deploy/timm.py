@@ -30,16 +30,13 @@ def load_timm_state_dict(
 ) -> None:
     """Load weights named as timm names them into ``build(architecture)``, in place.
 
-    timm's integer index buffers may be absent. Raises UserError if a tensor is missing, left over,
-    or of another shape; the message names the published architecture that is closest.
+    timm's index buffers may be absent. Raises UserError if another tensor is, or one does not fit.
     """
     given = {key: tensor for key, tensor in state_dict.items() if not INDEX.search(key)}
     found = _places(architecture, _shapes(network))
-    misfit = _misfit(found, given)
-    if misfit is not None:
+    if misfit := _misfit(found, given):
         name = architecture.name or "the architecture"
-        hint = _closest(given, but=architecture)
-        raise UserError(f"timm weights do not fit {name}: {misfit}{hint}")
+        raise UserError(f"timm weights do not fit {name}: {misfit}{_closest(given, architecture)}")
     network.load_state_dict({name: place.take(given[place.key]) for name, place in found.items()})
 
 
@@ -63,10 +60,7 @@ def to_timm_state_dict(network: nn.Module, architecture: Architecture) -> dict[s
 
 
 def names_of(architecture: Architecture) -> TimmNames:
-    """The names of the family that has the architecture's stem and head.
-
-    Raises UserError if timm's networks of that family lack one of the layers.
-    """
+    """The names of the family with this stem and head; raises UserError if it lacks a layer."""
     first, *_, last = architecture.layers
     names = max(
         (family.timm for family in FAMILIES if family.timm is not None),

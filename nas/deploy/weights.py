@@ -94,10 +94,9 @@ def resize_attention_biases(
 ) -> dict[str, torch.Tensor]:
     """The weights of a network, for the same layers on images of another size, to be trained on.
 
-    Attention biases, one for each offset, are interpolated linearly between offsets: the bias of a
-    pixel to itself and the bias from one corner of a map to the opposite one keep their values.
-    Tensors that keep their shape are returned as they are. Raises UserError if the architectures
-    differ in more than the input size, or the weights are not those of the first.
+    Attention biases, one for each offset, are interpolated linearly between offsets: those of the
+    least and the greatest offset keep their values. Raises UserError if the architectures differ in
+    more than the input size, or the weights are not those of the first.
     """
     if from_architecture.layers != to_architecture.layers:
         raise UserError("resize: the architectures may differ in their input size only")

@@ -34,10 +34,7 @@ FLOOR_MS = 1e-4
 
 
 class MeasuringPlan(NamedTuple):
-    """How layers, the sweep for the channel step, and whole networks are timed.
-
-    A kill loses at most ``batch`` layers.
-    """
+    """How networks, layers, the channel step are timed; a kill loses at most ``batch`` layers."""
 
     networks: NetworkSample
     layers: VisitPlan = LAYER_VISITS
@@ -55,7 +52,6 @@ class BuildSettings:
     """How a table is built; ``quick`` measures a part of the layers, and models the others.
 
     ``space_argument`` names the space in the commands of error messages; by default its name.
-    ``plan`` is by default ``THOROUGH``, or ``QUICK`` where that is asked for.
     """
 
     space_argument: str | None = None
@@ -92,10 +88,8 @@ def build_table(
 ) -> LatencyTable:
     """Measure the layers of ``space`` on ``target`` and write ``path`` and its sidecar.
 
-    ``resume`` keeps the rows of an unfinished build or a finished table, except those that a quick
-    build modelled if ``quick`` is off. ``graphs`` may bring templates from elsewhere. Raises
-    UserError if a build is there and neither ``resume`` nor ``force`` is given, or if it is for
-    another target or space.
+    ``resume`` keeps the rows of a build, except modelled ones if ``quick`` is off. Raises UserError
+    if a build is there without ``resume`` or ``force``, or for another target or space.
     """
     if path.suffix != ".csv":
         raise UserError(f"{path}: a latency table is a .csv file; name it {path}.csv")

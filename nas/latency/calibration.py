@@ -132,10 +132,7 @@ class TableVerdict(NamedTuple):
 
 
 def fit_calibration(sums: Sequence[RowSums], measured: Sequence[float]) -> Calibration:
-    """The calibration of the least squared relative error on networks measured in ms.
-
-    Overhead and fetching are taken only if they predict left-out networks clearly better.
-    """
+    """The calibration of the least squared relative error on networks measured in ms."""
     fetching = [partial(_fit_fetching, overhead=overhead) for overhead in (0.0, 1.0)]
     return _best_fit([_fit_factor, _fit_with_overhead, *fetching], _table_of(sums, measured))
 
@@ -145,9 +142,8 @@ def reanchor(
 ) -> Calibration:
     """The calibration brought up to date by networks that were measured again, in ms.
 
-    Everything is multiplied by one factor; or the rows by one and the fetching of weights by
-    another, if that predicts left-out networks clearly better: other work on a machine takes its
-    share of the caches, which slows large networks only.
+    One factor multiplies everything; or one the rows and another the fetching of weights: other
+    work on a machine takes its share of the caches, which slows large networks only.
     """
     fits = [partial(_rescaled, calibration, separately=False)]
     if any(calibration.terms(size.ms, size.params)[1] for size in sums):
@@ -239,19 +235,13 @@ def _best_fit(fits: Sequence[_Fit], data: np.ndarray) -> Calibration:
     """The first fit, or a later one that predicts left-out networks clearly better."""
     chosen, least = fits[0], np.inf
     for fit in fits if len(data) >= LEAST_FOR_TWO else ():
-        error = _left_out_error(fit, data)
-        if error <= GAIN * least:
+        errors = [
+            abs(fit(np.delete(data, index, axis=0)).latency(sum_ms, params) / measured - 1)
+            for index, (sum_ms, params, measured) in enumerate(data)
+        ]
+        if (error := float(np.mean(errors))) <= GAIN * least:
             chosen, least = fit, error
     return chosen(data)
-
-
-def _left_out_error(fit: _Fit, data: np.ndarray) -> float:
-    """Mean relative error on each network by a fit to all the others."""
-    errors = [
-        abs(fit(np.delete(data, index, axis=0)).latency(sum_ms, params) / measured - 1)
-        for index, (sum_ms, params, measured) in enumerate(data)
-    ]
-    return float(np.mean(errors))
 
 
 def _fit_factor(data: np.ndarray) -> Calibration:

@@ -2,9 +2,8 @@
 
 A dynamo export takes half a second, a space has hundreds of layers. For another width only the
 weights of a template are exchanged, and every graph made so is run and compared with its torch
-module. Where the weights do not fit, the layer is exported itself.
-
-Each graph has one input and one output.
+module. Where the weights do not fit, the layer is exported itself. Each graph has one input and
+one output.
 """
 
 from __future__ import annotations
@@ -117,10 +116,7 @@ class LayerGraphs:
 
 
 def random_module(layer: Layer, input_shape: Shape) -> nn.Module:
-    """The layer in evaluation mode; every tensor random, so that none can be optimised away.
-
-    Fresh networks have scales of 1e-5 and biases of zero, which would hide mistakes.
-    """
+    """The layer in evaluation mode; every tensor random: biases of zero would hide mistakes."""
     seed = zlib.crc32(f"{layer.signature} {input_shape}".encode())
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -189,10 +185,7 @@ def output_shape_of(model: onnx.ModelProto) -> tuple[int, ...]:
 
 
 def with_batch(model: onnx.ModelProto, images: int) -> onnx.ModelProto:
-    """The same model for so many images at once; its own batch may be fixed or open.
-
-    Reshapes that name the batch as their first number, as those of attention do, are rewritten.
-    """
+    """The same model for so many images at once; its own batch may be fixed or open."""
     found = onnx.ModelProto()
     found.CopyFrom(model)
     values = [*found.graph.input, *found.graph.output]
@@ -205,7 +198,7 @@ def with_batch(model: onnx.ModelProto, images: int) -> onnx.ModelProto:
         batch.dim_value = images
     shapes = {node.input[1] for node in found.graph.node if node.op_type == "Reshape"}
     for tensor in found.graph.initializer:
-        if tensor.name in shapes and own:
+        if tensor.name in shapes and own:  # attention's reshapes name the batch first
             shape = numpy_helper.to_array(tensor).copy()
             if shape.size and shape[0] == own:
                 shape[0] = images

@@ -58,10 +58,7 @@ WALL_PATIENCE = 2
 
 @dataclass(frozen=True)
 class VisitPlan:
-    """How often a graph is visited; at each visit it runs at least so often and so long.
-
-    Visits go on until half the confidence interval is below ``tolerance`` times the latency.
-    """
+    """Visits of so many runs and ms at least, until half the interval is within the tolerance."""
 
     runs: int = 5
     span_ms: float = 1.5

@@ -37,15 +37,7 @@ from nas.latency.measure import (
     estimate,
     measure_probes,
 )
-from nas.latency.table import (
-    Anchor,
-    Key,
-    LatencyTable,
-    Row,
-    build_command,
-    space_hash,
-    sum_rows,
-)
+from nas.latency.table import Anchor, Key, LatencyTable, Row, build_command, space_hash, sum_rows
 from nas.latency.target import Target, detect_again
 from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
@@ -89,10 +81,7 @@ class NetworkSample(NamedTuple):
 
 
 class Drift(Value):
-    """The shift of measurements from predictions, as shares (0.01 is 1 %), and the action to take.
-
-    ``calibration`` brings the table up to date; ``mape_after`` is the error with it.
-    """
+    """Measurements against predictions, as shares; ``mape_after``: with the new ``calibration``."""
 
     networks: int
     shift: float
@@ -153,9 +142,8 @@ def calibrate(
 ) -> tuple[Calibration, Validation | None]:
     """Measure random networks between the smallest and the largest of ``space``.
 
-    Some of them, evenly spread, fit the calibration, the others validate it; a space with too few
-    networks has no validation. A validation that fails is measured on, up to ``MOST_ROUNDS`` times
-    as long: on a busy machine the networks' noise may be to blame.
+    Some of them, evenly spread, fit the calibration, the others validate it, if there are enough. A
+    validation that fails is measured on, up to ``MOST_ROUNDS`` times: noise may be to blame.
     """
     networks = pick_networks(space, rows, runner.rng, sample.fitted + sample.held_out)
     sums = [network_sums(rows, network) for network in networks]

@@ -78,24 +78,20 @@ def measure_step(target: Target, rng: np.random.Generator, plan: VisitPlan = SWE
 
 
 def fit_step(widths: Sequence[int], ms: Sequence[float]) -> int:
-    """The step P for which ms = b0 + b1 P(c) + b2 P(c)^2 errs least, P(c) rounding c up to it.
-
-    The finest step is kept unless a wider one explains clearly more.
-    """
-    best, least = STEPS[0], math.inf
+    """The step P for which ms = b0 + b1 P(c) + b2 P(c)^2 errs least, P(c) rounding c up to it."""
+    truth, best, least = np.asarray(ms), STEPS[0], math.inf
     for step in STEPS:
-        error = _step_error(widths, ms, step)
+        padded = np.ceil(np.asarray(widths) / step) * step
+        columns = np.stack([np.ones_like(padded), padded, padded**2], axis=1) / truth[:, None]
+        weights, *_ = np.linalg.lstsq(columns, np.ones_like(truth), rcond=None)
+        error = float(np.sqrt(((columns @ weights - 1) ** 2).mean()))
         if error < STEP_GAIN * least:
             best, least = step, error
     return best
 
 
 def plateaus(space: SearchSpace, table: LatencyTable) -> list[Plateau]:
-    """Options whose rows are not cheaper than those of a larger option, within the rows' noise.
-
-    Each choice is varied in the largest network, and the rows of the layers that it changes are
-    compared. Of several larger options the largest that costs no more is named.
-    """
+    """Options of the largest network that are no cheaper, within the noise, than a larger one."""
     largest = [len(options) - 1 for options in space.choices.values()]
     table.require_layers(space)
     found = []
@@ -171,15 +167,6 @@ def model_rows(
         )
         records.append(record)
     return found, tuple(records)
-
-
-def _step_error(widths: Sequence[int], ms: Sequence[float], step: int) -> float:
-    """Root of the mean squared relative residual of the least squares fit."""
-    truth = np.asarray(ms)
-    padded = np.ceil(np.asarray(widths) / step) * step
-    columns = np.stack([np.ones_like(padded), padded, padded**2], axis=1) / truth[:, None]
-    weights, *_ = np.linalg.lstsq(columns, np.ones_like(truth), rcond=None)
-    return float(np.sqrt(((columns @ weights - 1) ** 2).mean()))
 
 
 def _keys(network: Architecture) -> Counter[Key]:

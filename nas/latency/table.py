@@ -63,10 +63,7 @@ class Anchor(Value):
 
 
 class Provenance(Value):
-    """Everything of a table but its rows.
-
-    ``anchored``: when ``check-lut`` last shifted the calibration; the earlier ones are kept.
-    """
+    """Everything of a table but its rows; ``anchored``: when ``check-lut`` last shifted it."""
 
     space: str
     space_argument: str
@@ -118,10 +115,7 @@ class LatencyTable:
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
-        """Read ``T.csv`` and its sidecar ``T.json``.
-
-        Raises UserError if a file is missing, edited or truncated, or holds impossible values.
-        """
+        """Read ``T.csv`` and ``T.json``; raises UserError if one is missing, damaged or edited."""
         path = Path(path)
         table, total = _read_table(path)
         if total is None:
@@ -149,10 +143,7 @@ class LatencyTable:
         write_atomically(sidecar_path(self.path), json.dumps(sidecar, indent=1) + "\n")
 
     def row(self, layer: Layer, input_shape: Shape, space_argument: str | None = None) -> Row:
-        """The row of a layer; raises UserError, with the command that adds it, if there is none.
-
-        ``space_argument`` names the space in the command; by default as when the table was built.
-        """
+        """The row of a layer; raises UserError, with the command that adds it, if there is none."""
         row = self.rows.get((layer.signature, input_shape))
         if row is not None:
             return row
@@ -204,10 +195,7 @@ class LatencyTable:
 
 @dataclass(frozen=True, eq=False)
 class Prices:
-    """The costs of assignments by tables with names: ``latency_ms``, ``params`` and ``macs``.
-
-    With several tables each has a latency of its own: ``latency_ms[cpu]``.
-    """
+    """The costs of assignments by tables with names: latencies, ``params`` and ``macs``."""
 
     space: SearchSpace
     tables: Mapping[str, LatencyTable]
@@ -220,7 +208,6 @@ class Prices:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the costs."""
         return (*self.latencies, "params", "macs")
 
     def cost(self, assignment: Assignment) -> dict[str, float]:

@@ -77,10 +77,7 @@ def detect_target(
     batch: int = 1,
     precision: Precision = "float32",
 ) -> Target:
-    """The target that measurements on this machine hold for; ``batch`` images at once.
-
-    Raises UserError, listing those available, if there is no such runtime, device or int8 here.
-    """
+    """This machine's target; raises UserError if it lacks the runtime, device, int8 or cores."""
     if runtime not in RUNTIMES:
         hint = did_you_mean(runtime, RUNTIMES)
         raise UserError(f"runtime '{runtime}' is not known{hint}; known: {', '.join(RUNTIMES)}")
@@ -137,13 +134,10 @@ def accelerator(device: str) -> str:
 
 
 def in_precision(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
-    """The model as the target computes it; a quantized model is returned unchanged.
-
-    Latency does not depend on values: one random image determines the ranges of the activations.
-    """
+    """The model as the target computes it; a quantized model is returned unchanged."""
     if target.precision == "float32" or precision_of(model) == "int8":
         return model
-    (image,) = random_inputs(model).values()
+    (image,) = random_inputs(model).values()  # its values do not matter to latency
     return quantize(model, np.asarray(image), placement(target))
 
 

@@ -8,9 +8,6 @@ from nas.latency.runtimes.base import Runtime
 from nas.latency.runtimes.onnxruntime import OnnxRuntime
 from nas.latency.runtimes.openvino import OpenVino
 
-RUNTIMES: Mapping[str, type[Runtime]] = {
-    "onnxruntime": OnnxRuntime,
-    "openvino": OpenVino,
-}
+RUNTIMES: Mapping[str, type[Runtime]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
 
 __all__ = ["RUNTIMES", "OnnxRuntime", "OpenVino", "Runtime"]

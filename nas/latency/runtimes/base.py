@@ -17,10 +17,7 @@ class Runtime(ABC):
     """Executes ONNX models on a device, with so many threads."""
 
     works_in_caller: ClassVar[frozenset[str]] = frozenset()
-    """Devices on which, with one thread, the calling thread does all the work.
-
-    Its CPU time is then the latency without pre-emption.
-    """
+    """Devices where a single thread is the caller: its CPU time is latency without pre-emption."""
 
     int8: ClassVar[Mapping[str, Placement]] = {}
     """Devices on which it computes in int8, and where it expects numbers to be rounded."""
@@ -43,10 +40,9 @@ class Runtime(ABC):
         """A function that runs ``model`` once, on the same random input each time."""
 
     def profile(self, model: onnx.ModelProto, runs: int) -> list[Mapping[str, float]] | None:
-        """For each run, the milliseconds of each kind of operator; None without a profiler.
+        """For each run, the ms of each kind of operator; None without a profiler.
 
-        Kinds are named as the runtime names them, except that convolutions are ``Conv 1x1``,
-        ``Conv depthwise`` or ``Conv``.
+        Kinds have the runtime's names, or ``Conv 1x1``, ``Conv depthwise`` and ``Conv``.
         """
         del model, runs
         return None
