@@ -1,7 +1,6 @@
-"""Interactive figures in plotly's format, and the texts in them: plain data, no drawing here.
+"""Figures as plain data for plotly (https://plotly.com/javascript/reference), and their texts.
 
-A figure is {"data": [...], "layout": {...}}; a colour such as ``--slimmed`` stands for the page's
-variable of that name, which is another one in the dark. https://plotly.com/javascript/reference
+A colour such as ``--slimmed`` stands for the page's variable of that name.
 """
 
 from __future__ import annotations
@@ -205,7 +204,6 @@ def paths_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
 def _networks(
     result: SearchResult, name: str, found: Sequence[Titled], size: float, **marker: object
 ) -> Figure:
-    """Marks of networks, with costs and with what differs from the largest as their texts."""
     cost = first_latency(result)
     x, y = [network.costs[cost] for *_, network in found], [100 * it for _, it, _ in found]
     marks = _marks(name, x, y, [_hover(result, *network) for network in found], size, **marker)
@@ -215,7 +213,6 @@ def _networks(
 def _marks(
     name: str, x: Numbers, y: Numbers, texts: Sequence[str], size: float, **marker: object
 ) -> Figure:
-    """Points of a method, in its colour and with its symbol, and the texts to show over them."""
     symbol = SYMBOLS.get(name, "cross")
     size *= VISIBLE.get(symbol, 1)
     return {
@@ -310,9 +307,7 @@ def differences(result: SearchResult, assignment: Sequence[int]) -> list[tuple[s
         (named_choice(name, options), options[index])
         for name, options, index in zip(result.choices, result.options, assignment, strict=True)
     ]
-    left_out = {
-        choice.slot for choice, option in chosen if choice.is_optional and option == IDENTITY
-    }
+    left_out = {it.slot for it, option in chosen if it.is_optional and option == IDENTITY}
     groups: dict[str, list[str]] = {}
     for choice, option in chosen:
         if choice.slot in left_out:

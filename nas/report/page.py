@@ -1,7 +1,4 @@
-"""One self-contained HTML page of searches and of the training of their supernet.
-
-Everything is inside: style, figures, plotly's javascript. The page loads nothing from anywhere.
-"""
+"""One HTML page of searches and of a training: it holds all that it needs, and loads nothing."""
 
 from __future__ import annotations
 
@@ -62,8 +59,7 @@ def read_folder(folder: Path) -> FolderContents:
 
 def read_log(path: Path) -> TrainingLog:
     """Read the epochs and the setbacks of a training; numbers that are not finite become None."""
-    epochs: list[dict[str, Any]] = []
-    setbacks: list[dict[str, Any]] = []
+    epochs, setbacks = list[dict[str, Any]](), list[dict[str, Any]]()
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]  # the last line may be under way
     for number, line in enumerate(whole.splitlines(), 1):
@@ -138,7 +134,6 @@ def _packed_plotly() -> str:
 
 
 def _search_view(result: SearchResult) -> dict[str, Any]:
-    """The template's values of a search."""
     latency = first_latency(result)
     largest = next((network for network in result.networks if network.target is None), None)
     best = max((method.hypervolume for method in result.methods), default=0.0)
@@ -175,7 +170,6 @@ def _search_view(result: SearchResult) -> dict[str, Any]:
 
 
 def _card(network: FinalNetwork, latency: str, largest: FinalNetwork | None) -> dict[str, Any]:
-    """A headline: a network compared with the largest, by its first bounded latency."""
     target = network.target or {}
     latency = (latencies(target) or [latency])[0]
     card: dict[str, Any] = {
@@ -227,17 +221,17 @@ def _step(step: WalkStep, strategy: str, latency: str) -> dict[str, Any]:
 
 def _stages(layers: Sequence[LayerShare], latency: str) -> list[Share]:
     """The layers of a network by stage; the stem and the head stand alone."""
-    names = latency, "params"
-    totals = [sum(layer.costs.get(name, 0.0) for layer in layers) or 1.0 for name in names]
+    totals = {
+        name: sum(layer.costs.get(name, 0.0) for layer in layers) or 1.0
+        for name in (latency, "params")
+    }
     stages: dict[str, list[Share]] = {}
     for layer in layers:
         stage, _, rest = layer.slot.partition(".")
         kind, _, details = layer.layer.partition(" ")
         prices = ", ".join(cost_text(name, cost) for name, cost in layer.costs.items())
-        ms, params = (
-            layer.costs.get(name, 0.0) / total for name, total in zip(names, totals, strict=True)
-        )
-        part = Share(rest or stage, f"{kind}|{details}|{prices}", ms, params)
+        shares = [layer.costs.get(name, 0.0) / total for name, total in totals.items()]
+        part = Share(rest or stage, f"{kind}|{details}|{prices}", *shares)
         stages.setdefault(stage, []).append(part)
     return [
         Share(

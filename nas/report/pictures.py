@@ -84,15 +84,11 @@ def draw_frontier(path: Path, result: SearchResult) -> None:
 
 
 def _places(points: Sequence[Point], measure: str) -> tuple[list[float], list[float]]:
-    """The costs of networks, and their accuracies in per cent."""
     return [it.costs[measure] for it in points], [100 * it.accuracy for it in points]
 
 
 def draw_calibration(path: Path, table: LatencyTable) -> None:
-    """Draw predicted against measured latency of a validated table, and below it the errors.
-
-    Logarithmic axes: an error is the same distance everywhere.
-    """
+    """Draw predicted against measured latency of a validated table, and below it the errors."""
     found = table.validation
     if found is None:
         raise ValueError(f"{path}: a table without validation has no picture")
@@ -194,7 +190,6 @@ def draw_profiles(path: Path, profiles: Sequence[Profile], target: Target) -> No
 def _draw_bars(
     axes: Axes, title: str, profiles: Sequence[Profile], classes: Classes, colors: Mapping[str, str]
 ) -> None:
-    """A bar for each network, of the ms that each class takes."""
     places = range(len(profiles))
     axes.set_title(title, loc="left", color=INK)
     left = [0.0] * len(profiles)

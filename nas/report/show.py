@@ -67,8 +67,7 @@ def describe_space(space: SearchSpace, table: LatencyTable | None) -> Descriptio
 def describe_run(run: Run) -> Description:
     """Describe how far a training with path choice is, and the probabilities of its kinds."""
     run.require_path_choice()
-    supernet = run.load_supernet()
-    state = run.state()
+    supernet, state = run.load_supernet(), run.state()
     assert state is not None
     return {
         "run": str(run.path),
@@ -91,12 +90,8 @@ def describe_profiles(profiles: Sequence[Profile], target: Target) -> Descriptio
                 "parts": dict(profile.parts),
                 "operators": dict(profile.operators) if profile.operators is not None else None,
                 "layers": [
-                    {
-                        **_place(timed.layer, timed.input_shape),
-                        "part": timed.part,
-                        **_times(timed.found),
-                    }
-                    for timed in profile.layers
+                    {**_place(it.layer, it.input_shape), "part": it.part, **_times(it.found)}
+                    for it in profile.layers
                 ],
             }
             for profile in profiles

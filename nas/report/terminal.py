@@ -61,7 +61,6 @@ class ProgressBar:
             self._progress.stop()
 
     def update(self, text: str, done: int, total: int | None = None) -> None:
-        """Show ``done`` of ``total`` (unknown if None) with a text before it."""
         if self._progress:
             label = f"{self._title}: {text}" if text else self._title
             self._progress.update(self._task, text=label, completed=done, total=total)
@@ -69,7 +68,6 @@ class ProgressBar:
             self.say(f"{self._title}: {text} {done}" + (f" of {total}" if total else ""))
 
     def say(self, line: str) -> None:
-        """Print a line that stays."""
         if self._quiet:
             return
         self._last_line = time.monotonic()
@@ -190,11 +188,7 @@ def print_validation(table: LatencyTable) -> None:
         return
     if modelled:
         title += f"; {modelled} of the layers modelled"
-    predictions = {
-        "table": found.calibrated,
-        "table, uncalibrated": found.raw,
-        "MACs alone": found.macs,
-    }
+    errors = {"table": found.calibrated, "table, uncalibrated": found.raw, "MACs alone": found.macs}
     print_table(
         ("prediction", "mean error", "bias", "largest", "within 5 %", "Spearman", "Kendall"),
         [
@@ -205,7 +199,7 @@ def print_validation(table: LatencyTable) -> None:
                 _correlation(it.spearman, it.spearman_interval),
                 _correlation(it.kendall, it.kendall_interval),
             )
-            for name, it in predictions.items()
+            for name, it in errors.items()
         ],
         title=title,
     )
@@ -216,10 +210,7 @@ def print_validation(table: LatencyTable) -> None:
 
 
 def print_drift(drift: Drift, path: Path, *, rebuild: str) -> None:
-    """Print how far measurements are from a table's predictions, and whether the table holds.
-
-    ``rebuild`` is the command that builds the table again.
-    """
+    """Print whether a table holds; ``rebuild`` is the command that builds it again."""
     shift, errors = f"{100 * drift.shift:+.1f} %", (drift.mape_before, drift.mape_after)
     ranks = f"{drift.spearman:.3f}", f"{drift.kendall:.3f}"
     print_table(

@@ -25,6 +25,7 @@ from nas.latency.table import LatencyTable, Prices
 from nas.latency.target import Target, placement
 from nas.progress import Progress
 from nas.search import Problem, Rank
+from nas.search.problem import Costs
 from nas.slim.journal import Judged, Measured, Memory, Raced
 from nas.slim.plan import Plan
 from nas.slim.result import NETWORK_FILES, FinalNetwork, LayerShare, MeasuredLatency
@@ -58,12 +59,10 @@ class Delivered:
     @property
     def missed(self) -> tuple[MeasuredLatency, ...]:
         """The measured latencies whose interval ends above their bound."""
-        bounds = self.figures.target or {}
-        latencies = self.figures.latencies
+        bounds, latencies = self.figures.target or {}, self.figures.latencies
         return tuple(it for it in latencies if it.high > bounds.get(it.cost, math.inf))
 
     def save(self, folder: Path) -> None:
-        """Write architecture, weights and ONNX model."""
         self.architecture.save(folder / NETWORK_FILES["architecture"])
         save_weights(self.network, folder / NETWORK_FILES["weights"])
         write_atomically(folder / NETWORK_FILES["onnx"], self.model.SerializeToString())
@@ -71,10 +70,7 @@ class Delivered:
 
 @dataclass
 class Candidates:
-    """Evaluates and delivers the networks of a supernet; the journal's answers come first.
-
-    ``measured`` holds the tables of this machine, by the names of their latencies.
-    """
+    """Evaluates and delivers networks, each once; ``measured`` are the tables of this machine."""
 
     plan: Plan
     prices: Prices
@@ -113,7 +109,6 @@ class Candidates:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """The evaluator of architectures on the search slice."""
         return Evaluator(self.supernet, self.dataset)
 
     def accuracy(self, assignment: Assignment) -> float:
@@ -135,9 +130,7 @@ class Candidates:
             self._remember(Raced(current=current, candidates=tuple(candidates), accuracies=found))
         return self.journal.races[race]
 
-    def deliver(
-        self, name: str, target: Mapping[str, float] | None, assignment: Assignment
-    ) -> Delivered:
+    def deliver(self, name: str, target: Costs | None, assignment: Assignment) -> Delivered:
         """Extract, calibrate, export and measure one network; UserError if its export is wrong."""
         architecture = self.space.decode(assignment)
         if architecture not in self._delivered:
@@ -147,16 +140,9 @@ class Candidates:
         return replace(made, figures=made.figures.model_copy(update=named))
 
     def deliver_within(
-        self,
-        name: str,
-        target: Mapping[str, float],
-        choose: Callable[[Mapping[str, float]], Assignment],
+        self, name: str, target: Costs, choose: Callable[[Costs], Assignment]
     ) -> Delivered:
-        """The network that ``choose`` finds within ``target`` and whose measurements meet it.
-
-        Where a measured latency is above its bound, the bound on predictions is lowered by the
-        same factor; UserError if that ends without a network.
-        """
+        """Choose within ever lower bounds until measurements meet ``target``, or UserError."""
         bounds, cost = dict(target), ""
         for _ in range(CORRECTIONS):
             delivered = self.deliver(name, target, choose(bounds))
@@ -178,11 +164,9 @@ class Candidates:
         self.journal.add(line)
         raced = {one for race in self.journal.races for one in race[1:]}
         searches = 3 if self.plan.baselines else 1
-        self.progress.update(
-            "networks evaluated",
-            len(raced | self.journal.accuracies.keys()),
-            searches * len(self.plan.targets) * self.plan.evaluations,
-        )
+        done = len(raced | self.journal.accuracies.keys())
+        total = searches * len(self.plan.targets) * self.plan.evaluations
+        self.progress.update("networks evaluated", done, total)
 
     def _make(self, assignment: Assignment, architecture: Architecture) -> Delivered:
         network = inherited_network(self.supernet, architecture, self.dataset.train)
@@ -197,16 +181,11 @@ class Candidates:
                 models.append(to_checked_int8(exported, network, examples, placement(table.target)))
         latencies = []
         for (name, table), (model, _) in zip(self.measured.items(), models, strict=True):
-            found = self._measure(assignment, model, table)
-            latencies.append(
-                MeasuredLatency(
-                    cost=name,
-                    predicted=costs[name],
-                    measured=found.ms,
-                    low=found.ms_low,
-                    high=found.ms_high,
-                )
+            it = self._measure(assignment, model, table)
+            latency = MeasuredLatency(
+                cost=name, predicted=costs[name], measured=it.ms, low=it.ms_low, high=it.ms_high
             )
+            latencies.append(latency)
         model, agreement = models[0]
         figures = FinalNetwork(
             name="",
@@ -233,7 +212,7 @@ class Candidates:
 
 
 def _layer_shares(
-    architecture: Architecture, costs: Mapping[str, float], tables: Mapping[str, LatencyTable]
+    architecture: Architecture, costs: Costs, tables: Mapping[str, LatencyTable]
 ) -> list[LayerShare]:
     """Each layer's part of the predicted latency, in proportion to its row; they add up to it."""
     placed = list(architecture.placed())

@@ -1,8 +1,4 @@
-"""The journal of a search: each evaluation and each measurement, written as it happens.
-
-A killed search goes on from it: the searches are deterministic, so they ask for the same networks
-again, and the journal has the answers. Accuracies depend on no latency table.
-"""
+"""The journal of a search, which answers for a resumed one: that asks for the same networks."""
 
 from __future__ import annotations
 
@@ -55,10 +51,7 @@ Line = Judged | Measured | Raced
 
 
 class Memory:
-    """Accuracies by assignment, latencies by assignment and target, races by their networks.
-
-    What is added is written to ``journal`` as well, if there is one.
-    """
+    """The lines of a search by their networks; ``journal``, if there is one, gets new lines."""
 
     def __init__(self, journal: Journal[Line] | None = None) -> None:
         self.accuracies: dict[Assignment, float] = {}
@@ -69,7 +62,6 @@ class Memory:
             self._remember(line)
 
     def add(self, line: Line) -> None:
-        """Remember an evaluation, a measurement or a race, and write it down."""
         self._remember(line)
         if self._journal:
             self._journal.append(line)
@@ -85,13 +77,9 @@ class Memory:
 
 @contextmanager
 def open_journal(path: Path, identity: Identity, *, resume: bool) -> Iterator[Memory]:
-    """Begin the journal of a search, or with ``resume`` continue the one that is there.
-
-    Raises UserError if it belongs to another search or is damaged, or cannot be written.
-    """
+    """Begin or ``resume`` a journal; UserError if it is another search's, damaged or unwritable."""
     remedy = "name another --out, or start anew with --force"
     kind: TypeAdapter[Line] = TypeAdapter(Line)
-    with Journal(
-        path, kind, noun="a search", remedy=remedy, header=identity, resume=resume
-    ) as journal:
+    noun = "a search"
+    with Journal(path, kind, noun=noun, remedy=remedy, header=identity, resume=resume) as journal:
         yield Memory(journal)

@@ -8,20 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from nas import search
 from nas.errors import UserError
-from nas.search import (
-    STRATEGIES,
-    Action,
-    PathChoice,
-    PathChoices,
-    Solution,
-    Step,
-    evolve,
-    hypervolume,
-    scale_uniformly,
-    search_randomly,
-    slim_problems,
-)
 from nas.search.problem import meets
 from nas.slim.delivery import Candidates
 from nas.slim.plan import target_text
@@ -34,9 +22,9 @@ CORRECTION_SHARE = 0.1
 UNIFORM_NETWORKS = 12
 """Uniformly scaled networks that are evaluated along the scale: a frontier of few points."""
 Targets = Sequence[Mapping[str, float]]
-BASELINES: Mapping[str, Callable[..., Solution]] = {
-    "random": search_randomly,
-    "evolution": evolve,
+BASELINES: Mapping[str, Callable[..., search.Solution]] = {
+    "random": search.search_randomly,
+    "evolution": search.evolve,
 }
 """Random networks near the bounds, and Optuna's NSGA-II: searches to compare slimming with."""
 
@@ -49,7 +37,7 @@ class Method(ABC):
     def __init__(self, candidates: Candidates) -> None:
         self.candidates = candidates
         self.evaluated: dict[Assignment, float] = {}
-        self.trace: list[Step] = []
+        self.trace: list[search.Step] = []
         plan = candidates.plan
         self._rng = np.random.default_rng(plan.seed)
         self._left = plan.evaluations * len(plan.targets)
@@ -85,11 +73,7 @@ class Method(ABC):
         return max(fitting, key=lambda one: self.evaluated[one])
 
     def result(self) -> MethodResult:
-        """Everything evaluated, and the area of its frontier within all bounds but the first.
-
-        The reference is the largest network's cost and the accuracy of chance: searches spend their
-        evaluations near the bounds, against which their frontiers would cover nothing.
-        """
+        """All that it evaluated; the area is that up to the largest network's cost and chance."""
         prices, target = self.candidates.prices, self.candidates.plan.targets[0]
         measure, *others = target
         within = {name: target[name] for name in others}
@@ -99,9 +83,8 @@ class Method(ABC):
         )
         points = [(it.costs[measure], it.accuracy) for it in evaluated if meets(it.costs, within)]
         corner = prices.cost(self.candidates.largest)[measure], 1 / prices.space.classes
-        return MethodResult(
-            name=self.name, evaluated=evaluated, hypervolume=hypervolume(points, corner)
-        )
+        area = search.hypervolume(points, corner)
+        return MethodResult(name=self.name, evaluated=evaluated, hypervolume=area)
 
     def steps(self) -> tuple[WalkStep, ...]:
         """The trace, with the names of choices and options."""
@@ -118,7 +101,7 @@ class Method(ABC):
         )
 
 
-def _named(action: Action, choice: Choice) -> WalkAction:
+def _named(action: search.Action, choice: Choice) -> WalkAction:
     return WalkAction(
         choice=choice.name,
         option=choice.options[action.option],
@@ -135,7 +118,7 @@ class Uniform(Method):
 
     def _search(self, targets: Targets, evaluations: int) -> list[Assignment]:  # noqa: ARG002
         space, problem = self.candidates.space, self.candidates.problem
-        scaled = [scale_uniformly(space.uniform, problem.within(target)) for target in targets]
+        scaled = [search.scale_uniformly(space.uniform, problem.within(it)) for it in targets]
         found = [space.canonical(one) for one in scaled]
         between = self._between(found) if self.candidates.plan.baselines else []
         for one in (*between, *found):
@@ -177,8 +160,8 @@ class Slimming(Method):
     name = "slimmed"
 
     def _search(self, targets: Targets, evaluations: int) -> Sequence[Assignment]:
-        strategy = STRATEGIES[self.candidates.plan.strategy](_path_choices(self.candidates))
-        found = slim_problems(
+        strategy = search.STRATEGIES[self.candidates.plan.strategy](_path_choices(self.candidates))
+        found = search.slim_problems(
             [self.candidates.problem.within(target) for target in targets],
             strategy,
             evaluations=evaluations,
@@ -212,12 +195,12 @@ class Searched(Method):
             raise UserError(f"{self.folder}: {missed}; search with more --trials") from None
 
 
-def _path_choices(candidates: Candidates) -> PathChoices:
+def _path_choices(candidates: Candidates) -> search.PathChoices:
     """The space and the supernet's probabilities, as a strategy may know them."""
     space = candidates.space
     stages = {slot.name: slot.stage for slot in space.slots}
     slots = [
-        PathChoice(
+        search.PathChoice(
             choice=space.kind_choices[slot],
             stage=stages[slot],
             probabilities=tuple(chances.values()),
@@ -225,4 +208,4 @@ def _path_choices(candidates: Candidates) -> PathChoices:
         )
         for slot, chances in path_probabilities(candidates.supernet).items()
     ]
-    return PathChoices(slots, space.width_choices)
+    return search.PathChoices(slots, space.width_choices)

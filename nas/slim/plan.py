@@ -54,11 +54,10 @@ def weighted_score(terms: Mapping[str, Term], costs: Costs) -> float:
 
 
 class Plan(Value):
-    """Bounds and how to search.
+    """Bounds and how to search; each method has ``evaluations`` for each target.
 
     ``targets`` are upper bounds of costs, the loosest first. ``terms`` make the Mobile Efficiency
-    Score. Each method has ``evaluations`` for each target; without ``baselines`` uniform scaling
-    alone stands beside the slimmed network.
+    Score. Without ``baselines`` uniform scaling alone is compared.
     """
 
     targets: Annotated[tuple[dict[str, float], ...], Field(min_length=1)]
@@ -69,7 +68,6 @@ class Plan(Value):
     seed: Annotated[int, Field(ge=0)] = 0
 
     def score(self, costs: Costs) -> float:
-        """The Mobile Efficiency Score of a network."""
         return weighted_score(self.terms, costs)
 
     def require_possible(self, prices: Prices) -> None:
@@ -131,19 +129,18 @@ def read_targets(
     params: float | None,
     macs: float | None,
 ) -> tuple[dict[str, float], ...]:
-    """The targets of a search, loosest first, or UserError if a bound cannot be understood.
-
-    ``ms`` is a number, or ``NAME=MS,...`` where there are several ``tables``; ``family`` is numbers
-    of ms, each of which makes a target together with the bounds on ``params`` and ``macs``.
-    """
+    """The targets, loosest first: ``ms`` is MS or NAME=MS,..., ``family`` has an MS per target."""
     if ms is not None and family is not None:
         raise UserError("--targets and --target-ms exclude each other")
     if family is not None and len(tables) > 1:
         raise UserError(f"--targets: needs one latency table, got {len(tables)}")
     latencies = [{} if ms is None else _latency_bounds(tables, ms)]
     if family is not None:
-        rule = "numbers such as 1.0,1.5,2.0"
-        bounds = {_number("--targets", word, rule, family) for word in family.split(",")}
+        try:
+            bounds = set(map(float, family.split(",")))
+        except ValueError:
+            rule = "must be numbers such as 1.0,1.5,2.0"
+            raise UserError(f"--targets: {rule}, got '{family}'") from None
         latencies = [{"latency_ms": bound} for bound in sorted(bounds, reverse=True)]
     sizes = {"params": params, "macs": macs}
     others = {name: bound for name, bound in sizes.items() if bound is not None}
@@ -174,20 +171,12 @@ def read_terms(words: Sequence[str]) -> dict[str, Term]:
 
 
 def _latency_bounds(tables: Collection[str], text: str) -> dict[str, float]:
-    if len(tables) < 2:
-        return {"latency_ms": _number("--target-ms", text, "a number of milliseconds", text)}
-    names, found = latency_names(tables), {}
-    rule = f"NAME=MS,... with tables of {', '.join(tables)}"
-    for word in text.split(","):
-        name, is_named, number = word.strip().partition("=")
-        if not is_named or name not in names:
-            raise UserError(f"--target-ms: must be {rule}, got '{text}'")
-        found[names[name]] = _number("--target-ms", number, rule, text)
-    return found
-
-
-def _number(where: str, word: str, rule: str, text: str) -> float:
+    names, rule = latency_names(tables), "a number of milliseconds"
     try:
-        return float(word)
-    except ValueError:
-        raise UserError(f"{where}: must be {rule}, got '{text}'") from None
+        if len(tables) < 2:
+            return {"latency_ms": float(text)}
+        rule = f"NAME=MS,... with tables of {', '.join(tables)}"
+        pairs = [word.strip().partition("=") for word in text.split(",")]
+        return {names[name]: float(number) for name, _, number in pairs}
+    except (KeyError, ValueError):
+        raise UserError(f"--target-ms: must be {rule}, got '{text}'") from None

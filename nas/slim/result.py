@@ -67,10 +67,7 @@ class EvaluatedNetwork(Value):
 
 
 class MethodResult(Value):
-    """The networks that a method evaluated under all targets, and the area below their frontier.
-
-    Only ratios of the ``hypervolume`` of methods mean something.
-    """
+    """All that a method evaluated; only ratios of ``hypervolume`` between methods have meaning."""
 
     name: str
     evaluated: tuple[EvaluatedNetwork, ...]
@@ -118,8 +115,7 @@ class MeasuredLatency(Value):
 class FinalNetwork(Value):
     """A network of the final table; ``target`` is None for the largest.
 
-    ``latencies`` are those measured on this machine. An int8 network predicts the class that the
-    float32 one predicts for a share ``int8_agreement`` of images.
+    ``int8_agreement`` is the share of images to which int8 and float32 give the same class.
     """
 
     name: str
@@ -144,8 +140,7 @@ class FinalNetwork(Value):
     @property
     def fits(self) -> bool:
         """Whether the network meets its target, by measurements where there are any."""
-        found = {**self.costs, **self._measurements}
-        return meets(found, self.target or {})
+        return meets({**self.costs, **self._measurements}, self.target or {})
 
     def summary(self) -> dict[str, Any]:
         """The network in ``result.json``; ``predicted_ms``, ``measured_ms`` of the first table."""
@@ -156,8 +151,7 @@ class FinalNetwork(Value):
             "test_accuracy": self.test_accuracy,
             "search_accuracy": self.search_accuracy,
             "int8_agreement": self.int8_agreement,
-            "params": int(self.costs["params"]),
-            "macs": int(self.costs["macs"]),
+            **{name: int(self.costs[name]) for name in COUNTS},
             "predicted_ms": first.predicted,
             "measured_ms": first.measured,
             "measured_ms_low": first.low,
@@ -172,10 +166,9 @@ class FinalNetwork(Value):
 
 
 class Comparison(Value):
-    """Which method found the best network for ``target``, as far as the test images can tell.
+    """The wanted method and the best other, the better one first, on the same test images.
 
-    ``compared``, the better one first, are the wanted method and the best of the others. ``p`` is
-    that of McNemar's exact test; ``winner`` is None where chance may have decided.
+    ``p`` is of McNemar's exact test; ``winner`` is None where chance may have decided.
     """
 
     target: dict[str, float]
@@ -186,9 +179,7 @@ class Comparison(Value):
     images: int
 
     @classmethod
-    def of(
-        cls, target: Mapping[str, float], hits: Mapping[str, np.ndarray], wanted: str
-    ) -> Comparison:
+    def of(cls, target: Costs, hits: Mapping[str, np.ndarray], wanted: str) -> Comparison:
         """Judge methods by their ``hits`` on the same test images: (N,), bool, right or wrong."""
         best, other, *_ = sorted(hits, key=lambda method: -int(hits[method].sum()))
         if best != wanted and wanted in hits:
@@ -225,11 +216,10 @@ Network = TypeVar("Network", Point, EvaluatedNetwork)
 
 
 class SearchResult(Value):
-    """All of it. ``choices`` and ``options`` name what the numbers of an assignment stand for.
+    """All of a search, which was for the method ``wanted``.
 
-    The search was for the method ``wanted``. ``verdicts`` are the ``comparisons`` in words.
-    ``walk`` holds the assignment after each step of the ``trace``. Files of version 0.1 lack
-    ``comparisons``, ``walk`` and ``terms``.
+    ``choices`` and ``options`` explain assignments; ``walk`` has that after each step of ``trace``.
+    Files of version 0.1 lack ``comparisons`` (``verdicts`` in numbers), ``walk`` and ``terms``.
     """
 
     space: str
@@ -265,7 +255,7 @@ class SearchResult(Value):
 
     @property
     def delivered(self) -> tuple[FinalNetwork, ...]:
-        """The networks of the method that the search was for, one for each target."""
+        """The networks of the method ``wanted``, one for each target."""
         return tuple(network for network in self.networks if network.name == self.wanted)
 
     def points(self) -> list[Point]:
@@ -362,5 +352,4 @@ def _write_frontier(path: Path, result: SearchResult) -> None:
 
 
 def _with_counts(costs: Mapping[str, float]) -> dict[str, float]:
-    """The costs, with counts as integers."""
     return {name: int(cost) if name in COUNTS else cost for name, cost in costs.items()}

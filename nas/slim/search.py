@@ -51,12 +51,7 @@ def slim_run(
     force: bool = False,
     accept_tables: bool = False,
 ) -> SearchResult:
-    """Slim a trained run to each target, and write networks and result into ``out``.
-
-    ``resume`` continues the search that was stopped there. ``accept_tables`` uses tables that
-    failed their validation, and reports that. Tables of other machines only predict, beside one of
-    this machine. Whatever does not fit together raises UserError before any image is read.
-    """
+    """Slim to each target; what does not fit together raises UserError before images are read."""
     prices = Prices(run.space, tables)
     if plan.strategy == "importance":
         run.require_path_choice()
@@ -77,7 +72,7 @@ def slim_run(
             methods: list[Method] = [Uniform(candidates)]
             if plan.baselines:
                 methods += [Baseline(candidates, name) for name in BASELINES]
-            return _deliver(run, candidates, [*methods, Slimming(candidates)], out)
+            return _finish(run, candidates, [*methods, Slimming(candidates)], out)
         except KeyboardInterrupt:
             raise UserError(
                 f"stopped after {len(journal.accuracies)} evaluations, which are kept; "
@@ -96,11 +91,7 @@ def search_run(
     force: bool = False,
     accept_tables: bool = False,
 ) -> SearchResult | None:
-    """Evaluate beside other workers until the study is done; the first to see that delivers.
-
-    A worker that finds another one delivering returns None. The supernet runs on one thread, as
-    each worker has its own core. UserError also if the storage holds another search.
-    """
+    """Evaluate beside other workers; the first that is done delivers, the others return None."""
     prices = Prices(run.space, tables)
     measured = _usable_tables(run, prices, accept_tables=accept_tables, must_measure=False)
     plan.require_possible(prices)
@@ -134,7 +125,7 @@ def search_run(
             progress.say(f"the study is done; another worker delivers its network into {out}")
             return None
         methods = [Uniform(candidates), Searched(candidates, evaluated, out)]
-        return _deliver(run, candidates, methods, out)
+        return _finish(run, candidates, methods, out)
 
 
 def identify(run: Run, plan: Plan) -> Identity:
@@ -178,16 +169,13 @@ def _require_free(out: Path) -> None:
 
 
 def _read_images(run: Run) -> Dataset:
-    """The run's images, which are those that it was trained on."""
     keep_freed_memory()
     dataset = run.data.load(run.image_size)
     run.require_images(dataset)
     return dataset
 
 
-def _deliver(
-    run: Run, candidates: Candidates, methods: Sequence[Method], out: Path
-) -> SearchResult:
+def _finish(run: Run, candidates: Candidates, methods: Sequence[Method], out: Path) -> SearchResult:
     """Deliver and judge each method's networks, and write the result; the last is ``wanted``."""
     plan, space, (*_, main) = candidates.plan, candidates.space, methods
     networks = [candidates.deliver("largest", None, candidates.largest)]
@@ -199,8 +187,9 @@ def _deliver(
     }
     comparisons = []
     for target in plan.targets:
-        rivals = [it for it in networks if it.figures.target == target]
-        found = {it.figures.name: hits[it.architecture] for it in rivals}
+        found = {
+            it.figures.name: hits[it.architecture] for it in networks if it.figures.target == target
+        }
         comparisons.append(Comparison.of(target, found, main.name))
     figures = []
     for network in networks:
