@@ -59,12 +59,11 @@ def frontier_figure(result: SearchResult) -> Figure:
                 "legendgroup": _safe(name), "showlegend": False, "hoverinfo": "skip",
             },
         ]  # fmt: skip
-    edge = {"color": "--card", "width": 1.5}
     for network in result.networks:
         name, bounds = network.name, bounds_text(network.target)
         title = f"{name}, {bounds}" if bounds else name
         one = [(title, network.search_accuracy, network)]
-        marks = _networks(result, name, one, 13, line=edge)
+        marks = _networks(result, name, one, 13, line={"color": "--card", "width": 1.5})
         data.append({**marks, "showlegend": name in final})
         final.discard(name)
     table = table_of(cost)

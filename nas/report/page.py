@@ -142,7 +142,6 @@ def _search_view(result: SearchResult) -> dict[str, Any]:
         drawn["walk"] = figures.walk_figure(result)
     if any(network.latencies for network in result.networks):
         drawn["latency"] = figures.latency_figure(result)
-    others_last = sorted(result.networks, key=lambda network: network.name != result.wanted)
     return {
         "result": result,
         "cards": [_card(network, latency, largest) for network in result.delivered],
@@ -163,7 +162,7 @@ def _search_view(result: SearchResult) -> dict[str, Any]:
         "per": "ms" if result.strategy == "importance" else "MES",
         "drawings": [
             (network.name, bounds_text(network.target), _stages(network.layers, latency))
-            for network in others_last
+            for network in sorted(result.networks, key=lambda it: it.name != result.wanted)
             if network.layers
         ],
     }
@@ -221,17 +220,15 @@ def _step(step: WalkStep, strategy: str, latency: str) -> dict[str, Any]:
 
 def _stages(layers: Sequence[LayerShare], latency: str) -> list[Share]:
     """The layers of a network by stage; the stem and the head stand alone."""
-    totals = {
-        name: sum(layer.costs.get(name, 0.0) for layer in layers) or 1.0
-        for name in (latency, "params")
-    }
+    names = latency, "params"
+    totals = {it: sum(layer.costs.get(it, 0.0) for layer in layers) or 1.0 for it in names}
     stages: dict[str, list[Share]] = {}
     for layer in layers:
         stage, _, rest = layer.slot.partition(".")
         kind, _, details = layer.layer.partition(" ")
         prices = ", ".join(cost_text(name, cost) for name, cost in layer.costs.items())
-        shares = [layer.costs.get(name, 0.0) / total for name, total in totals.items()]
-        part = Share(rest or stage, f"{kind}|{details}|{prices}", *shares)
+        ms, params = (layer.costs.get(name, 0.0) / total for name, total in totals.items())
+        part = Share(rest or stage, f"{kind}|{details}|{prices}", ms, params)
         stages.setdefault(stage, []).append(part)
     return [
         Share(

@@ -272,7 +272,12 @@ def write_check(path: Path, check: Check) -> None:
 def print_profiles(profiles: Sequence[Profile], target: Target) -> None:
     """Print tables by kind of layer and by class of operator; of a single network each layer."""
     if len(profiles) == 1:
-        _print_layers(profiles[0])
+        (profile,) = profiles
+        total, rows = sum(profile.parts.values()), []
+        for it in profile.layers:
+            names = it.layer.slot, it.layer.signature, shape_text(it.input_shape)
+            rows.append((*names, _cell(it.found.ms, total)))
+        print_table(("slot", "layer", "input", "ms"), rows, title=profile.name)
     _print_shares("layers", profiles, [profile.parts for profile in profiles])
     print("measured: the whole network, which also fetches from memory what no cache holds")
     operators = [profile.operators for profile in profiles if profile.operators is not None]
@@ -283,7 +288,6 @@ def print_profiles(profiles: Sequence[Profile], target: Target) -> None:
 
 
 def _print_shares(title: str, profiles: Sequence[Profile], classes: Classes) -> None:
-    """A class a line, those with the longest times first, and a column for each network."""
     times = {name: [it.get(name, 0.0) for it in classes] for name in class_names(classes)}
     by_time = sorted(times, key=lambda name: -max(times[name]))
     totals = [sum(it.values()) for it in classes]
@@ -295,15 +299,6 @@ def _print_shares(title: str, profiles: Sequence[Profile], classes: Classes) -> 
             *((name, *(f"{ms:.3f} ms      " for ms in found)) for name, found in ends.items()),
         ],
     )
-
-
-def _print_layers(profile: Profile) -> None:
-    total = sum(profile.parts.values())
-    rows = [
-        (it.layer.slot, it.layer.signature, shape_text(it.input_shape), _cell(it.found.ms, total))
-        for it in profile.layers
-    ]
-    print_table(("slot", "layer", "input", "ms"), rows, title=profile.name)
 
 
 def shape_text(shape: Iterable[int]) -> str:

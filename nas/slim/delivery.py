@@ -119,15 +119,13 @@ class Candidates:
             self._remember(Judged(assignment=assignment, accuracy=found))
         return self._accuracies[architecture]
 
-    def race(
-        self, current: Assignment, candidates: Sequence[Assignment], rank: Rank
-    ) -> Sequence[float]:
-        """Accuracies of a step's candidates, estimates of those that lost early."""
-        race = current, *candidates
+    def race(self, start: Assignment, rivals: Sequence[Assignment], rank: Rank) -> Sequence[float]:
+        """Accuracies of the networks a step from ``start``, estimates of those that lost early."""
+        race = start, *rivals
         if race not in self.journal.races:
             first, *others = map(self.space.decode, race)
             found = tuple(self.evaluator.race(first, others, rank))
-            self._remember(Raced(current=current, candidates=tuple(candidates), accuracies=found))
+            self._remember(Raced(current=start, candidates=tuple(rivals), accuracies=found))
         return self.journal.races[race]
 
     def deliver(self, name: str, target: Costs | None, assignment: Assignment) -> Delivered:

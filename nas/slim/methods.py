@@ -87,7 +87,6 @@ class Method(ABC):
         return MethodResult(name=self.name, evaluated=evaluated, hypervolume=area)
 
     def steps(self) -> tuple[WalkStep, ...]:
-        """The trace, with the names of choices and options."""
         choices = self.candidates.space.typed_choices
         return tuple(
             WalkStep(
@@ -120,20 +119,16 @@ class Uniform(Method):
         space, problem = self.candidates.space, self.candidates.problem
         scaled = [search.scale_uniformly(space.uniform, problem.within(it)) for it in targets]
         found = [space.canonical(one) for one in scaled]
-        between = self._between(found) if self.candidates.plan.baselines else []
+        between = []
+        if self.candidates.plan.baselines:
+            shares, most = np.linspace(0, 1, 100), max(map(sum, found))
+            scale = dict.fromkeys(space.canonical(space.uniform(share)) for share in shares)
+            smaller = [one for one in scale if one not in found and sum(one) < most]
+            few = np.linspace(0, len(smaller) - 1, min(len(smaller), UNIFORM_NETWORKS - 1))
+            between = [smaller[index] for index in few.round().astype(int)]
         for one in (*between, *found):
             self.evaluated[one] = self.candidates.accuracy(one)
         return found
-
-    def _between(self, found: Sequence[Assignment]) -> list[Assignment]:
-        """A few networks of the scale, from the smallest to the largest of those found."""
-        space = self.candidates.space
-        shares = np.linspace(0, 1, 100)
-        scale = dict.fromkeys(space.canonical(space.uniform(share)) for share in shares)
-        most = max(map(sum, found))
-        smaller = [one for one in scale if one not in found and sum(one) < most]
-        few = np.linspace(0, len(smaller) - 1, min(len(smaller), UNIFORM_NETWORKS - 1))
-        return [smaller[index] for index in few.round().astype(int)]
 
 
 class Baseline(Method):

@@ -1,7 +1,6 @@
 """The result of a search as a value: ``report.json``, from which tables and pictures are made.
 
 Accuracies are shares in [0, 1], of the search slice where nothing else is said; latencies are ms.
-Costs are named as in ``nas.latency.prices``.
 """
 
 from __future__ import annotations
@@ -130,7 +129,6 @@ class FinalNetwork(Value):
     int8_agreement: float | None = None
 
     def measured(self, cost: str) -> MeasuredLatency | None:
-        """The measurement of the latency named ``cost``, if there is one."""
         return next((latency for latency in self.latencies if latency.cost == cost), None)
 
     @property

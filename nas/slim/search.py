@@ -187,9 +187,8 @@ def _finish(run: Run, candidates: Candidates, methods: Sequence[Method], out: Pa
     }
     comparisons = []
     for target in plan.targets:
-        found = {
-            it.figures.name: hits[it.architecture] for it in networks if it.figures.target == target
-        }
+        rivals = [it for it in networks if it.figures.target == target]
+        found = {it.figures.name: hits[it.architecture] for it in rivals}
         comparisons.append(Comparison.of(target, found, main.name))
     figures = []
     for network in networks:
