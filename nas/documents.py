@@ -25,9 +25,7 @@ from nas.errors import UserError, writing
 Location = tuple[str | int, ...]
 
 _HERE = Path(__file__).parent  # in a wheel the spaces are beside it, in a checkout above
-BUILT_IN = next(
-    path for path in (_HERE / "search_spaces", _HERE.parent / "search_spaces") if path.is_dir()
-)
+BUILT_IN = next(filter(Path.is_dir, (_HERE / "search_spaces", _HERE.parent / "search_spaces")))
 """The folder of the built-in spaces; ``published/`` in it holds the built-in architectures."""
 
 

@@ -41,9 +41,8 @@ class Network(nn.Module):
 
 
 class Backbone(Network):
-    """A network without its head, which returns feature maps for detection or segmentation.
+    """A network without its head, which returns feature maps of ``strides`` and ``channels``.
 
-    ``strides`` and ``channels`` hold a number for each map: images are ``stride`` times larger.
     The state dict of the classifier loads, with ``strict`` too; its head is left out.
     """
 

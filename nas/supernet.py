@@ -39,8 +39,8 @@ class HasLogicalShapes(Protocol):
 class Crop(NamedTuple):
     """Where one tensor of a layer lies in the supernet: a leading corner of the tensor ``key``.
 
-    The corner is taken of the logical shape, in which each elastic dimension has its own axis, and
-    is then laid out as ``shape``. Along a kernel's axes it lies in the middle, not at the start.
+    It is taken of the logical shape, in which each elastic dimension has its own axis, and is then
+    laid out as ``shape``. Along a kernel's axes it lies in the middle, not at the start.
     """
 
     name: str
@@ -115,7 +115,6 @@ class Supernet(nn.Module):
     def mixture(self, images: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Returns logits (N, classes) at the largest widths, with candidates mixed in each slot.
 
-        Images (N, channels, S, S) may have any size that the space or ``resolutions`` name.
         ``weights`` holds, for each slot of ``space.paths``, a vector with each candidate's weight.
         Gradients reach these vectors only, and norms in training keep their statistics.
         """
@@ -257,10 +256,8 @@ class Supernet(nn.Module):
                 raise ValueError(f"{layer.slot}: {layer.signature} is not in {self.space.name}")
             part, whole = shapes[name], self._logical[key]
             if len(part) != len(whole) or any(p > w for p, w in zip(part, whole, strict=True)):
-                raise ValueError(
-                    f"{layer.slot}.{name}: a corner of {part} does not fit into the supernet's "
-                    f"{whole}"
-                )
+                rule = f"a corner of {part} does not fit into the supernet's {whole}"
+                raise ValueError(f"{layer.slot}.{name}: {rule}")
             corner = _corner(part, whole, len(kernels.get(name, ())))
             yield Crop(name, key, whole, corner, tensor.shape)
 

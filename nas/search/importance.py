@@ -14,13 +14,12 @@ from nas.search.walk import Action, Groups, Key, Position, Strategy, below, firs
 
 
 class PathChoice(NamedTuple):
-    """A slot that may vary in kind or be left out; ``choice`` is its place in an assignment."""
+    """A slot that may vary in kind or, where it ``may_go``, be left out by option 0."""
 
     choice: int
     stage: int
     probabilities: tuple[float, ...]
     may_go: bool
-    """Whether option 0 leaves the slot out."""
 
     @property
     def importance(self) -> float:

@@ -22,8 +22,7 @@ Rank = Callable[[Floats], Floats]
 grows with its own drop and depends on no other."""
 
 Race = Callable[[Assignment, Sequence[Assignment], Rank], Sequence[float]]
-"""From the current assignment, the candidates of a step, and how drops rank, to the candidates'
-accuracies in [0, 1]: exact for those that could win to the end, else estimated."""
+"""From the current assignment, candidates and how drops rank, to accuracies: see ``run_race``."""
 
 UNITS: Mapping[str, float] = MappingProxyType({"params": 3e6, "latency_ms": 1.0})
 EXPONENTS: Mapping[str, float] = MappingProxyType({"params": 0.5, "latency_ms": 1.0})
@@ -142,7 +141,6 @@ class Problem:
         return meets(self.price(assignment), self.target)
 
     def missed(self, assignment: Assignment) -> list[str]:
-        """Return the names of the bounds that the assignment misses."""
         costs = self.price(assignment)
         return [name for name, bound in self.target.items() if costs[name] > bound]
 

@@ -34,8 +34,7 @@ ENUMERABLE = 10_000
 RANDOM = 300
 """Random members that the pool of a larger space starts with."""
 STARTS, MOVES, PAIRS, LOOKS = 2, 25, 400, 6
-"""Climbs of a search; moves of a climb; pairs of changes that a move considers beside all single
-changes; promising neighbours of which one must fit."""
+"""Climbs of a search; moves of a climb; pairs of changes and neighbours that a move looks at."""
 TOLERANCE = 0.005
 """Of estimated costs, in logarithms; a neighbour is priced before it counts."""
 SMALLEST = 1e-4

@@ -320,6 +320,5 @@ def _proposal(trial: FrozenTrial, problem: Problem) -> Assignment | None:
 
 
 def _solution(problems: Sequence[Problem], evaluated: dict[Assignment, float]) -> Solution:
-    """Return the best of ``evaluated``; where none meets the bounds, a network that is sure to."""
     bests = [most_accurate(problem, evaluated, problem.feasible()) for problem in problems]
     return Solution(tuple(bests), (), evaluated)

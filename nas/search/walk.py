@@ -52,8 +52,7 @@ class Solution(NamedTuple):
         return self.bests[0]
 
 
-Lowering = tuple[int, int]
-"""A choice, and the option that it is lowered to."""
+Lowering = tuple[int, int]  # a choice, and the option that it is lowered to
 Key = tuple[str | int, ...]
 Actions = Mapping[Key, Action]
 """The actions of a step; the last drop of an action is remembered under its key."""
@@ -88,7 +87,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def actions(self, problem: Problem, current: Assignment) -> Actions:
-        """Return the actions of a step from ``current``, which misses a bound; empty to give up."""
+        """Return the actions of a step from ``current``; none to give up."""
 
     @abstractmethod
     def gain(self, at: Position, action: Action) -> float:
@@ -96,9 +95,9 @@ class Strategy(ABC):
 
     @abstractmethod
     def affordable(self, at: Position, budget: int, spent: int) -> int:
-        """Return how many actions this step may evaluate so that the budget lasts to the bounds.
+        """Return how many actions a step may evaluate that began with ``budget`` left.
 
-        ``budget`` evaluations were left when the step began; its start took ``spent``, 0 or 1.
+        The start of the step took ``spent`` of it, 0 or 1.
         """
 
     def drop(self, key: Key, drops: Mapping[Key, float]) -> float | None:
@@ -204,7 +203,6 @@ class Walk:
         return current
 
     def _evaluate(self, assignment: Assignment) -> float | None:
-        """Return the accuracy; None where it is unknown and the budget is spent."""
         if assignment not in self.evaluated:
             if self.budget < 1:
                 return None
@@ -213,7 +211,6 @@ class Walk:
         return self.evaluated[assignment]
 
     def _step(self, at: Position) -> Assignment:
-        """Evaluate actions, and return the network that the best leads to."""
         strategy, actions, budget = self.strategy, dict(at.actions), self.budget
         may_evaluate = strategy.affordable(at, budget, 0) > 0
         if may_evaluate:
