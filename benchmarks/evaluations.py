@@ -98,7 +98,7 @@ class Walk:
         raced = self.racing.race(at, architectures, rank)
         figures.raced_seconds += time.perf_counter() - started
         figures.raced_macs += self.racing.macs - before
-        figures.cache_mb = max(figures.cache_mb, self.racing.peak_cache_mb)
+        figures.cache_mb = max(figures.cache_mb, self.racing.memory.peak / 1e6)
         macs = [measure_size(one).macs for one in architectures]
         images = CALIBRATION_IMAGES + len(self.dataset.search)
         figures.full_macs += sum(macs) * images

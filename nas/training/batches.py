@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 STREAM = 3  # tells the draws of resolutions from the other draws of an epoch, which have 0 to 2
 SPACING = 20  # steps from one network's batch to the next one's; others were not tested
-MOST_BYTES = 256 * 10**6
-"""Of kept images of one size; one batch for each network of a step is kept anyway."""
+MOST_BYTES = 256 * 10**6  # of kept images of one size; each network's batch is kept anyway
 
 
 class PlannedBatch(NamedTuple):

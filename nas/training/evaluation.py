@@ -18,8 +18,7 @@ from nas.data.splits import choose_stratified
 from nas.supernet import Supernet
 from nas.training.processes import ALONE, Processes
 
-CALIBRATION_BATCHES, CALIBRATION_BATCH_SIZE = 10, 100
-"""More images make no difference, see benchmarks/README.md."""
+CALIBRATION_BATCHES, CALIBRATION_BATCH_SIZE = 10, 100  # enough, see benchmarks/README.md
 CALIBRATION_SEED = 0  # all subnets see the same images, so that they differ in nothing else
 EPOCH_IMAGES = 2000  # for accuracies to about a point after each epoch
 

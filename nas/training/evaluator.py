@@ -29,13 +29,10 @@ from nas.supernet import Supernet
 from nas.training.evaluation import remembering_norms
 
 CACHE_MB = 512  # of feature maps, calibrated layers and hits, at most: benchmarks/evaluations.py
-CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64
-"""For each evaluation of a search; the networks that it delivers are calibrated on more."""
+CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64  # networks that a search delivers get more
 BATCH = 256  # images of the search slice that run at once, at most
-READ_AT_ONCE = 32
-"""Images; several such batches are decoded side by side where images are not in memory."""
-MODULE_BYTES, MAP_BYTES = 50_000, 1_000
-"""Of a module, and of a kept map, besides their numbers, about."""
+READ_AT_ONCE = 32  # images; such batches are decoded side by side where images are not in memory
+MODULE_BYTES, MAP_BYTES = 50_000, 1_000  # of a module, and of a kept map, besides their numbers
 
 Kept = TypeVar("Kept")
 
@@ -77,10 +74,6 @@ class Prefix:
     is_shared: bool = False  # subnets part here or further on
     is_kept: bool = False  # some outputs may be in memory
 
-    @property
-    def is_fork(self) -> bool:
-        return len(self.children) > 1
-
 
 @dataclass(eq=False)
 class Subnet:
@@ -108,10 +101,6 @@ class Evaluator:
         self._labels = dataset.search.labels
         self._device = next(supernet.parameters()).device
         self._roots: dict[Shape, Prefix] = {}
-
-    @property
-    def peak_cache_mb(self) -> float:
-        return self.memory.peak / 1e6
 
     @property
     def macs(self) -> int:
@@ -167,7 +156,10 @@ class Evaluator:
             subnet.modules = self._calibrated(subnet.prefixes)
         for start in range(0, len(missing), BATCH):
             order, logits = self._logits(subnet, missing[start : start + BATCH].tolist(), keep_all)
-            known[:, order] = _judged(logits.float().cpu(), self._labels[order, None])
+            logits, labels = logits.float().cpu(), self._labels[order, None]
+            others = logits.scatter(1, labels, -torch.inf).amax(1)
+            known[0, order] = (logits.argmax(1) == labels[:, 0]).float()
+            known[1, order] = logits.gather(1, labels)[:, 0] - others
         self.memory.put(key, known, known.untyped_storage().nbytes())
         hits, margins = known[:, torch.from_numpy(positions)].numpy()
         return hits > 0, margins.astype(np.float64)
@@ -213,7 +205,7 @@ class Evaluator:
         return 0, maps
 
     def _keep_batches(self, prefix: Prefix, maps: Sequence[Tensor]) -> None:
-        if prefix.is_fork or (prefix.layer is None and prefix.is_shared):
+        if len(prefix.children) > 1 or (prefix.layer is None and prefix.is_shared):
             for index, x in enumerate(maps):
                 size = MAP_BYTES + x.untyped_storage().nbytes()
                 self.memory.put((prefix, "batch", index), x, size)
@@ -228,7 +220,7 @@ class Evaluator:
         order, x = list(joining[first]), _stacked(joining[first].values())
         for depth in range(first + 1, last + 1):
             x = self._run(subnet.modules[depth - 1], prefixes[depth], x)
-            if depth < last and (keep_all or prefixes[depth].is_fork):
+            if depth < last and (keep_all or len(prefixes[depth].children) > 1):
                 self._keep(prefixes[depth], order, x)
             if depth in joining:
                 order += joining[depth]
@@ -271,13 +263,6 @@ class Evaluator:
 
     def _placed(self, images: Tensor) -> Tensor:
         return images.to(self._device, memory_format=torch.channels_last)
-
-
-def _judged(logits: Tensor, labels: Tensor) -> Tensor:
-    """Hits as 0 and 1, and margins, (2, B); ``labels`` are (B, 1)."""
-    others = logits.scatter(1, labels, -torch.inf).amax(1)
-    hits = logits.argmax(1) == labels[:, 0]
-    return torch.stack([hits.float(), logits.gather(1, labels)[:, 0] - others])
 
 
 def _apart(batch: Tensor) -> Iterable[Tensor]:

@@ -94,7 +94,6 @@ class Log:
             self._write(Event(step=epoch, summary=Summary(value=points)))
 
     def append_setback(self, number: int, epoch: int, *, reason: str, step: int) -> None:
-        """Record that something went wrong for the ``number``-th time, in ``epoch``, from 1."""
         self._journal.append(SetbackLine(setback=number, epoch=epoch, step=step, reason=reason))
 
     def _write(self, event: Event) -> None:

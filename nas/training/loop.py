@@ -233,7 +233,6 @@ class Training(ABC):
         self.progress.update(text, step, total)
 
     def show_accuracies(self) -> None:
-        """Report the accuracies after the last finished epoch, if there is one."""
         if self.accuracies:
             found = ", ".join(f"{name} {100 * it:.1f} %" for name, it in self.accuracies.items())
             self.progress.say(f"epoch {self.epoch} of {self.settings.epochs}: {found}")
@@ -245,10 +244,7 @@ T = TypeVar("T", bound=Training)
 def train_epochs(
     begin: Callable[[], T], folder: RunFolder[Any, Any], processes: Processes = ALONE
 ) -> T:
-    """Run a training from what the folder holds of it to its last epoch; the first process writes.
-
-    Raises UserError if there were too many setbacks, or nothing can be written.
-    """
+    """Run a training from its folder's checkpoint to its end; UserError after many setbacks."""
     with ExitStack() as stack:
         log: Log | None = None
         with processes.together():
@@ -263,7 +259,18 @@ def train_epochs(
                 numbers = training.run_epoch()
             except SetbackError as setback:
                 with processes.together():
-                    training = _after_setback(training, setback, begin, folder)
+                    setbacks = training.setbacks + 1
+                    if setbacks > MOST_SETBACKS:
+                        lowest = training.settings.learning_rate * RATE_FACTOR**MOST_SETBACKS
+                        raise UserError(
+                            f"{folder.path}: {setback.reason} in epoch {training.epoch + 1}, with "
+                            f"the rate halved {MOST_SETBACKS} times already; start anew (--force) "
+                            f"with a learning rate below {lowest:g}"
+                        ) from None
+                    training = begin()
+                    training.load(folder)
+                    training.setbacks = setbacks
+                    training.monitor = LossMonitor(len(training.dataset.classes))
                     if log is not None:
                         epoch = training.epoch + 1
                         back = f"the end of epoch {epoch - 1}" if training.epoch else "the start"
@@ -285,19 +292,3 @@ def train_epochs(
                         log.append(training.epoch, numbers, training.path_probabilities())
                         training.save(folder)  # after the log, where a surplus line is dropped
     return training
-
-
-def _after_setback(
-    training: T, setback: SetbackError, begin: Callable[[], T], folder: RunFolder[Any, Any]
-) -> T:
-    if training.setbacks == MOST_SETBACKS:
-        raise UserError(
-            f"{folder.path}: {setback.reason} in epoch {training.epoch + 1}, with the "
-            f"rate halved {MOST_SETBACKS} times already; start anew (--force) with a learning rate "
-            f"below {training.settings.learning_rate * RATE_FACTOR**MOST_SETBACKS:g}"
-        )
-    saved = begin()
-    saved.load(folder)
-    saved.setbacks = training.setbacks + 1
-    saved.monitor = LossMonitor(len(saved.dataset.classes))
-    return saved

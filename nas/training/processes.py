@@ -63,17 +63,16 @@ class Processes:
     @contextmanager
     def together(self) -> Iterator[None]:
         """Stop all processes if one fails inside; the first process alone raises the UserError."""
+        if self.count == 1:
+            yield
+            return
         message = None
         try:
             yield
         except LostProcessError:
             raise
         except UserError as error:
-            if self.count == 1:
-                raise
             message = str(error)
-        if self.count == 1:
-            return
         messages: list[str | None] = [None] * self.count
         with self._one_line():
             distributed.all_gather_object(messages, message)
@@ -126,10 +125,7 @@ def find_device(name: str) -> torch.device:
 
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
-    """Meet the processes that torchrun has started, if any; UserError if there is no such device.
-
-    They talk by gloo on the CPU and by nccl on GPUs, of which each process has its own.
-    """
+    """Meet the processes that torchrun has started, if any: by gloo on CPUs, by nccl on GPUs."""
     own = find_device(device)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield Processes(device=own)

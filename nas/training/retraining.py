@@ -3,13 +3,10 @@
 retraining.json         data, split, recipe, supernet, teacher; versions, date
 architecture.json       the architecture, with a head for the data's classes
 inherited.safetensors   with a supernet: the weights that the training starts from
-checkpoint.safetensors  weights and optimizer after the last finished epoch
-previous.safetensors    the checkpoint before, should that one be damaged
-log.jsonl               a line per epoch: losses, rate, speed, accuracy; a line per setback
-tensorboard/            the same as curves
 weights.safetensors     at the end: the trained weights
 result.json             at the end: test accuracy, inherited and retrained
-.lock                   exists while a process trains
+
+Checkpoints, log, curves and lock are those of a supernet's run, see ``nas.training.run``.
 """
 
 from __future__ import annotations
@@ -113,7 +110,6 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
 
     @property
     def is_finished(self) -> bool:
-        """Whether weights and result are written."""
         return (self.path / RESULT).exists()
 
     def load_images(self) -> Dataset:
@@ -134,7 +130,6 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         self.require_given(known, {name: it for name, it in options.items() if it is not None})
 
     def load_teacher(self, device: torch.device | str = "cpu") -> Teacher | None:
-        """The teacher, if the record names one."""
         if self.record.teacher is None:
             return None
         classes, size = self.architecture.classes, self.architecture.input_size

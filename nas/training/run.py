@@ -137,7 +137,6 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         return supernet.eval()
 
     def load_teacher(self, device: torch.device | str = "cpu") -> Teacher | None:
-        """The external teacher, if the settings name one."""
         if self.settings.teacher is None:
             return None
         from nas.training.distillation import load_teacher
@@ -169,7 +168,6 @@ class Run(RunFolder[SearchSpace, RunRecord]):
             self.require_given(dict(mine), given)
 
     def require_images(self, dataset: Dataset) -> None:
-        """Raise UserError unless the data set has the run's classes and search slice."""
         _require_classes(self.space, dataset)
         self.record.require_images(dataset, self)
 

@@ -142,7 +142,6 @@ class SupernetTraining(Training):
         self.supernet.train()
 
     def add_gradients(self, batch: Batch, step: int) -> Tensor:
-        """Follow the sandwich rule; norms see the parts of the batch and the processes apart."""
         settings, number = self.settings, step - self.plan.first_steps[self.epoch] - 1
         mixes = self.has_mixture and number % settings.path_interval == 0
         others = max(0, settings.random_subnets - mixes)  # a mixture stands for a random subnet
