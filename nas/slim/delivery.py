@@ -120,7 +120,7 @@ class Candidates:
         return self._accuracies[architecture]
 
     def race(self, start: Assignment, rivals: Sequence[Assignment], rank: Rank) -> Sequence[float]:
-        """Accuracies of the networks a step from ``start``, estimates of those that lost early."""
+        """Accuracies of networks one step from ``start``; estimates of those that lost early."""
         race = start, *rivals
         if race not in self.journal.races:
             first, *others = map(self.space.decode, race)
