@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,10 +82,6 @@ class Layer(Value):
     """The rates of drop path that the networks with this layer were published with: pairs of the
     number of parameters with 1,000 classes, ascending, and the rate."""
 
-    module_name: ClassVar[str]
-    """The class of a built-in layer's module, such as ``efficientvit.modules.DepthwiseFFNModule``;
-    torch is loaded with it."""
-
     slot: Annotated[str, Field(pattern=rf"^{NAME}(\.{NAME})*$")]
     kind: str
 
@@ -94,14 +89,18 @@ class Layer(Value):
         """The shape of the layer's output. Raises ValueError where the input does not fit."""
         raise NotImplementedError
 
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        """The class of a built-in layer's module; torch is loaded with it."""
+        raise NotImplementedError
+
     def module(self, input_shape: Shape) -> ModuleCall:
         """The call that makes this layer's module; ``nas.network.make_module`` calls it.
 
-        It is of the class ``module_name``, whose parameters have the names of fields and properties
-        here; but ``act`` is the activation, and ``map_size`` are the sides of the input.
+        The parameters of ``module_class`` have the names of fields and properties here; but ``act``
+        is the activation, and ``map_size`` are the sides of the input.
         """
-        path, _, name = f"nas.families.{self.module_name}".rpartition(".")
-        make = getattr(importlib.import_module(path), name)
+        make = self.module_class()
         values = {"act": getattr(self, "activation", None), "map_size": input_shape[1:]}
         args: list[object] = []
         kwargs: dict[str, object] = {}

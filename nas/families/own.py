@@ -210,7 +210,7 @@ def _require_usable(layer: type[Layer], kind: str, where: str) -> None:
         raise ValueError(f"{where}: a kind must be in lower case ({NAME}), got '{kind}'")
     if layer.output_shape is Layer.output_shape:
         raise ValueError(f"{where}: must define output_shape(self, input_shape)")
-    if layer.module is Layer.module and not hasattr(layer, "module_name"):
+    if (layer.module, layer.module_class) == (Layer.module, Layer.module_class):
         raise ValueError(
             f"{where}: must define module(self, input_shape), which returns "
             "functools.partial(MODULE_CLASS, ARGUMENTS...)"

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nas.families import layer as base
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class ConvStem(base.Downsampling):
     """Two 3x3 convolutions of stride 2, the first with half the channels."""
 
-    module_name = "efficientformer_v2.modules.ConvStemModule"
     stride = 4
 
     kind: Literal["conv_stem"] = "conv_stem"
     in_channels: base.Positive = 3
     activation: base.Activation = "gelu"
 
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.efficientformer_v2.modules import ConvStemModule
+
+        return ConvStemModule
+
 
 class ConvFFN(base.ExpandingLayer):
     """Residual FFN of 1x1, depthwise and 1x1 convolutions."""
 
-    module_name = "efficientformer_v2.modules.ConvFFNModule"
     # of S1, S2 and L
     published_drop_path = ((6_185_560, 0.0), (12_710_112, 0.02), (26_322_288, 0.1))
 
     kind: Literal["conv_ffn"] = "conv_ffn"
     kernel: base.DepthwiseKernel = 3
     activation: base.Activation = "gelu"
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.efficientformer_v2.modules import ConvFFNModule
+
+        return ConvFFNModule
 
 
 class Attention4D(base.ResidualLayer):
@@ -36,7 +49,6 @@ class Attention4D(base.ResidualLayer):
     The result is interpolated back.
     """
 
-    module_name = "efficientformer_v2.modules.Attention4DModule"
     descending: ClassVar[frozenset[str]] = frozenset({"stride"})
 
     kind: Literal["attention4d"] = "attention4d"
@@ -51,31 +63,52 @@ class Attention4D(base.ResidualLayer):
         self.require_divisible(input_shape, self.stride)
         return super().output_shape(input_shape)
 
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.efficientformer_v2.modules import Attention4DModule
+
+        return Attention4DModule
+
 
 class ConvDownsample(base.Downsampling):
     """3x3 convolution of stride 2."""
 
-    module_name = "efficientformer_v2.modules.ConvDownsampleModule"
     kind: Literal["conv_downsample"] = "conv_downsample"
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.efficientformer_v2.modules import ConvDownsampleModule
+
+        return ConvDownsampleModule
 
 
 class AttentionDownsample(base.Downsampling):
     """Sum of a strided convolution and an attention whose queries are the halved map."""
 
-    module_name = "efficientformer_v2.modules.AttentionDownsampleModule"
     kind: Literal["attention_downsample"] = "attention_downsample"
     heads: base.Positive = 8
     key_dim: base.Positive = 16
     value_dim: base.Positive = 64
     activation: base.Activation = "gelu"
 
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.efficientformer_v2.modules import AttentionDownsampleModule
+
+        return AttentionDownsampleModule
+
 
 class Classifier(base.Head):
     """Norm, global mean and a linear head; with ``distillation`` a second one, averaged."""
 
-    module_name = "efficientformer_v2.modules.ClassifierModule"
     kind: Literal["classifier"] = "classifier"
     distillation: bool = True
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.efficientformer_v2.modules import ClassifierModule
+
+        return ClassifierModule
 
 
 LAYERS = (ConvStem, ConvFFN, Attention4D, ConvDownsample, AttentionDownsample, Classifier)

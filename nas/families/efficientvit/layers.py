@@ -6,17 +6,19 @@ stages stand a ``depthwise_ffn``, the ``patch_merging`` and another ``depthwise_
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from nas.families import layer as base
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 class DeepConvStem(base.Downsampling):
     """Four 3x3 convolutions of stride 2, each with twice the channels of the one before it."""
 
-    module_name = "efficientvit.modules.DeepConvStemModule"
     stride = 16
 
     kind: Literal["deep_conv_stem"] = "deep_conv_stem"
@@ -31,14 +33,25 @@ class DeepConvStem(base.Downsampling):
             )
         return shape
 
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.efficientvit.modules import DeepConvStemModule
+
+        return DeepConvStemModule
+
 
 class DepthwiseFFN(base.ExpandingLayer):
     """A residual depthwise convolution, then a residual FFN of 1x1 convolutions."""
 
-    module_name = "efficientvit.modules.DepthwiseFFNModule"
     kind: Literal["depthwise_ffn"] = "depthwise_ffn"
     kernel: base.DepthwiseKernel = 3
     activation: base.Activation = "relu"
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.efficientvit.modules import DepthwiseFFNModule
+
+        return DepthwiseFFNModule
 
 
 class CascadedAttention(base.ResidualLayer):
@@ -48,7 +61,6 @@ class CascadedAttention(base.ResidualLayer):
     queries, as in 7-5-3; further heads have the last one.
     """
 
-    module_name = "efficientvit.modules.CascadedAttentionModule"
     fixed: ClassVar[frozenset[str]] = frozenset({"heads", "kernels"})
 
     kind: Literal["cascaded_attention"] = "cascaded_attention"
@@ -72,11 +84,16 @@ class CascadedAttention(base.ResidualLayer):
             )
         return super().output_shape(input_shape)
 
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.efficientvit.modules import CascadedAttentionModule
+
+        return CascadedAttentionModule
+
 
 class PatchMerging(base.Layer):
     """1x1, depthwise 3x3 of stride 2, squeeze and excitation, 1x1; odd sides are rounded up."""
 
-    module_name = "efficientvit.modules.PatchMergingModule"
     kind: Literal["patch_merging"] = "patch_merging"
     in_channels: base.Positive
     out_channels: base.Positive
@@ -92,12 +109,23 @@ class PatchMerging(base.Layer):
         self.require_channels(input_shape, self.in_channels)
         return self.out_channels, (input_shape[1] + 1) // 2, (input_shape[2] + 1) // 2
 
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.efficientvit.modules import PatchMergingModule
+
+        return PatchMergingModule
+
 
 class PooledClassifier(base.Head):
     """Global mean, a norm over the batch and a linear head."""
 
-    module_name = "efficientvit.modules.PooledClassifierModule"
     kind: Literal["pooled_classifier"] = "pooled_classifier"
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.efficientvit.modules import PooledClassifierModule
+
+        return PooledClassifierModule
 
 
 LAYERS = (DeepConvStem, DepthwiseFFN, CascadedAttention, PatchMerging, PooledClassifier)

@@ -5,11 +5,14 @@ A width that only the stem has is a stage of its own, so their five stages are 2
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from nas.families import layer as base
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PATCH = 2
 """Side of a patch in pixels; published networks have no other."""
@@ -18,25 +21,34 @@ PATCH = 2
 class ShortStem(base.Downsampling):
     """One 3x3 convolution of stride 2."""
 
-    module_name = "mobilevit.modules.ShortStemModule"
     kind: Literal["short_stem"] = "short_stem"
     in_channels: base.Positive = 3
     activation: base.Activation = "silu"
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.mobilevit.modules import ShortStemModule
+
+        return ShortStemModule
 
 
 class InvertedResidual(base.ExpandingLayer):
     """MobileNetV2's block (Sandler et al., CVPR 2018): 1x1, depthwise, 1x1, and the sum."""
 
-    module_name = "mobilevit.modules.InvertedResidualModule"
     kind: Literal["inverted_residual"] = "inverted_residual"
     kernel: base.DepthwiseKernel = 3
     activation: base.Activation = "silu"
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.mobilevit.modules import InvertedResidualModule
+
+        return InvertedResidualModule
 
 
 class InvertedDownsample(base.Layer):
     """``inverted_residual`` without the sum, which may change the width and halve the map."""
 
-    module_name = "parts.Bottleneck"
     kind: Literal["inverted_downsample"] = "inverted_downsample"
     in_channels: base.Positive
     out_channels: base.Positive
@@ -52,6 +64,12 @@ class InvertedDownsample(base.Layer):
 
     def output_shape(self, input_shape: base.Shape) -> base.Shape:
         return self.strided(input_shape, self.in_channels, self.out_channels, self.stride)
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.parts import Bottleneck
+
+        return Bottleneck
 
 
 class PatchTransformer(base.ResidualLayer):
@@ -96,42 +114,66 @@ class SeparablePatchTransformer(PatchTransformer):
 class SeparableAttention(base.ResidualLayer):
     """The attention of ``mobilevit_v2_block`` alone: residual, of all pixels at a linear cost."""
 
-    module_name = "mobilevit.separable_modules.SeparableAttentionModule"
     kind: Literal["separable_attention"] = "separable_attention"
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.mobilevit.separable_modules import SeparableAttentionModule
+
+        return SeparableAttentionModule
 
 
 class MobileViTV1Block(SoftmaxPatchTransformer):
     """Softmax attention; its result and the input are fused by a 3x3 convolution."""
 
-    module_name = "mobilevit.modules.MobileViTV1BlockModule"
     kind: Literal["mobilevit_v1_block"] = "mobilevit_v1_block"
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.mobilevit.modules import MobileViTV1BlockModule
+
+        return MobileViTV1BlockModule
 
 
 class MobileViTV2Block(SeparablePatchTransformer):
     """Separable attention, whose result is the block's; nothing is fused."""
 
-    module_name = "mobilevit.separable_modules.MobileViTV2BlockModule"
     kind: Literal["mobilevit_v2_block"] = "mobilevit_v2_block"
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.mobilevit.separable_modules import MobileViTV2BlockModule
+
+        return MobileViTV2BlockModule
 
 
 class MobileViTV3Block(SoftmaxPatchTransformer):
     """Softmax attention; local and global features are fused by a 1x1 convolution, with a sum."""
 
-    module_name = "mobilevit.modules.MobileViTV3BlockModule"
     kind: Literal["mobilevit_v3_block"] = "mobilevit_v3_block"
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.mobilevit.modules import MobileViTV3BlockModule
+
+        return MobileViTV3BlockModule
 
 
 class MobileViTV3SeparableBlock(SeparablePatchTransformer):
     """``mobilevit_v3_block`` with separable attention."""
 
-    module_name = "mobilevit.separable_modules.MobileViTV3SeparableBlockModule"
     kind: Literal["mobilevit_v3_separable_block"] = "mobilevit_v3_separable_block"
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.mobilevit.separable_modules import MobileViTV3SeparableBlockModule
+
+        return MobileViTV3SeparableBlockModule
 
 
 class ConvClassifier(base.Layer):
     """1x1 convolution to ``features`` channels, global mean and a linear head."""
 
-    module_name = "mobilevit.modules.ConvClassifierModule"
     kind: Literal["conv_classifier"] = "conv_classifier"
     in_channels: base.Positive
     features: base.Positive
@@ -142,12 +184,23 @@ class ConvClassifier(base.Layer):
         self.require_channels(input_shape, self.in_channels)
         return self.classes, 1, 1
 
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.mobilevit.modules import ConvClassifierModule
+
+        return ConvClassifierModule
+
 
 class MeanClassifier(base.Head):
     """Global mean and a linear head."""
 
-    module_name = "mobilevit.separable_modules.MeanClassifierModule"
     kind: Literal["mean_classifier"] = "mean_classifier"
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.mobilevit.separable_modules import MeanClassifierModule
+
+        return MeanClassifierModule
 
 
 LAYERS = (
