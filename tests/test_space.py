@@ -290,7 +290,7 @@ def test_stride_is_a_choice_that_falls():
         ("width: [8, 16]", "width: 30", "a.yaml:6:5: stages[0].width: must be a multiple of 4, got 30"),
         ("width: [8, 16]", "width: []", "a.yaml:6:5: stages[0].width: a choice needs at least one option"),
         ("width: [8, 16]", "width: [16, 8]",
-         "a.yaml:6:5: stages[0].width: must go from cheapest to dearest (ascending), got 16, 8"),
+         "a.yaml:6:5: stages[0].width: must go from cheapest to most expensive (ascending), got 16, 8"),
         ("width: [8, 16]", "width: [8, 8]", "a.yaml:6:5: stages[0].width: lists an option twice, got 8, 8"),
         ("width: [8, 16]", "widht: [8, 16]",
          "a.yaml:6:5: stages[0].widht: unknown key 'widht'; did you mean 'width'?"),

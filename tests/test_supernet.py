@@ -515,7 +515,7 @@ def test_crops_of_a_cheaper_option_lie_within_those_of_a_more_expensive_one(name
 
 
 def with_a_kind_of(space, choice):
-    """The dearest assignment in which the slot of a choice is of a kind that the choice is for."""
+    """The largest assignment in which the slot of a choice is of a kind that the choice is for."""
     assignment = [size - 1 for size in space.sizes]
     for slot in space.slots:
         for index, spec in enumerate(slot.candidates):
@@ -775,7 +775,7 @@ def test_slots_of_several_kinds_mix_them_all(images):
     networks = [
         supernet.extract(space.decode([*[size - 1 for size in space.sizes[:1]], *rest]))
         for rest in ([1, 1, 1, 1, 0], [2, 1, 1, 1, 1])
-    ]  # the second takes the dearer kind of both slots
+    ]  # the second takes the more expensive kind of both slots
     assert list(space.choices) == [
         "stage1.width", "stage1.block1.mixer.kind", "stage1.block1.mixer.expansion",
         "stage1.block1.mixer.value_dim", "stage2.width", "stage2.downsample.kind",

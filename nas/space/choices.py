@@ -207,7 +207,7 @@ def slot_complaints(slot: Slot) -> Iterator[tuple[Location, str]]:
     if len(set(kinds)) < len(kinds):
         yield slot.location, f"each kind may stand once, got {', '.join(kinds)}"
     if IDENTITY in kinds[1:]:
-        yield slot.location, "must list identity first: options go from cheapest to dearest"
+        yield slot.location, "must list identity first: options go from cheapest to most expensive"
     for index, spec in enumerate(slot.candidates):
         place = (*slot.location, index) if slot.is_path_choice else slot.location
         for field, value in _own_fields(spec):
@@ -253,7 +253,7 @@ def disorder(
         value, reverse=descending
     ):
         order = "descending" if descending else "ascending"
-        yield location, f"must go from cheapest to dearest ({order}), got {listed}"
+        yield location, f"must go from cheapest to most expensive ({order}), got {listed}"
 
 
 def _own_fields(spec: LayerSpec) -> Iterator[tuple[str, Any]]:

@@ -52,7 +52,7 @@ class SearchSpace(documents.Value):
     ``norms``: in a supernet each norm has a private copy for each of its widths, or all widths
     share the leading channels of one norm; see benchmarks/README.md.
 
-    Raises ValueError if an option does not fit, or a choice does not go from cheapest to dearest.
+    Raises ValueError if an option does not fit, or choices are not listed cheapest first.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]

@@ -221,7 +221,6 @@ def test_the_result_holds_for_the_weights(uninterrupted: Path, small: Architectu
     assert result["test_images"] == len(test)
     assert result["inherited_test_accuracy"] is None
     assert (result["recipe"], result["epochs"]) == ("published", 3)
-    assert lines(uninterrupted)[-1]["accuracy/search slice"] <= 1
 
 
 def test_a_finished_training_gives_its_result_again(uninterrupted: Path, stop_at) -> None:
