@@ -16,6 +16,16 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def available_bytes() -> int:
+    """Returns the memory that is free or can be freed; 4 GB where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123
+            fields = dict(line.split(":") for line in file)
+        return 1024 * int(fields["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return 4_000_000_000
+
+
 def keep_freed_memory() -> None:
     """Let this process keep pieces of memory up to a gigabyte that it frees.
 

@@ -1,78 +1,109 @@
-"""``build_table`` measures every layer of a space, then whole networks that validate the sums."""
+"""``build_table`` measures every layer of a space, and whole networks that validate the sums."""
 
 from __future__ import annotations
 
 import datetime as dt
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter
 
+from nas.architecture import Architecture
 from nas.documents import Value
 from nas.errors import UserError
 from nas.families import Layer, Shape
 from nas.latency import staircase
+from nas.latency.calibration import (
+    Calibration,
+    MeasuredNetwork,
+    StateLatency,
+    Validation,
+    fit_calibration,
+    validate,
+)
+from nas.latency.estimator import STATES, Estimate, Latency, State, Visit
 from nas.latency.graphs import LayerGraphs
-from nas.latency.measure import LAYER_VISITS, Measurement, VisitPlan
-from nas.latency.networks import BATCH_LAYERS, NetworkSample, Runner, calibrate
-from nas.latency.table import Key, LatencyTable, Provenance, Row, sidecar_path, space_hash
+from nas.latency.measure import REFERENCE
+from nas.latency.survey import Survey, pick_networks, pick_reference
+from nas.latency.table import (
+    Key,
+    LatencyTable,
+    Provenance,
+    Row,
+    sidecar_path,
+    space_hash,
+    sum_rows,
+)
 from nas.latency.target import Target
+from nas.latency.unit import Reference
+from nas.latency.visits import Turns
 from nas.network import layer_size
 from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
 from nas.store.folder import hold_lock
-from nas.store.journal import Journal, Words
+from nas.store.journal import Journal
 
 FLOOR_MS = 1e-4
 """The least latency of a layer, where the slope drowns in noise."""
 
+LEAST_HELD_OUT = 4
+
+PASS_SECONDS = 12.0
+"""Time of a pass, after which it is decided anew where the next visits go."""
+
 
 class MeasuringPlan(NamedTuple):
-    """How networks, layers, the channel step are timed; a kill loses at most ``batch`` layers."""
+    """How many networks calibrate and validate a table, and how well all is to be known.
 
-    networks: NetworkSample
-    layers: VisitPlan = LAYER_VISITS
-    sweep: VisitPlan = staircase.SWEEP_VISITS
-    batch: int = BATCH_LAYERS
+    Each graph gets ``least_visits``; then visits go where they lower the error most, until it is
+    ``error``, a share, or the build has taken ``seconds``.
+    """
+
+    fitted: int
+    held_out: int
+    least_visits: int
+    error: float
+    seconds: float
 
 
-THOROUGH = MeasuringPlan(NetworkSample(fitted=16, held_out=24, passes=3))
-QUICK_VISITS = VisitPlan(runs=3, span_ms=4.0, least_visits=6, most_visits=12, tolerance=0.015)
-QUICK = MeasuringPlan(NetworkSample(fitted=8, held_out=12, passes=1, visits=QUICK_VISITS))
+THOROUGH = MeasuringPlan(fitted=16, held_out=24, least_visits=5, error=0.008, seconds=130)
+QUICK = MeasuringPlan(fitted=8, held_out=12, least_visits=4, error=0.012, seconds=40)
 
 
 @dataclass(frozen=True)
 class BuildSettings:
     """How a table is built; ``quick`` measures a part of the layers, and models the others.
 
+    ``minutes`` limits the whole build; by default a large space takes what it needs.
     ``space_argument`` names the space in the commands of error messages; by default its name.
     """
 
     space_argument: str | None = None
     seed: int = 0
     quick: bool = False
+    minutes: float | None = None
     plan: MeasuringPlan | None = None
 
 
 class Purpose(Value):
-    """The first line of the journal of an unfinished build: its space and its target."""
+    """The first line of the journal of a build: what its visits are of."""
 
     space: str
-    space_sha256: Annotated[str, Words("another version of the space")]
     target: Target
+    reference: Architecture
 
 
-class MeasuredRow(Value):
-    """A line of that journal: a row of the table that it will become."""
+class Chunk(Value):
+    """A line of that journal: visits in the order in which they were made."""
 
-    key: Key
-    row: Row
+    visits: tuple[Visit, ...]
 
 
 def build_table(
@@ -88,134 +119,226 @@ def build_table(
 ) -> LatencyTable:
     """Measure the layers of ``space`` on ``target`` and write ``path`` and its sidecar.
 
-    ``resume`` keeps the rows of a build, except modelled ones if ``quick`` is off. Raises UserError
-    if a build is there without ``resume`` or ``force``, or for another target or space.
+    ``resume`` goes on with the visits of a build that was stopped or that is finished, and adds
+    what is missing. Raises UserError if a build is there without ``resume`` or ``force``, or if it
+    is for another target or space.
     """
     if path.suffix != ".csv":
         raise UserError(f"{path}: a latency table is a .csv file; name it {path}.csv")
-    purpose = Purpose(space=space.name, space_sha256=space_hash(space), target=target)
-    unfinished = unfinished_path(path)
-    held = f"{unfinished}: another build is writing it; wait for it or name another --out"
-    with hold_lock(path.with_suffix(".partial.lock"), held=held):
-        finished = _finished_table(path, target, resume=resume, force=force)
-        if finished is not None and _is_complete(finished, space, quick=settings.quick):
-            finished.save()  # in case its file was damaged, but no row was lost
-            return finished
-        goes_on = resume and not force and _has_begun(unfinished)
+    begun = time.monotonic()
+    held = f"{path}: another build is writing it; wait for it or name another --out"
+    with hold_lock(path.with_suffix(".lock"), held=held):
+        goes_on = _require_free(path, resume=resume, force=force)
+        if goes_on and settings.minutes is None and (kept := _finished(path, space, settings)):
+            return kept
+        rng = np.random.default_rng(settings.seed)
+        purpose = Purpose(space=space.name, target=target, reference=pick_reference(space, rng))
         with open_journal(path, purpose, resume=goes_on) as journal:
-            if finished is not None:
-                journal.append(*_lines(_measured(finished.rows)))
-            rng = np.random.default_rng(settings.seed)
-            runner = Runner(target, rng, graphs or LayerGraphs(), progress)
-            table = LatencyTable(*_measure(space, settings, runner, journal), path)
+            building = _Building(
+                space, settings, target, purpose_of(path).reference, journal, begun,
+                graphs or LayerGraphs(), rng, progress,
+            )  # fmt: skip
+            table = LatencyTable(*building.measure(), path)
             table.save()
-        unfinished.unlink()
     return table
 
 
-def unfinished_path(path: Path) -> Path:
-    """The journal beside the table ``path``, there until the build is finished."""
-    return path.with_suffix(".partial.jsonl")
+def visits_path(path: Path) -> Path:
+    """The journal beside the table ``path``: all visits, from which ``resume`` goes on."""
+    return path.with_suffix(".visits.jsonl")
 
 
-def open_journal(path: Path, purpose: Purpose, *, resume: bool) -> Journal[MeasuredRow]:
+def purpose_of(path: Path) -> Purpose:
+    """The first line of the journal of the table ``path``."""
+    with visits_path(path).open("rb") as file:
+        return Purpose.model_validate_json(file.readline())
+
+
+def open_journal(path: Path, purpose: Purpose, *, resume: bool) -> Journal[Chunk]:
     """Begin the journal of a build of the table ``path``, or go on with the one that is there."""
+    if resume:  # the space may have changed since, and with it the reference that is picked
+        try:
+            reference = purpose_of(path).reference
+        except ValueError:
+            where = f"{visits_path(path)}:1"
+            raise UserError(f"{where}: is no line of a build; --force starts afresh") from None
+        purpose = purpose.model_copy(update={"reference": reference})
     return Journal(
-        unfinished_path(path),
-        TypeAdapter(MeasuredRow),
-        noun="an unfinished build",
+        visits_path(path),
+        TypeAdapter(Chunk),
+        noun="a build",
         remedy="--force starts afresh",
         header=purpose,
         resume=resume,
     )
 
 
-def _measure(
-    space: SearchSpace, settings: BuildSettings, runner: Runner, journal: Journal[MeasuredRow]
-) -> tuple[dict[Key, Row], Provenance]:
-    """All rows, those of ``space`` first, and their provenance; new rows join the journal."""
-    rows = {line.key: line.row for line in journal.lines}
-    plan, layers = settings.plan or (QUICK if settings.quick else THOROUGH), space.layers()
-    step = staircase.measure_step(runner.target, runner.rng, plan.sweep)
+@dataclass
+class _Building:
+    """A build under way."""
 
-    def measure_rows(keys: Sequence[Key]) -> None:
-        missing = {key: layers[key] for key in keys if key not in rows}
-        for batch in runner.measure_layers(missing, plan=plan.layers, batch=plan.batch):
-            found = {key: _row(layers[key], key[1], latency) for key, latency in batch.items()}
-            journal.append(*_lines(found))
-            rows.update(found)
+    space: SearchSpace
+    settings: BuildSettings
+    target: Target
+    reference: Architecture
+    journal: Journal[Chunk]
+    begun: float
+    graphs: LayerGraphs
+    rng: np.random.Generator
+    progress: Progress
 
-    measure_rows(staircase.keys_to_measure(layers, step) if settings.quick else list(layers))
-    measure_rows(staircase.keys_misfit(layers, rows, step))
-    extra, modelled = staircase.model_rows(layers, rows, step)
-    complete = {**rows, **extra}
-    ordered = {**{key: complete[key] for key in layers}, **complete}
-    calibration, validation = calibrate(space, ordered, runner, plan.networks)
-    return ordered, Provenance(
-        space=space.name,
-        space_argument=settings.space_argument or space.name,
-        space_sha256=space_hash(space),
-        target=runner.target,
-        calibration=calibration,
-        validation=validation,
-        channel_step=step,
-        date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        nas_version=_version(),
-        exporter=f"torch {torch.__version__}",
-        load_average=os.getloadavg() if hasattr(os, "getloadavg") else None,
-        seed=settings.seed,
-        modelled=modelled,
-    )
+    def __post_init__(self) -> None:
+        self.plan = self.settings.plan or (QUICK if self.settings.quick else THOROUGH)
+        self.visits = [visit for chunk in self.journal.lines for visit in chunk.visits]
+        self.layers = self.space.layers()
+        networks = pick_networks(self.space, self.rng, self.plan.fitted + self.plan.held_out)
+        self.survey = Survey(networks, self.reference, self.graphs)
+        self.turns = Turns(self.target, self.survey.makers, self.rng, REFERENCE, self.progress)
+
+    def measure(self) -> tuple[dict[Key, Row], Provenance]:
+        """All rows, and their provenance; all visits join the journal."""
+        layers, step = self.layers, staircase.measure_step(self.target, self.rng)
+        keys = staircase.keys_to_measure(layers, step) if self.settings.quick else list(layers)
+        self._visit_each(keys)
+        self._visit_each(staircase.keys_misfit(layers, self._rows(), step))
+        while (left := self._seconds_left()) > 1 and self._noise() > self.plan.error:
+            self._visit(self.survey.next_counts(self.visits, min(left, PASS_SECONDS)))
+        rows = self._rows()
+        modelled_rows, modelled = staircase.model_rows(layers, rows, step)
+        complete = {**rows, **modelled_rows}
+        ordered = {key: complete[key] for key in layers}
+        calibration, validation = self._calibrate(ordered)
+        unit, _ = self.survey.of_reference(self.visits)
+        return ordered, Provenance(
+            space=self.space.name,
+            space_argument=self.settings.space_argument or self.space.name,
+            space_sha256=space_hash(self.space),
+            target=self.target,
+            reference=Reference(
+                network=self.reference, warm_ms=unit.warm.ms, cold_ms=unit.cold.ms
+            ),
+            calibration=calibration,
+            validation=validation,
+            spread=self.survey.spread(self.visits),
+            channel_step=step,
+            date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            nas_version=_version(),
+            exporter=f"torch {torch.__version__}",
+            load_average=os.getloadavg() if hasattr(os, "getloadavg") else None,
+            seed=self.settings.seed,
+            modelled=modelled,
+        )
+
+    def _visit_each(self, keys: Sequence[Key]) -> None:
+        """Visit the layers and the networks as often as the plan asks for at least."""
+        self.survey.add({key: self.layers[key] for key in keys})
+        self._visit(self.survey.first_counts(self.visits, self.plan.least_visits), is_needed=True)
+
+    def _visit(self, counts: Mapping[str, int], *, is_needed: bool = False) -> None:
+        done, total = 0, sum(counts.values())
+        for chunk in self.turns.visit(counts):
+            self.journal.append(Chunk(visits=tuple(chunk)))
+            self.visits += chunk
+            done += len(chunk)
+            if is_needed and done < total and self._seconds_left() <= 0 and self.settings.minutes:
+                raise UserError(
+                    f"--minutes {self.settings.minutes:g}: too short for the least validation, "
+                    f"after {done} of {total} visits; what was measured is kept: --resume goes on"
+                )
+
+    def _seconds_left(self) -> float:
+        limit = 60 * self.settings.minutes if self.settings.minutes else self.plan.seconds
+        return self.begun + limit - time.monotonic()
+
+    def _noise(self) -> float:
+        return self.survey.noise(self.visits)
+
+    def _rows(self) -> dict[Key, Row]:
+        layers, _ = self.survey.latencies(self.visits)
+        return {key: _row(self.layers[key], key[1], found) for key, found in layers.items()}
+
+    def _calibrate(self, rows: Mapping[Key, Row]) -> tuple[Calibration, Validation | None]:
+        """Calibrate on some of the networks, evenly spread, and validate on the others."""
+        networks, (_, measured) = self.survey.networks, self.survey.latencies(self.visits)
+        sums = [sum_rows(rows[it.signature, shape] for it, shape in network.placed()) for network in networks]
+        places = np.linspace(0, len(sums) - 1, 2 * min(self.plan.fitted, len(sums)) + 1)[1::2]
+        fitted = places.round().astype(int).tolist()
+        calibration = fit_calibration(
+            [sums[index] for index in fitted],
+            [measured[index]["warm"].ms for index in fitted],
+            [measured[index]["cold"].ms for index in fitted],
+        )
+        if len(sums) - len(fitted) < LEAST_HELD_OUT:
+            return calibration, None
+
+        def compared(index: int, state: State) -> StateLatency:
+            found = measured[index][state]
+            return StateLatency(
+                sum_ms=sums[index].warm if state == "warm" else sums[index].cold,
+                predicted_ms=calibration.latency(sums[index], state),
+                measured_ms=found.ms,
+                noise=found.error / found.ms,
+            )
+
+        points = [
+            MeasuredNetwork(
+                params=size.params,
+                macs=size.macs,
+                held_out=index not in fitted,
+                warm=compared(index, "warm"),
+                cold=compared(index, "cold"),
+            )
+            for index, size in enumerate(sums)
+        ]
+        _, deviation = self.survey.of_reference(self.visits)
+        return calibration, validate(points, deviation)
 
 
-def _lines(rows: Mapping[Key, Row]) -> list[MeasuredRow]:
-    return [MeasuredRow(key=key, row=row) for key, row in rows.items()]
-
-
-def _finished_table(
-    path: Path, target: Target, *, resume: bool, force: bool
-) -> LatencyTable | None:
-    """The table whose rows are to be kept, if there is one."""
-    old = path.with_suffix(".partial.csv")
+def _require_free(path: Path, *, resume: bool, force: bool) -> bool:
+    """Whether a build goes on with visits that are there; UserError if it would replace some."""
+    old, has_begun = path.with_suffix(".partial.csv"), _has_begun(visits_path(path))
     if force:
         for file in (old.with_suffix(".json"), old):
             file.unlink(missing_ok=True)
-        return None
+        return False
     if old.exists():
         raise UserError(f"{old}: is an unfinished build of nas 0.1; --force starts afresh")
-    finished = path.exists() or sidecar_path(path).exists()
-    has_begun = _has_begun(unfinished_path(path))
-    if (finished or has_begun) and not resume:
-        problem = (
-            f"{path}: exists" if finished else f"{unfinished_path(path)}: is an unfinished build"
-        )
+    is_there = path.exists() or sidecar_path(path).exists()
+    if not is_there and not has_begun:
+        return False
+    if not resume:
+        problem = f"{path}: exists" if is_there else f"{visits_path(path)}: is an unfinished build"
         raise UserError(f"{problem}; --resume measures what is missing, --force all anew")
-    if has_begun or not finished:  # a build that has begun holds the rows of the finished table
-        return None
-    table = LatencyTable.salvage(path)
-    table.require_target(target)
-    return table
+    if not has_begun:
+        raise UserError(
+            f"{visits_path(path)}: is gone, and with it what was measured; --force measures anew"
+        )
+    return True
 
 
-def _has_begun(unfinished: Path) -> bool:
+def _has_begun(journal: Path) -> bool:
     """Whether the first line of a build's journal is whole."""
-    return unfinished.exists() and b"\n" in unfinished.read_bytes()
+    return journal.exists() and b"\n" in journal.read_bytes()
 
 
-def _is_complete(table: LatencyTable, space: SearchSpace, *, quick: bool) -> bool:
-    """Whether the table was validated for this very space and has all its rows."""
-    rows = table.rows if quick else _measured(table.rows)
-    return table.provenance.space_sha256 == space_hash(space) and space.layers().keys() <= set(rows)
+def _finished(path: Path, space: SearchSpace, settings: BuildSettings) -> LatencyTable | None:
+    """The table, if it is whole, has all rows of this very space, and was validated for it."""
+    try:
+        table = LatencyTable.load(path)
+    except UserError:
+        return None
+    has_all = space.layers().keys() <= table.rows.keys()
+    is_measured = settings.quick or not table.provenance.modelled
+    is_same = table.provenance.space_sha256 == space_hash(space)
+    return table if has_all and is_measured and is_same else None
 
 
-def _measured(rows: Mapping[Key, Row]) -> dict[Key, Row]:
-    return {key: row for key, row in rows.items() if row.status != "modelled"}
-
-
-def _row(layer: Layer, input_shape: Shape, found: Measurement) -> Row:
-    ms = max(found.ms, FLOOR_MS)
-    low, high = max(found.ms_low, 0.0), max(found.ms_high, ms)
-    return Row(ms, low, high, *layer_size(layer, input_shape), found.status)
+def _row(layer: Layer, input_shape: Shape, found: Latency) -> Row:
+    warm, cold = (
+        (max(it.ms, FLOOR_MS), it.ms_low, max(it.ms_high, it.ms, FLOOR_MS)) for it in found
+    )
+    status = "noisy" if "noisy" in (found.warm.status, found.cold.status) else "ok"
+    return Row(*warm, *cold, *layer_size(layer, input_shape), status)
 
 
 def _version() -> str:

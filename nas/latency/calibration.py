@@ -1,12 +1,11 @@
 """From sums of rows to latencies of networks: the calibration, and how well it predicts.
 
-Rows are measured with their weights in the cache. A network whose weights fit into the cache runs
-as fast as its rows say; a larger one fetches weights from memory in every run.
+A layer is timed warm, with its weights in the caches, and cold. A cold network fetches the weights
+of all its layers; a warm one those that the caches have no room for, as it runs over and over.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, NamedTuple
@@ -16,25 +15,34 @@ from pydantic import Field
 from scipy.optimize import nnls
 
 from nas.documents import Value
+from nas.latency.estimator import STATES, State
 from nas.statistics import Interval, kendall, spearman, with_interval
 
 BYTES = 4
 """Of one weight in float32."""
 
-CACHES = (*np.geomspace(1.0, 128.0, 29).tolist(),)
-"""Cache sizes to try, in MB, a quarter of an octave apart."""
+CACHES = (*np.geomspace(0.5, 256.0, 55).tolist(),)
+"""Cache sizes to try, in MB, a sixth of an octave apart."""
 
-TRAFFICS = (0.0, 2.0, 4.0, 8.0, 16.0)
-"""Further megabytes that pass through the cache in each millisecond, to try."""
+GAIN = 0.95
+"""A freer form must lower the error on left-out networks to this share to be taken."""
 
 LEAST_FOR_TWO = 6
-"""The fewest networks that two coefficients are fitted to."""
+"""The fewest networks that a freer form is fitted to."""
 
-GAIN = 0.9
-"""A further term must lower the error on left-out networks to this share to be taken."""
+MOST_ERROR = {"warm": 0.04, "cold": 0.035}
+"""A search refuses a table beyond these, unless the noise of the measurement explains them."""
 
-MOST_ERROR, LEAST_SPEARMAN = 0.03, 0.985
-"""A search refuses a table beyond these: it would rank networks no better than MACs do."""
+NOISE_SHARE = 1.5
+"""Of the noise floor, which the mean error of a perfect table may reach by chance."""
+
+MOST_NOISE = 0.04
+"""Noise of single networks above which no error of a table can be told."""
+
+LEAST_SPEARMAN = 0.985
+
+MEAN_DEVIATION = 0.8
+"""The mean size of a normal deviation, in standard deviations."""
 
 SHARE_OF_MACS = 0.5
 """Of the error of a fit on MACs alone; above it a table earns a warning. No refusal: in a space of
@@ -42,42 +50,52 @@ one kind of layer MACs predict within the noise."""
 
 
 class RowSums(NamedTuple):
-    """The sums of a network's rows; ``ms`` is not calibrated."""
+    """The sums of a network's rows, in ms, not calibrated; ``params`` are counted."""
 
-    ms: float
+    warm: float
+    cold: float
     params: int
     macs: int
 
+    def __sub__(self, other: RowSums) -> RowSums:
+        """The sums without the rows that ``other`` sums up."""
+        return RowSums(*(mine - its for mine, its in zip(self, other, strict=True)))
+
 
 class Calibration(Value):
-    """ms = factor * sum of rows + overhead_ms + ms_per_megabyte * (weights fetched, in MB).
+    """ms = factor * warm + fetching * share * (cold - warm) + overhead_ms, of the sums of rows.
 
-    The overhead is the cost of a run beyond its layers. Of M megabytes the share exp(-(C / W)^3) is
-    fetched. C is ``cache_megabytes``; W is all data that pass through the cache in a run: M, and
-    ``traffic_megabytes_per_ms`` for each ms of the rows, for activations and for other work of the
-    machine. Other forms and their errors: benchmarks/README.md.
+    ``share`` of the weights is fetched from memory: all of them by a cold network, exp(-(C / W)^2)
+    by a warm one of W megabytes, where C is ``cache_megabytes``. ``fetching`` is below 1 where a
+    network fetches some weights while it computes with others, and code only once. The overhead
+    is the cost of a run beyond its layers. The units are what ``check-lut`` found the machine to
+    take, as a multiple of what it took when the table was built. Other forms and their errors: benchmarks/README.md.
     """
 
-    factor: Annotated[float, Field(gt=0)]
+    factor: Annotated[float, Field(gt=0)] = 1.0
+    fetching: Annotated[float, Field(ge=0)] = 1.0
+    cache_megabytes: Annotated[float, Field(gt=0)] = CACHES[-1]
     overhead_ms: Annotated[float, Field(ge=0)] = 0.0
-    ms_per_megabyte: Annotated[float, Field(ge=0)] = 0.0
-    cache_megabytes: Annotated[float, Field(gt=0)] = 1.0
-    traffic_megabytes_per_ms: Annotated[float, Field(ge=0)] = 0.0
+    warm_unit: Annotated[float, Field(gt=0)] = 1.0
+    cold_unit: Annotated[float, Field(gt=0)] = 1.0
     networks: int = 0
 
-    def latency(self, sum_ms: float, params: float) -> float:
-        """The latency in ms of a network, from the sums of its rows' ms and parameters."""
-        return sum(self.terms(sum_ms, params))
+    def latency(self, sums: RowSums, state: State = "warm") -> float:
+        """The latency of a network in ms, from the sums of its rows."""
+        share = 1.0 if state == "cold" else float(_share(sums.params, self.cache_megabytes))
+        fetched = self.fetching * share * (sums.cold - sums.warm)
+        unit = self.cold_unit if state == "cold" else self.warm_unit
+        return unit * (self.factor * sums.warm + fetched + self.overhead_ms)
 
-    def terms(self, sum_ms: float, params: float) -> tuple[float, float]:
-        """The two summands of ``latency``, in ms: computing, and fetching weights."""
-        computing = self.factor * sum_ms + self.overhead_ms
-        if not self.ms_per_megabyte:
-            return computing, 0.0
-        megabytes = params * BYTES / 1e6
-        passing = megabytes + self.traffic_megabytes_per_ms * sum_ms
-        fetched = _fetched(np.array(megabytes), np.array(passing), self.cache_megabytes)
-        return computing, self.ms_per_megabyte * float(fetched)
+    def shares(self, rows: Sequence[RowSums], state: State = "warm") -> list[float]:
+        """The part of each of a network's rows in its latency, in ms; they add up to it.
+
+        A part is in proportion to what the network would save without the row.
+        """
+        total = RowSums(*map(sum, zip(*rows, strict=True)))
+        whole = self.latency(total, state)
+        saved = np.array([whole - self.latency(total - row, state) for row in rows])
+        return (saved * (whole / saved.sum())).tolist()
 
 
 class Figures(Value):
@@ -95,33 +113,60 @@ class Figures(Value):
     kendall_interval: Interval | None = None
 
 
-class MeasuredNetwork(Value):
-    """One whole network: the sums of its rows, the table's prediction, and its measured latency."""
+class StateLatency(Value):
+    """A network in one state, in ms: the sum of its rows, the prediction, the measurement.
+
+    ``noise`` is the relative standard error of the measurement.
+    """
 
     sum_ms: float
-    params: int
-    macs: int
     predicted_ms: float
     measured_ms: float
+    noise: float
+
+
+class MeasuredNetwork(Value):
+    """One whole network, warm and cold; those held out had no part in the calibration."""
+
+    params: int
+    macs: int
     held_out: bool
+    warm: StateLatency
+    cold: StateLatency
+
+    def of(self, state: State) -> StateLatency:
+        return self.warm if state == "warm" else self.cold
 
 
-class Validation(Value):
-    """Figures on networks that had no part in the calibration.
+class StateFigures(Value):
+    """Figures of one state on networks that had no part in the calibration.
 
     ``raw``: sums of rows; ``calibrated``: the table's predictions; ``macs``: a straight line
     through MACs, fitted on the same networks as the calibration, for comparison. ``noise_floor``:
-    mean difference of the networks' odd and even visits, which no prediction can beat by much.
-    ``points``: all networks, those of the calibration too.
+    the mean error that a perfect table would show, as the networks were measured.
+    ``reference_deviation``: what the reference network, measured like any other, differs from
+    itself. ``table_error``: the mean error less the noise.
     """
 
     raw: Figures
     calibrated: Figures
     macs: Figures
     noise_floor: float
+    reference_deviation: float
+    table_error: float
     least_ms: float
     most_ms: float
+
+
+class Validation(Value):
+    """How well a table predicts whole networks in both states; ``points``: all of them."""
+
+    warm: StateFigures
+    cold: StateFigures
     points: tuple[MeasuredNetwork, ...]
+
+    def of(self, state: State) -> StateFigures:
+        return self.warm if state == "warm" else self.cold
 
 
 class TableVerdict(NamedTuple):
@@ -131,24 +176,12 @@ class TableVerdict(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def fit_calibration(sums: Sequence[RowSums], measured: Sequence[float]) -> Calibration:
-    """The calibration of the least squared relative error on networks measured in ms."""
-    fetching = [partial(_fit_fetching, overhead=overhead) for overhead in (0.0, 1.0)]
-    return _best_fit([_fit_factor, _fit_with_overhead, *fetching], _table_of(sums, measured))
-
-
-def reanchor(
-    calibration: Calibration, sums: Sequence[RowSums], measured: Sequence[float]
+def fit_calibration(
+    sums: Sequence[RowSums], warm: Sequence[float], cold: Sequence[float]
 ) -> Calibration:
-    """The calibration brought up to date by networks that were measured again, in ms.
-
-    One factor multiplies everything; or one the rows and another the fetching of weights: other
-    work on a machine takes its share of the caches, which slows large networks only.
-    """
-    fits = [partial(_rescaled, calibration, separately=False)]
-    if any(calibration.terms(size.ms, size.params)[1] for size in sums):
-        fits.append(partial(_rescaled, calibration, separately=True))
-    return _best_fit(fits, _table_of(sums, measured))
+    """The calibration of the least squared relative error on networks measured in ms."""
+    data = np.concatenate([np.array(sums, dtype=float), np.array([warm, cold]).T], axis=1)
+    return _best_fit(data)
 
 
 def fit_factor(predicted: np.ndarray, measured: np.ndarray) -> float:
@@ -161,36 +194,54 @@ def judge(validation: Validation | None) -> TableVerdict:
     """Whether a search may rely on a table; names each figure that fails, and its bound."""
     if validation is None:
         return TableVerdict(("it was not validated on whole networks",), ())
-    found, macs = validation.calibrated, validation.macs.mape
     failures, warnings = [], []
-    if not found.mape <= MOST_ERROR:
-        error = f"its mean error on held-out networks is {100 * found.mape:.2f} %"
-        failures.append(f"{error}, above {100 * MOST_ERROR:g} %")
-    if not found.spearman >= LEAST_SPEARMAN:
-        rank = f"its Spearman correlation is {found.spearman:.3f}"
-        failures.append(f"{rank}, below {LEAST_SPEARMAN:g}")
-    if not found.mape <= SHARE_OF_MACS * macs:
-        error = f"its mean error, {100 * found.mape:.1f} %, is more than half of the"
-        warnings.append(f"{error} {100 * macs:.1f} % of a fit on MACs alone")
+    for state in STATES:
+        figures = validation.of(state)
+        found, noise = figures.calibrated, figures.noise_floor
+        allowed = max(MOST_ERROR[state], NOISE_SHARE * min(noise, MOST_NOISE))
+        if noise > MOST_NOISE:
+            failures.append(
+                f"this machine's noise is {_percent(noise)} ({state}), no table can show less: "
+                "run it longer (--minutes) or elsewhere"
+            )
+        elif not found.mape <= allowed:
+            error = f"its mean error on held-out networks is {_percent(found.mape, 2)} ({state})"
+            failures.append(f"{error}, above {_percent(allowed)}; noise explains {_percent(noise)}")
+        if not found.spearman >= LEAST_SPEARMAN:
+            rank = f"its Spearman correlation is {found.spearman:.3f} ({state})"
+            failures.append(f"{rank}, below {LEAST_SPEARMAN:g}")
+        if not found.mape <= SHARE_OF_MACS * figures.macs.mape:
+            error = f"its mean error, {_percent(found.mape)} ({state}), is more than half of the"
+            warnings.append(f"{error} {_percent(figures.macs.mape)} of a fit on MACs alone")
     return TableVerdict(tuple(failures), tuple(warnings))
 
 
-def validate(points: Sequence[MeasuredNetwork], noise_floor: float) -> Validation:
-    """The figures of the held-out points."""
+def validate(
+    points: Sequence[MeasuredNetwork], reference_deviation: tuple[float, float]
+) -> Validation:
+    """The figures of the held-out points, warm and cold."""
     held = [point for point in points if point.held_out]
     fitted = [point for point in points if not point.held_out]
-    truth = [point.measured_ms for point in held]
-    macs, ms = [point.macs for point in fitted], [point.measured_ms for point in fitted]
-    slope, intercept = fit_line(macs, ms)
-    return Validation(
-        raw=figures([point.sum_ms for point in held], truth),
-        calibrated=figures([point.predicted_ms for point in held], truth),
-        macs=figures([slope * point.macs + intercept for point in held], truth),
-        noise_floor=noise_floor,
-        least_ms=min(truth),
-        most_ms=max(truth),
-        points=tuple(points),
-    )
+    found = {}
+    for state, deviation in zip(STATES, reference_deviation, strict=True):
+        measured = [point.of(state) for point in held]
+        truth = [it.measured_ms for it in measured]
+        slope, intercept = fit_line(
+            [point.macs for point in fitted], [point.of(state).measured_ms for point in fitted]
+        )
+        calibrated = figures([it.predicted_ms for it in measured], truth)
+        floor = MEAN_DEVIATION * float(np.mean([it.noise for it in measured]))
+        found[state] = StateFigures(
+            raw=figures([it.sum_ms for it in measured], truth),
+            calibrated=calibrated,
+            macs=figures([slope * point.macs + intercept for point in held], truth),
+            noise_floor=max(floor, abs(deviation)),
+            reference_deviation=deviation,
+            table_error=float(np.sqrt(max(calibrated.mape**2 - floor**2, 0.0))),
+            least_ms=min(truth),
+            most_ms=max(truth),
+        )
+    return Validation(warm=found["warm"], cold=found["cold"], points=tuple(points))
 
 
 def figures(predicted: Sequence[float], measured: Sequence[float]) -> Figures:
@@ -221,82 +272,64 @@ def fit_line(x: Sequence[float], measured: Sequence[float]) -> tuple[float, floa
     return float(slope), float(intercept)
 
 
-# The fits below take a table (N, 3) of sums of ms, sums of parameters, and measured ms.
-
-_Fit = Callable[[np.ndarray], Calibration]
+# The fits below take a table (N, 6): the four fields of RowSums, and measured ms warm and cold.
 
 
-def _table_of(sums: Sequence[RowSums], measured: Sequence[float]) -> np.ndarray:
-    rows = [(size.ms, size.params, ms) for size, ms in zip(sums, measured, strict=True)]
-    return np.array(rows, dtype=float)
-
-
-def _best_fit(fits: Sequence[_Fit], data: np.ndarray) -> Calibration:
-    """The first fit, or a later one that predicts left-out networks clearly better."""
-    chosen, least = fits[0], np.inf
-    for fit in fits if len(data) >= LEAST_FOR_TWO else ():
-        errors = [
-            abs(fit(np.delete(data, index, axis=0)).latency(sum_ms, params) / measured - 1)
-            for index, (sum_ms, params, measured) in enumerate(data)
-        ]
+def _best_fit(data: np.ndarray) -> Calibration:
+    """The first form, or a later and freer one that predicts left-out networks clearly better."""
+    forms: list[Callable[[np.ndarray], Calibration]] = [
+        partial(_fit, form=form) for form in ("one factor", "two factors", "overhead")
+    ]
+    chosen, least = forms[0], np.inf
+    for form in forms if len(data) >= LEAST_FOR_TWO else ():
+        errors = []
+        for index, row in enumerate(data):
+            fitted, sums = form(np.delete(data, index, axis=0)), _sums(row)
+            for state, measured in zip(STATES, row[4:], strict=True):
+                errors.append(abs(fitted.latency(sums, state) / measured - 1))
         if (error := float(np.mean(errors))) <= GAIN * least:
-            chosen, least = fit, error
+            chosen, least = form, error
     return chosen(data)
 
 
-def _fit_factor(data: np.ndarray) -> Calibration:
-    return Calibration(factor=fit_factor(data[:, 0], data[:, 2]), networks=len(data))
-
-
-def _fit_with_overhead(data: np.ndarray) -> Calibration:
-    columns = np.stack([data[:, 0], np.ones(len(data))], 1) / data[:, 2:]
-    (factor, overhead), _ = nnls(columns, np.ones(len(data)))
-    if factor <= 0:
-        return _fit_factor(data)
-    return Calibration(factor=float(factor), overhead_ms=float(overhead), networks=len(data))
-
-
-def _fit_fetching(data: np.ndarray, overhead: float) -> Calibration:
-    """A fit with fetching, and with an overhead if ``overhead`` is 1, not 0."""
-    sums, megabytes, measured = data[:, 0], data[:, 1] * BYTES / 1e6, data[:, 2]
-    overheads = np.full(len(data), overhead)
-    best, least = _fit_factor(data), np.inf
-    for cache, traffic in itertools.product(CACHES, TRAFFICS):
-        if cache > megabytes.max():  # hardly anything is fetched, so its price cannot be told
-            break
-        fetched = _fetched(megabytes, megabytes + traffic * sums, cache)
-        columns = np.stack([sums, overheads, fetched], 1) / measured[:, None]
-        (factor, overhead_ms, fetching), residual = nnls(columns, np.ones(len(data)))
-        if factor > 0 and residual < least:
+def _fit(data: np.ndarray, form: str) -> Calibration:
+    warm, excess = data[:, 0], data[:, 1] - data[:, 0]
+    measured = np.concatenate([data[:, 4], data[:, 5]])
+    best, least = Calibration(networks=len(data)), np.inf
+    for cache in CACHES:
+        fetched = np.concatenate([_share(data[:, 2], cache) * excess, excess])
+        computed = np.concatenate([warm, warm])
+        columns = {
+            "one factor": [computed + fetched],
+            "two factors": [computed, fetched],
+            "overhead": [computed, fetched, np.ones(len(measured))],
+        }[form]
+        scaled = np.stack(columns, 1) / measured[:, None]
+        found, residual = nnls(scaled, np.ones(len(measured)))
+        if found[0] > 0 and residual < least:
             least = residual
+            factor, fetching, overhead = (*found, *([found[0], 0.0][len(found) - 1 :]))
             best = Calibration(
                 factor=float(factor),
-                overhead_ms=float(overhead_ms),
-                ms_per_megabyte=float(fetching),
+                fetching=float(fetching),
+                overhead_ms=float(overhead),
                 cache_megabytes=cache,
-                traffic_megabytes_per_ms=traffic,
                 networks=len(data),
             )
     return best
 
 
-def _rescaled(calibration: Calibration, data: np.ndarray, *, separately: bool) -> Calibration:
-    """The calibration times one factor, or with one for the rows and one for the fetching."""
-    terms = np.array([calibration.terms(sum_ms, params) for sum_ms, params, _ in data])
-    rows = fetching = 0.0
-    if separately:
-        rows, fetching = map(float, nnls(terms / data[:, 2:], np.ones(len(data)))[0])
-    if rows <= 0:
-        rows = fetching = fit_factor(terms[:, 0] + terms[:, 1], data[:, 2])
-    update = {
-        "factor": rows * calibration.factor,
-        "overhead_ms": rows * calibration.overhead_ms,
-        "ms_per_megabyte": fetching * calibration.ms_per_megabyte,
-    }
-    return calibration.model_copy(update=update)
+def _sums(row: np.ndarray) -> RowSums:
+    warm, cold, params, macs = row[:4].tolist()
+    return RowSums(warm, cold, int(params), int(macs))
 
 
-def _fetched(megabytes: np.ndarray, passing: np.ndarray, cache: float) -> np.ndarray:
-    """Megabytes of weights fetched from memory in each run, of those passing through the cache."""
-    found: np.ndarray = megabytes * np.exp(-((cache / np.maximum(passing, 1e-9)) ** 3))
+def _share(params: float | np.ndarray, cache: float) -> np.ndarray:
+    """The share of a warm network's weights that is fetched from memory in each run."""
+    megabytes = np.maximum(np.asarray(params) * BYTES / 1e6, 1e-9)
+    found: np.ndarray = np.exp(-((cache / megabytes) ** 2))
     return found
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -29,20 +31,29 @@ from nas.network import fold, make_module
 KEPT_BYTES = 150_000_000
 """Of graphs that are kept; making one from a template again takes about 5 ms."""
 
+COPIES = 3
+"""Of a layer in the long graph of its probe: the noise of a visit counts a third."""
+
 IR_VERSION = 10
 """The file format of opset 20 and 21; any runtime that supports the opset reads it."""
 
 
-@dataclass(frozen=True)
-class Probe:
+class Graph(NamedTuple):
+    """A graph by a name that stands for it, and how to make it."""
+
+    name: str
+    make: Callable[[], onnx.ModelProto]
+
+
+class Probe(NamedTuple):
     """A latency to time: (long - short) / copies, as ``long`` holds so many more of the layer."""
 
-    long: onnx.ModelProto
-    short: onnx.ModelProto | None = None
+    long: Graph
+    short: Graph | None = None
     copies: int = 1
 
     @property
-    def graphs(self) -> tuple[onnx.ModelProto, ...]:
+    def graphs(self) -> tuple[Graph, ...]:
         return (self.long,) if self.short is None else (self.long, self.short)
 
 
@@ -76,17 +87,22 @@ class LayerGraphs:
 
         A layer on its own costs more: the runtime reorders activations at both ends, and fuses no
         residual sum. The first and the last layer of a network have no neighbour on one side: they
-        stand alone. The cost of calling the runtime counts once, with the stem.
+        stand alone. The cost of calling the runtime counts once, with the stem. Layers on one shape
+        share the short graph.
         """
-        graph = self.graph(layer, input_shape)
+        name = f"{layer.signature} on {'x'.join(map(str, input_shape))}"
+        graph = partial(self.graph, layer, input_shape)
         if layer.slot == "stem":
-            return Probe(graph)
+            return Probe(Graph(name, graph))
         if layer.slot == "head":
-            return Probe(graph, CALL)
-        before = pointwise(input_shape)
-        if layer.output_shape(input_shape) == input_shape:
-            return Probe(chain([before, *[graph] * 3]), chain([before, graph]), copies=2)
-        return Probe(chain([before, graph]), before)
+            return Probe(Graph(name, graph), Graph("call", lambda: CALL))
+        before = partial(pointwise, input_shape)
+        copies = COPIES if layer.output_shape(input_shape) == input_shape else 1
+        return Probe(
+            Graph(f"{copies} of {name}", lambda: chain([before(), *[graph()] * copies])),
+            Graph(f"before {'x'.join(map(str, input_shape))}", before),
+            copies,
+        )
 
     def _make(self, layer: Layer, input_shape: Shape) -> onnx.ModelProto:
         module = random_module(layer, input_shape)

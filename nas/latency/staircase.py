@@ -14,18 +14,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 from scipy.optimize import nnls
 
 from nas.architecture import Architecture
-from nas.families import Layer
-from nas.latency.graphs import Probe, chain, pointwise
-from nas.latency.measure import VisitPlan, measure_probes
+from nas.families import Layer, Shape
+from nas.latency.estimator import estimate
+from nas.latency.graphs import chain, pointwise
 from nas.latency.table import Key, LatencyTable, ModelledGroup, Row
 from nas.latency.target import Target
+from nas.latency.visits import Turns
 from nas.network import layer_size
 from nas.space import SearchSpace
 
@@ -36,7 +39,7 @@ SWEEP_WIDTHS = tuple(range(20, 97, 4))
 """Multiples of 4: others are off the staircase, as onnxruntime's blocked layout needs 4."""
 
 SWEEP_MAP = 14
-SWEEP_VISITS = VisitPlan(span_ms=0.5, least_visits=5, most_visits=10)
+SWEEP_VISITS, SWEEP_COPIES = 5, 6
 
 STEP_GAIN = 0.7
 """A wider step must lower the error of the finer one to this share to be believed."""
@@ -69,12 +72,18 @@ class Group(NamedTuple):
     alignment: tuple[str, ...]
 
 
-def measure_step(target: Target, rng: np.random.Generator, plan: VisitPlan = SWEEP_VISITS) -> int:
+def measure_step(target: Target, rng: np.random.Generator, visits: int = SWEEP_VISITS) -> int:
     """The number of channels that the target computes at once, from a sweep of 1x1 convolutions."""
-    graphs = [pointwise((width, SWEEP_MAP, SWEEP_MAP)) for width in SWEEP_WIDTHS]
-    probes = [Probe(chain([graph] * 4), chain([graph] * 2), copies=2) for graph in graphs]
-    measured = measure_probes(probes, target, rng=rng, plan=plan)
-    return fit_step(SWEEP_WIDTHS, [found.ms for found in measured])
+    shapes = [(width, SWEEP_MAP, SWEEP_MAP) for width in SWEEP_WIDTHS]
+    graphs = {str(shape): partial(_sweep_graph, shape) for shape in shapes}
+    counts = dict.fromkeys(graphs, visits)
+    visits = [it for chunk in Turns(target, graphs, rng).visit(counts) for it in chunk]
+    found = estimate(visits)["warm"].graphs
+    return fit_step(SWEEP_WIDTHS, [found[name].ms for name in graphs])
+
+
+def _sweep_graph(shape: Shape) -> onnx.ModelProto:
+    return chain([pointwise(shape)] * SWEEP_COPIES)
 
 
 def fit_step(widths: Sequence[int], ms: Sequence[float]) -> int:
@@ -152,11 +161,16 @@ def model_rows(
         error = _left_out_error(known, layers, rows, step)
         features = _features([layers[key].widths for key in keys], step)
         index = {key: number for number, key in enumerate(keys)}
-        ms = _fit(features[[index[key] for key in known]], [rows[key].ms for key in known])
+        places = [index[key] for key in known]
+        warm = _fit(features[places], [rows[key].ms for key in known])
+        cold = _fit(features[places], [rows[key].cold_ms for key in known])
         for key in missing:
-            value = float(features[index[key]] @ ms)
-            low, high = max(0.0, 1 - 1.96 * error) * value, (1 + 1.96 * error) * value
-            found[key] = Row(value, low, high, *layer_size(layers[key], key[1]), "modelled")
+            cells = [
+                share * float(features[index[key]] @ ms)
+                for ms in (warm, cold)
+                for share in (1.0, max(0.0, 1 - 1.96 * error), 1 + 1.96 * error)
+            ]
+            found[key] = Row(*cells, *layer_size(layers[key], key[1]), "modelled")
         record = ModelledGroup(
             kind=layers[keys[0]].kind,
             map=group.map,

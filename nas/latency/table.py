@@ -23,10 +23,15 @@ from nas.documents import Value, did_you_mean, read_document, write_atomically
 from nas.errors import UserError
 from nas.families import Layer, Shape
 from nas.latency.calibration import Calibration, RowSums, Validation, judge
+from nas.latency.estimator import STATES, State
 from nas.latency.target import Target, detect_again
+from nas.latency.unit import Reference
 from nas.space import Assignment, SearchSpace
 
-COLUMNS = ("layer", "input_shape", "ms", "ms_low", "ms_high", "params", "macs", "status")
+COLUMNS = (
+    *("layer", "input_shape", "ms", "ms_low", "ms_high", "cold_ms", "cold_low", "cold_high"),
+    *("params", "macs", "status"),
+)
 LATENCY = "latency_ms"
 RowStatus = Literal["ok", "noisy", "modelled"]
 Key = tuple[str, Shape]
@@ -34,14 +39,22 @@ Key = tuple[str, Shape]
 
 
 class Row(NamedTuple):
-    """The cost of one layer on one input shape; ms with its 95 % interval, not calibrated."""
+    """The cost of one layer on one input shape, warm and cold, with 95 % intervals; in ms."""
 
     ms: float
     ms_low: float
     ms_high: float
+    cold_ms: float
+    cold_low: float
+    cold_high: float
     params: int
     macs: int
     status: RowStatus
+
+    @property
+    def sums(self) -> RowSums:
+        """The sums of a network of this row alone."""
+        return RowSums(self.ms, self.cold_ms, self.params, self.macs)
 
 
 class ModelledGroup(Value):
@@ -56,21 +69,28 @@ class ModelledGroup(Value):
 
 
 class Anchor(Value):
-    """A calibration that held until the next one, and the date it was measured on."""
+    """A calibration and a unit that held until the next one, and the date of their measurement."""
 
     calibration: Calibration
+    reference: Reference
     date: str
 
 
 class Provenance(Value):
-    """Everything of a table but its rows; ``anchored``: when ``check-lut`` last shifted it."""
+    """Everything of a table but its rows; ``anchored``: when ``check-lut`` last shifted it.
+
+    ``reference`` is the unit of the latencies. ``spread``: how much faster and slower than in the
+    median the machine was while it was measured, 5 % of the time each.
+    """
 
     space: str
     space_argument: str
     space_sha256: str
     target: Target
+    reference: Reference
     calibration: Calibration
     validation: Validation | None
+    spread: tuple[float, float] = (0.0, 0.0)
     channel_step: int | None = None
     date: str
     nas_version: str
@@ -154,19 +174,32 @@ class LatencyTable:
             f"({layer.slot}); add what the space is missing: {command} --resume"
         )
 
-    def cost(self, architecture: Architecture) -> dict[str, float]:
+    def cost(self, architecture: Architecture, state: State = "warm") -> dict[str, float]:
         """``latency_ms`` (calibrated), ``params`` and ``macs`` of a network."""
-        return self.cost_of(architecture.placed())
+        return self.cost_of(architecture.placed(), state)
 
-    def cost_of(self, placed: Iterable[tuple[Layer, Shape]]) -> dict[str, float]:
+    def cost_of(
+        self, placed: Iterable[tuple[Layer, Shape]], state: State = "warm"
+    ) -> dict[str, float]:
         """``cost`` of the network that consists of these layers, each with its input shape."""
         sums = sum_rows(self.row(layer, shape) for layer, shape in placed)
-        ms = self.calibration.latency(sums.ms, sums.params)
+        ms = self.calibration.latency(sums, state)
         return {LATENCY: ms, "params": sums.params, "macs": sums.macs}
 
-    def predict(self, architecture: Architecture) -> float:
-        """The latency of a network in milliseconds."""
-        return self.cost(architecture)[LATENCY]
+    def predict(self, architecture: Architecture, state: State = "warm") -> float:
+        """The latency of a network in milliseconds.
+
+        ``warm``: run again and again, as a benchmark's loop does. ``cold``: the first run after
+        other work had the caches, as an application does that runs a network now and then.
+        """
+        if state not in STATES:
+            raise UserError(f"state: must be {' or '.join(STATES)}, got '{state}'")
+        return self.cost(architecture, state)[LATENCY]
+
+    def shares(self, architecture: Architecture, state: State = "warm") -> list[float]:
+        """The part of each layer in ``predict``, in ms, by ``Calibration.shares``."""
+        rows = [self.row(layer, shape).sums for layer, shape in architecture.placed()]
+        return self.calibration.shares(rows, state)
 
     def require_layers(self, space: SearchSpace, space_argument: str | None = None) -> None:
         """Raise the UserError of ``row`` unless all layers of ``space`` have rows."""
@@ -187,18 +220,22 @@ class LatencyTable:
         """Raise UserError, naming the figures and their bounds, if the table failed validation."""
         if failures := judge(self.validation).failures:
             raise UserError(
-                f"{self.path}: {'; '.join(failures)}; build it again when the machine is quieter: "
-                f"{build_command(self.path, self.provenance)} --force, or take it as it is with "
-                f"--accept-table"
+                f"{self.path}: {'; '.join(failures)}; measure on: "
+                f"{build_command(self.path, self.provenance)} --resume --minutes 10, or take it as "
+                f"it is with --accept-table"
             )
 
 
 @dataclass(frozen=True, eq=False)
 class Prices:
-    """The costs of assignments by tables with names: latencies, ``params`` and ``macs``."""
+    """The costs of assignments by tables with names: latencies, ``params`` and ``macs``.
+
+    Latencies are those in ``state``.
+    """
 
     space: SearchSpace
     tables: Mapping[str, LatencyTable]
+    state: State = "warm"
 
     @cached_property
     def latencies(self) -> Mapping[str, LatencyTable]:
@@ -213,7 +250,7 @@ class Prices:
     def cost(self, assignment: Assignment) -> dict[str, float]:
         """``LatencyTable.cost`` of the architecture, by every table."""
         placed = list(self.space.placed(assignment))
-        found = {name: table.cost_of(placed) for name, table in self.latencies.items()}
+        found = {name: table.cost_of(placed, self.state) for name, table in self.latencies.items()}
         latencies = {name: costs.pop(LATENCY) for name, costs in found.items()}
         return {**latencies, **next(iter(found.values()))}
 
@@ -262,12 +299,13 @@ def space_hash(space: SearchSpace) -> str:
 
 def sum_rows(rows: Iterable[Row]) -> RowSums:
     """The sums of a network's rows, in the order in which the layers stand."""
-    ms, params, macs = 0.0, 0, 0
+    warm, cold, params, macs = 0.0, 0.0, 0, 0
     for row in rows:  # sum() of floats rounds otherwise
-        ms += row.ms
+        warm += row.ms
+        cold += row.cold_ms
         params += row.params
         macs += row.macs
-    return RowSums(ms, params, macs)
+    return RowSums(warm, cold, params, macs)
 
 
 def format_rows(rows: Mapping[Key, Row]) -> str:
@@ -276,8 +314,8 @@ def format_rows(rows: Mapping[Key, Row]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for (signature, shape), row in rows.items():
-        ms = [f"{value:.6f}" for value in row[:3]]
-        writer.writerow([signature, _shape_text(shape), *ms, *row[3:]])
+        ms = [f"{value:.6f}" for value in row[:6]]
+        writer.writerow([signature, _shape_text(shape), *ms, *row[6:]])
     return text.getvalue()
 
 
@@ -303,13 +341,15 @@ def _parse_cells(cells: list[str]) -> tuple[Key, Row]:
         raise ValueError(f"{len(COLUMNS)} cells expected, got {len(cells)}")
     signature, shape_cell, *numbers, params, macs, status = cells
     channels, height, width = map(int, shape_cell.split("x"))
-    ms, low, high = map(float, numbers)
-    if not (math.isfinite(ms) and ms > 0):
-        raise ValueError(f"ms must be a number above zero, got {numbers[0]}")
+    ms, low, high, cold, cold_low, cold_high = map(float, numbers)
+    for name, value in (("ms", ms), ("cold_ms", cold)):
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be a number above zero, got {value:g}")
     known: tuple[RowStatus, ...] = get_args(RowStatus)
     if status not in known:
         raise ValueError(f"status must be {', '.join(known[:-1])} or {known[-1]}, got '{status}'")
-    row = Row(ms, low, high, int(params), int(macs), known[known.index(status)])
+    sizes = int(params), int(macs), known[known.index(status)]
+    row = Row(ms, low, high, cold, cold_low, cold_high, *sizes)
     return (signature, (channels, height, width)), row
 
 
@@ -321,10 +361,18 @@ def _read_table(path: Path) -> tuple[LatencyTable, int | None]:
     if not path.exists() and not sidecar_path(path).exists():
         raise UserError(f"{path}: no such latency table; build it: {command}")
     try:
-        sidecar = read_document(sidecar_path(path)).validated(Sidecar)
+        document = read_document(sidecar_path(path))
+        is_old = isinstance(document.data, dict) and "reference" not in document.data
+        sidecar = None if is_old else document.validated(Sidecar)
     except UserError as error:
         problem = f"{error}; without it {path.name} is of no use"
         raise UserError(f"{problem}, rebuild: {command} --force") from None
+    if sidecar is None:
+        command = command.replace("SPACE", str(document.data.get("space_argument", "SPACE")))
+        raise UserError(
+            f"{path}: is a table of an earlier version, which timed no layer cold and no "
+            f"reference network; rebuild: {command} --force"
+        )
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -20,7 +20,7 @@ from nas.latency.runtimes import RUNTIMES, Runtime
 from nas.latency.runtimes.base import random_inputs
 from nas.machine import usable_cores
 
-Statistic = Literal["thread_cpu_quartile", "wall_median"]
+ClockName = Literal["thread_cpu", "wall"]
 
 # fmt: off
 RELEVANT_FLAGS = (
@@ -48,7 +48,7 @@ class Target(Value):
     threads: Annotated[int, Field(gt=0)]
     precision: Precision = "float32"
     batch: Annotated[int, Field(gt=0)] = 1
-    statistic: Statistic
+    clock: ClockName
 
     @property
     def hardware(self) -> str:
@@ -109,7 +109,7 @@ def detect_target(
         threads=threads,
         precision=precision,
         batch=batch,
-        statistic="thread_cpu_quartile" if in_caller and has_fine_clock else "wall_median",
+        clock="thread_cpu" if in_caller and has_fine_clock else "wall",
     )
 
 

@@ -1,0 +1,178 @@
+"""The survey of a space: which graphs to visit, how often, and what their latencies tell.
+
+Layers average out in the sum of a network, whole networks do not; and a visit to a large network
+takes longer. So visits are shared out such that the error that noise adds to the validation falls
+fastest (Neyman 1934: in proportion to the root of variance over cost).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+
+from nas.architecture import Architecture
+from nas.families import Layer
+from nas.latency.estimator import (
+    STATES,
+    Estimate,
+    Estimates,
+    Latency,
+    Measurement,
+    State,
+    Visit,
+    estimate,
+    slope,
+)
+from nas.latency.graphs import LayerGraphs, Probe
+from nas.latency.measure import HIDDEN, REFERENCE
+from nas.latency.table import Key
+from nas.network import measure_size
+from nas.space import SearchSpace
+from nas.statistics import spread_over
+
+CANDIDATES = 300
+"""Random networks among which those to measure are picked by their size."""
+
+REFERENCE_SIZE = 2.0
+"""MACs of the reference over those of the smallest network: it is visited often."""
+
+@dataclass
+class Survey:
+    """Layers with their probes, whole networks, and the reference; ``makers`` make each graph."""
+
+    networks: Sequence[Architecture]
+    reference: Architecture
+    graphs: LayerGraphs
+    probes: dict[Key, Probe] = field(default_factory=dict)
+    makers: dict[str, Callable[[], onnx.ModelProto]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for network in self.networks:
+            self.makers[network_name(network)] = partial(self.graphs.network, network)
+        for name in (REFERENCE, HIDDEN):
+            self.makers[name] = partial(self.graphs.network, self.reference)
+
+    def add(self, layers: Mapping[Key, Layer]) -> None:
+        """Let these layers be measured too."""
+        probes = {key: self.graphs.probe(layer, key[1]) for key, layer in layers.items()}
+        self.probes |= probes
+        self.makers |= {it.name: it.make for probe in probes.values() for it in probe.graphs}
+
+    def first_counts(self, visits: Sequence[Visit], least: int) -> dict[str, int]:
+        """The visits that each graph still lacks."""
+        made = Counter(visit.graph for visit in visits)
+        names = [name for name in self.makers if name != REFERENCE]
+        return {name: max(0, least - made[name]) for name in names}
+
+    def next_counts(self, visits: Sequence[Visit], seconds: float) -> dict[str, int]:
+        """The visits that fit into ``seconds`` and lower the error by noise most."""
+        graphs = self._weights(visits)
+        variances, costs, made = np.array(list(graphs.values())).T
+        more = share_out(variances, costs, made, seconds)
+        return dict(zip(graphs, more.tolist(), strict=True))
+
+    def noise(self, visits: Sequence[Visit]) -> float:
+        """The part of the networks' mean error that noise makes, as a share."""
+        return math.sqrt(sum(variance / made for variance, _, made in self._weights(visits).values()))
+
+    def latencies(self, visits: Sequence[Visit]) -> tuple[dict[Key, Latency], list[dict[State, Estimate]]]:
+        """The latency of each layer, and the estimates of each whole network by state."""
+        found = estimate(visits)
+        layers = {
+            key: Latency(*(Measurement.of(_layer(probe, found[state])) for state in STATES))
+            for key, probe in self.probes.items()
+        }
+        networks = [
+            {state: found[state].graphs[network_name(network)] for state in STATES}
+            for network in self.networks
+        ]
+        return layers, networks
+
+    def of_reference(self, visits: Sequence[Visit]) -> tuple[Latency, tuple[float, float]]:
+        """The latency of the reference, and by how much it differs from itself when hidden."""
+        found = [estimates.graphs for estimates in estimate(visits).values()]
+        latency = Latency(*(Measurement.of(graphs[REFERENCE]) for graphs in found))
+        warm, cold = (graphs[HIDDEN].ms / graphs[REFERENCE].ms - 1 for graphs in found)
+        return latency, (warm, cold)
+
+    def spread(self, visits: Sequence[Visit]) -> tuple[float, float]:
+        """How much faster and slower than in the median the machine was, by ``Estimates``."""
+        return estimate(visits)["warm"].spread
+
+    def _weights(self, visits: Sequence[Visit]) -> dict[str, tuple[float, float, float]]:
+        """Of each graph: the squared error that one visit leaves, seconds of a visit, visits."""
+        seconds: dict[str, list[float]] = {}
+        for visit in visits:
+            seconds.setdefault(visit.graph, []).append(visit.seconds)
+        errors = dict.fromkeys(seconds, 0.0)
+        for found, _ in estimate(visits).values():
+            for name, parts in self._parts(found).items():
+                errors[name] += found[name].noise ** 2 * parts / len(STATES)
+        return {
+            name: (error, float(np.mean(seconds[name])), float(len(seconds[name])))
+            for name, error in errors.items()
+            if name != REFERENCE
+        }
+
+    def _parts(self, found: Mapping[str, Estimate]) -> dict[str, float]:
+        """Of each graph the mean square of its part in the latencies of networks."""
+        squares = dict.fromkeys(found, 0.0)
+        for network in self.networks:
+            whole = found[network_name(network)].ms
+            parts = dict.fromkeys(found, 0.0)
+            parts[network_name(network)] = 1.0
+            for layer, shape in network.placed():
+                if probe := self.probes.get((layer.signature, shape)):
+                    for graph, sign in zip(probe.graphs, (1, -1), strict=False):
+                        parts[graph.name] += sign * found[graph.name].ms / probe.copies / whole
+            for name, part in parts.items():
+                squares[name] += part**2 / len(self.networks)
+        squares[HIDDEN] = 1 / len(self.networks)  # it is visited as a network would be
+        return squares
+
+
+def share_out(
+    variances: np.ndarray, costs: np.ndarray, made: np.ndarray, budget: float
+) -> np.ndarray:
+    """Further visits (N,) that cost about ``budget`` and minimise the sum of variances / visits."""
+    ideal = np.sqrt(variances / costs)
+    low, high = 0.0, (made.max() + budget / costs.min()) / max(ideal.max(), 1e-300)
+    for _ in range(60):
+        middle = (low + high) / 2
+        spent = (np.maximum(middle * ideal - made, 0) * costs).sum()
+        low, high = (middle, high) if spent < budget else (low, middle)
+    found: np.ndarray = np.maximum(low * ideal - made, 0).round().astype(int)
+    return found
+
+
+def pick_networks(space: SearchSpace, rng: np.random.Generator, count: int) -> list[Architecture]:
+    """Different random networks, and the smallest and largest, from the fewest MACs to the most."""
+    found = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(CANDIDATES))]
+    networks = list(dict.fromkeys(found))
+    sizes = [measure_size(network).macs for network in networks]
+    return [networks[index] for index in spread_over(sizes, min(count, len(networks)))]
+
+
+def pick_reference(space: SearchSpace, rng: np.random.Generator) -> Architecture:
+    """A small network of the space, of a few more MACs than the smallest."""
+    wanted = REFERENCE_SIZE * measure_size(space.smallest()).macs
+    networks = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(CANDIDATES))]
+    return min(networks, key=lambda it: abs(math.log(measure_size(it).macs / wanted)))
+
+
+def network_name(network: Architecture) -> str:
+    """The name of a network's graph."""
+    return f"network {hashlib.sha256(network.to_json().encode()).hexdigest()[:16]}"
+
+
+def _layer(probe: Probe, found: Estimates) -> Estimate:
+    long, *short = (found.graphs[graph.name] for graph in probe.graphs)
+    return slope(long, short[0], probe.copies) if short else long

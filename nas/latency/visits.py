@@ -1,0 +1,187 @@
+"""Visits: graphs take turns in random order, and each visit times a graph cold and then warm.
+
+*Cold* is the first run after other work had the caches: 96 MB are read before it. *Warm* is what a
+loop over one network sees: the graph runs until it gets no faster, which takes a few runs or a few
+dozen, and then the last runs count. A graph with regular visits, the reference, comes back after
+every few others.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+
+from nas.errors import UserError
+from nas.latency.estimator import Visit
+from nas.latency.graphs import with_batch
+from nas.latency.runtimes import Runtime
+from nas.latency.target import ClockName, Target, in_precision, make_runtime
+from nas.machine import available_bytes
+from nas.progress import SILENT, Progress
+
+Run = Callable[[], object]
+
+CLOCKS: Mapping[ClockName, Callable[[], int]] = {
+    "thread_cpu": time.thread_time_ns,
+    "wall": time.perf_counter_ns,
+}
+"""Clocks in nanoseconds. The thread's CPU time is latency without pre-emption."""
+
+CACHES_BYTES = 96_000_000
+"""Read before a cold run: more than the caches of most machines hold."""
+
+WINDOW = 3
+"""Runs that are compared with as many before them, and whose median counts once it is warm."""
+
+STILL = 0.01
+"""A graph is warm when the fastest of the last runs saves less than this share."""
+
+MOST_RUNS = 40
+"""A graph whose weights just fit into the caches may get faster for long."""
+
+REGULAR = 8
+"""Visits to others between two to the reference, at most."""
+
+MOST_OPEN_BYTES, OPEN_SHARE = 1_500_000_000, 0.15
+"""Of graphs whose sessions are open at once, and of the memory that is free: the runtime packs a
+second copy of weights."""
+
+CHUNK_SECONDS = 5.0
+"""What a kill loses at most."""
+
+TRIES = 5
+
+
+class Times(NamedTuple):
+    """The times of a visit, in ms, and the number of runs that they took."""
+
+    warm: float
+    cold: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Times runs by a clock in nanoseconds."""
+
+    read: Callable[[], int]
+    caches: np.ndarray = field(default_factory=lambda: np.ones(CACHES_BYTES // 8))
+
+    def visit(self, run: Run) -> Times:
+        """One cold run, then runs until they are warm; UserError if the clock stands still."""
+        for _ in range(TRIES):
+            self.caches.sum()
+            times = [self._time(run) for _ in range(1 + 2 * WINDOW)]
+            while len(times) < MOST_RUNS and not _is_warm(times):
+                times.append(self._time(run))
+            if min(times) > 0:  # a clock that was set back in between tells nothing
+                return Times(float(np.median(times[-WINDOW:])), times[0], len(times))
+        raise UserError("the clock of this machine stands still or runs backwards")
+
+    def _time(self, run: Run) -> float:
+        start = self.read()
+        run()
+        return (self.read() - start) / 1e6
+
+
+def _is_warm(times: Sequence[float]) -> bool:
+    return min(times[-WINDOW:]) >= (1 - STILL) * min(times[-2 * WINDOW : -WINDOW])
+
+
+@dataclass
+class Turns:
+    """Graphs of a target by their names; ``regular`` is the name of the reference among them.
+
+    Sessions are opened when they are visited, and the oldest are closed where too many are open.
+    """
+
+    target: Target
+    graphs: Mapping[str, Callable[[], onnx.ModelProto]]
+    rng: np.random.Generator
+    regular: str | None = None
+    progress: Progress = SILENT
+    _runtime: Runtime = field(init=False)
+    _runs: dict[str, tuple[Run, int]] = field(default_factory=dict)
+    _stopwatch: Stopwatch = field(init=False)
+    _open_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._runtime = make_runtime(self.target)
+        self._stopwatch = Stopwatch(CLOCKS[self.target.clock])
+        self._open_bytes = int(min(MOST_OPEN_BYTES, OPEN_SHARE * available_bytes()))
+
+    def visit(self, counts: Mapping[str, int]) -> Iterator[list[Visit]]:
+        """Visit each graph so many times, and the reference in between; yields chunk by chunk."""
+        total, done = sum(counts.values()), 0
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            for order in self._batches(counts):
+                chunk, since = list[Visit](), time.monotonic()
+                for place, name in enumerate(order):
+                    if self.regular is not None and place % self._every(counts) == 0:
+                        chunk.append(self._visit(self.regular))
+                    chunk.append(self._visit(name))
+                    done += 1
+                    self.progress.update("visits", done, total)
+                    if time.monotonic() - since > CHUNK_SECONDS:
+                        yield chunk
+                        chunk, since = [], time.monotonic()
+                        gc.collect(0)
+                if chunk:
+                    yield chunk
+        finally:
+            if enabled:
+                gc.enable()
+
+    def _every(self, counts: Mapping[str, int]) -> int:
+        """Fewer visits between two to the reference where there are few other graphs."""
+        return min(REGULAR, math.ceil(len(counts) / 2))
+
+    def _batches(self, counts: Mapping[str, int]) -> Iterator[list[str]]:
+        """Names in random order, as often as counted; each batch fits into memory."""
+        names = [name for name, count in counts.items() if count]
+        waiting = [names[index] for index in self.rng.permutation(len(names))]
+        while waiting:
+            batch, size = list[str](), 0
+            while waiting and size <= self._open_bytes:
+                batch.append(waiting.pop())
+                size += self._open(batch[-1], keep={*batch, self.regular})
+            order = [name for name in batch for _ in range(counts[name])]
+            yield [order[index] for index in self.rng.permutation(len(order))]
+
+    def _visit(self, name: str) -> Visit:
+        self._open(name, keep=set(self._runs))
+        start = time.monotonic()
+        times = self._stopwatch.visit(self._runs[name][0])
+        return Visit(name, *times, time.monotonic() - start)
+
+    def _open(self, name: str, keep: set[str | None]) -> int:
+        """Open the session of a graph; returns the bytes of the graph."""
+        if name not in self._runs:
+            graph = self.graphs[name]()
+            size = graph.ByteSize()
+            for other in [other for other in self._runs if other not in keep]:
+                if size + sum(bytes_ for _, bytes_ in self._runs.values()) > self._open_bytes:
+                    del self._runs[other]
+            self._runs[name] = prepare(self._runtime, graph, self.target), size
+        return self._runs[name][1]
+
+
+def prepare(runtime: Runtime, graph: onnx.ModelProto, target: Target) -> Run:
+    """A function that runs the graph on a batch, in the target's precision."""
+    run = runtime.prepare(with_batch(in_precision(graph, target), target.batch))
+    if target.batch > 1:
+        try:
+            run()
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"a model does not run with batch {target.batch}: {reason}") from error
+    return run
