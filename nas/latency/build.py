@@ -214,9 +214,7 @@ class _Building:
             space_argument=self.settings.space_argument or self.space.name,
             space_sha256=space_hash(self.space),
             target=self.target,
-            reference=Reference(
-                network=self.reference, warm_ms=unit.warm.ms, cold_ms=unit.cold.ms
-            ),
+            reference=Reference(network=self.reference, warm_ms=unit.warm.ms, cold_ms=unit.cold.ms),
             calibration=calibration,
             validation=validation,
             spread=self.survey.spread(self.visits),
@@ -260,7 +258,10 @@ class _Building:
     def _calibrate(self, rows: Mapping[Key, Row]) -> tuple[Calibration, Validation | None]:
         """Calibrate on some of the networks, evenly spread, and validate on the others."""
         networks, (_, measured) = self.survey.networks, self.survey.latencies(self.visits)
-        sums = [sum_rows(rows[it.signature, shape] for it, shape in network.placed()) for network in networks]
+        sums = [
+            sum_rows(rows[it.signature, shape] for it, shape in network.placed())
+            for network in networks
+        ]
         places = np.linspace(0, len(sums) - 1, 2 * min(self.plan.fitted, len(sums)) + 1)[1::2]
         fitted = places.round().astype(int).tolist()
         calibration = fit_calibration(

@@ -63,29 +63,36 @@ class RowSums(NamedTuple):
 
 
 class Calibration(Value):
-    """ms = factor * warm + fetching * share * (cold - warm) + overhead_ms, of the sums of rows.
+    """How sums of rows become latencies of networks.
 
-    ``share`` of the weights is fetched from memory: all of them by a cold network, exp(-(C / W)^2)
-    by a warm one of W megabytes, where C is ``cache_megabytes``. ``fetching`` is below 1 where a
-    network fetches some weights while it computes with others, and code only once. The overhead
-    is the cost of a run beyond its layers. The units are what ``check-lut`` found the machine to
-    take, as a multiple of what it took when the table was built. Other forms and their errors: benchmarks/README.md.
+        cold = cold_factor * cold rows + cold_overhead_ms
+        warm = factor * warm rows + fetching * share * (cold rows - warm rows) + overhead_ms
+
+    A cold network is the plain sum of its rows, unless factor and overhead predict networks that
+    had no part in the fit clearly better. A warm network of W megabytes fetches the share
+    exp(-(C / W)^2) of its weights in each run; C is ``cache_megabytes``. ``fetching`` is below 1
+    where it fetches while it computes. Overheads are the cost of a run beyond its layers. Units
+    are what ``check-lut`` found the machine to take, as a multiple of what it took when the table
+    was built. Other forms and their errors: benchmarks/README.md.
     """
 
     factor: Annotated[float, Field(gt=0)] = 1.0
     fetching: Annotated[float, Field(ge=0)] = 1.0
     cache_megabytes: Annotated[float, Field(gt=0)] = CACHES[-1]
     overhead_ms: Annotated[float, Field(ge=0)] = 0.0
+    cold_factor: Annotated[float, Field(gt=0)] = 1.0
+    cold_overhead_ms: Annotated[float, Field(ge=0)] = 0.0
     warm_unit: Annotated[float, Field(gt=0)] = 1.0
     cold_unit: Annotated[float, Field(gt=0)] = 1.0
     networks: int = 0
 
     def latency(self, sums: RowSums, state: State = "warm") -> float:
         """The latency of a network in ms, from the sums of its rows."""
-        share = 1.0 if state == "cold" else float(_share(sums.params, self.cache_megabytes))
+        if state == "cold":
+            return self.cold_unit * (self.cold_factor * sums.cold + self.cold_overhead_ms)
+        share = float(_share(sums.params, self.cache_megabytes))
         fetched = self.fetching * share * (sums.cold - sums.warm)
-        unit = self.cold_unit if state == "cold" else self.warm_unit
-        return unit * (self.factor * sums.warm + fetched + self.overhead_ms)
+        return self.warm_unit * (self.factor * sums.warm + fetched + self.overhead_ms)
 
     def shares(self, rows: Sequence[RowSums], state: State = "warm") -> list[float]:
         """The part of each of a network's rows in its latency, in ms; they add up to it.
@@ -180,8 +187,12 @@ def fit_calibration(
     sums: Sequence[RowSums], warm: Sequence[float], cold: Sequence[float]
 ) -> Calibration:
     """The calibration of the least squared relative error on networks measured in ms."""
-    data = np.concatenate([np.array(sums, dtype=float), np.array([warm, cold]).T], axis=1)
-    return _best_fit(data)
+    rows = np.array(sums, dtype=float)
+    forms = WARM_FORMS, COLD_FORMS
+    found: dict[str, float] = {}
+    for (state, measured), own in zip((("warm", warm), ("cold", cold)), forms, strict=True):
+        found |= _best_fit(own, state, np.column_stack([rows, measured]))
+    return Calibration(networks=len(sums), **found)
 
 
 def fit_factor(predicted: np.ndarray, measured: np.ndarray) -> float:
@@ -272,51 +283,68 @@ def fit_line(x: Sequence[float], measured: Sequence[float]) -> tuple[float, floa
     return float(slope), float(intercept)
 
 
-# The fits below take a table (N, 6): the four fields of RowSums, and measured ms warm and cold.
+# The fits below take a table (N, 5): the four fields of RowSums, and measured ms.
+
+_Fit = Callable[[np.ndarray], dict[str, float]]
+"""The fields of a calibration that suit a table."""
 
 
-def _best_fit(data: np.ndarray) -> Calibration:
+def _best_fit(forms: Sequence[_Fit], state: State, data: np.ndarray) -> dict[str, float]:
     """The first form, or a later and freer one that predicts left-out networks clearly better."""
-    forms: list[Callable[[np.ndarray], Calibration]] = [
-        partial(_fit, form=form) for form in ("one factor", "two factors", "overhead")
-    ]
     chosen, least = forms[0], np.inf
     for form in forms if len(data) >= LEAST_FOR_TWO else ():
-        errors = []
-        for index, row in enumerate(data):
-            fitted, sums = form(np.delete(data, index, axis=0)), _sums(row)
-            for state, measured in zip(STATES, row[4:], strict=True):
-                errors.append(abs(fitted.latency(sums, state) / measured - 1))
-        if (error := float(np.mean(errors))) <= GAIN * least:
+        errors = [
+            Calibration(**form(np.delete(data, index, axis=0))).latency(_sums(row), state) / row[4]
+            - 1
+            for index, row in enumerate(data)
+        ]
+        if (error := float(np.abs(errors).mean())) <= GAIN * least:
             chosen, least = form, error
     return chosen(data)
 
 
-def _fit(data: np.ndarray, form: str) -> Calibration:
-    warm, excess = data[:, 0], data[:, 1] - data[:, 0]
-    measured = np.concatenate([data[:, 4], data[:, 5]])
-    best, least = Calibration(networks=len(data)), np.inf
+def _fit_warm(data: np.ndarray, *, separately: bool, overhead: bool) -> dict[str, float]:
+    """``separately`` from computing, fetching has a factor of its own."""
+    warm, excess, measured = data[:, 0], data[:, 1] - data[:, 0], data[:, 4]
+    best, least = dict[str, float](), np.inf
     for cache in CACHES:
-        fetched = np.concatenate([_share(data[:, 2], cache) * excess, excess])
-        computed = np.concatenate([warm, warm])
-        columns = {
-            "one factor": [computed + fetched],
-            "two factors": [computed, fetched],
-            "overhead": [computed, fetched, np.ones(len(measured))],
-        }[form]
-        scaled = np.stack(columns, 1) / measured[:, None]
-        found, residual = nnls(scaled, np.ones(len(measured)))
+        fetched = _share(data[:, 2], cache) * excess
+        columns = [warm, fetched] if separately else [warm + fetched]
+        found, residual = _solve([*columns, *[np.ones(len(data))] * overhead], measured)
         if found[0] > 0 and residual < least:
             least = residual
-            factor, fetching, overhead = (*found, *([found[0], 0.0][len(found) - 1 :]))
-            best = Calibration(
-                factor=float(factor),
-                fetching=float(fetching),
-                overhead_ms=float(overhead),
-                cache_megabytes=cache,
-                networks=len(data),
-            )
+            best = {
+                "factor": found[0],
+                "fetching": found[1] if separately else found[0],
+                "cache_megabytes": cache,
+                "overhead_ms": found[-1] if overhead else 0.0,
+            }
     return best
+
+
+def _fit_cold(data: np.ndarray, *, overhead: bool) -> dict[str, float]:
+    found, _ = _solve([data[:, 1], *[np.ones(len(data))] * overhead], data[:, 4])
+    if found[0] <= 0:
+        return {}
+    return {"cold_factor": found[0], "cold_overhead_ms": found[1] if overhead else 0.0}
+
+
+def _solve(columns: Sequence[np.ndarray], measured: np.ndarray) -> tuple[list[float], float]:
+    """Coefficients, none below zero, of the least squared relative error, and its root."""
+    found, residual = nnls(np.stack(columns, 1) / measured[:, None], np.ones(len(measured)))
+    return found.tolist(), float(residual)
+
+
+WARM_FORMS: tuple[_Fit, ...] = (
+    partial(_fit_warm, separately=False, overhead=False),
+    partial(_fit_warm, separately=True, overhead=False),
+    partial(_fit_warm, separately=True, overhead=True),
+)
+COLD_FORMS: tuple[_Fit, ...] = (
+    lambda data: {},
+    partial(_fit_cold, overhead=False),
+    partial(_fit_cold, overhead=True),
+)
 
 
 def _sums(row: np.ndarray) -> RowSums:

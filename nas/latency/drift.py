@@ -100,7 +100,9 @@ def judge_drift(
         predicted = np.array([table.calibration.latency(size, state) for size in sums])
         truth = np.asarray(measured[state])
         bias = 1 / fit_factor(predicted, truth) - 1
-        ranks = (with_interval(it, predicted.tolist(), truth.tolist())[0] for it in (spearman, kendall))
+        ranks = (
+            with_interval(it, predicted.tolist(), truth.tolist())[0] for it in (spearman, kendall)
+        )
         rho, tau = ranks
         states[state] = StateDrift(
             shift=shift[state],

@@ -196,10 +196,11 @@ def _with_errors(centres: np.ndarray, values: Sequence[np.ndarray]) -> list[Esti
     return found
 
 
-def slope(long: Estimate, short: Estimate, copies: int) -> Estimate:
-    """The latency of each of the ``copies`` that ``long`` has more than ``short``."""
-    error = math.hypot(long.error, short.error) / copies
-    return Estimate((long.ms - short.ms) / copies, error, min(long.visits, short.visits))
+def combine(terms: Sequence[tuple[Estimate, float]]) -> Estimate:
+    """The sum of multiples of latencies."""
+    ms = sum(times * found.ms for found, times in terms)
+    error = math.hypot(*(times * found.error for found, times in terms))
+    return Estimate(ms, error, min(found.visits for found, _ in terms))
 
 
 def _scale(residuals: np.ndarray) -> float:

@@ -26,35 +26,44 @@ from nas.deploy.export import INPUT, OPSET, OUTPUT, PARITY_BOUND, export_folded
 from nas.deploy.quantize import cpu_session
 from nas.errors import UserError
 from nas.families import Layer, Shape
+from nas.latency.estimator import State
 from nas.network import fold, make_module
 
 KEPT_BYTES = 150_000_000
 """Of graphs that are kept; making one from a template again takes about 5 ms."""
 
-COPIES = 3
-"""Of a layer in the long graph of its probe: the noise of a visit counts a third."""
+COPIES = 2
+"""By which the graphs of a cold layer differ: the noise of a visit counts half."""
 
 IR_VERSION = 10
 """The file format of opset 20 and 21; any runtime that supports the opset reads it."""
 
 
-class Graph(NamedTuple):
+@dataclass(frozen=True)
+class Graph:
     """A graph by a name that stands for it, and how to make it."""
 
     name: str
-    make: Callable[[], onnx.ModelProto]
+    make: Callable[[], onnx.ModelProto] = field(compare=False)
+
+
+Terms = tuple[tuple[Graph, float], ...]
+"""Graphs and the multiples of their latencies that add up to a layer's."""
 
 
 class Probe(NamedTuple):
-    """A latency to time: (long - short) / copies, as ``long`` holds so many more of the layer."""
+    """The graphs that tell a layer's latency, warm and cold."""
 
-    long: Graph
-    short: Graph | None = None
-    copies: int = 1
+    warm: Terms
+    cold: Terms
+
+    def terms(self, state: State) -> Terms:
+        return self.warm if state == "warm" else self.cold
 
     @property
     def graphs(self) -> tuple[Graph, ...]:
-        return (self.long,) if self.short is None else (self.long, self.short)
+        """Each graph once."""
+        return tuple(dict.fromkeys(graph for graph, _ in (*self.warm, *self.cold)))
 
 
 @dataclass
@@ -86,23 +95,30 @@ class LayerGraphs:
         """The probe of a layer: its cost behind a convolution, as in the middle of a network.
 
         A layer on its own costs more: the runtime reorders activations at both ends, and fuses no
-        residual sum. The first and the last layer of a network have no neighbour on one side: they
-        stand alone. The cost of calling the runtime counts once, with the stem. Layers on one shape
-        share the short graph.
+        residual sum. Where a layer keeps its shape, cold copies come after a first one, as the
+        layers of a network share code and buffers; warm it stands alone, as the weights of several
+        copies may not fit into the caches. The first and the last layer of a network have no
+        neighbour on one side. The cost of calling the runtime counts once, with the stem.
         """
         name = f"{layer.signature} on {'x'.join(map(str, input_shape))}"
         graph = partial(self.graph, layer, input_shape)
-        if layer.slot == "stem":
-            return Probe(Graph(name, graph))
-        if layer.slot == "head":
-            return Probe(Graph(name, graph), Graph("call", lambda: CALL))
+        if layer.slot in ("stem", "head"):
+            alone: Terms = ((Graph(name, graph), 1.0),)
+            if layer.slot == "head":
+                alone += ((Graph("call", lambda: CALL), -1.0),)
+            return Probe(alone, alone)
         before = partial(pointwise, input_shape)
-        copies = COPIES if layer.output_shape(input_shape) == input_shape else 1
-        return Probe(
-            Graph(f"{copies} of {name}", lambda: chain([before(), *[graph()] * copies])),
-            Graph(f"before {'x'.join(map(str, input_shape))}", before),
-            copies,
+        one, several = (
+            Graph(f"{copies} of {name}", partial(_behind, before, graph, copies))
+            for copies in (1, 1 + COPIES)
         )
+        single: Terms = (
+            (one, 1.0),
+            (Graph(f"before {'x'.join(map(str, input_shape))}", before), -1.0),
+        )
+        if layer.output_shape(input_shape) != input_shape:
+            return Probe(single, single)
+        return Probe(single, ((several, 1 / COPIES), (one, -1 / COPIES)))
 
     def _make(self, layer: Layer, input_shape: Shape) -> onnx.ModelProto:
         module = random_module(layer, input_shape)
@@ -129,6 +145,12 @@ class LayerGraphs:
         ):
             templates.append(model)
         return model
+
+
+def _behind(
+    before: Callable[[], onnx.ModelProto], graph: Callable[[], onnx.ModelProto], copies: int
+) -> onnx.ModelProto:
+    return chain([before(), *[graph()] * copies])
 
 
 def random_module(layer: Layer, input_shape: Shape) -> nn.Module:

@@ -20,6 +20,7 @@ from nas.progress import SILENT, Progress
 REFERENCE, HIDDEN = "reference", "reference, hidden"
 """Names of the reference network in its turns, and as a candidate like any other."""
 
+
 class Patience(NamedTuple):
     """Visits to each graph: at least and at most so many, until half the interval is within a
     share of the latency, and no more after so many seconds.
@@ -94,7 +95,9 @@ class Session:
         latencies = {
             name: Latency(
                 *(
-                    Measurement.of(by_state[state].graphs[name].times(factors[state], errors[state]))
+                    Measurement.of(
+                        by_state[state].graphs[name].times(factors[state], errors[state])
+                    )
                     for state in STATES
                 )
             )
@@ -111,7 +114,11 @@ class Session:
             for name, latency in latencies.items()
             if max(latency.warm.half_width, latency.cold.half_width) > patience.tolerance
         ]
-        return {name: min(made[name] // 3 + 1, patience.most - made[name]) for name in unsure if made[name] < patience.most}
+        return {
+            name: min(made[name] // 3 + 1, patience.most - made[name])
+            for name in unsure
+            if made[name] < patience.most
+        }
 
 
 def measure(
@@ -127,4 +134,3 @@ def measure(
     named = {f"model {index}": (lambda model=model: model) for index, model in enumerate(models)}
     session = Session(target, named, rng, reference, patience, progress)
     return list(session.measure().latencies.values())
-

@@ -28,8 +28,8 @@ from nas.latency.estimator import (
     Measurement,
     State,
     Visit,
+    combine,
     estimate,
-    slope,
 )
 from nas.latency.graphs import LayerGraphs, Probe
 from nas.latency.measure import HIDDEN, REFERENCE
@@ -43,6 +43,7 @@ CANDIDATES = 300
 
 REFERENCE_SIZE = 2.0
 """MACs of the reference over those of the smallest network: it is visited often."""
+
 
 @dataclass
 class Survey:
@@ -81,13 +82,17 @@ class Survey:
 
     def noise(self, visits: Sequence[Visit]) -> float:
         """The part of the networks' mean error that noise makes, as a share."""
-        return math.sqrt(sum(variance / made for variance, _, made in self._weights(visits).values()))
+        return math.sqrt(
+            sum(variance / made for variance, _, made in self._weights(visits).values())
+        )
 
-    def latencies(self, visits: Sequence[Visit]) -> tuple[dict[Key, Latency], list[dict[State, Estimate]]]:
+    def latencies(
+        self, visits: Sequence[Visit]
+    ) -> tuple[dict[Key, Latency], list[dict[State, Estimate]]]:
         """The latency of each layer, and the estimates of each whole network by state."""
         found = estimate(visits)
         layers = {
-            key: Latency(*(Measurement.of(_layer(probe, found[state])) for state in STATES))
+            key: Latency(*(Measurement.of(_layer(probe, found[state], state)) for state in STATES))
             for key, probe in self.probes.items()
         }
         networks = [
@@ -113,8 +118,8 @@ class Survey:
         for visit in visits:
             seconds.setdefault(visit.graph, []).append(visit.seconds)
         errors = dict.fromkeys(seconds, 0.0)
-        for found, _ in estimate(visits).values():
-            for name, parts in self._parts(found).items():
+        for state, (found, _) in estimate(visits).items():
+            for name, parts in self._parts(found, state).items():
                 errors[name] += found[name].noise ** 2 * parts / len(STATES)
         return {
             name: (error, float(np.mean(seconds[name])), float(len(seconds[name])))
@@ -122,7 +127,7 @@ class Survey:
             if name != REFERENCE
         }
 
-    def _parts(self, found: Mapping[str, Estimate]) -> dict[str, float]:
+    def _parts(self, found: Mapping[str, Estimate], state: State) -> dict[str, float]:
         """Of each graph the mean square of its part in the latencies of networks."""
         squares = dict.fromkeys(found, 0.0)
         for network in self.networks:
@@ -131,8 +136,8 @@ class Survey:
             parts[network_name(network)] = 1.0
             for layer, shape in network.placed():
                 if probe := self.probes.get((layer.signature, shape)):
-                    for graph, sign in zip(probe.graphs, (1, -1), strict=False):
-                        parts[graph.name] += sign * found[graph.name].ms / probe.copies / whole
+                    for graph, multiple in probe.terms(state):
+                        parts[graph.name] += multiple * found[graph.name].ms / whole
             for name, part in parts.items():
                 squares[name] += part**2 / len(self.networks)
         squares[HIDDEN] = 1 / len(self.networks)  # it is visited as a network would be
@@ -173,6 +178,5 @@ def network_name(network: Architecture) -> str:
     return f"network {hashlib.sha256(network.to_json().encode()).hexdigest()[:16]}"
 
 
-def _layer(probe: Probe, found: Estimates) -> Estimate:
-    long, *short = (found.graphs[graph.name] for graph in probe.graphs)
-    return slope(long, short[0], probe.copies) if short else long
+def _layer(probe: Probe, found: Estimates, state: State) -> Estimate:
+    return combine([(found.graphs[graph.name], times) for graph, times in probe.terms(state)])
