@@ -7,11 +7,12 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import onnx
+import onnx.utils
 import torch
 from torch import nn
 
@@ -45,16 +46,64 @@ def to_onnx(module: nn.Module, input_shape: Shape) -> onnx.ModelProto:
 
 def export_folded(module: nn.Module, input_shape: Shape) -> onnx.ModelProto:
     """``to_onnx`` of a module whose norms are folded already."""
+    return _export(module, [input_shape], [INPUT], [OUTPUT])
+
+
+def export_together(
+    modules: Sequence[nn.Module], input_shapes: Sequence[Shape]
+) -> list[onnx.ModelProto]:
+    """``export_folded`` of several modules in one go, which saves seconds for each of them."""
+    inputs, outputs = (
+        [f"{name}_{index}" for index in range(len(modules))] for name in (INPUT, OUTPUT)
+    )
+    model = _export(_SideBySide(modules), input_shapes, inputs, outputs)
+    extractor = onnx.utils.Extractor(model)
+    found = []
+    for index, ends in enumerate(zip(inputs, outputs, strict=True)):
+        part = extractor.extract_model([ends[0]], [ends[1]])
+        _rename(part, {ends[0]: INPUT, ends[1]: OUTPUT}, prefix=f"modules_.{index}.")
+        found.append(part)
+    return found
+
+
+class _SideBySide(nn.Module):
+    """Modules that each have an input and an output of their own."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.modules_ = nn.ModuleList(modules)
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(module(x) for module, x in zip(self.modules_, inputs, strict=True))
+
+
+def _rename(model: onnx.ModelProto, names: Mapping[str, str], *, prefix: str) -> None:
+    """Rename values, and take a prefix off all others."""
+
+    def renamed(name: str) -> str:
+        return names.get(name, name.removeprefix(prefix))
+
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = map(renamed, node.input)
+        node.output[:] = map(renamed, node.output)
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.name = renamed(value.name)
+
+
+def _export(
+    module: nn.Module, input_shapes: Sequence[Shape], inputs: list[str], outputs: list[str]
+) -> onnx.ModelProto:
     with _silence():
         program = torch.onnx.export(
             module.float().cpu(),
-            (torch.zeros(1, *input_shape),),
+            tuple(torch.zeros(1, *shape) for shape in input_shapes),
             dynamo=True,
             opset_version=OPSET,
             external_data=False,
             verbose=False,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
+            input_names=inputs,
+            output_names=outputs,
         )
     assert program is not None
     model = program.model_proto

@@ -28,7 +28,7 @@ from nas.latency.calibration import (
     fit_calibration,
     validate,
 )
-from nas.latency.estimator import STATES, Estimate, Latency, State, Visit
+from nas.latency.estimator import Latency, State, Visit
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import REFERENCE
 from nas.latency.survey import Survey, pick_networks, pick_reference
@@ -63,7 +63,7 @@ class MeasuringPlan(NamedTuple):
     """How many networks calibrate and validate a table, and how well all is to be known.
 
     Each graph gets ``least_visits``; then visits go where they lower the error most, until it is
-    ``error``, a share, or the build has taken ``seconds``.
+    ``error``, a share, or the build has taken ``seconds``, more for each layer beyond 170.
     """
 
     fitted: int
@@ -73,8 +73,11 @@ class MeasuringPlan(NamedTuple):
     seconds: float
 
 
-THOROUGH = MeasuringPlan(fitted=16, held_out=24, least_visits=5, error=0.008, seconds=130)
+THOROUGH = MeasuringPlan(fitted=16, held_out=24, least_visits=4, error=0.008, seconds=130)
 QUICK = MeasuringPlan(fitted=8, held_out=12, least_visits=4, error=0.012, seconds=40)
+
+USUAL_LAYERS = 170
+"""Layers of the default space, for which a plan's seconds are meant."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +248,9 @@ class _Building:
                 )
 
     def _seconds_left(self) -> float:
-        limit = 60 * self.settings.minutes if self.settings.minutes else self.plan.seconds
+        limit = self.plan.seconds * max(1.0, len(self.survey.probes) / USUAL_LAYERS)
+        if self.settings.minutes:
+            limit = 60 * self.settings.minutes
         return self.begun + limit - time.monotonic()
 
     def _noise(self) -> float:

@@ -24,7 +24,7 @@ BYTES = 4
 CACHES = (*np.geomspace(0.5, 256.0, 55).tolist(),)
 """Cache sizes to try, in MB, a sixth of an octave apart."""
 
-GAIN = 0.95
+GAIN = 0.99
 """A freer form must lower the error on left-out networks to this share to be taken."""
 
 LEAST_FOR_TWO = 6

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from nas.architecture import Architecture
-from nas.deploy.export import INPUT, OPSET, OUTPUT, PARITY_BOUND, export_folded
+from nas.deploy.export import INPUT, OPSET, OUTPUT, PARITY_BOUND, export_folded, export_together
 from nas.deploy.quantize import cpu_session
 from nas.errors import UserError
 from nas.families import Layer, Shape
@@ -31,6 +31,9 @@ from nas.network import fold, make_module
 
 KEPT_BYTES = 150_000_000
 """Of graphs that are kept; making one from a template again takes about 5 ms."""
+
+TOGETHER = 16
+"""Layers of one export: it takes seconds, hardly more for several, far more for many."""
 
 COPIES = 2
 """By which the graphs of a cold layer differ: the noise of a visit counts half."""
@@ -89,7 +92,32 @@ class LayerGraphs:
 
     def network(self, architecture: Architecture) -> onnx.ModelProto:
         """The whole network, composed of its layers' graphs: the nodes are those of its export."""
-        return chain([self.graph(layer, shape) for layer, shape in architecture.placed()])
+        placed = list(architecture.placed())
+        self.prepare(placed)
+        return chain([self.graph(layer, shape) for layer, shape in placed])
+
+    def prepare(self, layers: Iterable[tuple[Layer, Shape]]) -> None:
+        """Export layers of structures that have no template yet in one go, to serve as such."""
+        missing: dict[tuple[str, Shape], tuple[Layer, Shape]] = {}
+        for layer, shape in layers:
+            if not self._templates.get(layer.structure):
+                missing.setdefault((layer.structure, shape[1:]), (layer, shape))
+        waiting = list(missing.values())
+        while len(waiting) > 1:
+            self._export_together(waiting[:TOGETHER])
+            del waiting[:TOGETHER]
+
+    def _export_together(self, layers: Sequence[tuple[Layer, Shape]]) -> None:
+        modules = [random_module(layer, shape) for layer, shape in layers]
+        folded = [fold(module) for module in modules]
+        try:
+            models = export_together(folded, [shape for _, shape in layers])
+        except Exception:  # noqa: BLE001 - each is then exported alone, and tells what is wrong
+            return
+        for (layer, shape), *made in zip(layers, modules, folded, models, strict=True):
+            module, plain, model = made
+            if not operators(model)["BatchNormalization"] and is_equal(model, module, shape):
+                self._keep(model, plain, layer)
 
     def probe(self, layer: Layer, input_shape: Shape) -> Probe:
         """The probe of a layer: its cost behind a convolution, as in the middle of a network.
@@ -130,21 +158,24 @@ class LayerGraphs:
             if graph is not None and is_equal(graph, module, input_shape):
                 self.substituted += 1
                 return graph
-        weights = _weights(folded)
         model = export_folded(folded, input_shape)
         if operators(model)["BatchNormalization"]:
             raise UserError(
                 f"{layer.slot}: '{layer.kind}': a BatchNormalization is left after folding; use "
                 "nas.families.parts.ConvNorm, or give the module a method fold()"
             )
+        self._keep(model, folded, layer)
+        return model
+
+    def _keep(self, model: onnx.ModelProto, folded: nn.Module, layer: Layer) -> None:
+        """Let an export be a template, if it holds every weight as it is, under its name."""
         self.exported += 1
         kept = {tensor.name: tensor for tensor in model.graph.initializer}
-        if all(  # the exporter kept every weight as it is, under its name
+        if all(
             name in kept and np.array_equal(numpy_helper.to_array(kept[name]), weight)
-            for name, weight in weights.items()
+            for name, weight in _weights(folded).items()
         ):
-            templates.append(model)
-        return model
+            self._templates.setdefault(layer.structure, []).append(model)
 
 
 def _behind(

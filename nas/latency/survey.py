@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -63,6 +62,7 @@ class Survey:
 
     def add(self, layers: Mapping[Key, Layer]) -> None:
         """Let these layers be measured too."""
+        self.graphs.prepare((layer, shape) for (_, shape), layer in layers.items())
         probes = {key: self.graphs.probe(layer, key[1]) for key, layer in layers.items()}
         self.probes |= probes
         self.makers |= {it.name: it.make for probe in probes.values() for it in probe.graphs}
