@@ -1,59 +1,72 @@
-"""Every figure that a latency table is judged by, in one run.
+"""Every figure that latencies are judged by, idle and beside a busy process, in one run.
 
-    .venv/bin/python benchmarks/latency.py                       # about 10 minutes on two x86 cores
-    .venv/bin/python benchmarks/latency.py --spaces mobile_64px --parts full quick
+    .venv/bin/python benchmarks/latency.py                     # an hour and a half on two x86 cores
+    .venv/bin/python benchmarks/latency.py --parts tables loop --conditions idle
 
-For each space: a full and a quick build with their times, a second build that predicts networks
-measured with the first after it is re-anchored on eight of them, and two threads. For the
-default space a table of OpenVINO, where that is installed. Then the published EfficientFormer V2
-S0, S1 and S2 at 224 px, predicted, measured, and exported from timm (which the development
-dependencies bring); quick tables of theirs that are in --out are used again.
-Times and the two-thread table need an idle machine.
+``simulated``: a machine of known truth. ``tables``: a table of each space, its time and its errors.
+``loop``: a user's own loop over 16 networks (benchmarks/loop.py). ``builds``: what the tables of
+the conditions predict for 40 networks. ``closed``: all methods slimmed to three targets, and what
+they deliver measured again. ``shares``: prices of layers. ``demo``: ``nas demo``, from its table to
+its page. The idle condition needs an idle machine.
 """
 
 from __future__ import annotations
 
 import os
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # as the command line does; see nas/cli/__init__.py
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 
 import argparse
-import importlib
 import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from nas.architecture import Architecture
-from nas.deploy.export import export_folded, to_onnx
-from nas.deploy.timm import load_timm_state_dict
-from nas.errors import UserError
-from nas.latency.build import BuildSettings, build_table
-from nas.latency.calibration import Calibration, RowSums, reanchor
-from nas.latency.measure import PATIENT, Measurement, measure
-from nas.latency.networks import Runner, network_sums, pick_networks
-from nas.latency.runtimes.onnxruntime import OnnxRuntime
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.load import load
+from benchmarks.loop import time_models
+from benchmarks.simulated import score_estimator
+from nas import pipeline
+from nas.latency.build import BuildSettings
+from nas.latency.calibration import judge
+from nas.latency.estimator import STATES, State
+from nas.latency.graphs import LayerGraphs
+from nas.latency.measure import Session
+from nas.latency.survey import network_name, pick_networks
 from nas.latency.table import LatencyTable
 from nas.latency.target import detect_target
-from nas.network import build
-from nas.report.pictures import draw_calibration
 from nas.report.terminal import ProgressBar, print_table
+from nas.slim.plan import Plan
 from nas.space import DEFAULT_SPACE, SearchSpace
+from nas.training.run import Run
+from nas.training.settings import SupernetSettings
 
-PARTS = ("full", "quick", "second", "threads", "openvino", "published")
-PUBLISHED = ("s0", "s1", "s2")
-ANCHORS, CHECKED = 8, 24
+PARTS = ("simulated", "tables", "loop", "builds", "closed", "shares", "demo")
+CONDITIONS = ("idle", "loaded")
+MAPE: dict[tuple[str, State], float] = {
+    ("idle", "cold"): 0.025,
+    ("loaded", "cold"): 0.035,
+    ("idle", "warm"): 0.03,
+    ("loaded", "warm"): 0.04,
+}
+SECONDS = {"idle": 150, "loaded": 150}
+"""Of the default space's table; 60 on a quiet machine."""
+LOOP_NETWORKS, LOOP_VISITS, COMPARED = 16, 60, 40
+TARGET_SHARES = 0.8, 0.6, 0.45
+"""Of the largest network's latency."""
+CLOSED_SPACE, CLOSED_EPOCHS, CLOSED_EVALUATIONS = "demo_64px", 6, 40
 
 
 class Line(NamedTuple):
-    """One figure of the final table; ``good`` is None where nothing was promised."""
+    """One figure; ``good`` is None where nothing was promised."""
 
     subject: str
     figure: str
@@ -62,223 +75,260 @@ class Line(NamedTuple):
     good: bool | None = None
 
 
+class Bench(NamedTuple):
+    """What the parts share: a condition, its folder, the spaces, and all conditions' folders."""
+
+    condition: str
+    out: Path
+    spaces: list[str]
+
+    def table_path(self, space: str, condition: str | None = None) -> Path:
+        return self.out / (condition or self.condition) / f"{space}.csv"
+
+
 def main() -> None:
-    """Run the parts that were asked for, and print all their figures."""
+    """Run the parts that were asked for in each condition, and print all figures side by side."""
     parser = argparse.ArgumentParser(description=__doc__)
     spaces = [DEFAULT_SPACE, "efficientformer_v2_s0_224px"]
     parser.add_argument("--spaces", nargs="+", default=spaces)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=CONDITIONS)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark_latency"))
     arguments = parser.parse_args()
-    load = os.getloadavg()
-    lines: list[Line] = []
-    for name in arguments.spaces:
-        lines += of_space(SearchSpace.load(name), arguments.out, arguments.parts)
-    if "published" in arguments.parts:
-        lines += of_published(arguments.out)
+    torch.set_num_threads(1)
+    found: dict[tuple[str, str], dict[str, Line]] = {}
+    for condition in arguments.conditions:
+        bench = Bench(condition, arguments.out, arguments.spaces)
+        bench.table_path("any").parent.mkdir(parents=True, exist_ok=True)
+        with load(wanted=condition == "loaded"):
+            for part in arguments.parts:
+                for line in PART_LINES[part](bench):
+                    found.setdefault((line.subject, line.figure), {})[condition] = line
+                    print(condition, *line[:4], {True: "", None: "", False: "MISSED"}[line.good])
+                write_figures(arguments.out, found)
     print_table(
-        ("subject", "figure", "value", "bound", ""),
-        [(*line[:4], {True: "met", False: "MISSED", None: ""}[line.good]) for line in lines],
-        title=f"{detect_target().cpu_model}; load at the start {load[0]:.1f}, "
-        f"at the end {os.getloadavg()[0]:.1f}",
+        ("subject", "figure", *(word for it in arguments.conditions for word in (it, "bound"))),
+        [
+            (*names, *(cell for it in arguments.conditions for cell in cells(lines.get(it))))
+            for names, lines in found.items()
+        ],
+        title=f"{detect_target().cpu_model}, {' '.join(detect_target().cpu_flags)}",
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    figures = json.dumps([line._asdict() for line in lines], indent=2)
-    (arguments.out / "figures.json").write_text(figures + "\n")
 
 
-def of_space(space: SearchSpace, out: Path, parts: list[str]) -> Iterator[Line]:
-    """The figures of one space."""
-    if "full" in parts or "second" in parts:
-        first, seconds = table_of(space, out / f"{space.name}.csv")
-        if "full" in parts:
-            yield from of_table(f"{space.name}, full", first, seconds)
-    if "second" in parts:
-        yield from of_second_build(space, first, out)
-    if "quick" in parts:
-        quick, seconds = table_of(space, out / f"{space.name}_quick.csv", quick=True)
-        yield from of_table(f"{space.name}, quick", quick, seconds)
-    if "threads" in parts:
-        two, seconds = table_of(space, out / f"{space.name}_2.csv", threads=2)
-        subject = f"{space.name}, two threads"
-        yield bounded(subject, "mean error", two.validation.calibrated.mape, 0.05, percent)
-        yield Line(subject, "time", f"{seconds:.0f} s")
-    if "openvino" in parts and space.name == DEFAULT_SPACE:
-        yield from of_openvino(space, out)
+def cells(line: Line | None) -> tuple[str, str]:
+    """A figure and its bound, marked where it was missed."""
+    if line is None:
+        return "", ""
+    return line.value, f"{line.bound}{' MISSED' if line.good is False else ''}"
 
 
-def of_openvino(space: SearchSpace, out: Path) -> Iterator[Line]:
-    """The error of a float32 table on the second runtime, or that it is not installed."""
-    subject = f"{space.name}, OpenVINO"
-    try:
-        table, seconds = table_of(space, out / f"{space.name}_openvino.csv", runtime="openvino")
-    except UserError as error:
-        yield Line(subject, str(error), "")
+def write_figures(out: Path, found: dict[tuple[str, str], dict[str, Line]]) -> None:
+    """Keep the figures so far."""
+    lines = [
+        {"condition": condition, **line._asdict()}
+        for of_figure in found.values()
+        for condition, line in of_figure.items()
+    ]
+    (out / "figures.json").write_text(json.dumps(lines, indent=2) + "\n")
+
+
+def of_simulated(bench: Bench) -> Iterator[Line]:
+    """The estimator on a simulated machine."""
+    del bench
+    for state, score in score_estimator(range(8)).items():
+        subject = f"simulated machine, {state}"
+        yield bounded(subject, "mean error", score.error, 0.01, percent)
+        inside = 0.90 <= score.coverage <= 0.98
+        yield Line(subject, "intervals cover", percent(score.coverage), "90 to 98 %", inside)
+        yield Line(subject, "runs of a graph", f"{score.runs:.0f}", "≤ 112", score.runs <= 112)
+
+
+def of_tables(bench: Bench) -> Iterator[Line]:
+    """A table of each space: its time, its errors in both states, the noise."""
+    for name in bench.spaces:
+        begun = time.perf_counter()
+        with ProgressBar(f"{name}, {bench.condition}") as bar:
+            table = pipeline.build_table(
+                SearchSpace.load(name),
+                bench.table_path(name),
+                settings=BuildSettings(seed=CONDITIONS.index(bench.condition)),
+                force=True,
+                progress=bar,
+            )
+        seconds = time.perf_counter() - begun
+        bound = SECONDS[bench.condition] if name == DEFAULT_SPACE else np.inf
+        yield bounded(name, f"seconds, {len(table.rows)} rows", seconds, bound, "{:.0f}".format)
+        slowest, fastest = table.provenance.spread[::-1]
+        yield Line(name, "the machine's speed", f"{100 * fastest:+.0f} to {100 * slowest:+.0f} %")
+        verdict = judge(table.validation)
+        text = "passes" if not verdict.failures else "; ".join(verdict.failures)
+        yield Line(name, "its own validation", text, "passes", not verdict.failures)
+        for state in STATES:
+            yield from of_state(f"{name}, {state}", bench, table, state)
+
+
+def of_state(subject: str, bench: Bench, table: LatencyTable, state: State) -> Iterator[Line]:
+    """How well a table predicts held-out networks in one state."""
+    assert table.validation is not None
+    found = table.validation.of(state)
+    error, noise = found.calibrated.mape, found.noise_floor
+    bound = max(MAPE[bench.condition, state], 1.5 * noise)
+    yield Line(subject, "noise floor", percent(noise))
+    yield Line(subject, "reference against itself", percent(found.reference_deviation))
+    yield bounded(subject, "mean error", error, bound, percent)
+    yield Line(subject, "the table's own error", percent(found.table_error))
+    yield Line(subject, "sums of rows, not calibrated", percent(found.raw.mape))
+    yield bounded(subject, "error over that of MACs", error / found.macs.mape, 0.5, "{:.2f}".format)
+    rank = found.calibrated.spearman
+    yield Line(subject, "Spearman", f"{rank:.4f}", "≥ 0.99", rank >= 0.99)
+
+
+def of_loop(bench: Bench) -> Iterator[Line]:
+    """A user's own loop against the table's predictions; its own noise beside it."""
+    name = bench.spaces[0]
+    table, space = LatencyTable.load(bench.table_path(name)), SearchSpace.load(name)
+    networks, graphs = pick_networks(space, np.random.default_rng(99), LOOP_NETWORKS), LayerGraphs()
+    models = [graphs.network(network).SerializeToString() for network in networks]
+    found = time_models(models, visits=LOOP_VISITS, seed=0)
+    for state in STATES:
+        predicted = np.array([table.predict(network, state) for network in networks])
+        measured = np.array([np.median(getattr(times, state)) for times in found])
+        errors, subject = predicted / measured - 1, f"a user's loop, {state}"
+        noise = float(np.mean([times.noise(state) for times in found]))
+        yield bounded(subject, "mean error", float(np.abs(errors).mean()), 0.04, percent)
+        bias = float(errors.mean())
+        yield Line(subject, "bias", f"{100 * bias:+.1f} %", "≤ 3 %", abs(bias) <= 0.03)
+        yield Line(subject, "noise of the loop", percent(noise))
+
+
+def of_builds(bench: Bench) -> Iterator[Line]:
+    """Predictions by the first condition's table and by this one's, in ms and in one unit."""
+    name, first = bench.spaces[0], bench.table_path(bench.spaces[0], CONDITIONS[0])
+    if bench.condition == CONDITIONS[0] or not first.exists():
         return
-    yield bounded(subject, "mean error", table.validation.calibrated.mape, 0.04, percent)
-    yield Line(subject, "time", f"{seconds:.0f} s")
+    one, other = LatencyTable.load(first), LatencyTable.load(bench.table_path(name))
+    networks = pick_networks(SearchSpace.load(name), np.random.default_rng(7), COMPARED)
+    for state in STATES:
+        ratios = np.array([other.predict(it, state) / one.predict(it, state) for it in networks])
+        units = reference_ratio(one, other, state)
+        subject = f"two builds, {state}"
+        hours = f"{one.provenance.date} and {other.provenance.date}"
+        yield Line(subject, "built", hours)
+        differences = np.abs(ratios - 1)
+        yield bounded(subject, "mean difference", float(differences.mean()), 0.03, percent)
+        yield Line(subject, "largest difference", percent(float(differences.max())))
+        yield Line(subject, "the machine, by the references", f"{100 * (units - 1):+.1f} %")
+        rest = np.abs(ratios / np.median(ratios) - 1)
+        yield Line(subject, "mean difference but for the unit", percent(float(rest.mean())))
 
 
-def of_table(subject: str, table: LatencyTable, seconds: float) -> Iterator[Line]:
-    """How well and how fast a table was built; of a quick one only time and error are bounded."""
-    found = table.validation
-    figures, span = found.calibrated, found.most_ms / found.least_ms
-    modelled = sum(group.modelled for group in table.provenance.modelled)
-    rows = f"{len(table.rows)} rows, {modelled} modelled"
-    networks = f"{figures.networks} networks, a factor of {span:.1f}"
-    ratio = figures.mape / found.macs.mape
-    most_seconds, most_mape = (25, 0.03) if modelled else (90, 0.02)
-    yield bounded(subject, f"time, {rows}", seconds, most_seconds, in_seconds)
-    yield bounded(subject, f"mean error, {networks}", figures.mape, most_mape, percent)
-    for line in (
-        bounded(subject, "Spearman", figures.spearman, 0.99, correlation, least=True),
-        bounded(subject, "Kendall", figures.kendall, 0.95, correlation, least=True),
-        bounded(subject, "within 5 %", figures.within_5, 0.95, percent, least=True),
-        bounded(subject, "error over that of MACs", ratio, 1 / 3, percent),
-    ):
-        yield line._replace(bound="", good=None) if modelled else line
-    yield Line(subject, "noise floor", percent(found.noise_floor))
+def reference_ratio(one: LatencyTable, other: LatencyTable, state: State) -> float:
+    """The reference of one table, as both tables tell it."""
+    network = one.provenance.reference.network
+    return other.predict(network, state) / one.predict(network, state)
 
 
-def of_second_build(space: SearchSpace, first: LatencyTable, out: Path) -> Iterator[Line]:
-    """The error of another build on networks measured with the first, one factor fitted anew."""
-    rng = np.random.default_rng(7)
-    networks = pick_networks(space, first.rows, rng, ANCHORS + CHECKED)
-    with ProgressBar("measuring networks") as bar:
-        found = Runner(first.target, rng, progress=bar).measure_networks(networks, passes=3)
-    second, _ = table_of(space, out / f"{space.name}_second.csv", seed=1)
-    sums = [network_sums(second.rows, network) for network in networks]
-    measured = [one.ms for one in found]
-    anchors = np.linspace(0, len(networks) - 1, 2 * ANCHORS + 1)[1::2].round().astype(int).tolist()
-    updated = reanchor(
-        second.calibration,
-        [sums[index] for index in anchors],
-        [measured[index] for index in anchors],
-    )
-    others = [index for index in range(len(networks)) if index not in anchors]
-    checked = [sums[index] for index in others], [measured[index] for index in others]
-    subject = f"{space.name}, second build"
-    yield Line(subject, "mean error as it is", percent(error_of(second.calibration, *checked)))
-    after = error_of(updated, *checked)
-    yield bounded(subject, "mean error re-anchored", after, 0.025, percent)
+def of_closed(bench: Bench) -> Iterator[Line]:
+    """All methods slimmed to three targets; what is delivered, measured again afterwards."""
+    space, out = SearchSpace.load(CLOSED_SPACE), bench.out
+    run_path, path = out / "run", bench.table_path(CLOSED_SPACE)
+    with ProgressBar("closed loop") as bar:
+        if (run_path / "run.json").exists():
+            run = Run.open(run_path)
+        else:
+            settings = SupernetSettings(epochs=CLOSED_EPOCHS)
+            run = pipeline.train(space, run_path, settings=settings, progress=bar)
+        table = pipeline.build_table(run.space, path, force=True, progress=bar)
+        for state in STATES:
+            largest = table.predict(run.space.largest(), state)
+            targets = tuple({"latency_ms": share * largest} for share in TARGET_SHARES)
+            plan = Plan(targets=targets, state=state, evaluations=CLOSED_EVALUATIONS)
+            folder = out / bench.condition / f"slim_{state}"
+            result = pipeline.slim(
+                run, table, plan, folder, accept_tables=True, force=True, progress=bar
+            )
+            yield from of_delivered(f"closed loop, {state}", result, run.space, table, state)
 
 
-def error_of(calibration: Calibration, sums: Sequence[RowSums], measured: Sequence[float]) -> float:
-    """The mean relative error on networks."""
-    predicted = np.array([calibration.latency(size.ms, size.params) for size in sums])
-    return float(np.abs(predicted / np.asarray(measured) - 1).mean())
+def of_delivered(
+    subject: str, result: object, space: SearchSpace, table: LatencyTable, state: State
+) -> Iterator[Line]:
+    """Measured again over the target, of every delivered network."""
+    finals = [it for it in result.networks if it.target]
+    made = {it.assignment: space.decode(it.assignment) for it in finals}
+    graphs = LayerGraphs()
+    models = {network_name(it): partial(graphs.network, it) for it in made.values()}
+    rng = np.random.default_rng(123)
+    again = Session(table.target, models, rng, table.provenance.reference).measure()
+    for target in result.targets:
+        of_target = [it for it in finals if it.target == target]
+        ratios = {
+            it.name: again.latencies[network_name(made[it.assignment])].of(state).ms
+            / target["latency_ms"]
+            for it in of_target
+        }
+        text = ", ".join(f"{name} {ratio:.3f}" for name, ratio in ratios.items())
+        figure = f"{target['latency_ms']:.3f} ms, measured again over target"
+        good = all(0.93 <= ratio <= 1.02 for ratio in ratios.values())
+        yield Line(subject, figure, text, "0.93 to 1.02", good)
+        apart = max(ratios.values()) / min(ratios.values()) - 1
+        yield bounded(subject, f"{figure}, apart", apart, 0.04, percent)
+    noise = np.mean([again.latencies[name].of(state).half_width / 2 for name in models])
+    yield Line(subject, "noise of measuring again", percent(float(noise)))
 
 
-def of_published(out: Path) -> Iterator[Line]:
-    """Published networks: predicted, measured, and timm's export of the same weights."""
-    timm, target = import_timm(), detect_target()
-    names = [f"efficientformer_v2_{size}" for size in PUBLISHED]
-    models, predicted = [], []
-    for name in names:
-        architecture = Architecture.load(name)
-        theirs = timm.create_model(name.replace("_v2", "v2"), pretrained=False).eval()
-        ours = build(architecture).eval()
-        load_timm_state_dict(ours, architecture, theirs.state_dict())
-        models.append(to_onnx(ours, architecture.input_shape))
-        models.append(export_folded(theirs, architecture.input_shape))
-        space = SearchSpace.load(f"{name}_224px")
-        table, _ = table_of(space, out / f"{space.name}_quick.csv", quick=True, again=False)
-        predicted.append(table.predict(architecture))
-    runtime = OnnxRuntime(target.provider, target.threads)
-    left = [runtime.operators(model)["BatchNormalization"] for model in models]
-    found = measure(models, target, rng=np.random.default_rng(0), plan=PATIENT)
-    ratios = []
-    for index, name in enumerate(names):
-        ours, theirs = found[2 * index : 2 * index + 2]
-        error = predicted[index] / ours.ms - 1
-        ratios.append((ours.ms / theirs.ms, noise(ours, theirs)))
-        yield Line(name, "ours, measured", f"{ours.ms:.2f} ms")
-        yield Line(
-            name, "ours, predicted (quick table)", f"{predicted[index]:.2f} ms ({error:+.1%})"
-        )
-        norms = f", {left[2 * index + 1]} norms left" if left[2 * index + 1] else ""
-        yield Line(name, "timm's, measured", f"{theirs.ms:.2f} ms{norms}")
-    ratio, noisy = sorted(ratios)[len(ratios) // 2]
-    yield bounded("published", "ours over timm's, median", ratio, 1 + noisy, correlation)
+def of_shares(bench: Bench) -> Iterator[Line]:
+    """Prices of layers add up to the prediction."""
+    name = bench.spaces[0]
+    table, worst = LatencyTable.load(bench.table_path(name)), 0.0
+    for network in pick_networks(SearchSpace.load(name), np.random.default_rng(3), COMPARED):
+        for state in STATES:
+            total = table.predict(network, state)
+            worst = max(worst, abs(sum(table.shares(network, state)) / total - 1))
+    yield bounded("prices of layers", "sum over prediction, less 1", worst, 1e-9, "{:.0e}".format)
 
 
-def noise(one: Measurement, other: Measurement) -> float:
-    """Half the 95 % interval of the ratio of two latencies, as a share."""
-    halves = [(it.ms_high - it.ms_low) / 2 / it.ms for it in (one, other)]
-    return float(np.hypot(*halves))
+def of_demo(bench: Bench) -> Iterator[Line]:
+    """``nas demo`` as a user runs it."""
+    folder = bench.out / bench.condition / "demo"
+    begun = time.perf_counter()
+    command = [sys.executable, "-m", "nas", "demo", "--out", str(folder), "--json"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    minutes = (time.perf_counter() - begun) / 60
+    most = 4 if bench.condition == "idle" else 7
+    yield bounded("nas demo", "minutes", minutes, most, "{:.1f}".format)
+    if found.returncode:
+        yield Line("nas demo", "ended with", found.stderr.strip().splitlines()[-1], "", False)
+        return
+    table = LatencyTable.load(folder / "demo_64px_cpu.csv")
+    failures = judge(table.validation).failures
+    yield Line("nas demo", "its table", "; ".join(failures) or "passes", "passes", not failures)
 
 
-def table_of(
-    space: SearchSpace,
-    path: Path,
-    *,
-    runtime: str = "onnxruntime",
-    threads: int = 1,
-    seed: int = 0,
-    quick: bool = False,
-    again: bool = True,
-) -> tuple[LatencyTable, float]:
-    """A table, built here and now unless it is there and need not be, and the seconds it took."""
-    if path.exists() and not again:
-        return LatencyTable.load(path), 0.0
-    start = time.perf_counter()
-    with ProgressBar(path.stem) as bar:
-        table = build_table(
-            space,
-            detect_target(runtime=runtime, threads=threads),
-            path,
-            settings=BuildSettings(seed=seed, quick=quick),
-            force=True,
-            progress=bar,
-        )
-    seconds = time.perf_counter() - start
-    draw_calibration(path.with_suffix(".png"), table)
-    return table, seconds
+PART_LINES: dict[str, Callable[[Bench], Iterator[Line]]] = {
+    "simulated": of_simulated,
+    "tables": of_tables,
+    "loop": of_loop,
+    "builds": of_builds,
+    "closed": of_closed,
+    "shares": of_shares,
+    "demo": of_demo,
+}
 
 
 def bounded(
-    subject: str,
-    figure: str,
-    value: float,
-    bound: float,
-    text: Callable[[float], str],
-    *,
-    least: bool = False,
+    subject: str, figure: str, value: float, bound: float, text: Callable[[float], str]
 ) -> Line:
-    """A figure with its bound."""
-    good = bool(value >= bound if least else value <= bound)
-    return Line(subject, figure, text(value), f"{'≥' if least else '≤'} {text(bound)}", good)
+    """A figure with its upper bound."""
+    if not np.isfinite(bound):
+        return Line(subject, figure, text(value))
+    return Line(subject, figure, text(value), f"≤ {text(bound)}", bool(value <= bound))
 
 
 def percent(share: float) -> str:
     """``0.0123`` as ``1.2 %``."""
     return f"{100 * share:.1f} %"
-
-
-def in_seconds(seconds: float) -> str:
-    """``12.3`` as ``12 s``."""
-    return f"{seconds:.0f} s"
-
-
-def correlation(value: float) -> str:
-    """Three digits."""
-    return f"{value:.3f}"
-
-
-def import_timm() -> ModuleType:
-    """The package timm, without the fakes of torchvision, which fail beside a CPU torch."""
-    register_fake = torch.library.register_fake
-
-    def skip(op: object, *args: object, **options: object) -> Callable[..., object]:
-        if isinstance(op, str) and op.startswith("torchvision::"):
-            return lambda function: function
-        return register_fake(op, *args, **options)
-
-    torch.library.register_fake = skip
-    try:
-        return importlib.import_module("timm")
-    finally:
-        torch.library.register_fake = register_fake
 
 
 if __name__ == "__main__":

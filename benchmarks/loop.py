@@ -1,0 +1,76 @@
+"""A user's own loop over ONNX models: nothing of the package's clocks, sessions or estimators.
+
+    .venv/bin/python benchmarks/loop.py MODEL.onnx...
+
+Sessions of onnxruntime with their default options but for one thread; visits in random order. A
+visit reads 96 MB, times one run (cold), runs 11 times more, and times 5 runs (warm). Printed are
+the medians of thread CPU time.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime
+
+FLUSHED_BYTES, WARMING_RUNS, TIMED_RUNS = 96_000_000, 11, 5
+
+
+class LoopTimes(NamedTuple):
+    """The times of each visit to a model, in ms."""
+
+    warm: np.ndarray
+    cold: np.ndarray
+
+    def noise(self, state: str) -> float:
+        """The standard error of the median, as a share (of a normal distribution)."""
+        logs = np.log(getattr(self, state))
+        return float(1.25 * logs.std() / np.sqrt(len(logs)))
+
+
+def time_models(models: Sequence[bytes], *, visits: int, seed: int) -> list[LoopTimes]:
+    """Visit each model so many times."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    rng, runs = np.random.default_rng(seed), []
+    for model in models:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        (value,) = session.get_inputs()
+        image = rng.standard_normal([size or 1 for size in value.shape], dtype=np.float32)
+        runs.append((session, {value.name: image}))
+    other = np.ones(FLUSHED_BYTES // 8)
+    found = [([], []) for _ in models]
+
+    def timed(place: int) -> float:
+        session, images = runs[place]
+        start = time.thread_time_ns()
+        session.run(None, images)
+        return (time.thread_time_ns() - start) / 1e6
+
+    for _ in range(visits):
+        for place in rng.permutation(len(models)).tolist():
+            warm, cold = found[place]
+            other.sum()
+            cold.append(timed(place))
+            for _ in range(WARMING_RUNS):
+                timed(place)
+            warm.append(float(np.median([timed(place) for _ in range(TIMED_RUNS)])))
+    return [LoopTimes(np.array(warm), np.array(cold)) for warm, cold in found]
+
+
+def main() -> None:
+    """Print both latencies of each model."""
+    paths = list(map(Path, sys.argv[1:]))
+    for path, times in zip(
+        paths, time_models([path.read_bytes() for path in paths], visits=24, seed=0), strict=True
+    ):
+        print(f"{path}: {np.median(times.warm):.3f} ms warm, {np.median(times.cold):.3f} ms cold")
+
+
+if __name__ == "__main__":
+    main()
