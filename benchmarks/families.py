@@ -18,20 +18,23 @@ os.environ.setdefault(
 )  # as the command line does; see nas/cli/__init__.py
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from latency import import_timm, noise
+import torch
 
 from nas.architecture import Architecture
 from nas.deploy.export import export_folded, to_onnx
 from nas.deploy.timm import load_timm_state_dict
-from nas.latency.measure import PATIENT, measure
+from nas.latency.estimator import Measurement
+from nas.latency.measure import measure
 from nas.latency.table import LatencyTable
 from nas.latency.target import detect_target
 from nas.network import build
@@ -141,7 +144,7 @@ def show_against_timm(families: Sequence[str]) -> None:
         load_timm_state_dict(ours, architecture, theirs.state_dict())
         models.append(to_onnx(ours, architecture.input_shape))
         models.append(export_folded(theirs, architecture.input_shape))
-    found = measure(models, target, rng=np.random.default_rng(0), plan=PATIENT)
+    found = [it.warm for it in measure(models, target, rng=np.random.default_rng(0))]
     pairs = list(zip(found[::2], found[1::2], strict=True))
     ratios = [ours.ms / theirs.ms for ours, theirs in pairs]
     lines = [
@@ -157,6 +160,28 @@ def show_against_timm(families: Sequence[str]) -> None:
         lines,
         title=f"{target.hardware}, {target.runtime} {target.runtime_version}",
     )
+
+
+def noise(one: Measurement, other: Measurement) -> float:
+    """Half the 95 % interval of the ratio of two latencies, as a share."""
+    halves = [(it.ms_high - it.ms_low) / 2 / it.ms for it in (one, other)]
+    return float(np.hypot(*halves))
+
+
+def import_timm() -> ModuleType:
+    """The package timm, without the fakes of torchvision, which fail beside a CPU torch."""
+    register_fake = torch.library.register_fake
+
+    def skip(op: object, *args: object, **options: object) -> Callable[..., object]:
+        if isinstance(op, str) and op.startswith("torchvision::"):
+            return lambda function: function
+        return register_fake(op, *args, **options)
+
+    torch.library.register_fake = skip
+    try:
+        return importlib.import_module("timm")
+    finally:
+        torch.library.register_fake = register_fake
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """All published networks through one runtime on this machine, beside their published accuracy.
 
     .venv/bin/python benchmarks/field.py
-    .venv/bin/python benchmarks/field.py --networks efficientvit_m0 pvt_v2_b0 --passes 1
+    .venv/bin/python benchmarks/field.py --networks efficientvit_m0 pvt_v2_b0 --visits 8
 
 Writes field.csv and field.png into --out: parameters, MACs, latency with its 95 % interval, Mobile
 Efficiency Score, and ImageNet top-1 accuracy with its source, of published_accuracies.csv. Figures
@@ -19,6 +19,7 @@ os.environ.setdefault(
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from nas.architecture import Architecture
-from nas.latency.measure import PATIENT, Measurement
-from nas.latency.networks import Runner
+from nas.latency.estimator import Measurement
+from nas.latency.graphs import LayerGraphs
+from nas.latency.measure import Patience, Session
 from nas.latency.runtimes import RUNTIMES
 from nas.latency.target import Target, detect_target
 from nas.network import measure_size
@@ -65,16 +67,20 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--runtime", choices=sorted(RUNTIMES), default="onnxruntime")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--visits", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark_field"))
     arguments = parser.parse_args()
     target = detect_target(runtime=arguments.runtime, threads=arguments.threads)
     networks = [Architecture.load(name) for name in arguments.networks]
+    graphs = LayerGraphs()
+    models = {network.name: partial(graphs.network, network) for network in networks}
+    patience = Patience(least=arguments.visits, most=arguments.visits)
     with ProgressBar("measuring") as bar:
-        runner = Runner(target, np.random.default_rng(arguments.seed), progress=bar)
-        found = runner.measure_networks(networks, passes=arguments.passes, plan=PATIENT)
-    table = field(networks, found)
+        rng = np.random.default_rng(arguments.seed)
+        session = Session(target, models, rng, patience=patience, progress=bar)
+        found = session.measure().latencies
+    table = field(networks, [found[network.name].warm for network in networks])
     arguments.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(arguments.out / "field.csv", index=False, float_format="%.6g")
     draw(arguments.out / "field.png", table, target)

@@ -28,12 +28,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from load import load
+from loop import time_models
+from simulated import score_estimator
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.load import load
-from benchmarks.loop import time_models
-from benchmarks.simulated import score_estimator
 from nas import pipeline
 from nas.latency.build import BuildSettings
 from nas.latency.calibration import judge
