@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from typer import Argument, Exit, Option
+from typer import Argument, BadParameter, Exit, Option
 
 from nas.architecture import Architecture
 from nas.cli import options
@@ -14,6 +14,12 @@ from nas.deploy.quantize import Precision
 from nas.documents import require_file, require_new
 from nas.errors import UserError
 from nas.space import DEFAULT_SPACE, SearchSpace
+
+
+def _positive(value: float | None) -> float | None:
+    if value is not None and not value > 0:
+        raise BadParameter(f"must be above 0, got {value:g}.")
+    return value
 
 
 def build_lut(
@@ -26,6 +32,10 @@ def build_lut(
     quick: Annotated[
         bool, Option("--quick", help="Measure a part of the layers, model the others.")
     ] = False,
+    minutes: Annotated[
+        float | None,
+        Option(callback=_positive, help="Most minutes; by default what the space needs."),
+    ] = None,
     out: Annotated[Path | None, Option(help="The CSV to write.")] = None,
     resume: options.Resume = False,
     force: options.Force = False,
@@ -43,15 +53,17 @@ def build_lut(
 
     from nas import pipeline
     from nas.latency.build import BuildSettings
-    from nas.report.terminal import ProgressBar, print_validation
+    from nas.report.measurements import print_validation
+    from nas.report.terminal import ProgressBar
 
+    settings = BuildSettings(space_argument=space, seed=seed, quick=quick, minutes=minutes)
     try:
         with ProgressBar("measuring", quiet=as_json) as bar:
             table = pipeline.build_table(
                 loaded,
                 path,
                 target=target,
-                settings=BuildSettings(space_argument=space, seed=seed, quick=quick),
+                settings=settings,
                 resume=resume,
                 force=force,
                 progress=bar,
@@ -60,7 +72,8 @@ def build_lut(
         raise UserError(
             f"stopped; what was measured is kept, to continue: nas build-lut --space {space} "
             f"--device {device} --runtime {runtime} --threads {threads} --batch {batch} "
-            f"--precision {precision} {'--quick ' if quick else ''}--out {path} --resume"
+            f"--precision {precision} {'--quick ' if quick else ''}"
+            f"{f'--minutes {minutes:g} ' if minutes else ''}--out {path} --resume"
         ) from None
     paths = {"table": str(path), "sidecar": str(path.with_suffix(".json"))}
     if table.validation:
@@ -81,8 +94,9 @@ def check_lut(
 
     loaded = LatencyTable.load(table)
 
-    from nas.latency.networks import measure_drift, reanchored
-    from nas.report.terminal import ProgressBar, print_drift
+    from nas.latency.drift import measure_drift, reanchored
+    from nas.report.measurements import print_drift
+    from nas.report.terminal import ProgressBar
 
     with ProgressBar("checking", quiet=as_json) as bar:
         drift = measure_drift(loaded, networks=networks, seed=seed, progress=bar)
@@ -101,45 +115,64 @@ def check_lut(
 
 def bench(
     files: Annotated[list[Path], Argument(metavar="FILE...", help="ONNX models.")],
+    table: Annotated[Path | None, Option(help="Tell ms in this table's unit.")] = None,
     device: options.Device = "cpu",
     runtime: options.RuntimeName = "onnxruntime",
     threads: options.Threads = 1,
     batch: options.Batch = 1,
     as_json: options.Json = False,
 ) -> None:
+    """With a table its reference network is measured too, which tells what the machine is like."""
     for file in files:
         require_file(file)
+
+    from nas.latency.table import LatencyTable
+
+    prices = LatencyTable.load(table) if table else None
+    precision: Precision = prices.target.precision if prices else "float32"
 
     import numpy as np
 
     from nas.deploy.quantize import precision_of
     from nas.deploy.weights import read_onnx
-    from nas.latency.measure import PATIENT, measure
+    from nas.latency.measure import Session
     from nas.latency.target import detect_target
-    from nas.report.terminal import print_table
+    from nas.report.measurements import print_found
+    from nas.report.show import describe_latency
+    from nas.report.terminal import ProgressBar
 
-    target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
-    models = [read_onnx(file) for file in files]
-    measured = measure(models, target, rng=np.random.default_rng(0), plan=PATIENT)
-    rows: list[dict[str, Any]] = [
-        {"file": str(file), "precision": precision_of(model), "ms": found.ms}
-        | {"ms_low": found.ms_low, "ms_high": found.ms_high}
-        for file, model, found in zip(files, models, measured, strict=True)
-    ]
+    target = detect_target(
+        device, runtime=runtime, threads=threads, batch=batch, precision=precision
+    )
+    if prices:
+        prices.require_target(target)
+    models = {str(file): read_onnx(file) for file in files}
+    precisions = {name: precision_of(model) for name, model in models.items()}
+    for name, own in precisions.items():
+        if precision == "int8" != own:
+            raise UserError(f"{name}: is a {own} model, and {table} tells ms of int8 networks")
+    graphs = {name: (lambda model=model: model) for name, model in models.items()}
+    reference = prices.provenance.reference if prices else None
+    with ProgressBar("measuring", quiet=as_json) as bar:
+        rng = np.random.default_rng(0)
+        found = Session(target, graphs, rng, reference, progress=bar).measure()
+    result = {
+        "target": target.model_dump(mode="json"),
+        "table": str(table) if table else None,
+        "shift": dict(found.shift),
+        "spread": found.spread,
+        "models": [
+            {"file": name, "precision": own, **describe_latency(found.latencies[name])}
+            for name, own in precisions.items()
+        ],
+    }
     hardware = f"{target.hardware}, {runtime} {target.runtime_version}"
 
     def show() -> None:
-        print_table(
-            ("file", "precision", "ms", "95 % interval"),
-            [
-                (row["file"], row["precision"], f"{row['ms']:.3f}")
-                + (f"{row['ms_low']:.3f} to {row['ms_high']:.3f}",)
-                for row in rows
-            ],
-            title=f"{hardware}, {threads} thread(s), batch {batch}",
-        )
+        print_found(found, precisions, title=f"{hardware}, {threads} thread(s), batch {batch}")
+        if reference and (line := reference.describe_shift(found.shift, str(table))):
+            print(line)
 
-    result = {"target": target.model_dump(mode="json"), "models": rows}
     options.print_result(result, as_json=as_json, show=show)
 
 
@@ -161,17 +194,17 @@ def profile(
 
     import numpy as np
 
-    from nas.latency.networks import Runner
     from nas.latency.profile import profile_networks
     from nas.latency.target import detect_target
+    from nas.report.measurements import print_profiles
     from nas.report.pictures import draw_profiles
     from nas.report.show import describe_profiles
-    from nas.report.terminal import ProgressBar, print_profiles
+    from nas.report.terminal import ProgressBar
 
     target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
     with ProgressBar("measuring", quiet=as_json) as bar:
-        runner = Runner(target, np.random.default_rng(0), progress=bar)
-        found = profile_networks(networks, runner)
+        rng = np.random.default_rng(0)
+        found = profile_networks(networks, target, rng=rng, progress=bar)
     if out:
         draw_profiles(out, found, target)
     options.print_result(

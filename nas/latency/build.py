@@ -28,7 +28,7 @@ from nas.latency.calibration import (
     fit_calibration,
     validate,
 )
-from nas.latency.estimator import Latency, State, Visit
+from nas.latency.estimator import Latency, State, Status, Visit
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import REFERENCE
 from nas.latency.survey import Survey, pick_networks, pick_reference
@@ -340,11 +340,12 @@ def _finished(path: Path, space: SearchSpace, settings: BuildSettings) -> Latenc
 
 
 def _row(layer: Layer, input_shape: Shape, found: Latency) -> Row:
-    warm, cold = (
+    (ms, low, high), (cold_ms, cold_low, cold_high) = (
         (max(it.ms, FLOOR_MS), it.ms_low, max(it.ms_high, it.ms, FLOOR_MS)) for it in found
     )
-    status = "noisy" if "noisy" in (found.warm.status, found.cold.status) else "ok"
-    return Row(*warm, *cold, *layer_size(layer, input_shape), status)
+    status: Status = "noisy" if "noisy" in (found.warm.status, found.cold.status) else "ok"
+    size = layer_size(layer, input_shape)
+    return Row(ms, low, high, cold_ms, cold_low, cold_high, *size, status)
 
 
 def _version() -> str:

@@ -6,8 +6,8 @@ of all its layers; a warm one those that the caches have no room for, as it runs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, reduce
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -59,7 +59,21 @@ class RowSums(NamedTuple):
 
     def __sub__(self, other: RowSums) -> RowSums:
         """The sums without the rows that ``other`` sums up."""
-        return RowSums(*(mine - its for mine, its in zip(self, other, strict=True)))
+        return RowSums(
+            self.warm - other.warm,
+            self.cold - other.cold,
+            self.params - other.params,
+            self.macs - other.macs,
+        )
+
+    def plus(self, other: RowSums) -> RowSums:
+        """The sums with the rows of ``other``; ``+`` of tuples would append."""
+        return RowSums(
+            self.warm + other.warm,
+            self.cold + other.cold,
+            self.params + other.params,
+            self.macs + other.macs,
+        )
 
 
 class Calibration(Value):
@@ -99,10 +113,37 @@ class Calibration(Value):
 
         A part is in proportion to what the network would save without the row.
         """
-        total = RowSums(*map(sum, zip(*rows, strict=True)))
-        whole = self.latency(total, state)
-        saved = np.array([whole - self.latency(total - row, state) for row in rows])
-        return (saved * (whole / saved.sum())).tolist()
+        total = _total(rows)
+        scale = self._scale(rows, state)
+        return [scale * self._added(row, total - row, state) for row in rows]
+
+    def prices(
+        self,
+        rows: Sequence[RowSums],
+        place: int,
+        candidates: Sequence[RowSums | None],
+        state: State = "warm",
+    ) -> list[float]:
+        """The ms of each candidate for the place of a network's row, on the scale of ``shares``.
+
+        What is there already costs its share, and None, no layer, costs nothing.
+        """
+        rest, scale = _total(rows) - rows[place], self._scale(rows, state)
+        return [scale * self._added(row, rest, state) if row else 0.0 for row in candidates]
+
+    def _added(self, row: RowSums, rest: RowSums, state: State) -> float:
+        """How much longer a network takes with a row than without it."""
+        return self.latency(rest.plus(row), state) - self.latency(rest, state)
+
+    def _scale(self, rows: Sequence[RowSums], state: State) -> float:
+        """The factor by which what each row adds to the others adds up to the latency.
+
+        It is not 1 where rows share caches and an overhead.
+        """
+        total = _total(rows)
+        return self.latency(total, state) / sum(
+            self._added(row, total - row, state) for row in rows
+        )
 
 
 class Figures(Value):
@@ -345,6 +386,10 @@ COLD_FORMS: tuple[_Fit, ...] = (
     partial(_fit_cold, overhead=False),
     partial(_fit_cold, overhead=True),
 )
+
+
+def _total(rows: Iterable[RowSums]) -> RowSums:
+    return reduce(RowSums.plus, rows, RowSums(0.0, 0.0, 0, 0))
 
 
 def _sums(row: np.ndarray) -> RowSums:

@@ -95,15 +95,14 @@ def judge_drift(
     noise: Mapping[State, float],
 ) -> Drift:
     """Compare a table's predictions for sums of its rows with new measurements in its unit."""
-    states, action = {}, "none"
+    states: dict[State, StateDrift] = {}
+    action: Action = "none"
     for state in STATES:
         predicted = np.array([table.calibration.latency(size, state) for size in sums])
         truth = np.asarray(measured[state])
         bias = 1 / fit_factor(predicted, truth) - 1
-        ranks = (
-            with_interval(it, predicted.tolist(), truth.tolist())[0] for it in (spearman, kendall)
-        )
-        rho, tau = ranks
+        pairs = predicted.tolist(), truth.tolist()
+        rho, tau = (with_interval(correlation, *pairs)[0] for correlation in (spearman, kendall))
         states[state] = StateDrift(
             shift=shift[state],
             bias=bias,

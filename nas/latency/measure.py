@@ -22,8 +22,9 @@ REFERENCE, HIDDEN = "reference", "reference, hidden"
 
 
 class Patience(NamedTuple):
-    """Visits to each graph: at least and at most so many, until half the interval is within a
-    share of the latency, and no more after so many seconds.
+    """Visits to each graph: at least and at most so many, and no more after so many seconds.
+
+    It is enough when half the interval is within a share of the latency, ``tolerance``.
     """
 
     least: int = 8

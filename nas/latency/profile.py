@@ -1,24 +1,32 @@
 """Where the time of networks goes on a device: layer by layer, and by class of operator.
 
-Layers are measured by their probes, as in a latency table. Classes of operators come from the
-runtime's own profiler on the whole network, which costs time itself: so only shares are taken from
-it. Operators that a runtime fuses into another count with that one.
+Layers are measured by their probes, as in a latency table, in turns with the whole networks.
+Classes of operators come from the runtime's own profiler on the whole network, which costs time
+itself: so only shares are taken from it. Operators that a runtime fuses into another count with
+that one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 
 from nas.architecture import Architecture
 from nas.families import Layer, Shape
-from nas.latency.graphs import with_batch
-from nas.latency.measure import PATIENT, Measurement, VisitPlan, measure
-from nas.latency.networks import Runner
-from nas.latency.table import Key
-from nas.latency.target import make_runtime
+from nas.latency.estimator import Latency, Measurement, State, estimate
+from nas.latency.graphs import LayerGraphs, with_batch
+from nas.latency.survey import layer_latency, network_name
+from nas.latency.target import Target, make_runtime
+from nas.latency.visits import Turns
+from nas.progress import SILENT, Progress
 
 PROFILED_RUNS = 60
+
+VISITS = 12
+"""To each graph."""
 
 PARTS: Mapping[str, str] = {
     "stem": "stem",
@@ -66,7 +74,7 @@ class LayerTime:
 
     layer: Layer
     input_shape: Shape
-    found: Measurement
+    found: Latency
 
     @property
     def part(self) -> str:
@@ -76,47 +84,59 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class Profile:
-    """One network: its measured latency, that of its layers, and ms by class of operator.
+    """One network: its measured latency, that of its layers, and warm ms by class of operator.
 
     ``operators`` is None where the runtime has no profiler. A large network takes longer than its
-    layers together, which have their weights in the cache.
+    warm layers together, which have their weights in the cache, and less than its cold ones.
     """
 
     name: str
-    whole: Measurement
+    whole: Latency
     layers: tuple[LayerTime, ...]
     operators: Mapping[str, float] | None
 
     @property
     def parts(self) -> Mapping[str, float]:
-        """The ms of stem, downsampling, attention, FFN and head, in the order of the network."""
+        """The warm ms of stem, downsampling, attention, FFN and head, in the network's order."""
         found: dict[str, float] = dict.fromkeys(PARTS.values(), 0.0)
         for layer in self.layers:
-            found[layer.part] = found.get(layer.part, 0.0) + max(layer.found.ms, 0.0)
+            found[layer.part] = found.get(layer.part, 0.0) + _ms(layer.found.warm)
         return {part: ms for part, ms in found.items() if ms}
+
+    def sum_of_layers(self, state: State) -> float:
+        """The ms of all layers in one state."""
+        return sum(_ms(layer.found.of(state)) for layer in self.layers)
 
 
 def profile_networks(
-    networks: Mapping[str, Architecture], runner: Runner, *, network_plan: VisitPlan = PATIENT
+    networks: Mapping[str, Architecture],
+    target: Target,
+    *,
+    rng: np.random.Generator,
+    graphs: LayerGraphs | None = None,
+    visits: int = VISITS,
+    progress: Progress = SILENT,
 ) -> list[Profile]:
     """Profile networks by their names; layers that several have in common are measured once."""
-    target = runner.target
+    graphs, runtime = graphs or LayerGraphs(), make_runtime(target)
     placed = [place for network in networks.values() for place in network.placed()]
     layers = {(layer.signature, shape): layer for layer, shape in placed}
-    times: dict[Key, Measurement] = {}
-    for batch in runner.measure_layers(layers):
-        times.update(batch)
-    models = [runner.graphs.network(network) for network in networks.values()]
-    wholes = measure(models, target, rng=runner.rng, plan=network_plan)
-    runtime = make_runtime(target)
+    probes = {key: graphs.probe(layer, key[1]) for key, layer in layers.items()}
+    makers = {it.name: it.make for probe in probes.values() for it in probe.graphs}
+    makers |= {network_name(it): partial(graphs.network, it) for it in networks.values()}
+    turns = Turns(target, makers, rng, progress=progress)
+    estimates = estimate([it for of in turns.visit(dict.fromkeys(makers, visits)) for it in of])
+    times = {key: layer_latency(probe, estimates) for key, probe in probes.items()}
     found = []
-    for (name, network), model, whole in zip(networks.items(), models, wholes, strict=True):
+    for name, network in networks.items():
+        graph = network_name(network)
+        whole = Latency(*(Measurement.of(it.graphs[graph]) for it in estimates.values()))
         layer_times = tuple(
             LayerTime(layer, shape, times[layer.signature, shape])
             for layer, shape in network.placed()
         )
-        runs = runtime.profile(with_batch(model, target.batch), PROFILED_RUNS)
-        operators = scaled_to(whole.ms, classify(runs)) if runs else None
+        runs = runtime.profile(with_batch(makers[graph](), target.batch), PROFILED_RUNS)
+        operators = scaled_to(whole.warm.ms, classify(runs)) if runs else None
         found.append(Profile(name, whole, layer_times, operators))
     return found
 
@@ -135,3 +155,7 @@ def scaled_to(total_ms: float, classes: Mapping[str, float]) -> dict[str, float]
     """The same shares of ``total_ms``."""
     profiled = sum(classes.values())
     return {name: total_ms * ms / profiled for name, ms in classes.items()}
+
+
+def _ms(found: Measurement) -> float:
+    return max(found.ms, 0.0)  # the slope of a layer may drown in noise

@@ -72,11 +72,11 @@ class Group(NamedTuple):
     alignment: tuple[str, ...]
 
 
-def measure_step(target: Target, rng: np.random.Generator, visits: int = SWEEP_VISITS) -> int:
+def measure_step(target: Target, rng: np.random.Generator) -> int:
     """The number of channels that the target computes at once, from a sweep of 1x1 convolutions."""
     shapes = [(width, SWEEP_MAP, SWEEP_MAP) for width in SWEEP_WIDTHS]
     graphs = {str(shape): partial(_sweep_graph, shape) for shape in shapes}
-    counts = dict.fromkeys(graphs, visits)
+    counts = dict.fromkeys(graphs, SWEEP_VISITS)
     visits = [it for chunk in Turns(target, graphs, rng).visit(counts) for it in chunk]
     found = estimate(visits)["warm"].graphs
     return fit_step(SWEEP_WIDTHS, [found[name].ms for name in graphs])
@@ -165,12 +165,15 @@ def model_rows(
         warm = _fit(features[places], [rows[key].ms for key in known])
         cold = _fit(features[places], [rows[key].cold_ms for key in known])
         for key in missing:
-            cells = [
-                share * float(features[index[key]] @ ms)
-                for ms in (warm, cold)
-                for share in (1.0, max(0.0, 1 - 1.96 * error), 1 + 1.96 * error)
-            ]
-            found[key] = Row(*cells, *layer_size(layers[key], key[1]), "modelled")
+            (ms, low, high), (cold_ms, cold_low, cold_high) = (
+                tuple(
+                    share * float(features[index[key]] @ weights)
+                    for share in (1.0, max(0.0, 1 - 1.96 * error), 1 + 1.96 * error)
+                )
+                for weights in (warm, cold)
+            )
+            size = layer_size(layers[key], key[1])
+            found[key] = Row(ms, low, high, cold_ms, cold_low, cold_high, *size, "modelled")
         record = ModelledGroup(
             kind=layers[keys[0]].kind,
             map=group.map,

@@ -91,10 +91,7 @@ class Survey:
     ) -> tuple[dict[Key, Latency], list[dict[State, Estimate]]]:
         """The latency of each layer, and the estimates of each whole network by state."""
         found = estimate(visits)
-        layers = {
-            key: Latency(*(Measurement.of(_layer(probe, found[state], state)) for state in STATES))
-            for key, probe in self.probes.items()
-        }
+        layers = {key: layer_latency(probe, found) for key, probe in self.probes.items()}
         networks = [
             {state: found[state].graphs[network_name(network)] for state in STATES}
             for network in self.networks
@@ -176,6 +173,11 @@ def pick_reference(space: SearchSpace, rng: np.random.Generator) -> Architecture
 def network_name(network: Architecture) -> str:
     """The name of a network's graph."""
     return f"network {hashlib.sha256(network.to_json().encode()).hexdigest()[:16]}"
+
+
+def layer_latency(probe: Probe, found: Mapping[State, Estimates]) -> Latency:
+    """The latency of a layer by the estimates of its probe's graphs."""
+    return Latency(*(Measurement.of(_layer(probe, found[state], state)) for state in STATES))
 
 
 def _layer(probe: Probe, found: Estimates, state: State) -> Estimate:

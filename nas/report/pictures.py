@@ -15,10 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from nas.documents import write_atomically
+from nas.latency.calibration import Validation
+from nas.latency.estimator import STATES, State
 from nas.latency.profile import OPERATORS, PARTS, Profile
 from nas.latency.table import LatencyTable
 from nas.latency.target import Target
-from nas.report.terminal import Classes, class_names
+from nas.report.measurements import Classes, class_names
 from nas.slim.result import Point, SearchResult, frontier
 from nas.training.check import Check
 
@@ -88,51 +90,68 @@ def _places(points: Sequence[Point], measure: str) -> tuple[list[float], list[fl
 
 
 def draw_calibration(path: Path, table: LatencyTable) -> None:
-    """Draw predicted against measured latency of a validated table, and below it the errors."""
-    found = table.validation
+    """Draw predicted against measured latency of a validated table, and below it the errors.
+
+    Warm latencies are on the left, cold ones on the right.
+    """
+    found, target = table.validation, table.target
     if found is None:
         raise ValueError(f"{path}: a table without validation has no picture")
-    measured = [point.measured_ms for point in found.points]
-    line = np.geomspace(min(measured) / 1.15, max(measured) * 1.15, 50)
-    with _picture(path, 7, 7.5) as figure:
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        above.plot(line, line, color=INK, linewidth=1, zorder=2, label="equal")
-        above.fill_between(
-            line, (1 - BAND) * line, (1 + BAND) * line,
-            color=GREY, alpha=0.35, linewidth=0, zorder=1, label=f"within {100 * BAND:g} %",
+    with _picture(path, 11, 7.5) as figure:
+        figure.suptitle(
+            f"{table.space} on {target.hardware}, {target.runtime}, {target.threads} thread(s)",
+            x=0.01, ha="left", fontweight="bold", color=INK, fontsize=11,
         )  # fmt: skip
-        below.axhline(0, color=INK, linewidth=1, zorder=2)
-        below.axhspan(-100 * BAND, 100 * BAND, color=GREY, alpha=0.35, linewidth=0, zorder=1)
-        for is_held_out, color, marker, label in (
-            (False, ORANGE, "D", "calibrate the table"),
-            (True, BLUE, "o", "held out"),
-        ):
-            points = [point for point in found.points if point.held_out is is_held_out]
-            predicted = [point.predicted_ms for point in points]
-            errors = [100 * (point.predicted_ms / point.measured_ms - 1) for point in points]
-            for axes, heights in ((above, predicted), (below, errors)):
-                axes.scatter(
-                    [point.measured_ms for point in points], heights, color=color, marker=marker,
-                    s=26, linewidth=0, zorder=3, label=label,
-                )  # fmt: skip
-        ends = line[[0, -1]]
-        above.set(xscale="log", yscale="log", xlim=ends, ylim=ends, ylabel="predicted latency (ms)")
-        low, high = below.get_ylim()
-        below.set_ylim(min(low, -150 * BAND), max(high, 150 * BAND))
-        below.set(xlabel="measured latency (ms)", ylabel="error (%)")
-        for axis in (above.xaxis, above.yaxis):
-            axis.set_ticks([tick for tick in TICKS if line[0] <= tick <= line[-1]])
-            axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
-            axis.set_minor_formatter(NullFormatter())
-        _plain(above, below)
-        target, held_out = table.target, found.calibrated
-        _title(
-            above,
-            f"{table.space} on {target.hardware}, {target.runtime}, {target.threads} thread(s)\n"
-            f"{held_out.networks} held-out networks: mean error {100 * held_out.mape:.1f} %, "
-            f"{100 * held_out.within_5:.0f} % within 5 %, Spearman {held_out.spearman:.3f}",
-        )
-        above.legend(frameon=False, loc="lower right")
+        panes = figure.subplots(2, len(STATES), sharex="col", height_ratios=(3, 1))
+        for (above, below), state in zip(panes.T, STATES, strict=True):
+            _draw_state(above, below, found, state)
+        panes[0, 0].set_ylabel("predicted latency (ms)")
+        panes[1, 0].set_ylabel("error (%)")
+        panes[0, 0].legend(frameon=False, loc="lower right")
+        errors = [limit for axes in panes[1] for limit in axes.get_ylim()]
+        for axes in panes[1]:
+            axes.set_ylim(min(errors), max(errors))
+
+
+def _draw_state(above: Axes, below: Axes, found: Validation, state: State) -> None:
+    """The points of one state, and below them their errors."""
+    measured = [point.of(state).measured_ms for point in found.points]
+    line = np.geomspace(min(measured) / 1.15, max(measured) * 1.15, 50)
+    above.plot(line, line, color=INK, linewidth=1, zorder=2, label="equal")
+    above.fill_between(
+        line, (1 - BAND) * line, (1 + BAND) * line,
+        color=GREY, alpha=0.35, linewidth=0, zorder=1, label=f"within {100 * BAND:g} %",
+    )  # fmt: skip
+    below.axhline(0, color=INK, linewidth=1, zorder=2)
+    below.axhspan(-100 * BAND, 100 * BAND, color=GREY, alpha=0.35, linewidth=0, zorder=1)
+    for is_held_out, color, marker, label in (
+        (False, ORANGE, "D", "calibrate the table"),
+        (True, BLUE, "o", "held out"),
+    ):
+        points = [point.of(state) for point in found.points if point.held_out is is_held_out]
+        predicted = [point.predicted_ms for point in points]
+        errors = [100 * (point.predicted_ms / point.measured_ms - 1) for point in points]
+        for axes, heights in ((above, predicted), (below, errors)):
+            axes.scatter(
+                [point.measured_ms for point in points], heights, color=color, marker=marker,
+                s=26, linewidth=0, zorder=3, label=label,
+            )  # fmt: skip
+    ends = line[[0, -1]]
+    above.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+    low, high = below.get_ylim()
+    below.set_ylim(min(low, -150 * BAND), max(high, 150 * BAND))
+    below.set_xlabel(f"measured latency, {state} (ms)")
+    for axis in (above.xaxis, above.yaxis):
+        axis.set_ticks([tick for tick in TICKS if line[0] <= tick <= line[-1]])
+        axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    _plain(above, below)
+    held_out = found.of(state).calibrated
+    _title(
+        above,
+        f"{state}: {held_out.networks} held-out networks, mean error {100 * held_out.mape:.1f} %,\n"
+        f"{100 * held_out.within_5:.0f} % within 5 %, Spearman {held_out.spearman:.3f}",
+    )
 
 
 def draw_check(path: Path, check: Check, *, title: str) -> None:
@@ -178,10 +197,10 @@ def draw_profiles(path: Path, profiles: Sequence[Profile], target: Target) -> No
         parts = [profile.parts for profile in profiles]
         _draw_bars(panes[0], "layers", profiles, parts, PART_COLORS)
         for place, profile in enumerate(profiles):
-            panes[0].plot([profile.whole.ms] * 2, [place - 0.36, place + 0.36], color=INK)
+            panes[0].plot([profile.whole.warm.ms] * 2, [place - 0.36, place + 0.36], color=INK)
         if operators:
             _draw_bars(panes[1], "operators", profiles, operators, OPERATOR_COLORS)
-        panes[-1].set_xlabel("latency (ms); the line marks the whole network as measured")
+        panes[-1].set_xlabel("latency, warm (ms); the line marks the whole network as measured")
         limit = max(axes.get_xlim()[1] for axes in panes)
         for axes in panes:
             axes.set_xlim(0, limit)

@@ -17,7 +17,7 @@ from nas.training.run import Run
 from nas.training.supernets import path_probabilities
 
 if TYPE_CHECKING:
-    from nas.latency.measure import Measurement
+    from nas.latency.estimator import Latency
     from nas.latency.profile import Profile
     from nas.latency.target import Target
 
@@ -27,13 +27,18 @@ MANY = 1e6
 
 
 def describe_architecture(architecture: Architecture, table: LatencyTable | None) -> Description:
-    """Describe every layer: input shape, parameters and MACs; with a table also milliseconds."""
-    layers = []
-    for layer, shape in architecture.placed():
-        row: Description = {**_place(layer, shape), **layer_size(layer, shape)._asdict()}
-        if table:
-            row["ms"] = table.row(layer, shape).ms * table.calibration.factor
-        layers.append(row)
+    """Describe every layer: input shape, parameters and MACs.
+
+    With a table also the ms of the network, warm and cold, and the share of each layer in them.
+    """
+    layers: list[Description] = [
+        {**_place(layer, shape), **layer_size(layer, shape)._asdict()}
+        for layer, shape in architecture.placed()
+    ]
+    if table:
+        states = table.shares(architecture, "warm"), table.shares(architecture, "cold")
+        for row, warm, cold in zip(layers, *states, strict=True):
+            row |= {"ms": warm, "cold_ms": cold}
     described: Description = {
         "architecture": architecture.name,
         "params": sum(row["params"] for row in layers),
@@ -41,7 +46,7 @@ def describe_architecture(architecture: Architecture, table: LatencyTable | None
         "layers": layers,
     }
     if table:
-        described["latency_ms"] = table.predict(architecture)
+        described |= _latencies(table, architecture)
         described["mes"] = mobile_efficiency_score(table.cost(architecture))
     return described
 
@@ -56,8 +61,8 @@ def describe_space(space: SearchSpace, table: LatencyTable | None) -> Descriptio
         "choices": {name: list(options) for name, options in space.choices.items()},
     }
     for name, end in (("smallest", space.smallest()), ("largest", space.largest())):
-        latency = {"latency_ms": table.predict(end)} if table else {}
-        described[name] = {**measure_size(end)._asdict(), **latency}
+        latencies = _latencies(table, end) if table else {}
+        described[name] = {**measure_size(end)._asdict(), **latencies}
     if table:
         described["channel_step"] = table.provenance.channel_step
         described["plateaus"] = [plateau._asdict() for plateau in plateaus(space, table)]
@@ -86,11 +91,15 @@ def describe_profiles(profiles: Sequence[Profile], target: Target) -> Descriptio
         "networks": [
             {
                 "name": profile.name,
-                **_times(profile.whole),
+                **describe_latency(profile.whole),
                 "parts": dict(profile.parts),
                 "operators": dict(profile.operators) if profile.operators is not None else None,
                 "layers": [
-                    {**_place(it.layer, it.input_shape), "part": it.part, **_times(it.found)}
+                    {
+                        **_place(it.layer, it.input_shape),
+                        "part": it.part,
+                        **describe_latency(it.found),
+                    }
                     for it in profile.layers
                 ],
             }
@@ -103,8 +112,17 @@ def _place(layer: Layer, shape: Shape) -> Description:
     return {"slot": layer.slot, "layer": layer.signature, "input": shape_text(shape)}
 
 
-def _times(found: Measurement) -> Description:
-    return {"ms": found.ms, "ms_low": found.ms_low, "ms_high": found.ms_high}
+def _latencies(table: LatencyTable, architecture: Architecture) -> Description:
+    """The predictions for a network, warm and cold."""
+    warm, cold = table.predict(architecture, "warm"), table.predict(architecture, "cold")
+    return {"latency_ms": warm, "cold_ms": cold}
+
+
+def describe_latency(found: Latency) -> Description:
+    """A measured latency, warm and cold, each with its interval."""
+    warm = {"ms": found.warm.ms, "ms_low": found.warm.ms_low, "ms_high": found.warm.ms_high}
+    cold = found.cold
+    return {**warm, "cold_ms": cold.ms, "cold_low": cold.ms_low, "cold_high": cold.ms_high}
 
 
 def print_description(described: Description) -> None:
@@ -120,12 +138,15 @@ def print_description(described: Description) -> None:
 def _print_architecture(described: Description) -> None:
     priced = "latency_ms" in described
     print_table(
-        ("slot", "layer", "input", "parameters", "MACs", *(["ms"] if priced else [])),
+        (
+            *("slot", "layer", "input", "parameters", "MACs"),
+            *(("ms warm", "ms cold") if priced else ()),
+        ),
         [
             (
                 *(row["slot"], row["layer"], row["input"]),
                 *(f"{row['params']:,}", count(row["macs"])),
-                *([f"{row['ms']:.4f}"] if priced else []),
+                *((f"{row['ms']:.4f}", f"{row['cold_ms']:.4f}") if priced else ()),
             )
             for row in described["layers"]
         ],
@@ -133,8 +154,12 @@ def _print_architecture(described: Description) -> None:
     )
     total = f"{described['params']:,} parameters, {count(described['macs'])} MACs"
     if priced:
-        total += f", {described['latency_ms']:.3f} ms predicted, MES {described['mes']:.1f}"
+        total += f", {_latency_text(described)} predicted, MES {described['mes']:.1f}"
     print(total)
+
+
+def _latency_text(described: Description) -> str:
+    return f"{described['latency_ms']:.3f} ms warm and {described['cold_ms']:.3f} ms cold"
 
 
 def _print_run(described: Description) -> None:
@@ -160,7 +185,7 @@ def _print_space(described: Description) -> None:
     )
     for name in ("smallest", "largest"):
         end = described[name]
-        latency = f", {end['latency_ms']:.3f} ms" if "latency_ms" in end else ""
+        latency = f", {_latency_text(end)}" if "latency_ms" in end else ""
         print(f"{name}: {end['params']:,} parameters, {count(end['macs'])} MACs{latency}")
     assignments = described["assignments"]
     number = f"{assignments:,.0f}" if assignments < MANY else f"{assignments:.1e}"

@@ -16,16 +16,9 @@ from rich.table import Table
 from nas.documents import write_atomically
 
 if TYPE_CHECKING:
-    from nas.latency.networks import Drift
-    from nas.latency.profile import Profile
-    from nas.latency.table import LatencyTable
-    from nas.latency.target import Target
     from nas.slim.result import FinalNetwork, SearchResult
-    from nas.statistics import Interval
     from nas.training.check import Check
 
-Classes = Sequence[Mapping[str, float]]
-"""Of each profile the ms of its classes of layers, or of operators."""
 LINE_SECONDS = 20.0
 """Between two lines of progress where standard error is no terminal."""
 
@@ -175,64 +168,6 @@ def print_retrained(result: Mapping[str, Any]) -> None:
     )
 
 
-def print_validation(table: LatencyTable) -> None:
-    """Print a table's errors on networks that it was not calibrated on, beside those of MACs."""
-    found = table.validation
-    target, modelled = table.target, sum(group.modelled for group in table.provenance.modelled)
-    title = (
-        f"{len(table.rows)} layers on {target.hardware}, {target.runtime} "
-        f"{target.runtime_version}, {target.threads} thread(s)"
-    )
-    if found is None:
-        print_table((title,), [("not validated",)])
-        return
-    if modelled:
-        title += f"; {modelled} of the layers modelled"
-    errors = {"table": found.calibrated, "table, uncalibrated": found.raw, "MACs alone": found.macs}
-    print_table(
-        ("prediction", "mean error", "bias", "largest", "within 5 %", "Spearman", "Kendall"),
-        [
-            (
-                name,
-                *(share(it.mape), f"{100 * it.bias:+.1f} %", share(it.max_error)),
-                f"{100 * it.within_5:.0f} %",
-                _correlation(it.spearman, it.spearman_interval),
-                _correlation(it.kendall, it.kendall_interval),
-            )
-            for name, it in errors.items()
-        ],
-        title=title,
-    )
-    print(
-        f"on {found.calibrated.networks} held-out networks of {found.least_ms:.2f} to "
-        f"{found.most_ms:.2f} ms; measuring one twice differs by {100 * found.noise_floor:.1f} %"
-    )
-
-
-def print_drift(drift: Drift, path: Path, *, rebuild: str) -> None:
-    """Print whether a table holds; ``rebuild`` is the command that builds it again."""
-    shift, errors = f"{100 * drift.shift:+.1f} %", (drift.mape_before, drift.mape_after)
-    ranks = f"{drift.spearman:.3f}", f"{drift.kendall:.3f}"
-    print_table(
-        ("networks", "shift", "mean error", "after shifting", "Spearman", "Kendall"),
-        [(str(drift.networks), shift, *map(share, errors), *ranks)],
-        title=f"{path}: whole networks measured again",
-    )
-    verdicts = {
-        "none": "the table holds",
-        "re-anchor": f"shifted: all latencies by {shift}; {path.stem}.json "
-        "keeps the earlier calibration",
-        "rebuild": f"the table does not hold any more; build it again: {rebuild}",
-    }
-    print(verdicts[drift.action])
-
-
-def _correlation(value: float, interval: Interval | None) -> str:
-    """``0.998 (0.991 to 0.999)``."""
-    text = f"{value:.3f}"
-    return text if interval is None else f"{text} ({interval[0]:.3f} to {interval[1]:.3f})"
-
-
 def print_check(check: Check) -> None:
     """Print inherited and stand-alone accuracies, smallest network first, and their correlation."""
     rows = []
@@ -269,51 +204,6 @@ def write_check(path: Path, check: Check) -> None:
     write_atomically(path, pd.DataFrame(rows).to_csv(index=False))
 
 
-def print_profiles(profiles: Sequence[Profile], target: Target) -> None:
-    """Print tables by kind of layer and by class of operator; of a single network each layer."""
-    if len(profiles) == 1:
-        (profile,) = profiles
-        total, rows = sum(profile.parts.values()), []
-        for it in profile.layers:
-            names = it.layer.slot, it.layer.signature, shape_text(it.input_shape)
-            rows.append((*names, _cell(it.found.ms, total)))
-        print_table(("slot", "layer", "input", "ms"), rows, title=profile.name)
-    _print_shares("layers", profiles, [profile.parts for profile in profiles])
-    print("measured: the whole network, which also fetches from memory what no cache holds")
-    operators = [profile.operators for profile in profiles if profile.operators is not None]
-    if operators:
-        _print_shares("operators", profiles, operators)
-    else:
-        print(f"{target.runtime} has no profiler for {target.device}: classes of layers only")
-
-
-def _print_shares(title: str, profiles: Sequence[Profile], classes: Classes) -> None:
-    times = {name: [it.get(name, 0.0) for it in classes] for name in class_names(classes)}
-    by_time = sorted(times, key=lambda name: -max(times[name]))
-    totals = [sum(it.values()) for it in classes]
-    ends = {"sum": totals, "measured": [profile.whole.ms for profile in profiles]}
-    print_table(
-        (title, *(profile.name for profile in profiles)),
-        [
-            *((name, *map(_cell, times[name], totals)) for name in by_time),
-            *((name, *(f"{ms:.3f} ms      " for ms in found)) for name, found in ends.items()),
-        ],
-    )
-
-
 def shape_text(shape: Iterable[int]) -> str:
     """``(3, 64, 64)`` as ``3x64x64``."""
     return "x".join(map(str, shape))
-
-
-def _cell(ms: float, total: float) -> str:
-    return f"{ms:.3f} ms {100 * ms / total:3.0f} %"
-
-
-def class_names(classes: Classes) -> list[str]:
-    """The classes of layers or of operators in these profiles, in the order of their lists."""
-    from nas.latency.profile import OPERATORS, PARTS
-
-    order = [*PARTS.values(), *OPERATORS]
-    names = dict.fromkeys(name for times in classes for name in times)
-    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))

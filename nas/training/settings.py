@@ -190,15 +190,22 @@ def published_drop_path(architecture: Architecture) -> float:
 
 
 def price_paths(space: SearchSpace, table: LatencyTable, weight: float) -> LatencyTerm:
-    """The term for a space; raises UserError if the table lacks a layer of it."""
+    """The term for a space; raises UserError if the table lacks a layer of it.
+
+    A candidate costs what it adds to the largest network, ``Calibration.prices``.
+    """
     table.require_layers(space)
-    factor = table.calibration.factor
+    placed = list(space.largest().placed())
+    rows = [table.row(*place).sums for place in placed]
+    places = {layer.slot: index for index, (layer, _) in enumerate(placed)}
+    prices: dict[str, tuple[float, ...]] = {}
+    for slot, candidates in space.paths.items():
+        sums = [table.row(*it).sums if it else None for it in candidates]
+        found = table.calibration.prices(rows, places[slot], sums)
+        prices[slot] = tuple(max(ms, 0.0) for ms in found)  # noise alone makes a layer free
     return LatencyTerm(
         weight=weight,
         table=str(table.path),
         largest_ms=table.predict(space.largest()),
-        ms={
-            slot: tuple(factor * table.row(*placed).ms if placed else 0.0 for placed in candidates)
-            for slot, candidates in space.paths.items()
-        },
+        ms=prices,
     )
