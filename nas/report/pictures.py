@@ -43,7 +43,7 @@ PALETTE = (GREEN, MINT, FOREST, BLUE, YELLOW, ORANGE, VIOLET, ROSE, BROWN, SKY, 
 OPERATOR_COLORS = dict(zip(OPERATORS, PALETTE, strict=True))
 BAND = 0.05
 """Errors up to this share lie within the grey band of a calibration."""
-TICKS = tuple(digit * 10.0**power for power in range(-3, 4) for digit in (1, 2, 5))
+TICKS = tuple(digit * 10.0**power for power in range(-3, 4) for digit in (1, 1.5, 2, 3, 5, 7))
 
 
 def draw_frontier(path: Path, result: SearchResult) -> None:

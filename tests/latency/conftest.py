@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from nas.latency.calibration import Calibration
+from nas.latency.build import MeasuringPlan
 from nas.latency.graphs import LayerGraphs
-from nas.latency.measure import VisitPlan
 from nas.latency.table import LatencyTable, Provenance, Row
 from nas.latency.target import detect_target
+from nas.latency.unit import Reference
 from nas.space import SearchSpace
 
 FFN = ["identity", {"kind": "conv_ffn", "expansion": [1, 2]}]
@@ -107,8 +110,8 @@ def largest_graph(tiny, graphs):
 
 @pytest.fixture(scope="session")
 def brief():
-    """The fewest visits from which an interval can be estimated."""
-    return VisitPlan(runs=1, span_ms=0.0, least_visits=2, most_visits=2)
+    """Few networks, and the fewest visits from which an interval can be estimated."""
+    return MeasuringPlan(fitted=6, held_out=4, least_visits=2, error=math.inf, seconds=0.0)
 
 
 @pytest.fixture
@@ -124,7 +127,9 @@ def make_rows(space):
     found = {}
     for key in space.layers():
         ms = float(rng.uniform(0.01, 1))
-        found[key] = Row(ms, 0.9 * ms, 1.1 * ms, int(rng.integers(1000)), 7, "ok")
+        cold = ms * float(rng.uniform(1, 2))
+        warm_cells, cold_cells = ((it, 0.9 * it, 1.1 * it) for it in (ms, cold))
+        found[key] = Row(*warm_cells, *cold_cells, int(rng.integers(1000)), 7, "ok")
     return found
 
 
@@ -135,6 +140,7 @@ def table(tiny, target, tmp_path):
         space_argument="spaces/tiny.yaml",
         space_sha256="0" * 64,
         target=target,
+        reference=Reference(network=tiny.smallest(), warm_ms=0.5, cold_ms=0.75),
         calibration=Calibration(factor=1.25, networks=8),
         validation=None,
         date="2030-01-01T00:00:00+00:00",
