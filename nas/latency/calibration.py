@@ -229,11 +229,9 @@ def fit_calibration(
 ) -> Calibration:
     """The calibration of the least squared relative error on networks measured in ms."""
     rows = np.array(sums, dtype=float)
-    forms = WARM_FORMS, COLD_FORMS
-    found: dict[str, float] = {}
-    for (state, measured), own in zip((("warm", warm), ("cold", cold)), forms, strict=True):
-        found |= _best_fit(own, state, np.column_stack([rows, measured]))
-    return Calibration(networks=len(sums), **found)
+    found = _best_fit(WARM_FORMS, "warm", np.column_stack([rows, warm]))
+    found |= _best_fit(COLD_FORMS, "cold", np.column_stack([rows, cold]))
+    return Calibration.model_validate({**found, "networks": len(sums)})
 
 
 def fit_factor(predicted: np.ndarray, measured: np.ndarray) -> float:
@@ -334,11 +332,10 @@ def _best_fit(forms: Sequence[_Fit], state: State, data: np.ndarray) -> dict[str
     """The first form, or a later and freer one that predicts left-out networks clearly better."""
     chosen, least = forms[0], np.inf
     for form in forms if len(data) >= LEAST_FOR_TWO else ():
-        errors = [
-            Calibration(**form(np.delete(data, index, axis=0))).latency(_sums(row), state) / row[4]
-            - 1
-            for index, row in enumerate(data)
-        ]
+        errors = []
+        for index, row in enumerate(data):
+            fitted = Calibration.model_validate(form(np.delete(data, index, axis=0)))
+            errors.append(fitted.latency(_sums(row), state) / row[4] - 1)
         if (error := float(np.abs(errors).mean())) <= GAIN * least:
             chosen, least = form, error
     return chosen(data)

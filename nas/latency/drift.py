@@ -11,7 +11,7 @@ import numpy as np
 
 from nas.documents import Value
 from nas.errors import UserError
-from nas.latency.calibration import RowSums, fit_factor
+from nas.latency.calibration import NOISE_SHARE, RowSums, fit_factor
 from nas.latency.estimator import STATES, State
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import Patience, Session
@@ -32,6 +32,7 @@ MOST_BIAS = 0.05
 """Networks that differ from predictions by more than this, beside the reference, are not mended."""
 
 LEAST_SPEARMAN = 0.98
+"""A lower correlation asks for a new table, unless the noise of this check explains the errors."""
 
 CHECK = Patience(least=8, most=24, tolerance=0.02, seconds=45.0)
 
@@ -76,7 +77,8 @@ def measure_drift(
     graphs = LayerGraphs()
     models = {network_name(network): partial(graphs.network, network) for network in chosen}
     reference = table.provenance.reference
-    found = Session(table.target, models, rng, reference, CHECK, progress).measure()
+    session = Session(table.target, models, rng, reference, CHECK, progress, graphs=graphs)
+    found = session.measure()
     sums = [sum_rows(table.row(*place) for place in network.placed()) for network in chosen]
     latencies = found.latencies.values()
     noise = {
@@ -101,18 +103,21 @@ def judge_drift(
         predicted = np.array([table.calibration.latency(size, state) for size in sums])
         truth = np.asarray(measured[state])
         bias = 1 / fit_factor(predicted, truth) - 1
+        mape = float(np.abs(predicted / truth - 1).mean())
         pairs = predicted.tolist(), truth.tolist()
         rho, tau = (with_interval(correlation, *pairs)[0] for correlation in (spearman, kendall))
         states[state] = StateDrift(
             shift=shift[state],
             bias=bias,
-            mape=float(np.abs(predicted / truth - 1).mean()),
+            mape=mape,
             noise=noise[state],
             spearman=rho,
             kendall=tau,
         )
         is_other = abs(shift[state]) > MENDABLE
-        if is_other or abs(bias) > max(MOST_BIAS, noise[state]) or rho < LEAST_SPEARMAN:
+        is_biased = abs(bias) > max(MOST_BIAS, noise[state])
+        has_lost_order = rho < LEAST_SPEARMAN and mape > NOISE_SHARE * noise[state]
+        if is_other or is_biased or has_lost_order:
             action = "rebuild"
         elif abs(shift[state]) > WORTH_TELLING and action == "none":
             action = "re-anchor"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ class Session:
     """Models that are timed in turns on a target, which must be this machine's.
 
     ``reference`` gives the unit; without one latencies are those of this hour. ``visits`` are all
-    so far, of earlier sessions of the same models too.
+    so far, of earlier sessions of the same models too; ``graphs`` make the reference.
     """
 
     target: Target
@@ -64,14 +65,14 @@ class Session:
     patience: Patience = PATIENT
     progress: Progress = SILENT
     visits: list[Visit] = field(default_factory=list)
+    graphs: LayerGraphs = field(default_factory=LayerGraphs)
 
     def __post_init__(self) -> None:
-        graphs = dict(self.models)
+        models = dict(self.models)
         if self.reference:
-            network = self.reference.network
-            graphs[REFERENCE] = lambda: LayerGraphs().network(network)
+            models[REFERENCE] = partial(self.graphs.network, self.reference.network)
         regular = REFERENCE if self.reference else None
-        self._turns = Turns(self.target, graphs, self.rng, regular, self.progress)
+        self._turns = Turns(self.target, models, self.rng, regular, self.progress)
 
     def measure(self) -> Found:
         """Visit all models until each is known well enough, or patience ends."""

@@ -10,9 +10,11 @@ import pytest
 from nas.latency.calibration import Calibration
 from nas.latency.build import MeasuringPlan
 from nas.latency.graphs import LayerGraphs
+from nas.latency.runtimes import RUNTIMES, Runtime
 from nas.latency.table import LatencyTable, Provenance, Row
 from nas.latency.target import detect_target
 from nas.latency.unit import Reference
+from nas.latency.visits import CLOCKS
 from nas.space import SearchSpace
 
 FFN = ["identity", {"kind": "conv_ffn", "expansion": [1, 2]}]
@@ -112,6 +114,47 @@ def largest_graph(tiny, graphs):
 def brief():
     """Few networks, and the fewest visits from which an interval can be estimated."""
     return MeasuringPlan(fitted=6, held_out=4, least_visits=2, error=math.inf, seconds=0.0)
+
+
+class Simulation(Runtime):
+    """A runtime whose models take 0.1 ms a convolution, and half as much again when cold.
+
+    ``slowness`` is a function of the ms that have passed; what ran is in ``ran``.
+    """
+
+    works_in_caller = frozenset({"abacus"})
+    now_ms, slowness, ran = 0.0, staticmethod(lambda now: 1.0), []
+
+    @classmethod
+    def version(cls):
+        return "1"
+
+    @classmethod
+    def devices(cls):
+        return {"abacus": "beads"}
+
+    def prepare(self, model):
+        ms = 0.1 * sum(node.op_type == "Conv" for node in model.graph.node)
+        name, machine = object(), type(self)
+
+        def run():
+            is_cold = machine.ran[-1:] != [name]
+            machine.ran.append(name)
+            noise = 1 + 1e-3 * np.sin(len(machine.ran))
+            machine.now_ms += ms * noise * machine.slowness(machine.now_ms) * (1 + is_cold / 2)
+
+        return run
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A fresh machine whose clock advances by what runs cost; no other memory is read over."""
+    fresh = type("Fresh", (Simulation,), {"ran": []})
+    monkeypatch.setitem(RUNTIMES, "simulation", fresh)
+    monkeypatch.setitem(CLOCKS, "thread_cpu", lambda: int(fresh.now_ms * 1e6))
+    monkeypatch.setattr("nas.latency.visits.CACHES_BYTES", 8)
+    fresh.target = detect_target("abacus", runtime="simulation")
+    return fresh
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from nas.latency.estimator import (
     Estimate,
     Measurement,
     Visit,
+    combine,
     estimate,
-    slope,
 )
 
 REFERENCE = "reference"
@@ -20,11 +20,11 @@ COLD = 1.5
 """A cold run takes as much longer."""
 
 
-def constant(seconds, total):
-    return 1.0
+def quiet(total):
+    return lambda now: 1.0
 
 
-def busy(seconds, total, *, rng):
+def busy(total, rng):
     """Two states, one 1.35 times as slow, for 0.1 to 10 s each; and 20 % slower at the end."""
     edges = [0.0]
     while edges[-1] < total:
@@ -37,8 +37,11 @@ def busy(seconds, total, *, rng):
     return slowness
 
 
-def simulate(truths, slowness_of, *, rng, visits=12, every=8, noise=0.02, pre_empted=0.05):
-    """Visits in random order, with the reference (1 ms) every few others."""
+def simulate(truths, slowness_of, *, rng, visits=12, pre_empted=0.05):
+    """Visits in random order, with the reference (1 ms) before every eighth.
+
+    ``slowness_of`` takes the seconds of the whole session, and returns a function of the time.
+    """
     order = [str(place) for place in rng.permutation(np.repeat(np.arange(len(truths)), visits))]
     now, made = 0.0, []
     total = sum(0.01 + 12e-3 * truths[int(name)] for name in order)
@@ -46,7 +49,7 @@ def simulate(truths, slowness_of, *, rng, visits=12, every=8, noise=0.02, pre_em
 
     def run(ms):
         nonlocal now
-        found = ms * slowness(now) * float(np.exp(rng.normal(0, noise)))
+        found = ms * slowness(now) * float(np.exp(rng.normal(0, 0.02)))
         if rng.random() < pre_empted:
             found *= rng.uniform(1.5, 8)
         now += found / 1e3
@@ -59,7 +62,7 @@ def simulate(truths, slowness_of, *, rng, visits=12, every=8, noise=0.02, pre_em
         made.append(Visit(name, float(np.median(warm[-3:])), cold, 10, 0.01))
 
     for place, name in enumerate(order):
-        if place % every == 0:
+        if place % 8 == 0:
             visit(REFERENCE, 1.0)
         visit(name, truths[int(name)])
     return made
@@ -87,7 +90,7 @@ def disturbed():
     for seed in range(5):
         rng = np.random.default_rng(seed)
         truths = np.exp(rng.uniform(np.log(0.05), np.log(10), 60))
-        visits = simulate(truths, lambda total, rng=rng: busy(0, total, rng=rng), rng=rng)
+        visits = simulate(truths, lambda total, rng=rng: busy(total, rng), rng=rng)
         for state, estimates in in_units(visits, truths).items():
             found[state] += estimates
     return found
@@ -96,7 +99,7 @@ def disturbed():
 @pytest.mark.parametrize("state", STATES)
 def test_a_busy_machine_is_removed(disturbed, state):
     errors = np.array([it.ms - 1 for it in disturbed[state]])
-    assert np.abs(errors).mean() < {"warm": 0.01, "cold": 0.02}[state]
+    assert np.abs(errors).mean() < 0.01
     assert abs(errors.mean()) < 0.005
 
 
@@ -120,7 +123,7 @@ def test_the_machine_would_matter_if_it_were_not_removed():
     """The oracle can fail: plain means of the same visits are off by several times as much."""
     rng = np.random.default_rng(0)
     truths = np.exp(rng.uniform(np.log(0.05), np.log(10), 60))
-    visits = simulate(truths, lambda total: busy(0, total, rng=rng), rng=rng)
+    visits = simulate(truths, lambda total: busy(total, rng), rng=rng)
     means = {
         name: np.mean([visit.warm for visit in visits if visit.graph == name])
         for name in {visit.graph for visit in visits}
@@ -138,8 +141,8 @@ def test_the_spread_is_that_of_the_machine():
     low, high = estimate(visits)["warm"].spread
     assert low == pytest.approx(0.0, abs=0.03)
     assert high == pytest.approx(0.5, abs=0.05)
-    quiet = simulate([1.0] * 20, lambda total: lambda now: 1.0, rng=rng, visits=20)
-    assert max(map(abs, estimate(quiet)["warm"].spread)) < 0.02
+    still = simulate([1.0] * 20, quiet, rng=rng, visits=20)
+    assert max(map(abs, estimate(still)["warm"].spread)) < 0.02
 
 
 def test_few_visits_are_taken_as_they_are():
@@ -154,23 +157,24 @@ def test_few_visits_are_taken_as_they_are():
 
 def test_the_same_visits_have_the_same_estimates():
     rng = np.random.default_rng(0)
-    visits = simulate([1.0, 2.0, 3.0], lambda total: lambda now: 1.0, rng=rng)
+    visits = simulate([1.0, 2.0, 3.0], quiet, rng=rng)
     assert estimate(visits)["warm"].graphs == estimate(visits)["warm"].graphs
 
 
 def test_outlying_visits_do_not_count_for_more_than_others():
     rng = np.random.default_rng(1)
-    visits = simulate([1.0] * 10, lambda total: lambda now: 1.0, rng=rng, visits=20, pre_empted=0)
+    visits = simulate([1.0] * 10, quiet, rng=rng, visits=20, pre_empted=0)
     far = [
         visit._replace(warm=50 * visit.warm) if place % 10 == 3 else visit
         for place, visit in enumerate(visits)
     ]
     for name, found in estimate(far)["warm"].graphs.items():
-        assert found.ms == pytest.approx(estimate(visits)["warm"].graphs[name].ms, rel=0.03)
+        # of a tenth of the visits 2.5 deviations of 2 % are left, and the noise of their speeds
+        assert found.ms == pytest.approx(estimate(visits)["warm"].graphs[name].ms, rel=0.04)
 
 
-def test_slope_divides_the_difference_and_adds_the_errors():
-    found = slope(Estimate(3.0, 0.03, 8), Estimate(1.0, 0.04, 6), 2)
+def test_a_difference_adds_the_errors():
+    found = combine([(Estimate(3.0, 0.03, 8), 0.5), (Estimate(1.0, 0.04, 6), -0.5)])
     assert found == Estimate(1.0, pytest.approx(0.025), 6)
 
 

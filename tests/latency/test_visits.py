@@ -1,0 +1,181 @@
+"""Visits by a clock that is told what runs cost; turns on a simulated machine and on the real one."""
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper
+
+from nas.errors import UserError
+from nas.latency.graphs import chain, pointwise
+from nas.latency.visits import MOST_RUNS, REGULAR, TRIES, WINDOW, Stopwatch, Turns
+
+NOTHING = np.zeros(1)
+LEAST_RUNS = 1 + 2 * WINDOW
+
+
+class Clock:
+    """Reads the sum of the ms that runs took; these are the next of ``ms``, the last for ever."""
+
+    def __init__(self, *ms):
+        self.ms, self.runs, self.now = ms, 0, 0.0
+
+    def run(self):
+        self.now += self.ms[min(self.runs, len(self.ms) - 1)]
+        self.runs += 1
+
+    def visit(self):
+        return Stopwatch(lambda: int(self.now * 1e6), NOTHING).visit(self.run)
+
+
+def test_a_visit_is_one_cold_run_and_the_last_ones_once_warm():
+    found = Clock(9.0, 2.0).visit()
+    assert found == (pytest.approx(2.0), pytest.approx(9.0), LEAST_RUNS)
+
+
+def test_a_graph_runs_until_it_gets_no_faster():
+    falling = [10 * 0.96**index for index in range(25)]
+    found = Clock(20.0, *falling, 3.0).visit()
+    assert found.warm == pytest.approx(3.0)
+    assert found.cold == pytest.approx(20.0)
+    assert 26 < found.runs < MOST_RUNS
+
+
+def test_a_graph_that_gets_faster_for_ever_is_left_at_some_time():
+    found = Clock(*[100 * 0.9**index for index in range(200)]).visit()
+    assert found.runs == MOST_RUNS
+
+
+def test_a_graph_that_gets_slower_is_warm():
+    assert Clock(*[1.0 + 0.1 * index for index in range(50)]).visit().runs == LEAST_RUNS
+
+
+def test_a_clock_that_is_set_back_makes_the_visit_anew():
+    clock = Clock(2.0, 1.0, 1.0, -50.0, 1.0)
+    found = clock.visit()
+    assert (found.warm, found.cold) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert clock.runs >= 2 * found.runs
+
+
+@pytest.mark.parametrize("ms", [0.0, -1.0])
+def test_a_clock_that_does_not_go_forward_is_one_line(ms):
+    clock = Clock(ms)
+    with pytest.raises(UserError, match=r"^the clock of this machine stands still or runs back"):
+        clock.visit()
+    assert clock.runs >= TRIES * LEAST_RUNS
+
+
+def graphs_of(**counts):
+    """Graphs by their names, each of so many convolutions."""
+    return {
+        name: (lambda count=count: chain([pointwise((4, 2, 2))] * count))
+        for name, count in counts.items()
+    }
+
+
+def visits_of(turns, counts):
+    return [visit for chunk in turns.visit(counts) for visit in chunk]
+
+
+def test_every_graph_has_its_visits_in_random_order(machine):
+    turns = Turns(machine.target, graphs_of(a=1, b=2, c=3), np.random.default_rng(0))
+    found = visits_of(turns, {"a": 20, "b": 10, "c": 0})
+    names = [visit.graph for visit in found]
+    assert Counter(names) == {"a": 20, "b": 10}
+    changes = sum(one != other for one, other in pairwise(names))
+    assert 8 < changes < 20
+    for visit in found:
+        truth = {"a": 0.1, "b": 0.2}[visit.graph]
+        assert visit.warm == pytest.approx(truth, rel=0.01)
+        assert visit.runs == LEAST_RUNS
+    first = found[0]
+    assert first.cold == pytest.approx(1.5 * first.warm, rel=0.01)
+
+
+def test_the_reference_comes_back_after_every_few_others(machine):
+    names = {f"g{number}": 1 for number in range(40)}
+    turns = Turns(machine.target, graphs_of(r=1, **names), np.random.default_rng(0), "r")
+    order = [visit.graph for visit in visits_of(turns, dict.fromkeys(names, 2))]
+    places = [place for place, name in enumerate(order) if name == "r"]
+    assert places == list(range(0, len(order), REGULAR + 1))
+    few = Turns(machine.target, graphs_of(r=1, a=1, b=1), np.random.default_rng(0), "r")
+    order = [visit.graph for visit in visits_of(few, {"a": 4, "b": 4})]
+    assert order[::2] == ["r"] * 8
+
+
+def test_same_seed_takes_the_same_turns(machine):
+    orders = [
+        [
+            visit.graph
+            for visit in visits_of(
+                Turns(machine.target, graphs_of(a=1, b=1, c=1), np.random.default_rng(seed)),
+                dict.fromkeys("abc", 5),
+            )
+        ]
+        for seed in (7, 7, 8)
+    ]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_graphs_beyond_the_memory_are_visited_in_batches(machine, monkeypatch):
+    made = []
+
+    def make(name):
+        made.append(name)
+        return pointwise((64, 2, 2))
+
+    size = pointwise((64, 2, 2)).ByteSize()
+    monkeypatch.setattr("nas.latency.visits.MOST_OPEN_BYTES", 2.5 * size)
+    names = [str(number) for number in range(9)]
+    graphs = {name: (lambda name=name: make(name)) for name in names}
+    turns = Turns(machine.target, graphs, np.random.default_rng(0), names[0])
+    found = visits_of(turns, dict.fromkeys(names[1:], 4))
+    assert {Counter(it.graph for it in found)[name] for name in names[1:]} == {4}
+    assert sorted(made) == names, "each is made once: its visits are in one batch"
+    assert len(turns._runs) <= 4
+
+
+def test_visits_are_handed_over_now_and_then(machine, monkeypatch):
+    monkeypatch.setattr("nas.latency.visits.CHUNK_SECONDS", -1.0)
+    turns = Turns(machine.target, graphs_of(r=1, a=1), np.random.default_rng(0), "r")
+    chunks = [[visit.graph for visit in chunk] for chunk in turns.visit({"a": 5})]
+    assert chunks == [["r", "a"]] * 5
+
+
+def test_progress_counts_visits_but_those_to_the_reference(machine, progress):
+    turns = Turns(machine.target, graphs_of(r=1, a=1), np.random.default_rng(0), "r", progress)
+    visits_of(turns, {"a": 3})
+    assert progress.updates == [("visits", 1, 3), ("visits", 2, 3), ("visits", 3, 3)]
+
+
+def test_a_real_visit_takes_longer_cold(target):
+    graphs = {"g": lambda: chain([pointwise((64, 8, 8))] * 8)}
+    found = visits_of(Turns(target, graphs, np.random.default_rng(0)), {"g": 5})
+    warm, cold = (
+        np.median([getattr(visit, state) for visit in found]) for state in ("warm", "cold")
+    )
+    assert 0 < warm < cold
+    assert all(visit.seconds > 0 for visit in found)
+
+
+def test_a_model_that_fixes_its_batch_is_refused(target):
+    model = pointwise((8, 4, 4))
+    shape = numpy_helper.from_array(np.array([1, 128], dtype=np.int64))
+    model.graph.node[0].output[0] = "y"
+    model.graph.node.extend([
+        helper.make_node("Constant", [], ["shape"], value=shape),
+        helper.make_node("Reshape", ["y", "shape"], [model.graph.output[0].name]),
+    ])  # fmt: skip
+    del model.graph.output[0].type.tensor_type.shape.dim[2:]
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 128
+    more = target.model_copy(update={"batch": 2})
+    with pytest.raises(UserError, match=r"^a model does not run with batch 2: "):
+        visits_of(Turns(more, {"m": lambda: model}, np.random.default_rng(0)), {"m": 1})
+
+
+def test_a_model_of_open_size_is_refused(target):
+    model = pointwise((8, 4, 4))
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    with pytest.raises(UserError, match=r"^input 'images' has no fixed size: 1 x 8 x height x 4; "):
+        visits_of(Turns(target, {"m": lambda: model}, np.random.default_rng(0)), {"m": 1})
