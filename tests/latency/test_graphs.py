@@ -68,20 +68,40 @@ def test_composed_network_equals_the_torch_network_and_its_export(tiny, graphs):
     assert output_shape_of(composed) == (1, architecture.classes)
 
 
-def test_probes_stand_for_each_layer_of_a_space(tiny, graphs):
+@pytest.mark.parametrize("state", ["warm", "cold"])
+def test_probes_stand_for_each_layer_of_a_space(tiny, graphs, state):
     for (_, shape), layer in tiny.layers().items():
         probe = graphs.probe(layer, shape)
-        convolutions = operators(graphs.graph(layer, shape))["Conv"]
-        if layer.slot == "stem":
-            assert probe.short is None
-            added = operators(probe.long)["Conv"]
-        elif layer.slot == "head":
-            assert output_shape_of(probe.short) == (1, 1, 1, 1), "a call costs what the stem's does"
-            added = operators(probe.long)["Conv"]
-        else:
-            added = operators(probe.long)["Conv"] - operators(probe.short)["Conv"]
-        assert added == probe.copies * convolutions
-        assert input_shape_of(probe.long) == (1, *shape)
+        made = {graph.name: graph.make() for graph in probe.graphs}
+        counts = {name: operators(model)["Conv"] for name, model in made.items()}
+        added = sum(times * counts[graph.name] for graph, times in probe.terms(state))
+        own = operators(graphs.graph(layer, shape))["Conv"]
+        # the call of a runtime, which the stem pays for all, is a convolution of one number
+        assert added == pytest.approx(own - (layer.slot == "head"))
+        if layer.slot == "head":
+            assert output_shape_of(made["call"]) == (1, 1, 1, 1)
+            made.pop("call")
+        assert {input_shape_of(model) for model in made.values()} == {(1, *shape)}
+
+
+def test_a_cold_layer_that_keeps_its_shape_comes_after_a_first_copy(graphs):
+    probe = graphs.probe(LAYER, SHAPE)
+    own = operators(graphs.graph(LAYER, SHAPE))["Conv"]
+    (several, share), (one, minus) = probe.cold
+    assert share == -minus == 1 / 2
+    assert operators(one.make())["Conv"] == 1 + own
+    assert operators(several.make())["Conv"] == 1 + 3 * own
+    assert [graph.name for graph, _ in probe.warm] == [one.name, "before 16x8x8"]
+
+
+def test_graphs_of_layers_are_told_apart_and_shared(tiny, graphs):
+    names = [
+        graph.name
+        for (_, shape), layer in tiny.layers().items()
+        for graph in graphs.probe(layer, shape).graphs
+    ]
+    shared = {name for name in names if name.startswith("before") or name == "call"}
+    assert len(names) - len(set(names)) == len([it for it in names if it in shared]) - len(shared)
 
 
 def test_runtime_fuses_residuals_and_scales_in_a_chain(graphs):

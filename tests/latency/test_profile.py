@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from nas.families.efficientformer_v2.layers import ConvFFN
-from nas.latency.measure import Measurement
-from nas.latency.networks import Runner
+from nas.latency.estimator import Latency, Measurement
 from nas.latency.profile import (
     OPERATORS,
     LayerTime,
@@ -17,14 +16,14 @@ from nas.latency.profile import (
 from nas.latency.runtimes import OnnxRuntime
 from nas.latency.target import make_runtime
 
-MS = Measurement(ms=1.0, ms_low=0.9, ms_high=1.1, runs=10, status="ok")
+MS = Latency(Measurement(1.0, 0.9, 1.1), Measurement(2.0, 1.9, 2.1))
 
 
 @pytest.fixture(scope="module")
-def profiles(tiny, graphs, target, brief):
+def profiles(tiny, graphs, target):
     networks = {"small": tiny.smallest(), "large": tiny.largest()}
-    runner = Runner(target, np.random.default_rng(0), graphs)
-    return profile_networks(networks, runner, network_plan=brief)
+    rng = np.random.default_rng(0)
+    return profile_networks(networks, target, rng=rng, graphs=graphs, visits=3)
 
 
 def test_every_layer_of_every_network_is_timed(profiles, tiny):
@@ -44,7 +43,7 @@ def test_common_layers_are_measured_once(profiles):
 
 def test_classes_of_operators_sum_to_the_measured_latency(profiles):
     for profile in profiles:
-        assert sum(profile.operators.values()) == pytest.approx(profile.whole.ms)
+        assert sum(profile.operators.values()) == pytest.approx(profile.whole.warm.ms)
         assert {"1x1 convolutions", "other convolutions"} <= profile.operators.keys()
     assert "softmax" in profiles[1].operators
     assert profiles[1].operators.keys() <= {*OPERATORS, "other"}
@@ -83,3 +82,26 @@ def test_layers_of_unknown_slots_stand_for_themselves():
     layer = ConvFFN(slot="stage1.mixer", channels=8, expansion=2)
     found = Profile("n", MS, (LayerTime(layer, (8, 4, 4), MS),), None)
     assert found.parts == {"mixer": 1.0}
+
+
+def test_layers_add_up_in_both_states():
+    layer = ConvFFN(slot="stage1.ffn", channels=8, expansion=2)
+    below = Latency(Measurement(-0.1, -0.3, 0.1), MS.cold)
+    layers = tuple(LayerTime(layer, (8, 4, 4), found) for found in (MS, MS, below))
+    found = Profile("n", MS, layers, None)
+    assert found.sum_of_layers("warm") == sum(found.parts.values()) == 2.0
+    assert found.sum_of_layers("cold") == 6.0
+
+
+def test_layers_and_networks_are_those_of_the_machine(convolutions, graphs, machine):
+    network = convolutions.largest()
+    rng = np.random.default_rng(0)
+    (found,) = profile_networks({"n": network}, machine.target, rng=rng, graphs=graphs)
+    assert found.operators is None
+    for one in found.layers:
+        own = len(graphs.graph(one.layer, one.input_shape).graph.node)
+        ms = 0.1 * (own - (one.layer.slot == "head"))  # less the call, which the stem pays
+        assert one.found.warm.ms == pytest.approx(ms, abs=0.005)
+    total = 0.1 * len(graphs.network(network).graph.node)
+    assert found.whole.warm.ms == pytest.approx(total, rel=0.01)
+    assert found.whole.cold.ms > found.whole.warm.ms

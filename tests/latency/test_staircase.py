@@ -20,6 +20,7 @@ from nas.latency.staircase import (
     plateaus,
 )
 from nas.latency.table import LatencyTable, Provenance, Row, format_rows, parse_rows
+from nas.latency.unit import Reference
 from nas.network import layer_size
 from nas.report.show import describe_space, print_description
 from nas.space import SearchSpace
@@ -48,19 +49,25 @@ def test_a_real_sweep_finds_a_step(target):
     assert measure_step(target, np.random.default_rng(0)) in STEPS
 
 
+def row_of(ms, half_width=0.0, cold=2.0):
+    """A row of a layer that takes ``cold`` times as long where it is cold."""
+    cells = [
+        it * factor
+        for it in (1.0, cold)
+        for factor in (ms, ms * (1 - half_width), ms * (1 + half_width))
+    ]
+    return Row(*cells, 1, 1, "ok")
+
+
 @pytest.fixture
 def table_of(convolutions, target, tmp_path):
     """A table of the space; ``ms`` prices each layer."""
 
     def make(ms, half_width=0.01):
-        rows = {
-            key: Row(
-                ms(layer), ms(layer) * (1 - half_width), ms(layer) * (1 + half_width), 1, 1, "ok"
-            )
-            for key, layer in convolutions.layers().items()
-        }
+        rows = {key: row_of(ms(layer), half_width) for key, layer in convolutions.layers().items()}
         provenance = Provenance(
             space=convolutions.name, space_argument="s", space_sha256="0", target=target,
+            reference=Reference(network=convolutions.smallest(), warm_ms=1.0, cold_ms=2.0),
             calibration=Calibration(factor=1.0), validation=None, channel_step=16,
             date="", nas_version="0", load_average=None, seed=0,
         )  # fmt: skip
@@ -127,7 +134,7 @@ def truth(layer, key):
 def rows_of(layers, keys, noise=0.0, seed=0):
     rng = np.random.default_rng(seed)
     ms = {key: truth(layers[key], key) * rng.normal(1, noise) for key in keys}
-    return {key: Row(it, it, it, 1, 1, "ok") for key, it in ms.items()}
+    return {key: row_of(it) for key, it in ms.items()}
 
 
 def modelled(layers, noise=0.0):
@@ -141,7 +148,8 @@ def test_staircase_is_recovered_from_less_than_half_of_the_entries(layers):
     assert rows.keys() | found.keys() == layers.keys()
     for key, row in found.items():
         assert row.ms == pytest.approx(truth(layers[key], key), rel=1e-6)
-        assert row[3:] == (*layer_size(layers[key], key[1]), "modelled")
+        assert row.cold_ms == pytest.approx(2 * row.ms, rel=1e-6)
+        assert row[6:] == (*layer_size(layers[key], key[1]), "modelled")
     assert all(it.error < 1e-6 for it in records)
     assert sum(it.modelled for it in records) == len(found)
     assert keys_misfit(layers, rows, STEP) == []
@@ -223,5 +231,5 @@ def test_widths_that_are_no_multiple_of_4_never_share_a_model(step, classes):
 
 
 def test_status_survives_the_file():
-    rows = {("conv_ffn", (8, 4, 4)): Row(0.01, 0.009, 0.011, 3, 4, "modelled")}
+    rows = {("conv_ffn", (8, 4, 4)): Row(0.01, 0.009, 0.011, 0.02, 0.019, 0.021, 3, 4, "modelled")}
     assert parse_rows(format_rows(rows).encode(), "t.csv") == rows

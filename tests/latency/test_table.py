@@ -1,30 +1,35 @@
 """Latency tables: files, costs, and every message for a table that cannot be used."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nas.errors import UserError
+from nas.latency.calibration import Calibration
 from nas.latency.table import LatencyTable, Row, build_command, format_rows, parse_rows
 from nas.space import SearchSpace
 
-HEADER = "layer,input_shape,ms,ms_low,ms_high,params,macs,status\n"
-LINE = "conv_ffn channels=8 expansion=2,8x4x4,0.010000,0.009000,0.011000,300,4000,ok\n"
+HEADER = "layer,input_shape,ms,ms_low,ms_high,cold_ms,cold_low,cold_high,params,macs,status\n"
+LINE = (
+    "conv_ffn channels=8 expansion=2,8x4x4,"
+    "0.010000,0.009000,0.011000,0.020000,0.018000,0.022000,300,4000,ok\n"
+)
 
 
 def test_table_survives_a_round_trip(table):
     loaded = LatencyTable.load(table.path)
     assert loaded.rows.keys() == table.rows.keys()
     for key, row in table.rows.items():
-        assert loaded.rows[key] == pytest.approx(row[:5] + (row.status,), abs=1e-6)
+        assert loaded.rows[key] == pytest.approx(row, abs=1e-6)
     assert loaded.provenance == table.provenance
     assert (loaded.space, loaded.calibration.factor) == ("tiny", 1.25)
 
 
 def test_rows_as_text():
-    row = Row(0.01, 0.009, 0.011, 300, 4000, "ok")
+    row = Row(0.01, 0.009, 0.011, 0.02, 0.018, 0.022, 300, 4000, "ok")
     key = ("conv_ffn channels=8 expansion=2", (8, 4, 4))
     assert format_rows({key: row}) == HEADER + LINE
     assert parse_rows((HEADER + LINE).encode(), "t.csv") == {key: row}
@@ -40,6 +45,27 @@ def test_cost_is_the_calibrated_sum_of_rows(table, tiny):
         assert cost["params"] == sum(row.params for row in rows)
         assert cost["macs"] == sum(row.macs for row in rows)
         assert table.predict(architecture) == cost["latency_ms"]
+        assert table.predict(architecture, "cold") == pytest.approx(
+            sum(row.cold_ms for row in rows)
+        )
+        assert table.cost(architecture, "cold")["latency_ms"] == table.predict(architecture, "cold")
+
+
+@pytest.mark.parametrize("state", ["warm", "cold"])
+def test_shares_of_layers_add_up_to_the_prediction(table, tiny, state):
+    fetching = Calibration(factor=1.1, fetching=0.7, cache_megabytes=0.002, overhead_ms=0.1)
+    provenance = table.provenance.model_copy(update={"calibration": fetching})
+    table = replace(table, provenance=provenance)
+    rng = np.random.default_rng(0)
+    for architecture in [tiny.largest(), *(tiny.sample(rng) for _ in range(5))]:
+        shares = table.shares(architecture, state)
+        assert len(shares) == len(architecture.layers)
+        assert sum(shares) == pytest.approx(table.predict(architecture, state), abs=1e-9)
+
+
+def test_a_state_that_there_is_not_is_one_line(table, tiny):
+    with pytest.raises(UserError, match=r"^state: must be warm or cold, got 'hot'$"):
+        table.predict(tiny.smallest(), "hot")
 
 
 def test_one_layer_on_two_maps_has_two_rows(table, tiny):
@@ -124,7 +150,7 @@ def test_table_without_a_sound_row_is_to_be_rebuilt(table):
         LatencyTable.load(table.path)
 
 
-@pytest.mark.parametrize("content", ["{", '{"space": "tiny"}', None])
+@pytest.mark.parametrize("content", ["{", '{"space": "tiny", "reference": 1}', None])
 def test_unusable_sidecar_says_how_to_rebuild(table, content):
     sidecar = table.path.with_suffix(".json")
     if content is None:
@@ -133,6 +159,16 @@ def test_unusable_sidecar_says_how_to_rebuild(table, content):
         sidecar.write_text(content)
     with pytest.raises(UserError, match=r"t\.json.*; without it t\.csv is of no use, rebuild: nas"):
         LatencyTable.load(table.path)
+
+
+def test_a_table_of_an_earlier_version_is_refused_with_the_command_that_rebuilds_it(table):
+    table.path.with_suffix(".json").write_text('{"space": "tiny", "space_argument": "tiny.yaml"}')
+    with pytest.raises(UserError) as error:
+        LatencyTable.load(table.path)
+    assert str(error.value) == (
+        f"{table.path}: is a table of an earlier version, which timed no layer cold and no reference "
+        f"network; rebuild: nas build-lut --space tiny.yaml --device cpu --out {table.path} --force"
+    )
 
 
 def test_missing_table_names_the_command(tmp_path):
@@ -166,8 +202,9 @@ def test_damaged_sidecar_is_pointed_at(table):
         (LINE.replace("0.010000", "nan"), "t.csv:3: ms must be a number above zero, got nan"),
         (LINE.replace("0.010000", "0"), "t.csv:3: ms must be a number above zero, got 0"),
         (LINE.replace("0.010000", "-1"), "t.csv:3: ms must be a number above zero, got -1"),
+        (LINE.replace("0.020000", "-1"), "t.csv:3: cold_ms must be a number above zero, got -1"),
         (LINE.replace(",ok", ",good"), "t.csv:3: status must be ok, noisy or modelled, got 'good'"),
-        (LINE.replace(",300", ""), "t.csv:3: 8 cells expected, got 7"),
+        (LINE.replace(",300", ""), "t.csv:3: 11 cells expected, got 10"),
         (LINE.replace("300", "many"), "t.csv:3: invalid literal for int"),
         (LINE.replace("8x4x4", "8x4"), "t.csv:3: not enough values"),
         (LINE.replace("8x4x4", "8x2x2"), "t.csv:3: 'conv_ffn channels=8 expansion=2' on 8x2x2 o"),

@@ -12,7 +12,7 @@ from nas.deploy.quantize import FUSED_OPERATORS, INTEGER_OPERATORS, precision_of
 from nas.errors import UserError
 from nas.families import LAYERS
 from nas.latency.graphs import chain, operators, pointwise
-from nas.latency.measure import VisitPlan, measure
+from nas.latency.measure import Patience, measure
 from nas.latency.profile import classify
 from nas.latency.runtimes import RUNTIMES, OnnxRuntime, OpenVino
 from nas.latency.runtimes.base import random_inputs
@@ -97,7 +97,7 @@ def test_threads_must_be_cores_at_hand(threads):
 
 def test_several_threads_are_timed_by_the_wall():
     two = Target.model_validate({**detect_target().model_dump(), "threads": 2})
-    assert detect_target().statistic == "thread_cpu_quartile"
+    assert detect_target().clock == "thread_cpu"
     assert make_runtime(two).threads == 2
 
 
@@ -147,7 +147,7 @@ def test_openvino_computes_in_float32(openvino, largest_graph):
 
 def test_openvino_is_found_on_the_cpu(openvino):
     target = detect_target(runtime="openvino")
-    assert (target.provider, target.statistic) == ("CPU", "thread_cpu_quartile")
+    assert (target.provider, target.clock) == ("CPU", "thread_cpu")
     assert target.runtime_version == openvino.__version__.split("-")[0]
     assert detect_again(target) == target
     with pytest.raises(UserError, match=r"device 'gpu7' is not available to openvino .*: cpu"):
@@ -191,7 +191,7 @@ def test_the_calling_thread_does_all_the_work_where_its_clock_is_read(
     assert float(found.stdout) > 0.9, "another thread works too"
 
 
-QUICK = VisitPlan(runs=2, span_ms=0.01, least_visits=2, most_visits=2)
+QUICK = Patience(least=2, most=2)
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +241,7 @@ def test_float32_and_quantized_graphs_are_taken_as_they_are(target, int8):
 def test_every_convolution_of_a_probe_runs_in_int8(graphs, int8):
     layer = LAYERS["conv_ffn"](slot="stage1.block1.ffn", channels=16, expansion=2)
     probe = graphs.probe(layer, (16, 8, 8))
-    for graph in (probe.long, probe.short):
+    for graph in (made.make() for made in probe.graphs):
         executed = OnnxRuntime("CPUExecutionProvider", 1).operators(in_precision(graph, int8))
         assert executed["QLinearConv"] == operators(graph)["Conv"]
         assert executed["Conv"] == 0
@@ -273,8 +273,8 @@ def test_graphs_are_quantized_for_an_int8_target(int8, monkeypatch):
     batched = int8.model_copy(update={"batch": 2})
     graph = chain([pointwise((8, 4, 4))] * 2)
     for one in (int8, batched):
-        (found,) = measure([graph], one, rng=np.random.default_rng(0), plan=QUICK)
-        assert found.ms > 0
+        (found,) = measure([graph], one, rng=np.random.default_rng(0), patience=QUICK)
+        assert found.warm.ms > 0
     assert prepared == ["int8", "int8"]
 
 
@@ -282,7 +282,7 @@ def test_openvino_runs_every_convolution_in_int8(graphs):
     pytest.importorskip("openvino", reason="not installed: pip install 'nas[openvino]'")
     target = detect_target(runtime="openvino", precision="int8")
     layer = LAYERS["conv_ffn"](slot="stage1.block1.ffn", channels=16, expansion=2)
-    graph = in_precision(graphs.probe(layer, (16, 8, 8)).long, target)
+    graph = in_precision(graphs.probe(layer, (16, 8, 8)).cold[0][0].make(), target)
     request = OpenVino("CPU", 1).request(graph, {"PERF_COUNT": True})
     request.infer()
     kernels = [
