@@ -27,6 +27,9 @@ CACHES = (*np.geomspace(0.5, 256.0, 55).tolist(),)
 GAIN = 0.99
 """A freer form must lower the error on left-out networks to this share to be taken."""
 
+NEGLIGIBLE = 1e-4
+"""Of a latency: a smaller part has no coefficient, which would be huge, or no number at all."""
+
 LEAST_FOR_TWO = 6
 """The fewest networks that a freer form is fitted to."""
 
@@ -369,7 +372,10 @@ def _fit_cold(data: np.ndarray, *, overhead: bool) -> dict[str, float]:
 
 def _solve(columns: Sequence[np.ndarray], measured: np.ndarray) -> tuple[list[float], float]:
     """Coefficients, none below zero, of the least squared relative error, and its root."""
-    found, residual = nnls(np.stack(columns, 1) / measured[:, None], np.ones(len(measured)))
+    scaled = np.stack(columns, 1) / measured[:, None]
+    counts = np.sqrt((scaled**2).mean(0)) > NEGLIGIBLE
+    found = np.zeros(len(columns))
+    found[counts], residual = nnls(scaled[:, counts], np.ones(len(measured)))
     return found.tolist(), float(residual)
 
 

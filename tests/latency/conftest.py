@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from nas.latency.calibration import Calibration
 from nas.latency.build import MeasuringPlan
+from nas.latency.calibration import Calibration
 from nas.latency.graphs import LayerGraphs
 from nas.latency.runtimes import RUNTIMES, Runtime
 from nas.latency.table import LatencyTable, Provenance, Row

@@ -72,6 +72,16 @@ def test_few_networks_fit_one_factor_only():
     assert (found.cold_factor, found.cold_overhead_ms) == (1, 0)
 
 
+@pytest.mark.parametrize("scale", [1e-2, 1e-4])
+def test_networks_whose_weights_fit_into_any_cache_fetch_nothing(scale):
+    sums = [it._replace(params=int(scale * it.params)) for it in networks()]
+    truth = Calibration(factor=1.1, overhead_ms=0.05)
+    found = fit_calibration(sums, *measured(truth, sums, 0.01))
+    larger = [it._replace(params=20 * it.params) for it in sums]
+    for one in [*sums, *larger]:
+        assert found.latency(one) == pytest.approx(truth.latency(one), rel=0.03)
+
+
 @pytest.mark.parametrize(
     ("params", "share"),
     [
