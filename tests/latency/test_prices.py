@@ -1,34 +1,39 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nas.errors import UserError
+from nas.latency.estimator import STATES, State
 from nas.latency.table import LatencyTable, Prices
 from nas.latency.target import Target, detect_target
 from nas.space import SearchSpace
 
-EXAMPLE = Path(__file__).parents[2] / "latency_tables" / "example_cpu.csv"
+
+@pytest.fixture
+def space(tiny: SearchSpace) -> SearchSpace:
+    return tiny
 
 
-@pytest.fixture(scope="module")
-def space() -> SearchSpace:
-    return SearchSpace.load("mobile_64px")
-
-
-@pytest.fixture(scope="module")
-def table() -> LatencyTable:
-    return LatencyTable.load(EXAMPLE)
-
-
-def test_prices_are_exactly_those_of_the_table(space: SearchSpace, table: LatencyTable) -> None:
-    prices = Prices(space, {"cpu": table})
+@pytest.mark.parametrize("state", STATES)
+def test_prices_are_exactly_those_of_the_table(
+    space: SearchSpace, table: LatencyTable, state: State
+) -> None:
+    prices = Prices(space, {"cpu": table}, state)
     rng = np.random.default_rng(0)
     for assignment in [space.sample_assignment(rng) for _ in range(100)]:
-        assert prices.cost(assignment) == table.cost(space.decode(assignment))
+        assert prices.cost(assignment) == table.cost(space.decode(assignment), state)
+        assert prices.cost(assignment)["latency_ms"] == table.predict(
+            space.decode(assignment), state
+        )
+
+
+def test_prices_are_warm_unless_asked_otherwise(space: SearchSpace, table: LatencyTable) -> None:
+    largest = tuple(size - 1 for size in space.sizes)
+    warm, cold = (Prices(space, {"t": table}, state).cost(largest) for state in STATES)
+    assert Prices(space, {"t": table}).cost(largest) == warm != cold
 
 
 def test_each_of_several_tables_has_a_latency_of_its_own(
