@@ -121,6 +121,7 @@ def profile_networks(
     graphs, runtime = graphs or LayerGraphs(), make_runtime(target)
     placed = [place for network in networks.values() for place in network.placed()]
     layers = {(layer.signature, shape): layer for layer, shape in placed}
+    graphs.prepare(placed)
     probes = {key: graphs.probe(layer, key[1]) for key, layer in layers.items()}
     makers = {it.name: it.make for probe in probes.values() for it in probe.graphs}
     makers |= {network_name(it): partial(graphs.network, it) for it in networks.values()}

@@ -106,7 +106,11 @@ def test_a_candidate_that_the_largest_network_does_not_have_costs_what_it_would_
     tmp_path: Path,
 ) -> None:
     heads = {"heads": 2, "key_dim": 8, "value_dim": 8}
-    kinds = ["identity", {"kind": "metablock4d"}, {"kind": "metablock3d", **heads}]
+    kinds = [
+        "identity",
+        {"kind": "metablock4d", "expansion": 2},
+        {"kind": "metablock3d", "expansion": 2, **heads},
+    ]
     space = SearchSpace.model_validate(
         {
             "name": "kinds",
