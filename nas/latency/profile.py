@@ -98,10 +98,11 @@ class Profile:
     @property
     def parts(self) -> Mapping[str, float]:
         """The warm ms of stem, downsampling, attention, FFN and head, in the network's order."""
-        found: dict[str, float] = dict.fromkeys(PARTS.values(), 0.0)
+        there = [layer.part for layer in self.layers]
+        found = dict.fromkeys([part for part in PARTS.values() if part in there], 0.0)
         for layer in self.layers:
             found[layer.part] = found.get(layer.part, 0.0) + _ms(layer.found.warm)
-        return {part: ms for part, ms in found.items() if ms}
+        return found
 
     def sum_of_layers(self, state: State) -> float:
         """The ms of all layers in one state."""

@@ -1,20 +1,12 @@
 import re
-from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from nas.latency.calibration import Calibration, RowSums
-from nas.latency.networks import judge_drift
-from nas.latency.target import detect_target
-from nas.report.show import describe_profiles
 from nas.report.terminal import (
     ProgressBar,
     print_check,
-    print_drift,
     print_networks,
-    print_profiles,
     print_search,
     write_check,
 )
@@ -81,51 +73,6 @@ def test_the_csv_of_a_check_holds_every_training(check, tmp_path):
     found = pd.read_csv(tmp_path / "c.csv")
     assert list(found.columns) == ["params", "macs", "inherited", "alone", "alone_0", "alone_1"]
     assert list(found["alone"]) == pytest.approx([0.25, 0.45, 0.3])
-
-
-@pytest.mark.parametrize(
-    ("slowdown", "verdict"),
-    [
-        (1.01, "the table holds"),
-        (1.05, "shifted: all latencies by +5.0 %; t.json keeps the earlier calibration"),
-        (1.50, "the table does not hold any more; build it again: nas build-lut --out t.csv"),
-    ],
-)
-def test_the_table_of_a_drift_ends_with_its_verdict(capsys, slowdown, verdict):
-    sums = [RowSums(ms, params=0, macs=0) for ms in (1.0, 2.0, 3.0, 4.0)]
-    drift = judge_drift(Calibration(factor=1.0), sums, [slowdown * size.ms for size in sums])
-    print_drift(drift, Path("tables/t.csv"), rebuild="nas build-lut --out t.csv")
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].strip() == "tables/t.csv: whole networks measured again"
-    shift = f"{100 * (slowdown - 1):+.1f} %"
-    mean_error = f"{100 * (1 - 1 / slowdown):.1f} %"
-    assert f"4 {shift} {mean_error} 0.0 % 1.000 1.000" in [" ".join(line.split()) for line in lines]
-    assert lines[-1] == verdict
-
-
-def test_the_table_of_profiles_has_a_column_for_each_network(capsys, profiles):
-    print_profiles(profiles, detect_target())
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "operators one two" in lines
-    assert "FFN 3.000 ms 75 % 3.000 ms 75 %" in lines
-    assert "1x1 convolutions 4.000 ms 80 % 3.000 ms 60 %" in lines
-    assert "activations 1.000 ms 20 % 0.000 ms 0 %" in lines
-    assert "measured 5.000 ms 5.000 ms" in lines
-    assert not any("stage1.block1" in line for line in lines)
-
-
-def test_the_profile_of_a_single_network_shows_its_layers(capsys, profiles):
-    print_profiles(profiles[:1], detect_target())
-    assert "stage1.block1.attention" in capsys.readouterr().out
-
-
-def test_a_runtime_without_a_profiler_says_so_in_one_line(capsys, profiles):
-    profile = replace(profiles[0], operators=None)
-    print_profiles([profile], detect_target())
-    printed = capsys.readouterr().out
-    assert "onnxruntime has no profiler for cpu: classes of layers only\n" in printed
-    assert "operators" not in printed
-    assert describe_profiles([profile], detect_target())["networks"][0]["operators"] is None
 
 
 def test_a_bar_prints_its_lines_on_standard_error_unless_it_is_quiet(capsys):
