@@ -16,9 +16,7 @@ from nas import cli, pipeline
 from nas.architecture import Architecture
 from nas.cli.options import default_run, default_table
 from nas.deploy.weights import save_weights
-from nas.latency.build import BuildSettings, MeasuringPlan
-from nas.latency.measure import VisitPlan
-from nas.latency.networks import NetworkSample
+from nas.latency.build import BuildSettings, MeasuringPlan, visits_path
 from nas.latency.table import LatencyTable
 from nas.network import build
 from nas.slim.result import SearchResult
@@ -43,8 +41,7 @@ stages:
 head: {kind: classifier}
 """
 
-VISITS = VisitPlan(runs=1, span_ms=1.0, least_visits=2, most_visits=3, tolerance=0.1)
-NETWORKS = NetworkSample(fitted=4, held_out=4, passes=1, visits=VISITS)
+BRIEFLY = MeasuringPlan(fitted=4, held_out=4, least_visits=3, error=1.0, seconds=0.0)
 """A table that is measured this briefly is inexact, but of the form of others."""
 
 MOST_PARAMS = 10_000
@@ -58,7 +55,7 @@ def folder(tmp_path_factory):
     (folder / "tiny.yaml").write_text(SPACE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        briefly = BuildSettings("tiny.yaml", plan=MeasuringPlan(NETWORKS, VISITS, VISITS))
+        briefly = BuildSettings("tiny.yaml", plan=BRIEFLY)
         pipeline.build_table(SearchSpace.load("tiny.yaml"), "t.csv", settings=briefly)
         call("train-supernet", "--space", "tiny.yaml", "--run", "r", "--epochs", "1",
              "--limit", "300")  # fmt: skip
@@ -233,6 +230,19 @@ def test_build_lut_draws_what_was_predicted_and_measured(capsys, folder):
     assert (found["table"], found["sidecar"], found["picture"]) == ("t.csv", "t.json", "t.png")
     assert Path("t.png").exists()
     assert found["rows"] == len(LatencyTable.load("t.csv").rows)
+    assert found["validation"]["warm"]["calibrated"]["networks"] == 4
+    assert found["validation"]["cold"]["reference_deviation"] != 0
+
+
+def test_build_lut_of_too_few_minutes_is_one_line(capsys, folder):
+    line = complaint(capsys, "build-lut", "--space", "tiny.yaml", "--out", "m.csv", "--minutes",
+                     "1e-6")  # fmt: skip
+    assert re.search(
+        r"^nas: --minutes 1e-06: too short for the least validation, after \d+ of \d+ visits; what "
+        r"was measured is kept: --resume goes on$",
+        line,
+    )
+    visits_path(Path("m.csv")).unlink()
 
 
 def test_show_counts_few_assignments_exactly(capsys, folder):
@@ -246,10 +256,14 @@ def test_show_counts_few_assignments_exactly(capsys, folder):
 def test_show_a_space_with_prices(capsys, folder):
     found = output(capsys, "show", "tiny.yaml", "--table", "t.csv", "--json")
     assert found["choices"]["stage1.width"] == [8, 16]
-    assert 0 < found["smallest"]["latency_ms"] < found["largest"]["latency_ms"]
+    for name in ("latency_ms", "cold_ms"):
+        assert 0 < found["smallest"][name] < found["largest"][name]
+    described = output(capsys, "show", "s/architecture.json", "--table", "t.csv", "--json")
+    for name, total in (("ms", "latency_ms"), ("cold_ms", "cold_ms")):
+        assert sum(layer[name] for layer in described["layers"]) == pytest.approx(described[total])
     call("show", "s/architecture.json", "--table", "t.csv")
     printed = capsys.readouterr().out
-    assert "ms predicted, MES" in printed
+    assert " ms cold predicted, MES" in printed
     params = json.loads(Path("s/result.json").read_text())["networks"][-1]["params"]
     assert f"{params:,} parameters, " in printed
 
@@ -447,9 +461,54 @@ def test_export_and_bench(capsys, folder):
     assert found["relative_difference"] <= 1e-4
     measured = output(capsys, "bench", "e.onnx", "s/model.onnx", "--json")
     assert [row["file"] for row in measured["models"]] == ["e.onnx", "s/model.onnx"]
-    assert all(row["ms_low"] <= row["ms"] <= row["ms_high"] for row in measured["models"])
+    for row in measured["models"]:
+        assert row["ms_low"] <= row["ms"] <= row["ms_high"]
+        assert row["cold_low"] <= row["cold_ms"] <= row["cold_high"]
+        assert row["ms"] < row["cold_ms"]
+    assert (measured["table"], measured["shift"]) == (None, {"warm": 0.0, "cold": 0.0})
     assert "e.onnx: exists; --force replaces it" in complaint(
         capsys, "export", "--architecture", "s/architecture.json", "--out", "e.onnx"
+    )
+
+
+def faster_reference(name, factor):
+    """A copy of the table by whose reference this machine takes ``factor`` times as long now."""
+    table = LatencyTable.load("t.csv")
+    was = table.provenance.reference
+    reference = was.model_copy(
+        update={"warm_ms": was.warm_ms / factor, "cold_ms": was.cold_ms / factor}
+    )
+    provenance = table.provenance.model_copy(update={"reference": reference})
+    LatencyTable(table.rows, provenance, Path(name)).save()
+
+
+def test_bench_tells_latencies_in_the_unit_of_a_table(capsys, folder):
+    faster_reference("f.csv", 4.0)
+    now = output(capsys, "bench", "s/model.onnx", "--json")
+    found = output(capsys, "bench", "s/model.onnx", "--table", "f.csv", "--json")
+    assert found["table"] == "f.csv"
+    for state, name in (("warm", "ms"), ("cold", "cold_ms")):
+        assert found["shift"][state] > 0.5, "by more than a busy machine changes in a minute"
+        told = found["models"][0][name] * (1 + found["shift"][state])
+        assert told == pytest.approx(now["models"][0][name], rel=0.5)
+    call("bench", "s/model.onnx", "--table", "f.csv")
+    printed = capsys.readouterr().out
+    assert "cold: its first run after other work had the caches" in printed
+    assert re.search(r"this machine is \d+ % slower now than when f\.csv was measured: ", printed)
+
+
+def test_bench_refuses_a_table_of_another_target(capsys, folder):
+    sidecar = json.loads(Path("t.json").read_text())
+    sidecar["target"]["runtime_version"] = "0.1"
+    Path("v.json").write_text(json.dumps(sidecar))
+    Path("v.csv").write_bytes(Path("t.csv").read_bytes())
+    line = complaint(capsys, "bench", "s/model.onnx", "--table", "v.csv")
+    assert line.startswith("nas: v.csv: was built for another target")
+    assert "runtime_version: 0.1 here" in line
+    sidecar["target"] = {**json.loads(Path("t.json").read_text())["target"], "precision": "int8"}
+    Path("v.json").write_text(json.dumps(sidecar))
+    assert complaint(capsys, "bench", "s/model.onnx", "--table", "v.csv") == (
+        "nas: s/model.onnx: is a float32 model, and v.csv tells ms of int8 networks"
     )
 
 
@@ -504,6 +563,7 @@ def test_profile_shows_and_draws_where_the_time_goes(capsys, folder):
     (network,) = found["networks"]
     assert network["name"] == "s/architecture.json"
     assert sum(network["operators"].values()) == pytest.approx(network["ms"])
+    assert network["ms"] < network["cold_ms"]
     assert {layer["slot"] for layer in network["layers"]} >= {"stem", "head"}
     assert Path("p.png").read_bytes().startswith(b"\x89PNG")
     assert "p.png: exists; --force replaces it" in complaint(
@@ -568,6 +628,8 @@ def test_default_paths_find_each_other():
         (["export", "--architecture", "efficientformer_v2_s0", "--out", "o", "--format", "python"],
          "o: --format python writes a .py file, with a .safetensors"),
         (["build-lut", "--precision", "int4"], "Invalid value for '--precision'"),
+        (["build-lut", "--minutes", "0"], "Invalid value for '--minutes': must be above 0, got 0"),
+        (["build-lut", "--minutes", "nan"], "Invalid value for '--minutes': must be above 0"),
         (["evaluate", "--architecture", "efficientformer_v2_s0"], "Missing option '--weights'"),
         (["check-lut", "none.csv"], "none.csv: no such latency table; build it"),
         (["check-lut", "none.csv", "--networks", "3"], "Invalid value for '--networks'"),
@@ -640,12 +702,13 @@ def test_the_command_that_an_error_names_mends_it(capsys, folder):
     assert "'classifier in_channels=16 classes=3'" in line
     command = line.partition("missing: ")[2]
     assert command == "nas build-lut --space p/space.json --device cpu --out t.csv --resume"
-    kept = Path("t.csv").read_bytes(), Path("t.json").read_bytes()
-    call(*command.split()[1:], "--quick")
+    files = [Path("t.csv"), Path("t.json"), visits_path(Path("t.csv"))]
+    kept = [file.read_bytes() for file in files]
+    call(*command.split()[1:], "--minutes", "0.2")
     call(*slim)
     assert Architecture.load("pets/slim/architecture.json").classes == 3
-    Path("t.csv").write_bytes(kept[0])
-    Path("t.json").write_bytes(kept[1])
+    for file, content in zip(files, kept, strict=True):
+        file.write_bytes(content)
 
 
 def test_a_table_for_another_machine_says_which_field_differs(capsys, folder):
@@ -660,21 +723,28 @@ def test_a_table_for_another_machine_says_which_field_differs(capsys, folder):
 def test_a_table_that_failed_its_validation_is_refused_unless_accepted(capsys, folder):
     table = LatencyTable.load("t.csv")
     found = table.validation
-    failing = found.calibrated.model_copy(update={"mape": 0.0412, "spearman": 0.5})
+    good = found.warm.calibrated.model_copy(update={"mape": 0.01, "spearman": 1.0})
+    failing = good.model_copy(update={"mape": 0.0512, "spearman": 0.5})
+    warm, cold = (
+        found.of(state).model_copy(update={"calibrated": figures, "noise_floor": 0.005})
+        for state, figures in (("warm", failing), ("cold", good))
+    )
     for name, validation, message in (
         ("none.csv", None, "it was not validated on whole networks"),
         (
             "failing.csv",
-            found.model_copy(update={"calibrated": failing}),
-            "its mean error on held-out networks is 4.12 %, above 3 %; its Spearman correlation "
-            "is 0.500, below 0.985",
+            found.model_copy(update={"warm": warm, "cold": cold}),
+            "its mean error on held-out networks is 5.12 % (warm), above 4.0 %; noise explains "
+            "0.5 %; its Spearman correlation is 0.500 (warm), below 0.985",
         ),
     ):
         provenance = table.provenance.model_copy(update={"validation": validation})
         LatencyTable(table.rows, provenance, Path(name)).save()
         line = complaint(capsys, "slim", "--run", "r", "--table", name, "--target-ms", "1")
-        assert line.startswith(f"nas: {name}: {message}; build it again")
-        assert line.endswith("--force, or take it as it is with --accept-table")
+        assert line.startswith(
+            f"nas: {name}: {message}; measure on: nas build-lut --space tiny.yaml"
+        )
+        assert line.endswith("--resume --minutes 10, or take it as it is with --accept-table")
     call("slim", "--run", "r", "--table", name, "--target-ms", "1", "--out", "accepted",
          "--evaluations", "1", "--accept-table", "--no-baselines", "--force")  # fmt: skip
     assert f"{name} is used although {message}" in capsys.readouterr().err
@@ -683,7 +753,10 @@ def test_a_table_that_failed_its_validation_is_refused_unless_accepted(capsys, f
 def test_check_lut_says_rebuild_of_a_table_that_is_far_off(capsys, folder):
     table = LatencyTable.load("t.csv")
     # by more than a busy machine can slow down from one minute to the next
-    rows = {key: row._replace(ms=50 * row.ms) for key, row in table.rows.items()}
+    rows = {
+        key: row._replace(ms=50 * row.ms, cold_ms=50 * row.cold_ms)
+        for key, row in table.rows.items()
+    }
     LatencyTable(rows, table.provenance, Path("far.csv")).save()
     capsys.readouterr()
     before = Path("far.json").read_bytes()
@@ -693,7 +766,9 @@ def test_check_lut_says_rebuild_of_a_table_that_is_far_off(capsys, folder):
     found = json.loads(capsys.readouterr().out)
     assert found["action"] == "rebuild"
     assert found["networks"] == 4
-    assert found["shift"] < -0.1
+    for state in ("warm", "cold"):
+        assert found[state]["bias"] > 1, "predictions are far above what is measured"
+        assert found[state].keys() == {"shift", "bias", "mape", "noise", "spearman", "kendall"}
     assert found["command"].startswith("nas build-lut --space tiny.yaml --device cpu")
     assert found["command"].endswith("--out far.csv --force")
     assert Path("far.json").read_bytes() == before

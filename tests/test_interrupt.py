@@ -6,11 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-from nas.latency.build import BuildSettings, MeasuringPlan, build_table
-from nas.latency.measure import VisitPlan
-from nas.latency.networks import NetworkSample
+from nas.latency.build import BuildSettings, MeasuringPlan, build_table, visits_path
 from nas.latency.target import detect_target
 from nas.space import SearchSpace
 from nas.training.run import Run
@@ -75,27 +72,28 @@ def test_training_stops_at_a_finished_epoch_and_goes_on(tmp_path):
     assert not run.load_supernet().training
 
 
-def test_measuring_keeps_its_rows_and_goes_on(tmp_path):
-    partial = tmp_path / "t.partial.jsonl"
-    measure = ("build-lut", "--space", "tiny.yaml", "--quick", "--out", "t.csv")
+def test_measuring_keeps_its_visits_and_goes_on(tmp_path):
+    path = tmp_path / "t.csv"
+    measure = ("build-lut", "--space", "tiny.yaml", "--minutes", "9", "--out", "t.csv")
     code, line = interrupt_when(
-        lambda: partial.exists() and partial.read_text().count("\n") >= 10, tmp_path, *measure
-    )
+        lambda: visits_path(path).exists() and visits_path(path).read_text().count("\n") >= 2,
+        tmp_path, *measure,
+    )  # fmt: skip
     assert code == 2
-    assert "--resume" in line
-    kept = [json.loads(line) for line in partial.read_text().splitlines()[1:]]
-    assert not Path(tmp_path / "t.csv").exists()
-    visits = VisitPlan(runs=1, span_ms=0.0, least_visits=2, most_visits=2)
-    networks = NetworkSample(fitted=6, held_out=4, passes=1, visits=visits)
+    assert line == (
+        "nas: stopped; what was measured is kept, to continue: nas build-lut --space tiny.yaml "
+        "--device cpu --runtime onnxruntime --threads 1 --batch 1 --precision float32 "
+        "--minutes 9 --out t.csv --resume"
+    )
+    assert not path.exists()
+    kept = visits_path(path).read_text().splitlines()
+    assert len(json.loads(kept[1])["visits"]) > 9
     table = build_table(
         SearchSpace.load(tmp_path / "tiny.yaml"),
         detect_target(),
-        tmp_path / "t.csv",
-        settings=BuildSettings(plan=MeasuringPlan(networks, visits, visits)),
+        path,
+        settings=BuildSettings(plan=MeasuringPlan(6, 4, least_visits=2, error=1.0, seconds=0.0)),
         resume=True,
     )
-    assert len(kept) >= 9
-    for line in kept:  # not measured again: the very same milliseconds
-        signature, shape = line["key"]
-        assert list(table.rows[signature, tuple(shape)]) == line["row"]
-    assert not partial.exists()
+    assert table.validation is not None
+    assert visits_path(path).read_text().splitlines()[: len(kept)] == kept
