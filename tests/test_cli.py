@@ -234,17 +234,6 @@ def test_build_lut_draws_what_was_predicted_and_measured(capsys, folder):
     assert found["validation"]["cold"]["reference_deviation"] != 0
 
 
-def test_build_lut_of_too_few_minutes_is_one_line(capsys, folder):
-    line = complaint(capsys, "build-lut", "--space", "tiny.yaml", "--out", "m.csv", "--minutes",
-                     "1e-6")  # fmt: skip
-    assert re.search(
-        r"^nas: --minutes 1e-06: too short for the least validation, after \d+ of \d+ visits; what "
-        r"was measured is kept: --resume goes on$",
-        line,
-    )
-    visits_path(Path("m.csv")).unlink()
-
-
 def test_show_counts_few_assignments_exactly(capsys, folder):
     exact = SearchSpace.load("tiny.yaml").cardinality
     call("show", "tiny.yaml")

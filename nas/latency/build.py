@@ -240,7 +240,7 @@ class _Building:
         for chunk in self.turns.visit(counts):
             self.journal.append(Chunk(visits=tuple(chunk)))
             self.visits += chunk
-            done += len(chunk)
+            done += sum(visit.graph != REFERENCE for visit in chunk)
             if is_needed and done < total and self._seconds_left() <= 0 and self.settings.minutes:
                 raise UserError(
                     f"--minutes {self.settings.minutes:g}: too short for the least validation, "
