@@ -25,10 +25,10 @@ from nas.latency.calibration import (
     MeasuredNetwork,
     StateLatency,
     Validation,
-    fit_calibration,
     validate,
 )
 from nas.latency.estimator import Latency, State, Status, Visit
+from nas.latency.fit import fit_calibration
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import REFERENCE
 from nas.latency.survey import Survey, pick_networks, pick_reference

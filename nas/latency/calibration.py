@@ -6,13 +6,12 @@ of all its layers; a warm one those that the caches have no room for, as it runs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial, reduce
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Annotated, NamedTuple
 
 import numpy as np
 from pydantic import Field
-from scipy.optimize import nnls
 
 from nas.documents import Value
 from nas.latency.estimator import STATES, State
@@ -21,17 +20,8 @@ from nas.statistics import Interval, kendall, spearman, with_interval
 BYTES = 4
 """Of one weight in float32."""
 
-CACHES = (*np.geomspace(0.5, 256.0, 55).tolist(),)
-"""Cache sizes to try, in MB, a sixth of an octave apart."""
-
-GAIN = 0.99
-"""A freer form must lower the error on left-out networks to this share to be taken."""
-
-NEGLIGIBLE = 1e-4
-"""Of a latency: a smaller part has no coefficient, which would be huge, or no number at all."""
-
-LEAST_FOR_TWO = 6
-"""The fewest networks that a freer form is fitted to."""
+LARGEST_CACHE = 256.0
+"""In MB: a warm network fetches nothing, unless a calibration says otherwise."""
 
 MOST_ERROR = {"warm": 0.04, "cold": 0.035}
 """A search refuses a table beyond these, unless the noise of the measurement explains them."""
@@ -95,7 +85,7 @@ class Calibration(Value):
 
     factor: Annotated[float, Field(gt=0)] = 1.0
     fetching: Annotated[float, Field(ge=0)] = 1.0
-    cache_megabytes: Annotated[float, Field(gt=0)] = CACHES[-1]
+    cache_megabytes: Annotated[float, Field(gt=0)] = LARGEST_CACHE
     overhead_ms: Annotated[float, Field(ge=0)] = 0.0
     cold_factor: Annotated[float, Field(gt=0)] = 1.0
     cold_overhead_ms: Annotated[float, Field(ge=0)] = 0.0
@@ -107,7 +97,7 @@ class Calibration(Value):
         """The latency of a network in ms, from the sums of its rows."""
         if state == "cold":
             return self.cold_unit * (self.cold_factor * sums.cold + self.cold_overhead_ms)
-        share = float(_share(sums.params, self.cache_megabytes))
+        share = float(share_fetched(sums.params, self.cache_megabytes))
         fetched = self.fetching * share * (sums.cold - sums.warm)
         return self.warm_unit * (self.factor * sums.warm + fetched + self.overhead_ms)
 
@@ -227,16 +217,6 @@ class TableVerdict(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def fit_calibration(
-    sums: Sequence[RowSums], warm: Sequence[float], cold: Sequence[float]
-) -> Calibration:
-    """The calibration of the least squared relative error on networks measured in ms."""
-    rows = np.array(sums, dtype=float)
-    found = _best_fit(WARM_FORMS, "warm", np.column_stack([rows, warm]))
-    found |= _best_fit(COLD_FORMS, "cold", np.column_stack([rows, cold]))
-    return Calibration.model_validate({**found, "networks": len(sums)})
-
-
 def fit_factor(predicted: np.ndarray, measured: np.ndarray) -> float:
     """The factor by which predictions (N,) have the least squared relative error."""
     ratio = predicted / measured
@@ -325,86 +305,15 @@ def fit_line(x: Sequence[float], measured: Sequence[float]) -> tuple[float, floa
     return float(slope), float(intercept)
 
 
-# The fits below take a table (N, 5): the four fields of RowSums, and measured ms.
-
-_Fit = Callable[[np.ndarray], dict[str, float]]
-"""The fields of a calibration that suit a table."""
-
-
-def _best_fit(forms: Sequence[_Fit], state: State, data: np.ndarray) -> dict[str, float]:
-    """The first form, or a later and freer one that predicts left-out networks clearly better."""
-    chosen, least = forms[0], np.inf
-    for form in forms if len(data) >= LEAST_FOR_TWO else ():
-        errors = []
-        for index, row in enumerate(data):
-            fitted = Calibration.model_validate(form(np.delete(data, index, axis=0)))
-            errors.append(fitted.latency(_sums(row), state) / row[4] - 1)
-        if (error := float(np.abs(errors).mean())) <= GAIN * least:
-            chosen, least = form, error
-    return chosen(data)
-
-
-def _fit_warm(data: np.ndarray, *, separately: bool, overhead: bool) -> dict[str, float]:
-    """``separately`` from computing, fetching has a factor of its own."""
-    warm, excess, measured = data[:, 0], data[:, 1] - data[:, 0], data[:, 4]
-    best, least = dict[str, float](), np.inf
-    for cache in CACHES:
-        fetched = _share(data[:, 2], cache) * excess
-        columns = [warm, fetched] if separately else [warm + fetched]
-        found, residual = _solve([*columns, *[np.ones(len(data))] * overhead], measured)
-        if found[0] > 0 and residual < least:
-            least = residual
-            best = {
-                "factor": found[0],
-                "fetching": found[1] if separately else found[0],
-                "cache_megabytes": cache,
-                "overhead_ms": found[-1] if overhead else 0.0,
-            }
-    return best
-
-
-def _fit_cold(data: np.ndarray, *, overhead: bool) -> dict[str, float]:
-    found, _ = _solve([data[:, 1], *[np.ones(len(data))] * overhead], data[:, 4])
-    if found[0] <= 0:
-        return {}
-    return {"cold_factor": found[0], "cold_overhead_ms": found[1] if overhead else 0.0}
-
-
-def _solve(columns: Sequence[np.ndarray], measured: np.ndarray) -> tuple[list[float], float]:
-    """Coefficients, none below zero, of the least squared relative error, and its root."""
-    scaled = np.stack(columns, 1) / measured[:, None]
-    counts = np.sqrt((scaled**2).mean(0)) > NEGLIGIBLE
-    found = np.zeros(len(columns))
-    found[counts], residual = nnls(scaled[:, counts], np.ones(len(measured)))
-    return found.tolist(), float(residual)
-
-
-WARM_FORMS: tuple[_Fit, ...] = (
-    partial(_fit_warm, separately=False, overhead=False),
-    partial(_fit_warm, separately=True, overhead=False),
-    partial(_fit_warm, separately=True, overhead=True),
-)
-COLD_FORMS: tuple[_Fit, ...] = (
-    lambda data: {},
-    partial(_fit_cold, overhead=False),
-    partial(_fit_cold, overhead=True),
-)
-
-
-def _total(rows: Iterable[RowSums]) -> RowSums:
-    return reduce(RowSums.plus, rows, RowSums(0.0, 0.0, 0, 0))
-
-
-def _sums(row: np.ndarray) -> RowSums:
-    warm, cold, params, macs = row[:4].tolist()
-    return RowSums(warm, cold, int(params), int(macs))
-
-
-def _share(params: float | np.ndarray, cache: float) -> np.ndarray:
+def share_fetched(params: float | np.ndarray, cache: float) -> np.ndarray:
     """The share of a warm network's weights that is fetched from memory in each run."""
     megabytes = np.maximum(np.asarray(params) * BYTES / 1e6, 1e-9)
     found: np.ndarray = np.exp(-((cache / megabytes) ** 2))
     return found
+
+
+def _total(rows: Iterable[RowSums]) -> RowSums:
+    return reduce(RowSums.plus, rows, RowSums(0.0, 0.0, 0, 0))
 
 
 def _percent(share: float, digits: int = 1) -> str:

@@ -98,7 +98,7 @@ class LayerGraphs:
 
     def prepare(self, layers: Iterable[tuple[Layer, Shape]]) -> None:
         """Export layers of structures that have no template yet in one go, to serve as such."""
-        missing: dict[tuple[str, Shape], tuple[Layer, Shape]] = {}
+        missing: dict[tuple[str, tuple[int, int]], tuple[Layer, Shape]] = {}
         for layer, shape in layers:
             if not self._templates.get(layer.structure):
                 missing.setdefault((layer.structure, shape[1:]), (layer, shape))
@@ -114,8 +114,8 @@ class LayerGraphs:
             models = export_together(folded, [shape for _, shape in layers])
         except Exception:  # noqa: BLE001 - each is then exported alone, and tells what is wrong
             return
-        for (layer, shape), *made in zip(layers, modules, folded, models, strict=True):
-            module, plain, model = made
+        every = zip(layers, modules, folded, models, strict=True)
+        for (layer, shape), module, plain, model in every:
             if not operators(model)["BatchNormalization"] and is_equal(model, module, shape):
                 self._keep(model, plain, layer)
 

@@ -228,10 +228,7 @@ class LatencyTable:
 
 @dataclass(frozen=True, eq=False)
 class Prices:
-    """The costs of assignments by tables with names: latencies, ``params`` and ``macs``.
-
-    Latencies are those in ``state``.
-    """
+    """The costs of assignments by tables with names: ms in ``state``, ``params`` and ``macs``."""
 
     space: SearchSpace
     tables: Mapping[str, LatencyTable]

@@ -1,0 +1,105 @@
+"""The calibration that suits measured networks, in the plainest form that predicts others well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from scipy.optimize import nnls
+
+from nas.latency.calibration import LARGEST_CACHE, Calibration, RowSums, share_fetched
+from nas.latency.estimator import State
+
+CACHES = (*np.geomspace(0.5, LARGEST_CACHE, 55).tolist(),)
+"""Cache sizes to try, in MB, a sixth of an octave apart."""
+
+GAIN = 0.99
+"""A freer form must lower the error on left-out networks to this share to be taken."""
+
+NEGLIGIBLE = 1e-4
+"""Of a latency: a smaller part has no coefficient, which would be huge, or no number at all."""
+
+LEAST_FOR_TWO = 6
+"""The fewest networks that a freer form is fitted to."""
+
+
+def fit_calibration(
+    sums: Sequence[RowSums], warm: Sequence[float], cold: Sequence[float]
+) -> Calibration:
+    """The calibration of the least squared relative error on networks measured in ms."""
+    rows = np.array(sums, dtype=float)
+    found = _best_fit(WARM_FORMS, "warm", np.column_stack([rows, warm]))
+    found |= _best_fit(COLD_FORMS, "cold", np.column_stack([rows, cold]))
+    return Calibration.model_validate({**found, "networks": len(sums)})
+
+
+# The fits below take a table (N, 5): the four fields of RowSums, and measured ms.
+
+_Fit = Callable[[np.ndarray], dict[str, float]]
+"""The fields of a calibration that suit a table."""
+
+
+def _best_fit(forms: Sequence[_Fit], state: State, data: np.ndarray) -> dict[str, float]:
+    """The first form, or a later and freer one that predicts left-out networks clearly better."""
+    chosen, least = forms[0], np.inf
+    for form in forms if len(data) >= LEAST_FOR_TWO else ():
+        errors = []
+        for index, row in enumerate(data):
+            fitted = Calibration.model_validate(form(np.delete(data, index, axis=0)))
+            errors.append(fitted.latency(_sums(row), state) / row[4] - 1)
+        if (error := float(np.abs(errors).mean())) <= GAIN * least:
+            chosen, least = form, error
+    return chosen(data)
+
+
+def _fit_warm(data: np.ndarray, *, separately: bool, overhead: bool) -> dict[str, float]:
+    """``separately`` from computing, fetching has a factor of its own."""
+    warm, excess, measured = data[:, 0], data[:, 1] - data[:, 0], data[:, 4]
+    best, least = dict[str, float](), np.inf
+    for cache in CACHES:
+        fetched = share_fetched(data[:, 2], cache) * excess
+        columns = [warm, fetched] if separately else [warm + fetched]
+        found, residual = _solve([*columns, *[np.ones(len(data))] * overhead], measured)
+        if found[0] > 0 and residual < least:
+            least = residual
+            best = {
+                "factor": found[0],
+                "fetching": found[1] if separately else found[0],
+                "cache_megabytes": cache,
+                "overhead_ms": found[-1] if overhead else 0.0,
+            }
+    return best
+
+
+def _fit_cold(data: np.ndarray, *, overhead: bool) -> dict[str, float]:
+    found, _ = _solve([data[:, 1], *[np.ones(len(data))] * overhead], data[:, 4])
+    if found[0] <= 0:
+        return {}
+    return {"cold_factor": found[0], "cold_overhead_ms": found[1] if overhead else 0.0}
+
+
+def _solve(columns: Sequence[np.ndarray], measured: np.ndarray) -> tuple[list[float], float]:
+    """Coefficients, none below zero, of the least squared relative error, and its root."""
+    scaled = np.stack(columns, 1) / measured[:, None]
+    counts = np.sqrt((scaled**2).mean(0)) > NEGLIGIBLE
+    found = np.zeros(len(columns))
+    found[counts], residual = nnls(scaled[:, counts], np.ones(len(measured)))
+    return found.tolist(), float(residual)
+
+
+WARM_FORMS: tuple[_Fit, ...] = (
+    partial(_fit_warm, separately=False, overhead=False),
+    partial(_fit_warm, separately=True, overhead=False),
+    partial(_fit_warm, separately=True, overhead=True),
+)
+COLD_FORMS: tuple[_Fit, ...] = (
+    lambda data: {},
+    partial(_fit_cold, overhead=False),
+    partial(_fit_cold, overhead=True),
+)
+
+
+def _sums(row: np.ndarray) -> RowSums:
+    warm, cold, params, macs = row[:4].tolist()
+    return RowSums(warm, cold, int(params), int(macs))
