@@ -224,7 +224,7 @@ def export(
     if data is not None:
         from nas.data import load_dataset
         from nas.latency.target import detect_target, placement
-        from nas.slim.delivery import take_examples
+        from nas.slim.candidates import take_examples
 
         where = placement(detect_target(runtime=runtime, precision="int8"))
         rounding = Rounding(take_examples(load_dataset(data, architecture.input_size)), where)

@@ -262,7 +262,9 @@ def test_slim_writes_what_it_promises(capsys, folder):
     names = [row["name"] for row in result["networks"]]
     assert names == ["largest", "uniform", "random", "evolution", "slimmed"]
     slimmed = result["networks"][-1]
+    assert (result["state"], slimmed["state"]) == ("warm", "warm")
     assert slimmed["measured_ms"] <= 0.1
+    assert slimmed["of_target"] == pytest.approx(slimmed["measured_ms"] / 0.1)
     assert [method["name"] for method in result["methods"]] == names[1:]
     report = SearchResult.model_validate_json(Path("s/report.json").read_text())
     assert [network.name for network in report.networks] == names
@@ -304,8 +306,14 @@ def test_show_the_paths_of_a_run(capsys, folder):
 
 def test_search_delivers_what_a_study_finds(capsys, folder):
     options = ("search", "--run", "r", "--table", "t.csv", "--target-params", str(MOST_PARAMS),
-               "--trials", "3", "--sampler", "random", "--out", "q", "--accept-table")  # fmt: skip
+               "--trials", "3", "--sampler", "random", "--state", "cold", "--out", "q",
+               "--accept-table")  # fmt: skip
     result = output(capsys, *options, "--json")
+    assert result["state"] == "cold"
+    for row in result["networks"]:
+        states = row["latencies"]["latency_ms"]
+        assert list(states) == ["warm", "cold"]
+        assert row["measured_ms"] == states["cold"]["measured"] > states["warm"]["measured"]
     assert [row["name"] for row in result["networks"]] == ["largest", "uniform", "searched"]
     assert result["networks"][-1]["params"] <= MOST_PARAMS
     assert Path("q/architecture.json").exists()
@@ -599,6 +607,7 @@ def test_default_paths_find_each_other():
         (["show", "demo_64px", "--run", "r"], "show needs a space or an architecture"),
         (["show", "--run", "r"], "r: no such run; nas train-"),
         (["slim", "--target-ms", "2", "--strategy", "greedy"], "Invalid value for '--strategy'"),
+        (["slim", "--target-ms", "2", "--state", "hot"], "Invalid value for '--state': "),
         (["profile", "efficientformer_v3"], "architecture 'efficientformer_v3' is neither"),
         (["slim"], "slim needs a bound: --target-ms, --targets, --target-params or --target-macs"),
         (["slim", "--target-ms", "-1"], "target: latency_ms must be positive, got -1"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 TargetMs = Annotated[
     str | None, Option(help="Largest latency, measured; cpu=2.0,gpu=0.8 with tables.")
+]
+TargetState = Annotated[
+    Literal["warm", "cold"],
+    Option("--state", help="Of target latencies: run again and again, or after other work."),
 ]
 TargetParams = Annotated[float | None, Option(help="Most parameters, such as 3e6.")]
 TargetMacs = Annotated[float | None, Option(help="Most multiply-accumulates.")]
@@ -56,6 +60,7 @@ def slim(
     ] = None,
     target_params: TargetParams = None,
     target_macs: TargetMacs = None,
+    state: TargetState = "warm",
     run: TrainedRun = None,
     tables: Tables = None,
     strategy: Annotated[
@@ -80,7 +85,7 @@ def slim(
 ) -> None:
     bounds = {"ms": target_ms, "family": targets, "params": target_params, "macs": target_macs}
     settings = {"strategy": strategy, "evaluations": evaluations, "baselines": baselines}
-    opened, prices, plan = _prepare(run, tables, bounds, mes, **settings, seed=seed)
+    opened, prices, plan = _prepare(run, tables, bounds, mes, **settings, state=state, seed=seed)
 
     from nas import pipeline
     from nas.report.terminal import ProgressBar
@@ -104,6 +109,7 @@ def search(
     target_ms: TargetMs = None,
     target_params: TargetParams = None,
     target_macs: TargetMacs = None,
+    state: TargetState = "warm",
     run: TrainedRun = None,
     tables: Tables = None,
     sampler: Annotated[SamplerName, Option(help="Optuna's.")] = "nsga2",
@@ -120,7 +126,7 @@ def search(
     as_json: options.Json = False,
 ) -> None:
     bounds = {"ms": target_ms, "family": None, "params": target_params, "macs": target_macs}
-    opened, prices, plan = _prepare(run, tables, bounds, evaluations=trials, seed=seed)
+    opened, prices, plan = _prepare(run, tables, bounds, evaluations=trials, state=state, seed=seed)
 
     from nas.report import write_search
     from nas.report.terminal import ProgressBar
@@ -183,7 +189,8 @@ def _prepare(
     paths = paths or {"cpu": options.default_table(opened.space)}
     terms = terms or published_terms(latency_names(paths).values())
     wanted = Plan.model_validate({"targets": targets, "terms": terms, **plan})
-    prices = Prices(opened.space, {name: LatencyTable.load(path) for name, path in paths.items()})
+    loaded = {name: LatencyTable.load(path) for name, path in paths.items()}
+    prices = Prices(opened.space, loaded, wanted.state)
     for table in prices.tables.values():
         table.require_layers(opened.space, str(opened.space_path))
     wanted.require_possible(prices)
@@ -192,7 +199,8 @@ def _prepare(
 
 def _bounds(plan: Plan) -> str:
     """The bounds of a plan, as in the name of a results' folder."""
-    return "_".join(f"{bound:g}" for target in plan.targets for bound in target.values())
+    bounds = [f"{bound:g}" for target in plan.targets for bound in target.values()]
+    return "_".join([*bounds, *(["cold"] if plan.state == "cold" else [])])
 
 
 def _print_search(

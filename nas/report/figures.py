@@ -117,8 +117,14 @@ def walk_figure(result: SearchResult) -> Figure:
 
 
 def latency_figure(result: SearchResult) -> Figure:
-    """Predicted against measured ms with 95 % intervals, and where both would be equal."""
-    points = [(network.name, it) for network in result.networks for it in network.latencies]
+    """Predicted against measured ms with 95 % intervals, in the state of the targets."""
+    points = [
+        (network.name, it)
+        for network in result.networks
+        for it in network.latencies
+        if it.state == network.state
+    ]
+    state = result.state
     ends = [x for _, it in points for x in (it.predicted, it.low, it.high)]
     line = [0.85 * min(ends), 1.1 * max(ends)]
     data: list[Figure] = [
@@ -142,7 +148,7 @@ def latency_figure(result: SearchResult) -> Figure:
         }  # fmt: skip
         marks = _marks(name, predicted, measured, [_safe(text) for text in texts], 11)
         data.append({**marks, "error_y": errors})
-    return {"data": data, "layout": _layout("predicted (ms)", "measured (ms)")}
+    return {"data": data, "layout": _layout(f"predicted ({state} ms)", f"measured ({state} ms)")}
 
 
 def training_figures(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:

@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,15 +16,29 @@ from plotly.offline import get_plotlyjs
 
 from nas.documents import write_atomically
 from nas.errors import UserError
+from nas.latency.estimator import State
 from nas.report import figures
 from nas.report.figures import bound_text, bounds_text, cost_text, first_latency, table_of
-from nas.report.terminal import ACCURACY, SCORES, SIZES, count, latencies, share
+from nas.report.terminal import (
+    ACCURACY,
+    OF_TARGET,
+    SCORES,
+    SIZES,
+    STATES_MEAN,
+    count,
+    has_states,
+    latencies,
+    share,
+)
 from nas.slim.result import FILES, FinalNetwork, LayerShare, SearchResult, WalkStep
 
 PAGE_FILE, REPORT_FILE, LOG_FILE = FILES["page"], FILES["report"], "log.jsonl"
 TEMPLATE = Path(__file__).parent / "template"
 MARK = '<meta name="generator" content="nas report">'
 """The mark of our pages: only such files are replaced without ``force``."""
+
+
+OTHER: Mapping[State, State] = {"warm": "cold", "cold": "warm"}
 
 
 class TrainingLog(NamedTuple):
@@ -120,7 +134,8 @@ def _render(title: str, contents: FolderContents) -> str:
         training_figures=figures.training_figures(training.epochs) if training else {},
         plotly=_packed_plotly(),
         accuracy=ACCURACY,
-        columns=(*SIZES, *SCORES),
+        columns=(*SIZES, OF_TARGET, *SCORES),
+        states_mean=STATES_MEAN,
         share=share,
         count=count,
         color_of=figures.color_of,
@@ -145,17 +160,8 @@ def _search_view(result: SearchResult) -> dict[str, Any]:
     return {
         "result": result,
         "cards": [_card(network, latency, largest) for network in result.delivered],
-        "networks": [
-            {
-                "network": network,
-                "target": bounds_text(network.target),
-                "latencies": [
-                    (table_of(cost), network.costs[cost], network.measured(cost))
-                    for cost in latencies(network.costs)
-                ],
-            }
-            for network in result.networks
-        ],
+        "networks": [_row(network) for network in result.networks],
+        "other": OTHER[result.state] if has_states(result.networks) else None,
         "areas": [(it.name, it.hypervolume / best if best else 0.0) for it in result.methods],
         "figures": drawn,
         "steps": [_step(step, result.strategy, latency) for step in result.trace],
@@ -165,6 +171,17 @@ def _search_view(result: SearchResult) -> dict[str, Any]:
             for network in sorted(result.networks, key=lambda it: it.name != result.wanted)
             if network.layers
         ],
+    }
+
+
+def _row(network: FinalNetwork) -> dict[str, Any]:
+    names = latencies(network.costs)
+    return {
+        "network": network,
+        "target": bounds_text(network.target),
+        "predicted": [(table_of(cost), network.costs[cost]) for cost in names],
+        "measured": [(table_of(cost), network.measured(cost)) for cost in names],
+        "other": [(table_of(cost), network.measured(cost, OTHER[network.state])) for cost in names],
     }
 
 

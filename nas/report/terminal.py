@@ -16,6 +16,7 @@ from rich.table import Table
 from nas.documents import write_atomically
 
 if TYPE_CHECKING:
+    from nas.latency.estimator import State
     from nas.slim.result import FinalNetwork, SearchResult
     from nas.training.check import Check
 
@@ -111,21 +112,41 @@ SIZES = (
     Column("parameters", lambda network: count(network.costs["params"])),
     Column("MACs", lambda network: count(network.costs["macs"])),
 )
+OF_TARGET = Column("of target", lambda network: share(network.of_target))
 SCORES = (Column("MES", lambda network: f"{network.score:.1f}"),)
 """Sizes and scores are columns of the terminal's table and of the page's: add others here."""
+
+
+STATES_MEAN = (
+    "warm: the network runs again and again, as a benchmark's loop does; cold: its first run after "
+    "other work had the caches, as in an application."
+)
+"""What the two latencies of a network are; stands below tables that show both."""
 
 
 def print_networks(networks: Sequence[FinalNetwork], *, title: str) -> None:
     """Print the final table of a search: a network a line, with the latency of every table."""
     several = len({str(network.target) for network in networks if network.target}) > 1
-    times = [column for cost in latencies(networks[0].costs) for column in _latency_columns(cost)]
+    times = [it for cost in latencies(networks[0].costs) for it in _latency_columns(cost, networks)]
     targets = [Column("target", _bounds)] if several else []
-    columns = [*targets, ACCURACY, *SIZES, *times, *SCORES]
+    near = [OF_TARGET] if any(network.of_target for network in networks) else []
+    columns = [*targets, ACCURACY, *SIZES, *times, *near, *SCORES]
     print_table(
         ("network", *(column.title for column in columns)),
         [(network.name, *(column.text(network) for column in columns)) for network in networks],
         title=title,
     )
+    for network in networks:
+        if network.remark:
+            owner = f"{network.name} to {_bounds(network)}" if several else network.name
+            print(f"{owner}: {network.remark}")
+    if has_states(networks):
+        print(STATES_MEAN)
+
+
+def has_states(networks: Iterable[FinalNetwork]) -> bool:
+    """Whether latencies were measured in both states; version 0.1 knew one."""
+    return len({latency.state for network in networks for latency in network.latencies}) > 1
 
 
 def latencies(costs: Iterable[str]) -> list[str]:
@@ -137,18 +158,28 @@ def _bounds(network: FinalNetwork) -> str:
     return ", ".join(f"{bound:g}" for bound in (network.target or {}).values()) or "-"
 
 
-def _latency_columns(cost: str) -> tuple[Column, Column]:
-    """The predicted and the measured latency ``latency_ms[cpu]``, titled ``ms [cpu]``."""
-    name = "ms" + cost.removeprefix("latency_ms").replace("[", " [")
+def measured_text(network: FinalNetwork, cost: str, state: State) -> str:
+    """``1.234``, or ``-`` where nothing was measured."""
+    found = network.measured(cost, state)
+    return f"{found.measured:.3f}" if found else "-"
 
-    def measured(network: FinalNetwork) -> str:
-        found = network.measured(cost)
-        return f"{found.measured:.3f}" if found else "-"
 
-    return (
-        Column(f"predicted {name}", lambda network: f"{network.costs[cost]:.3f}"),
-        Column(f"measured {name}", measured),
-    )
+def _latency_columns(cost: str, networks: Sequence[FinalNetwork]) -> list[Column]:
+    """The predicted and the measured latency ``latency_ms[cpu]``, titled ``ms [cpu]``.
+
+    Those of the target's state stand first, then what was measured in the other.
+    """
+    name, state = "ms" + cost.removeprefix("latency_ms").replace("[", " ["), networks[0].state
+    columns = [
+        Column(f"predicted {state} {name}", lambda network: f"{network.costs[cost]:.3f}"),
+        Column(f"measured {state} {name}", lambda network: measured_text(network, cost, state)),
+    ]
+    other: State = "cold" if state == "warm" else "warm"
+    if any(network.measured(cost, other) for network in networks):
+        columns.append(
+            Column(f"{other} {name}", lambda network: measured_text(network, cost, other))
+        )
+    return columns
 
 
 def print_search(result: SearchResult, *, title: str | None = None) -> None:

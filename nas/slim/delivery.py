@@ -1,45 +1,31 @@
-"""The closed loop on the device: choose, export, measure, until measurements meet the target."""
+"""Delivers a network for each method and target: all are measured together, and near the target."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 
-import numpy as np
 import onnx
 from torch import nn
 
 from nas.architecture import Architecture
-from nas.data import Dataset
-from nas.deploy.export import Examples, OnnxNetwork, to_checked_int8, to_checked_onnx
+from nas.deploy.export import OnnxNetwork
 from nas.deploy.quantize import precision_of
 from nas.deploy.weights import save_weights
 from nas.documents import write_atomically
-from nas.errors import UserError
-from nas.latency.measure import PATIENT, Measurement, measure
-from nas.latency.table import LatencyTable, Prices
-from nas.latency.target import Target, placement
-from nas.progress import Progress
-from nas.search import Problem, Rank
+from nas.latency.estimator import STATES, State
+from nas.latency.survey import network_name
+from nas.latency.table import LatencyTable
 from nas.search.problem import Costs
-from nas.slim.journal import Judged, Measured, Memory, Raced
-from nas.slim.plan import Plan
+from nas.slim.candidates import Candidates
+from nas.slim.finalists import Finalists
+from nas.slim.loop import NEAR, Judges, Loop, Pair
+from nas.slim.methods import Method
 from nas.slim.result import NETWORK_FILES, FinalNetwork, LayerShare, MeasuredLatency
-from nas.space import Assignment, SearchSpace
-from nas.supernet import Supernet
-from nas.training.evaluation import inherited_network
-from nas.training.evaluator import Evaluator
-
-CORRECTIONS = 12
-"""Rounds of measuring and choosing again, at most."""
-LEAST_CORRECTION = 0.995
-"""A bound is lowered to this share at most, so that every round changes something."""
-INT8_IMAGES, JUDGED_IMAGES = 128, 512
-"""Training images that calibrate an int8 network, and images of the search slice that judge it."""
+from nas.space import Assignment
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,184 +42,130 @@ class Delivered:
         """The module that computes as the written model does."""
         return OnnxNetwork(self.model) if precision_of(self.model) == "int8" else self.network
 
-    @property
-    def missed(self) -> tuple[MeasuredLatency, ...]:
-        """The measured latencies whose interval ends above their bound."""
-        bounds, latencies = self.figures.target or {}, self.figures.latencies
-        return tuple(it for it in latencies if it.high > bounds.get(it.cost, math.inf))
-
     def save(self, folder: Path) -> None:
         self.architecture.save(folder / NETWORK_FILES["architecture"])
         save_weights(self.network, folder / NETWORK_FILES["weights"])
         write_atomically(folder / NETWORK_FILES["onnx"], self.model.SerializeToString())
 
 
-@dataclass
-class Candidates:
-    """Evaluates and delivers networks, each once; ``measured`` are the tables of this machine."""
+def deliver(candidates: Candidates, methods: Sequence[Method]) -> list[Delivered]:
+    """The largest network, and that of each method for each target; UserError if one is not met."""
+    delivery = Delivery(candidates)
+    targets = candidates.plan.targets
+    pairs = [Pair(it, target, it.choose(target)) for target, it in product(targets, methods)]
+    Loop(pairs, delivery.judges, [candidates.largest], candidates.progress).run()
+    for finalists in delivery.finalists.values():
+        finalists.tell_spread()
+    delivered = [delivery.take("largest", None, candidates.largest)]
+    for pair, method in zip(pairs, list(methods) * len(targets), strict=True):
+        found = delivery.take(method.name, pair.target, pair.current)
+        remark = _remark(found.figures, method)
+        delivered.append(
+            replace(found, figures=found.figures.model_copy(update={"remark": remark}))
+        )
+    return delivered
 
-    plan: Plan
-    prices: Prices
-    measured: Mapping[str, LatencyTable]
-    supernet: Supernet
-    dataset: Dataset
-    journal: Memory
-    progress: Progress
-    _delivered: dict[Architecture, Delivered] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        known = self.journal.accuracies
-        self._accuracies = {self.space.decode(one): known[one] for one in known}
+class Delivery:
+    """Measures networks on all devices at hand, and puts together what is known of each."""
+
+    def __init__(self, candidates: Candidates) -> None:
+        self.candidates = candidates
+        self.finalists = {
+            cost: Finalists(table, candidates.journal, candidates.progress)
+            for cost, table in candidates.measured.items()
+        }
 
     @property
-    def space(self) -> SearchSpace:
-        return self.prices.space
-
-    @property
-    def largest(self) -> Assignment:
-        """The last option of every choice."""
-        return tuple(size - 1 for size in self.space.sizes)
-
-    @cached_property
-    def problem(self) -> Problem:
-        """The search as the methods see it, within the first of the targets."""
-        return Problem(
-            sizes=self.space.sizes,
-            cost=self.prices.cost,
-            accuracy=self.accuracy,
-            target=self.plan.targets[0],
-            canonical=self.space.canonical,
-            race=self.race,
-            score=self.plan.score,
+    def judges(self) -> Judges:
+        """What the loop asks about networks."""
+        return Judges(
+            cost=self.candidates.prices.cost,
+            accuracy=self.candidates.accuracy,
+            images=len(self.candidates.dataset.search),
+            measure=self.measure,
+            tables={cost: table.path for cost, table in self.candidates.measured.items()},
         )
 
-    @cached_property
-    def evaluator(self) -> Evaluator:
-        return Evaluator(self.supernet, self.dataset)
-
-    def accuracy(self, assignment: Assignment) -> float:
-        """Accuracy on the search slice with inherited weights, once for each architecture."""
-        architecture = self.space.decode(assignment)
-        if architecture not in self._accuracies:
-            found = self._accuracies[architecture] = self.evaluator.accuracy(architecture)
-            self._remember(Judged(assignment=assignment, accuracy=found))
-        return self._accuracies[architecture]
-
-    def race(self, start: Assignment, rivals: Sequence[Assignment], rank: Rank) -> Sequence[float]:
-        """Accuracies of networks one step from ``start``; estimates of those that lost early."""
-        race = start, *rivals
-        if race not in self.journal.races:
-            first, *others = map(self.space.decode, race)
-            found = tuple(self.evaluator.race(first, others, rank))
-            self._remember(Raced(current=start, candidates=tuple(rivals), accuracies=found))
-        return self.journal.races[race]
-
-    def deliver(self, name: str, target: Costs | None, assignment: Assignment) -> Delivered:
-        """Extract, calibrate, export and measure one network; UserError if its export is wrong."""
-        architecture = self.space.decode(assignment)
-        if architecture not in self._delivered:
-            self._delivered[architecture] = self._make(assignment, architecture)
-        named = {"name": name, "target": dict(target) if target else None}
-        made = self._delivered[architecture]
-        return replace(made, figures=made.figures.model_copy(update=named))
-
-    def deliver_within(
-        self, name: str, target: Costs, choose: Callable[[Costs], Assignment]
-    ) -> Delivered:
-        """Choose within ever lower bounds until measurements meet ``target``, or UserError."""
-        bounds, cost = dict(target), ""
-        for _ in range(CORRECTIONS):
-            delivered = self.deliver(name, target, choose(bounds))
-            if not delivered.missed:
-                return delivered
-            for latency in delivered.missed:
-                cost, ms = latency.cost, latency.measured
-                self.progress.say(f"{name}: measured {ms:.3f} ms, above the target; going on")
-                allowed = target[cost] * latency.predicted / latency.high
-                bounds[cost] = min(allowed, bounds[cost] * LEAST_CORRECTION)
-        raise UserError(
-            f"{name}: {target[cost]:g} ms not met when measured, after {CORRECTIONS} corrections; "
-            f"the machine is too busy, or the table out of date: "
-            f"nas check-lut {self.measured[cost].path}"
-        )
-
-    def _remember(self, line: Judged | Raced) -> None:
-        """Write a line and report the number of networks evaluated so far, each counted once."""
-        self.journal.add(line)
-        raced = {one for race in self.journal.races for one in race[1:]}
-        searches = 3 if self.plan.baselines else 1
-        done = len(raced | self.journal.accuracies.keys())
-        total = searches * len(self.plan.targets) * self.plan.evaluations
-        self.progress.update("networks evaluated", done, total)
-
-    def _make(self, assignment: Assignment, architecture: Architecture) -> Delivered:
-        network = inherited_network(self.supernet, architecture, self.dataset.train)
-        exported, _ = to_checked_onnx(network, architecture.input_shape)
-        costs = self.prices.cost(assignment)
-        models: list[tuple[onnx.ModelProto, float | None]] = []
-        for table in self.measured.values():
-            if table.target.precision == "float32":
-                models.append((exported, None))
-            else:
-                examples = take_examples(self.dataset.at(architecture.input_size))
-                models.append(to_checked_int8(exported, network, examples, placement(table.target)))
-        latencies = []
-        for (name, table), (model, _) in zip(self.measured.items(), models, strict=True):
-            it = self._measure(assignment, model, table)
-            latency = MeasuredLatency(
-                cost=name, predicted=costs[name], measured=it.ms, low=it.ms_low, high=it.ms_high
+    def measure(self, networks: Sequence[Assignment]) -> dict[Assignment, Costs]:
+        """Time networks together on each device; returns latencies in the state of the plan."""
+        state, names = self.candidates.plan.state, {one: self._name(one) for one in networks}
+        for cost, finalists in self.finalists.items():
+            finalists.measure(
+                {name: partial(self._model, one, cost) for one, name in names.items()}
             )
-            latencies.append(latency)
-        model, agreement = models[0]
+        return {
+            one: {
+                cost: finalists.latencies[name].of(state).ms
+                for cost, finalists in self.finalists.items()
+            }
+            for one, name in names.items()
+        }
+
+    def take(self, name: str, target: Costs | None, network: Assignment) -> Delivered:
+        """A network that was measured, with its figures."""
+        candidates = self.candidates
+        architecture, exported = candidates.space.decode(network), candidates.exported(network)
+        costs, tables = candidates.prices.cost(network), candidates.prices.latencies
         figures = FinalNetwork(
-            name="",
-            target=None,
-            assignment=assignment,
+            name=name,
+            target=dict(target) if target else None,
+            assignment=network,
             costs=costs,
-            score=self.plan.score(costs),
-            latencies=tuple(latencies),
-            search_accuracy=self.accuracy(assignment),
+            score=candidates.plan.score(costs),
+            latencies=tuple(self._latencies(architecture)),
+            search_accuracy=candidates.accuracy(network),
             test_accuracy=None,
-            layers=tuple(_layer_shares(architecture, costs, self.prices.latencies)),
-            int8_agreement=agreement,
+            layers=tuple(layer_shares(architecture, tables, candidates.plan.state)),
+            int8_agreement=exported.int8_agreement,
+            state=candidates.plan.state,
         )
-        return Delivered(figures, architecture, network, model)
+        return Delivered(
+            figures, architecture, exported.network, next(iter(exported.models.values()))
+        )
 
-    def _measure(
-        self, assignment: Assignment, model: onnx.ModelProto, table: LatencyTable
-    ) -> Measurement:
-        target = target_sha256(table.target)
-        if (assignment, target) not in self.journal.latencies:
-            (found,) = measure([model], table.target, rng=np.random.default_rng(0), plan=PATIENT)
-            self.journal.add(Measured(assignment=assignment, target_sha256=target, latency=found))
-        return self.journal.latencies[assignment, target]
+    def _latencies(self, architecture: Architecture) -> Iterator[MeasuredLatency]:
+        for (cost, finalists), state in product(self.finalists.items(), STATES):
+            found = finalists.latencies[network_name(architecture)].of(state)
+            yield MeasuredLatency(
+                cost=cost,
+                state=state,
+                predicted=finalists.table.predict(architecture, state),
+                measured=found.ms,
+                low=found.ms_low,
+                high=found.ms_high,
+            )
 
+    def _name(self, network: Assignment) -> str:
+        return network_name(self.candidates.space.decode(network))
 
-def _layer_shares(
-    architecture: Architecture, costs: Costs, tables: Mapping[str, LatencyTable]
-) -> list[LayerShare]:
-    """Each layer's part of the predicted latency, in proportion to its row; they add up to it."""
-    placed = list(architecture.placed())
-    sums = {name: sum(table.row(*place).ms for place in placed) for name, table in tables.items()}
-    shares = []
-    for layer, shape in placed:
-        rows = {name: table.row(layer, shape) for name, table in tables.items()}
-        row = next(iter(rows.values()))
-        latencies = {name: costs[name] * rows[name].ms / sums[name] for name in rows}
-        parts = {**latencies, "params": row.params, "macs": row.macs}
-        shares.append(LayerShare(slot=layer.slot, layer=layer.signature, costs=parts))
-    return shares
+    def _model(self, network: Assignment, cost: str) -> onnx.ModelProto:
+        return self.candidates.exported(network).models[cost]
 
 
-def take_examples(dataset: Dataset) -> Examples:
-    """Training images to calibrate an int8 network, and images of the search slice to judge it."""
-    draws = [
-        next(iter(images.batches(min(count, len(images)), rng=np.random.default_rng(0))))[0]
-        for images, count in ((dataset.train, INT8_IMAGES), (dataset.search, JUDGED_IMAGES))
-    ]
-    return Examples(*draws)
+def layer_shares(
+    architecture: Architecture, tables: Mapping[str, LatencyTable], state: State
+) -> Iterator[LayerShare]:
+    """Each layer's part of the costs of a network; they add up to the predictions."""
+    latencies = {cost: table.shares(architecture, state) for cost, table in tables.items()}
+    first = next(iter(tables.values()))
+    for place, (layer, shape) in enumerate(architecture.placed()):
+        row = first.row(layer, shape)
+        parts = {cost: shares[place] for cost, shares in latencies.items()}
+        parts |= {"params": row.params, "macs": row.macs}
+        yield LayerShare(slot=layer.slot, layer=layer.signature, costs=parts)
 
 
-def target_sha256(target: Target) -> str:
-    """Stands for a target in the journal."""
-    return hashlib.sha256(target.model_dump_json().encode()).hexdigest()
+def _remark(network: FinalNetwork, method: Method) -> str | None:
+    """Why a network's latency is not near its target; None if it is, or has no bound."""
+    if network.of_target is None or network.of_target >= NEAR:
+        return None
+    target = network.target or {}
+    binding = [name for name, bound in target.items() if network.costs[name] >= NEAR * bound]
+    others = [name for name in binding if not network.measured(name)]
+    if others:
+        return f"bounded by {' and '.join(others)}, not by this latency"
+    ms = min(
+        it.measured for it in network.latencies if it.state == network.state and it.cost in target
+    )
+    return method.explain(network.assignment, ms)

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import TypeAdapter
 
 from nas.documents import Value
-from nas.latency.measure import Measurement
+from nas.latency.estimator import Visit
 from nas.slim.plan import Plan
 from nas.space import Assignment
 from nas.store.journal import Journal, Words
@@ -31,12 +31,24 @@ class Judged(Value):
     accuracy: float
 
 
+class Timed(Value):
+    """A line: the visits of a session, all of them if it ``is_whole``, to models by their names.
+
+    The hash is of the target and of the reference network.
+    """
+
+    unit_sha256: str
+    models: tuple[str, ...]
+    visits: tuple[Visit, ...]
+    is_whole: bool
+
+
 class Measured(Value):
-    """A line: the latency of a network on the target of this hash."""
+    """A line of version 0.1: a latency that was measured without a reference, and says nothing."""
 
     assignment: Assignment
     target_sha256: str
-    latency: Measurement
+    latency: dict[str, object]
 
 
 class Raced(Value):
@@ -47,7 +59,7 @@ class Raced(Value):
     accuracies: tuple[float, ...]
 
 
-Line = Judged | Measured | Raced
+Line = Judged | Raced | Timed | Measured
 
 
 class Memory:
@@ -55,7 +67,8 @@ class Memory:
 
     def __init__(self, journal: Journal[Line] | None = None) -> None:
         self.accuracies: dict[Assignment, float] = {}
-        self.latencies: dict[tuple[Assignment, str], Measurement] = {}
+        self.sessions: dict[tuple[str, tuple[str, ...]], list[Timed]] = {}
+        """Sessions on a unit, by the networks that were timed, in order; some were stopped."""
         self.races: dict[tuple[Assignment, ...], tuple[float, ...]] = {}
         self._journal = journal
         for line in journal.lines if journal else ():
@@ -71,8 +84,8 @@ class Memory:
             self.accuracies[line.assignment] = line.accuracy
         elif isinstance(line, Raced):
             self.races[line.current, *line.candidates] = line.accuracies
-        else:
-            self.latencies[line.assignment, line.target_sha256] = line.latency
+        elif isinstance(line, Timed):
+            self.sessions.setdefault((line.unit_sha256, line.models), []).append(line)
 
 
 @contextmanager

@@ -10,18 +10,21 @@ import numpy as np
 
 from nas import search
 from nas.errors import UserError
-from nas.search.problem import meets
-from nas.slim.delivery import Candidates
+from nas.search.problem import Costs, meets
+from nas.slim.candidates import Candidates
+from nas.slim.loop import is_clearly_better
 from nas.slim.plan import target_text
-from nas.slim.result import EvaluatedNetwork, MethodResult, WalkAction, WalkStep
+from nas.slim.result import COUNTS, EvaluatedNetwork, MethodResult, WalkAction, WalkStep
 from nas.space import Assignment, Choice
 from nas.training.supernets import path_probabilities
 
 CORRECTION_SHARE = 0.1
 """Of the evaluations; kept for the searches after a measurement above the target."""
+NEAR = 0.95
+"""The share of a bound from which a network counts as near it."""
 UNIFORM_NETWORKS = 12
 """Uniformly scaled networks that are evaluated along the scale: a frontier of few points."""
-Targets = Sequence[Mapping[str, float]]
+Targets = Sequence[Costs]
 BASELINES: Mapping[str, Callable[..., search.Solution]] = {
     "random": search.search_randomly,
     "evolution": search.evolve,
@@ -42,21 +45,58 @@ class Method(ABC):
         self._rng = np.random.default_rng(plan.seed)
         self._left = plan.evaluations * len(plan.targets)
         self._kept = int(CORRECTION_SHARE * self._left)
-        self._chosen: dict[frozenset[tuple[str, float]], Assignment] = {}
+        self._searched: dict[frozenset[tuple[str, float]], Assignment] = {}
+        self._clearly_best: set[Assignment] = set()
 
-    def choose(self, bounds: Mapping[str, float]) -> Assignment:
-        """The best network found within all bounds; the first call searches for all targets."""
+    def choose(self, bounds: Costs) -> Assignment:
+        """A network within all bounds, near them if that costs no clear difference in accuracy.
+
+        The first call searches for all targets; later ones for new bounds, while evaluations last.
+        """
         targets = self.candidates.plan.targets
-        if not self._chosen:
+        if not self._searched:
             bests = self._search(targets, max(1, self._left - self._kept))
-            self._chosen = {
-                frozenset(target.items()): best for target, best in zip(targets, bests, strict=True)
-            }
-        key = frozenset(bounds.items())
-        if key not in self._chosen:
-            granted = max(1, min(self._left, self._kept // (2 * len(targets))))
-            (self._chosen[key],) = self._search((bounds,), granted)
-        return self._chosen[key]
+            self._searched = {_key(it): best for it, best in zip(targets, bests, strict=True)}
+        key = _key(bounds)
+        if key not in self._searched:
+            granted = min(self._left, self._kept // (2 * len(targets)))
+            if granted < 1 and self._fitting(bounds):
+                self._searched[key] = self._best(bounds)
+            else:
+                (self._searched[key],) = self._search((bounds,), max(1, granted))
+        return self._near(self._searched[key], bounds)
+
+    def explain(self, chosen: Assignment, ms: float) -> str:
+        """Why a chosen network, measured at ``ms``, is not near its target."""
+        if chosen in self._clearly_best:
+            return "its network is clearly more accurate than those that it found near the target"
+        return f"found no network between {ms:.3f} ms and the target"
+
+    def _near(self, best: Assignment, bounds: Costs) -> Assignment:
+        """The most accurate of those near the bounds; the best where it is clearly better."""
+        candidates = self.candidates
+        if bounds.keys() <= set(COUNTS) or self._share(best, bounds) >= NEAR:
+            return best
+        near = [one for one in self.evaluated if NEAR <= self._share(one, bounds) <= 1]
+        if not near:
+            return best
+        found = max(near, key=lambda one: (self.evaluated[one], self._share(one, bounds)))
+        accuracy, images = candidates.accuracy(best), len(candidates.dataset.search)
+        if not is_clearly_better(accuracy, self.evaluated[found], images):
+            return found
+        if best not in self._clearly_best:
+            self._clearly_best.add(best)
+            candidates.progress.say(
+                f"{self.name}: takes a network at {100 * self._share(best, bounds):.0f} % of its "
+                f"bound, {100 * (accuracy - self.evaluated[found]):.1f} points more accurate than "
+                "any near it"
+            )
+        return best
+
+    def _share(self, network: Assignment, bounds: Costs) -> float:
+        """The largest share of a bound that a network takes."""
+        costs = self.candidates.prices.cost(network)
+        return max(costs[name] / bound for name, bound in bounds.items())
 
     @abstractmethod
     def _search(self, targets: Targets, evaluations: int) -> Sequence[Assignment]:
@@ -66,11 +106,13 @@ class Method(ABC):
         self._left -= len(evaluated.keys() - self.evaluated.keys())
         self.evaluated |= evaluated
 
-    def _best(self, target: Mapping[str, float]) -> Assignment:
-        """The most accurate evaluated network within a target; ValueError if there is none."""
+    def _fitting(self, bounds: Costs) -> list[Assignment]:
         cost = self.candidates.prices.cost
-        fitting = [one for one in self.evaluated if meets(cost(one), target)]
-        return max(fitting, key=lambda one: self.evaluated[one])
+        return [one for one in self.evaluated if meets(cost(one), bounds)]
+
+    def _best(self, bounds: Costs) -> Assignment:
+        """The most accurate evaluated network within bounds; ValueError if there is none."""
+        return max(self._fitting(bounds), key=lambda one: self.evaluated[one])
 
     def result(self) -> MethodResult:
         """All that it evaluated; the area is that up to the largest network's cost and chance."""
@@ -100,6 +142,10 @@ class Method(ABC):
         )
 
 
+def _key(bounds: Costs) -> frozenset[tuple[str, float]]:
+    return frozenset(bounds.items())
+
+
 def _named(action: search.Action, choice: Choice) -> WalkAction:
     return WalkAction(
         choice=choice.name,
@@ -115,12 +161,19 @@ class Uniform(Method):
 
     name = "uniform"
 
+    def choose(self, bounds: Costs) -> Assignment:
+        """The largest share that is within all bounds; the scale has nothing else near them."""
+        if not self.evaluated:
+            self._search(self.candidates.plan.targets, 1)
+        (found,) = self._search((bounds,), 1)
+        return found
+
     def _search(self, targets: Targets, evaluations: int) -> list[Assignment]:  # noqa: ARG002
         space, problem = self.candidates.space, self.candidates.problem
         scaled = [search.scale_uniformly(space.uniform, problem.within(it)) for it in targets]
         found = [space.canonical(one) for one in scaled]
         between = []
-        if self.candidates.plan.baselines:
+        if self.candidates.plan.baselines and not self.evaluated:
             shares, most = np.linspace(0, 1, 100), max(map(sum, found))
             scale = dict.fromkeys(space.canonical(space.uniform(share)) for share in shares)
             smaller = [one for one in scale if one not in found and sum(one) < most]
@@ -129,6 +182,9 @@ class Uniform(Method):
         for one in (*between, *found):
             self.evaluated[one] = self.candidates.accuracy(one)
         return found
+
+    def explain(self, chosen: Assignment, ms: float) -> str:  # noqa: ARG002
+        return f"no scaled network lies between {ms:.3f} ms and the target"
 
 
 class Baseline(Method):

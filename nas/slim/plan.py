@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from nas.documents import Value
 from nas.errors import UserError
+from nas.latency.estimator import State
 from nas.latency.table import Prices, latency_names
 from nas.search import STRATEGIES, InfeasibleTarget, Problem, mobile_efficiency_score
 from nas.search.problem import EXPONENTS, UNITS, Costs, unjudged
@@ -56,8 +57,8 @@ def weighted_score(terms: Mapping[str, Term], costs: Costs) -> float:
 class Plan(Value):
     """Bounds and how to search; each method has ``evaluations`` for each target.
 
-    ``targets`` are upper bounds of costs, the loosest first. ``terms`` make the Mobile Efficiency
-    Score. Without ``baselines`` uniform scaling alone is compared.
+    ``targets`` are upper bounds of costs, the loosest first, of latencies in ``state``. ``terms``
+    make the Mobile Efficiency Score. Without ``baselines`` uniform scaling alone is compared.
     """
 
     targets: Annotated[tuple[dict[str, float], ...], Field(min_length=1)]
@@ -65,6 +66,7 @@ class Plan(Value):
     strategy: Strategy = "frontier"
     evaluations: Annotated[int, Field(gt=0)] = 100
     baselines: bool = True
+    state: State = "warm"
     seed: Annotated[int, Field(ge=0)] = 0
 
     def score(self, costs: Costs) -> float:

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
 from nas.documents import Value, read_document, write_atomically, write_json
 from nas.errors import UserError
+from nas.latency.estimator import STATES, State
 from nas.search.problem import Costs, meets
 from nas.slim.plan import Term, target_text, weighted_score
 from nas.space import Assignment
@@ -102,9 +103,13 @@ class LayerShare(Value):
 
 
 class MeasuredLatency(Value):
-    """A predicted latency (``cost`` names it) and a measured one with its 95 % interval, in ms."""
+    """A predicted latency and a measured one with its 95 % interval, in ms of the table's unit.
+
+    ``cost`` names the table; files of version 0.1 lack ``state``.
+    """
 
     cost: str
+    state: State = "warm"
     predicted: float
     measured: float
     low: float
@@ -114,7 +119,9 @@ class MeasuredLatency(Value):
 class FinalNetwork(Value):
     """A network of the final table; ``target`` is None for the largest.
 
-    ``int8_agreement`` is the share of images to which int8 and float32 give the same class.
+    ``costs`` are predicted, in the ``state`` that the target's latencies are in. ``latencies`` are
+    in both states. ``int8_agreement`` is the share of images to which int8 and float32 give the
+    same class. ``remark`` says why the network is not near its target, if it is not.
     """
 
     name: str
@@ -127,22 +134,34 @@ class FinalNetwork(Value):
     test_accuracy: float | None
     layers: tuple[LayerShare, ...]
     int8_agreement: float | None = None
+    state: State = "warm"
+    remark: str | None = None
 
-    def measured(self, cost: str) -> MeasuredLatency | None:
-        return next((latency for latency in self.latencies if latency.cost == cost), None)
+    def measured(self, cost: str, state: State | None = None) -> MeasuredLatency | None:
+        """A measured latency, by default in the target's state."""
+        wanted = state or self.state
+        found = (it for it in self.latencies if (it.cost, it.state) == (cost, wanted))
+        return next(found, None)
 
     @property
     def _measurements(self) -> dict[str, float]:
-        return {latency.cost: latency.measured for latency in self.latencies}
+        return {it.cost: it.measured for it in self.latencies if it.state == self.state}
 
     @property
     def fits(self) -> bool:
         """Whether the network meets its target, by measurements where there are any."""
         return meets({**self.costs, **self._measurements}, self.target or {})
 
+    @property
+    def of_target(self) -> float | None:
+        """The measured latency as a share of its bound, the largest if several are bounded."""
+        target = self.target or {}
+        shares = [ms / target[cost] for cost, ms in self._measurements.items() if cost in target]
+        return max(shares, default=None)
+
     def summary(self) -> dict[str, Any]:
         """The network in ``result.json``; ``predicted_ms``, ``measured_ms`` of the first table."""
-        first, found = self.latencies[0], self._measurements
+        first = next(it for it in self.latencies if it.state == self.state)
         return {
             "name": self.name,
             "target": self.target,
@@ -150,17 +169,26 @@ class FinalNetwork(Value):
             "search_accuracy": self.search_accuracy,
             "int8_agreement": self.int8_agreement,
             **{name: int(self.costs[name]) for name in COUNTS},
+            "state": self.state,
             "predicted_ms": first.predicted,
             "measured_ms": first.measured,
             "measured_ms_low": first.low,
             "measured_ms_high": first.high,
+            "of_target": self.of_target,
             "mes": self.score,
             "latencies": {
-                cost: {"predicted": self.costs[cost], "measured": found.get(cost)}
-                for cost in self.costs
-                if cost not in COUNTS
+                cost: self._latency_summary(cost) for cost in self.costs if cost not in COUNTS
             },
+            "remark": self.remark,
         }
+
+    def _latency_summary(self, cost: str) -> dict[str, Any]:
+        """Both states of a measured latency; of one that is only predicted the target's."""
+        found: dict[str, Any] = {}
+        for state in STATES:
+            if it := self.measured(cost, state):
+                found[state] = {"predicted": it.predicted, "measured": it.measured}
+        return found or {self.state: {"predicted": self.costs[cost], "measured": None}}
 
 
 class Comparison(Value):
@@ -252,6 +280,11 @@ class SearchResult(Value):
         return next(iter(self.targets[0]))
 
     @property
+    def state(self) -> State:
+        """The state that latencies of targets are in."""
+        return self.networks[0].state
+
+    @property
     def delivered(self) -> tuple[FinalNetwork, ...]:
         """The networks of the method ``wanted``, one for each target."""
         return tuple(network for network in self.networks if network.name == self.wanted)
@@ -272,6 +305,7 @@ class SearchResult(Value):
         fields = self.model_dump(mode="json", include=set(names))
         return {
             **{name: fields[name] for name in names},
+            "state": self.state,
             "evaluations": len(self.points()),
             "methods": [
                 {"name": it.name, "evaluations": len(it.evaluated), "hypervolume": it.hypervolume}

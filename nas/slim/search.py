@@ -18,7 +18,8 @@ from nas.latency.target import detect_again
 from nas.machine import keep_freed_memory
 from nas.progress import SILENT, Progress
 from nas.search.study import SamplerName, evaluated_in, make_sampler, open_study, work
-from nas.slim.delivery import Candidates
+from nas.slim.candidates import Candidates
+from nas.slim.delivery import deliver
 from nas.slim.journal import Identity, Memory, open_journal
 from nas.slim.methods import BASELINES, Baseline, Method, Searched, Slimming, Uniform
 from nas.slim.plan import Plan, target_text
@@ -52,7 +53,7 @@ def slim_run(
     accept_tables: bool = False,
 ) -> SearchResult:
     """Slim to each target; what does not fit together raises UserError before images are read."""
-    prices = Prices(run.space, tables)
+    prices = Prices(run.space, tables, plan.state)
     if plan.strategy == "importance":
         run.require_path_choice()
     measured = _usable_tables(run, prices, accept_tables=accept_tables, must_measure=True)
@@ -92,7 +93,7 @@ def search_run(
     accept_tables: bool = False,
 ) -> SearchResult | None:
     """Evaluate beside other workers; the first that is done delivers, the others return None."""
-    prices = Prices(run.space, tables)
+    prices = Prices(run.space, tables, plan.state)
     measured = _usable_tables(run, prices, accept_tables=accept_tables, must_measure=False)
     plan.require_possible(prices)
     if not force:
@@ -102,7 +103,9 @@ def search_run(
         # other workers must draw other numbers; those of other folders need a seed of their own
         seed = plan.seed if is_first else None
         hashes = f"weights {run.weights_sha256[:12]}, images {run.split_sha256[:12]}"
-        subject = f"{sampler} on {run.space.name} to {target_text(plan.targets[0])} ({hashes})"
+        cold = " cold" if plan.state == "cold" else ""
+        wanted = f"{target_text(plan.targets[0])}{cold}"
+        subject = f"{sampler} on {run.space.name} to {wanted} ({hashes})"
         study = open_study(storage or str(out / STORAGE), run.space.name, subject=subject)
         _warn(prices, measured, progress)
         torch.set_num_threads(1)
@@ -178,9 +181,7 @@ def _read_images(run: Run) -> Dataset:
 def _finish(run: Run, candidates: Candidates, methods: Sequence[Method], out: Path) -> SearchResult:
     """Deliver and judge each method's networks, and write the result; the last is ``wanted``."""
     plan, space, (*_, main) = candidates.plan, candidates.space, methods
-    networks = [candidates.deliver("largest", None, candidates.largest)]
-    for target in plan.targets:
-        networks += [candidates.deliver_within(it.name, target, it.choose) for it in methods]
+    networks = deliver(candidates, methods)
     hits = {
         made: find_hits(one.executed, candidates.dataset.test.at(made.input_size)).numpy()
         for made, one in {it.architecture: it for it in networks}.items()

@@ -108,10 +108,15 @@ def test_the_walk_ends_where_its_last_step_leads(result):
     assert latency["y"][-1] == last.actions[last.taken].costs["latency_ms"]
 
 
-def test_error_bars_end_at_the_interval(result):
-    _, *traces = latency_figure(result)["data"]
-    for trace, network in zip(traces, result.networks, strict=True):
-        (measured,) = network.latencies
+@pytest.mark.parametrize("state", ["warm", "cold"])
+def test_error_bars_end_at_the_interval_in_the_state_of_the_targets(result, state):
+    networks = tuple(it.model_copy(update={"state": state}) for it in result.networks)
+    figure = latency_figure(result.model_copy(update={"networks": networks}))
+    assert figure["layout"]["xaxis"]["title"]["text"] == f"predicted ({state} ms)"
+    _, *traces = figure["data"]
+    for trace, network in zip(traces, networks, strict=True):
+        (measured,) = (it for it in network.latencies if it.state == state)
+        assert (trace["x"], trace["y"]) == ([measured.predicted], [measured.measured])
         assert trace["y"][0] + trace["error_y"]["array"][0] == pytest.approx(measured.high)
         assert trace["y"][0] - trace["error_y"]["arrayminus"][0] == pytest.approx(measured.low)
 

@@ -9,6 +9,7 @@ import pytest
 from nas.errors import UserError
 from nas.report import describe_search, write_search
 from nas.report.page import read_folder, render_page, write_folder_page, write_page
+from nas.report.terminal import STATES_MEAN
 from nas.slim.result import FILES, SearchResult
 
 VOID = {"meta", "link", "input", "br"}
@@ -91,12 +92,37 @@ def test_the_page_carries_plotly_and_stays_small(page, result):
 def test_the_page_shows_every_network_and_every_layer(page, result):
     for network in result.networks:
         assert f"{100 * network.test_accuracy:.1f} %" in page.text
-        (measured,) = network.latencies
-        assert f"{measured.measured:.3f}" in page.text
+        for latency in network.latencies:
+            assert f"{latency.measured:.3f}" in page.text
+            assert f"{latency.low:.3f} to {latency.high:.3f}" in page.text
+        if network.of_target:
+            assert f"{100 * network.of_target:.1f} %" in page.text
         for layer in network.layers:
             assert layer.slot.partition(".")[2] in page.text
             assert layer.layer.partition(" ")[2] in page.text
     assert page.text.count("share of the latency") == 1
+
+
+def test_the_page_says_what_warm_and_cold_mean_where_it_shows_both(page, result):
+    heads = [f"measured {state} ms" for state in ("warm", "cold")]
+    assert heads[0] in page.text
+    assert "cold ms" in page.text
+    assert STATES_MEAN in page.text
+    cold = tuple(it.model_copy(update={"state": "cold"}) for it in result.networks)
+    assert heads[1] in Page(render_page(result.model_copy(update={"networks": cold}))).text
+    older = tuple(it.model_copy(update={"latencies": it.latencies[:1]}) for it in result.networks)
+    text = Page(render_page(result.model_copy(update={"networks": older}))).text
+    assert "cold" not in text
+
+
+def test_a_remark_on_a_network_stands_below_its_table(page, result):
+    remark = "no scaled network lies between 0.8 ms and the target"
+    assert remark not in page.text
+    *others, last = result.networks
+    last = last.model_copy(update={"remark": remark})
+    changed = result.model_copy(update={"networks": (*others, last)})
+    assert f"{last.name}, at most " in Page(render_page(changed)).text
+    assert f" ms: {remark}" in Page(render_page(changed)).text
 
 
 def test_shares_of_a_network_add_up(result):
@@ -231,7 +257,7 @@ def test_the_page_of_an_older_result_shows_its_verdict_as_it_was_written(result)
 
 
 def test_a_network_that_misses_its_target_when_measured_is_marked(result):
-    (latency,) = result.networks[-1].latencies
+    latency, _ = result.networks[-1].latencies
     slow = latency.model_copy(update={"measured": 1.1 * result.targets[0]["latency_ms"]})
     networks = (result.networks[0], result.networks[-1].model_copy(update={"latencies": (slow,)}))
     assert "missed" not in Page(render_page(result)).text

@@ -13,16 +13,19 @@ from nas.report.terminal import (
 
 
 def final(result, name, target, *, predicted, measured):
-    """A network with a latency of each of two tables, of which this machine measures ``cpu``."""
+    """A network with a latency of each of two tables, of which this machine measures ``cpu``.
+
+    ``measured`` are the latencies of that, warm and cold.
+    """
     (network, *_) = result.networks
-    (latency,) = network.latencies
     costs = {"latency_ms[cpu]": predicted[0], "latency_ms[gpu]": predicted[1]}
     update = {
         "name": name,
         "target": target,
         "costs": {**costs, "params": 2e6, "macs": 3e8},
-        "latencies": (
-            latency.model_copy(update={"cost": "latency_ms[cpu]", "measured": measured}),
+        "latencies": tuple(
+            latency.model_copy(update={"cost": "latency_ms[cpu]", "measured": ms})
+            for latency, ms in zip(network.latencies, measured, strict=True)
         ),
         "test_accuracy": 0.5,
         "score": 101.25,
@@ -30,30 +33,79 @@ def final(result, name, target, *, predicted, measured):
     return network.model_copy(update=update)
 
 
-def test_every_latency_has_its_columns_and_a_family_its_targets(result, capsys):
-    networks = [
-        final(result, "largest", None, predicted=(1.5, 0.25), measured=1.6),
-        final(result, "slimmed", {"latency_ms[cpu]": 1.2}, predicted=(1.1, 0.2), measured=1.15),
-        final(result, "slimmed", {"latency_ms[cpu]": 0.9}, predicted=(0.8, 0.1), measured=0.85),
+def of_two_tables(result):
+    small, smaller = {"latency_ms[cpu]": 1.2}, {"latency_ms[cpu]": 0.9}
+    return [
+        final(result, "largest", None, predicted=(1.5, 0.25), measured=(1.6, 2.6)),
+        final(result, "slimmed", small, predicted=(1.1, 0.2), measured=(1.15, 1.85)),
+        final(result, "slimmed", smaller, predicted=(0.8, 0.1), measured=(0.825, 1.75)),
     ]
-    print_networks(networks, title="tiny")
+
+
+def test_every_latency_has_its_columns_and_a_family_its_targets(result, capsys):
+    print_networks(of_two_tables(result), title="tiny")
     printed = capsys.readouterr().out
+    assert re.search(r" target +test accuracy .* of target +MES", printed)
+    assert printed.count("[cpu]") == 3
+    assert printed.count("[gpu]") == 2, "predicted and measured; cold it was not measured"
     assert re.search(
-        r"target +test accuracy +parameters +MACs +predicted ms \[cpu\] +measured ms \[cpu\] +"
-        r"predicted ms \[gpu\] +measured ms \[gpu\] +MES",
+        r"slimmed +0\.9 +50\.0 % +2\.00 M +300\.00 M +0\.800 +0\.825 +1\.750 +0\.100 +- +"
+        r"91\.7 % +101\.2",
         printed,
     )
-    assert re.search(
-        r"slimmed +0\.9 +50\.0 % +2\.00 M +300\.00 M +0\.800 +0\.850 +0\.100 +- +101\.2", printed
-    )
     assert re.search(r"largest +- ", printed)
+
+
+@pytest.mark.parametrize(
+    ("state", "columns"),
+    [
+        ("warm", "predicted warm ms measured warm ms cold ms of target"),
+        ("cold", "predicted cold ms measured cold ms warm ms of target"),
+    ],
+)
+def test_the_states_target_has_the_first_columns_and_one_sentence_says_what_states_are(
+    result, capsys, state, columns
+):
+    networks = [it.model_copy(update={"state": state}) for it in result.networks]
+    print_networks(networks, title="tiny")
+    printed = capsys.readouterr().out
+    assert columns in " ".join(printed.split())
+    assert printed.endswith(
+        "warm: the network runs again and again, as a benchmark's loop does; cold: its first run "
+        "after other work had the caches, as in an application.\n"
+    )
+    (row,) = (line.split() for line in printed.splitlines() if line.startswith("  uniform"))
+    uniform = next(it for it in networks if it.name == "uniform")
+    first, second = uniform.latencies if state == "warm" else uniform.latencies[::-1]
+    target = uniform.target["latency_ms"]
+    assert row[-6:-3] == [
+        f"{it:.3f}" for it in (uniform.costs["latency_ms"], first.measured, second.measured)
+    ]
+    assert row[-3] == f"{100 * first.measured / target:.1f}"
+
+
+def test_a_result_of_version_0_1_has_no_column_of_cold_latencies(result, capsys):
+    networks = [it.model_copy(update={"latencies": it.latencies[:1]}) for it in result.networks]
+    print_networks(networks, title="tiny")
+    printed = capsys.readouterr().out
+    assert "measured warm ms" in printed
+    assert "cold" not in printed
+
+
+def test_a_network_far_from_its_target_has_a_line_that_says_why(result, capsys):
+    remark = "no scaled network lies between 0.825 ms and the target"
+    *others, last = of_two_tables(result)
+    print_networks([*others, last.model_copy(update={"remark": remark})], title="tiny")
+    assert f"\nslimmed to 0.9: {remark}\n" in capsys.readouterr().out
+    print_networks([last.model_copy(update={"remark": remark})], title="tiny")
+    assert f"\nslimmed: {remark}\n" in capsys.readouterr().out
 
 
 def test_a_search_ends_with_its_verdicts_and_one_target_needs_no_column(result, capsys):
     print_search(result)
     printed = capsys.readouterr().out
     assert "demo_64px, digits" in printed
-    assert "target  " not in printed
+    assert not re.search("(?<!of )target  ", printed)
     assert printed.endswith(f"{result.verdicts[0]}\n\n")
 
 

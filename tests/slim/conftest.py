@@ -1,21 +1,26 @@
 """A trained run on a space of seconds, and latency tables of this machine and of another."""
 
 import hashlib
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nas.latency import measure
 from nas.latency.calibration import Calibration
-from nas.latency.table import LatencyTable, Row
+from nas.latency.estimator import STATES, Visit
+from nas.latency.measure import REFERENCE
+from nas.latency.survey import network_name
+from nas.latency.table import LatencyTable, Provenance, Row, space_hash
 from nas.latency.target import detect_target
-from nas.slim import delivery
+from nas.latency.unit import Reference
+from nas.slim import candidates
 from nas.space import SearchSpace
 from nas.training.run import Run
 from nas.training.settings import DataSettings, SupernetSettings
 from nas.training.supernets import train_supernet
 
-EXAMPLE = Path(__file__).parents[2] / "latency_tables" / "example_cpu.csv"
 SPACE = {
     "name": "tiny",
     "input_size": 32,
@@ -35,13 +40,13 @@ SPACE = {
     "head": {"kind": "classifier"},
 }
 LARGEST_MS = 3.0
-"""What the tables below predict; a hundred times what is measured, so that no target is missed."""
+"""What the tables below predict, and what the machine of these tests takes."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def exports():
     """Networks are exported once: most tests deliver the same few networks of one run."""
-    known, export = {}, delivery.to_checked_onnx
+    known, export = {}, candidates.to_checked_onnx
 
     def export_once(network, input_shape):
         digest = hashlib.sha256(repr((network, input_shape)).encode())
@@ -52,7 +57,7 @@ def exports():
         return known[digest.digest()]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delivery, "to_checked_onnx", export_once)
+        patch.setattr(candidates, "to_checked_onnx", export_once)
         yield known
 
 
@@ -67,27 +72,103 @@ def run(tmp_path_factory):
     return run
 
 
+def provenance_of(space, reference, **changes):
+    """The evidence of a table that was measured on this machine, but for its validation."""
+    fields = {
+        "space": space.name, "space_argument": "tiny.yaml", "space_sha256": space_hash(space),
+        "target": detect_target(), "reference": reference, "calibration": Calibration(),
+        "validation": None, "date": "2026-01-01", "nas_version": "0.2", "load_average": None,
+        "seed": 0,
+    }  # fmt: skip
+    return Provenance(**{**fields, **changes})
+
+
 @pytest.fixture(scope="session")
 def table(run):
-    """Latencies and sizes by the channels of each layer, for what this machine offers."""
-    rows = {}
-    for key, layer in run.space.layers().items():
+    """Latencies and sizes by the channels of each layer; cold they take twice as long and more."""
+    rows, space = {}, run.space
+    for key, layer in space.layers().items():
         size = len(key[0]) + key[1][0] * getattr(layer, "expansion", 1)
-        rows[key] = Row(size, size, size, 10 * size, 100 * size, "ok")
-    example = LatencyTable.load(EXAMPLE)
-    provenance = example.provenance.model_copy(
-        update={"target": detect_target(), "calibration": Calibration(factor=1.0)}
+        warm, cold = (size, size, size), (2 * size + 9, 2 * size + 9, 2 * size + 9)
+        rows[key] = Row(*warm, *cold, 10 * size, 100 * size, "ok")
+    reference = Reference(network=space.smallest(), warm_ms=1.0, cold_ms=1.0)
+    raw = LatencyTable(rows, provenance_of(space, reference), Path("cpu.csv"))
+    factor = LARGEST_MS / raw.predict(space.largest())
+    calibration = Calibration(factor=factor, cold_factor=factor)
+    return with_unit(
+        replace(raw, provenance=provenance_of(space, reference, calibration=calibration))
     )
-    raw = LatencyTable(rows, provenance, Path("cpu.csv"))
-    factor = LARGEST_MS / raw.predict(run.space.largest())
-    calibrated = provenance.model_copy(update={"calibration": Calibration(factor=factor)})
-    return replace(raw, provenance=calibrated)
+
+
+def with_unit(table):
+    """The table with what it predicts for its reference as the latencies of that."""
+    network = table.provenance.reference.network
+    warm, cold = (table.predict(network, state) for state in STATES)
+    reference = Reference(network=network, warm_ms=warm, cold_ms=cold)
+    return replace(table, provenance=table.provenance.model_copy(update={"reference": reference}))
 
 
 @pytest.fixture(scope="session")
 def tables(table):
     """This machine's, and one of another where everything takes twice as long."""
-    target = table.target.model_copy(update={"cpu_model": "Zilog Z80"})
-    calibration = Calibration(factor=2 * table.calibration.factor)
-    provenance = table.provenance.model_copy(update={"target": target, "calibration": calibration})
-    return {"here": table, "old": replace(table, provenance=provenance, path=Path("old.csv"))}
+    factor = 2 * table.calibration.factor
+    update = {
+        "target": table.target.model_copy(update={"cpu_model": "Zilog Z80"}),
+        "calibration": Calibration(factor=factor, cold_factor=factor),
+    }
+    provenance = table.provenance.model_copy(update=update)
+    return {
+        "here": table,
+        "old": with_unit(replace(table, provenance=provenance, path=Path("old.csv"))),
+    }
+
+
+class Machine:
+    """A machine of known latencies, (warm, cold) by the names of graphs.
+
+    ``slowness`` is a factor by the number of visits before. ``sessions`` are the graphs that were
+    visited together.
+    """
+
+    def __init__(self, latencies):
+        self.latencies, self.sessions, self.visits = latencies, [], 0
+        self.slowness = lambda visits: 1.0
+
+    def turns(self, _target, _graphs, rng, regular, _progress):
+        """What stands in for ``nas.latency.visits.Turns``, which runs the graphs."""
+        return _FakeTurns(self, rng, regular)
+
+    def visit(self, name):
+        warm, cold = (ms * self.slowness(self.visits) for ms in self.latencies[name])
+        self.visits += 1
+        return Visit(name, warm, cold, 10, 0.01)
+
+
+class _FakeTurns:
+    def __init__(self, machine, rng, regular):
+        self.machine, self.rng, self.regular = machine, rng, regular
+
+    def visit(self, counts):
+        self.machine.sessions.append(set(counts))
+        order = [name for name, count in counts.items() for _ in range(count)]
+        for place, index in enumerate(self.rng.permutation(len(order))):
+            regular = [self.regular] if place % 4 == 0 else []
+            yield [self.machine.visit(name) for name in (*regular, order[index])]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine(run, table):
+    """Takes what the table predicts; tests change that, and its speed, with ``monkeypatch``."""
+    sizes = map(range, run.space.sizes)
+    networks = {run.space.decode(one) for one in itertools.product(*sizes)}
+    found = Machine(
+        {
+            network_name(network): tuple(table.predict(network, state) for state in STATES)
+            for network in networks
+        }
+    )
+    reference = table.provenance.reference
+    found.latencies[REFERENCE] = (reference.warm_ms, reference.cold_ms)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "Turns", found.turns)
+        yield found

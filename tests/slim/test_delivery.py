@@ -1,64 +1,111 @@
-import numpy as np
+"""What a search delivers on a machine of known latencies."""
+
 import pytest
 
-from nas.errors import UserError
-from nas.latency.measure import Measurement
+from nas.latency.survey import network_name
 from nas.latency.table import Prices
 from nas.progress import SILENT
-from nas.slim.delivery import CORRECTIONS, Candidates, target_sha256
-from nas.slim.journal import Identity, Measured, open_journal
+from nas.slim.candidates import Candidates
+from nas.slim.delivery import deliver, layer_shares
+from nas.slim.journal import Memory
+from nas.slim.methods import Slimming, Uniform
 from nas.slim.plan import Plan
 
-TARGET = {"latency_ms": 2.9, "params": 1e9}
+TARGET = {"latency_ms": 2.4}
 
 
 @pytest.fixture
-def candidates(run, table, tmp_path):
-    """Its journal says that the largest network was measured at three times what is predicted."""
-    plan = Plan(targets=(TARGET,))
-    prices = Prices(run.space, {"cpu": table})
-    identity = Identity(weights_sha256="", images_sha256="", plan=plan)
-    with open_journal(tmp_path / "j.jsonl", identity, resume=False) as journal:
-        slow = 3 * prices.cost(largest(run))["latency_ms"]
-        found = Measurement(slow, slow, slow, 1, "ok")
-        journal.add(
-            Measured(
-                assignment=largest(run), target_sha256=target_sha256(table.target), latency=found
-            )
-        )
-        dataset = run.data.load(32)
+def delivered(run, table):
+    """A function that delivers by uniform scaling and slimming, from the largest network on."""
+    supernet, dataset = run.load_supernet(), run.data.load(32)
+
+    def delivered(*targets, progress=SILENT, **changes):
+        plan = Plan(targets=targets or (TARGET,), evaluations=20, baselines=False, **changes)
+        prices = Prices(run.space, {"cpu": table}, plan.state)
         measured = prices.measurable()
-        yield Candidates(plan, prices, measured, run.load_supernet(), dataset, journal, SILENT)
+        found = Candidates(plan, prices, measured, supernet, dataset, Memory(), progress)
+        return [it.figures for it in deliver(found, [Uniform(found), Slimming(found)])]
+
+    return delivered
 
 
-def largest(run):
-    return tuple(size - 1 for size in run.space.sizes)
+def names_of(run, figures):
+    return [network_name(run.space.decode(it.assignment)) for it in figures]
 
 
-def test_a_network_measured_above_the_target_lowers_the_bound_by_what_it_is_above(run, candidates):
-    smallest = (0,) * len(run.space.sizes)
-    asked = []
+@pytest.mark.parametrize("state", ["warm", "cold"])
+def test_parts_of_layers_add_up_to_the_prediction(run, tables, state):
+    space = run.space
+    for assignment in ((0,) * len(space.sizes), tuple(size - 1 for size in space.sizes)):
+        architecture = space.decode(assignment)
+        layers = list(layer_shares(architecture, tables, state))
+        assert [it.slot for it in layers] == [layer.slot for layer, _ in architecture.placed()]
+        for name, table in tables.items():
+            parts = [it.costs[name] for it in layers]
+            assert min(parts) > 0
+            assert sum(parts) == pytest.approx(table.predict(architecture, state), rel=1e-9)
+        sizes = table.cost(architecture)
+        assert sum(it.costs["params"] for it in layers) == sizes["params"]
 
-    def choose(bounds):
-        asked.append(dict(bounds))
-        return largest(run) if len(asked) == 1 else smallest
 
-    found = candidates.deliver_within("slimmed", TARGET, choose)
-    assert found.figures.assignment == smallest
-    (latency,) = found.figures.latencies
-    assert latency.high <= 2.9
-    assert asked == [TARGET, {"latency_ms": pytest.approx(2.9 / 3), "params": 1e9}]
+def test_a_machine_that_is_twice_as_slow_delivers_the_same(
+    run, machine, delivered, monkeypatch, recorder
+):
+    before = delivered()
+    progress = recorder()
+    monkeypatch.setattr(machine, "slowness", lambda visits: 2.0)
+    after = delivered(progress=progress)
+    assert names_of(run, after) == names_of(run, before)
+    for mine, theirs in zip(after, before, strict=True):
+        for latency, other in zip(mine.latencies, theirs.latencies, strict=True):
+            assert latency.measured == pytest.approx(other.measured)
+    assert sum("100 % slower now" in line for line in progress.lines) == 1
+    assert not any("going on" in line for line in progress.lines)
 
 
-def test_a_target_that_is_never_met_is_one_line(run, candidates):
-    bounds = []
-    with pytest.raises(UserError) as error:
-        candidates.deliver_within(
-            "slimmed",
-            TARGET,
-            lambda it: (bounds.append(it["latency_ms"]), largest(run))[1],
-        )
-    assert str(error.value).startswith("slimmed: 2.9 ms not met when measured, after 12 corr")
-    assert str(error.value).endswith("nas check-lut cpu.csv")
-    assert len(bounds) == CORRECTIONS
-    assert (np.diff(bounds) <= 0).all()
+def test_a_network_that_takes_longer_than_its_layers_makes_way_for_another(
+    run, machine, delivered, monkeypatch
+):
+    *_, slimmed = before = delivered()
+    name = names_of(run, [slimmed])[0]
+    warm, cold = machine.latencies[name]
+    monkeypatch.setitem(machine.latencies, name, (1.15 * warm, cold))
+    *others, after = delivered()
+    assert names_of(run, others) == names_of(run, before[:-1])
+    assert names_of(run, [after]) != [name]
+    assert after.fits
+    assert after.costs["latency_ms"] < slimmed.costs["latency_ms"]
+
+
+def test_all_networks_were_timed_in_one_last_session(run, machine, delivered):
+    found = delivered({"latency_ms": 2.4}, {"latency_ms": 1.8})
+    assert set(names_of(run, found)) <= machine.sessions[-1]
+
+
+def test_a_target_in_cold_latencies_is_met_cold(table, delivered):
+    warm, cold = delivered(), delivered({"latency_ms": 5.0}, state="cold")
+    assert {it.state for it in cold} == {"cold"}
+    for network in cold[1:]:
+        measured = network.measured("latency_ms")
+        assert measured.state == "cold"
+        assert measured.measured <= 5.0
+        assert measured.predicted == network.costs["latency_ms"]
+        assert network.of_target == pytest.approx(measured.measured / 5.0)
+    largest = {it.state: it.measured for it in warm[0].latencies}
+    assert largest == {it.state: it.measured for it in cold[0].latencies}
+    assert largest["warm"] < largest["cold"] == pytest.approx(cold[0].costs["latency_ms"])
+
+
+def test_a_network_far_below_its_target_says_why(delivered):
+    largest, uniform, slimmed = delivered({"latency_ms": 1.8})
+    assert uniform.of_target < 0.93
+    ms = uniform.measured("latency_ms").measured
+    assert uniform.remark == f"no scaled network lies between {ms:.3f} ms and the target"
+    assert slimmed.of_target >= 0.93
+    assert (largest.remark, slimmed.remark) == (None, None)
+
+
+def test_a_network_that_its_size_holds_below_a_latency_says_so(delivered):
+    _, _, slimmed = delivered({"latency_ms": 2.9, "params": 1200.0})
+    assert slimmed.of_target < 0.93
+    assert slimmed.remark == "bounded by params, not by this latency"

@@ -3,21 +3,24 @@ import re
 import pytest
 
 from nas.errors import UserError
-from nas.latency.measure import Measurement
-from nas.slim.journal import Identity, Judged, Measured, Raced, open_journal
+from nas.latency.estimator import Visit
+from nas.slim.journal import Identity, Judged, Measured, Raced, Timed, open_journal
 from nas.slim.plan import Plan
 
 PLAN = Plan(targets=({"latency_ms": 1.0},))
 IDENTITY = Identity(weights_sha256="w", images_sha256="i", plan=PLAN)
-LATENCY = Measurement(0.1 + 0.2, 0.1, 0.4, 7, "ok", (0.1, 0.3))
+VISITS = (Visit("network a", 0.1 + 0.2, 0.4, 7, 0.01), Visit("reference", 0.1, 0.2, 9, 0.02))
+STOPPED = Timed(unit_sha256="u", models=("network a",), visits=VISITS[:1], is_whole=False)
+WHOLE = Timed(unit_sha256="u", models=("network a",), visits=VISITS, is_whole=True)
 
 
 @pytest.fixture
 def path(tmp_path):
-    """A journal of two evaluations and a measurement."""
+    """A journal of two evaluations, a race and two sessions, the first of which was stopped."""
     with open_journal(tmp_path / "j.jsonl", IDENTITY, resume=False) as journal:
         journal.add(Judged(assignment=(0, 1), accuracy=1 / 3))
-        journal.add(Measured(assignment=(0, 1), target_sha256="t", latency=LATENCY))
+        journal.add(STOPPED)
+        journal.add(WHOLE)
         journal.add(Judged(assignment=(1, 1), accuracy=0.5))
         journal.add(Raced(current=(1, 1), candidates=((0, 1),), accuracies=(0.25,)))
     return tmp_path / "j.jsonl"
@@ -31,8 +34,20 @@ def resumed(path, identity=IDENTITY):
 def test_what_was_added_is_there_again(path):
     journal = resumed(path)
     assert journal.accuracies == {(0, 1): 1 / 3, (1, 1): 0.5}
-    assert journal.latencies == {((0, 1), "t"): LATENCY}
+    assert journal.sessions == {("u", ("network a",)): [STOPPED, WHOLE]}
     assert journal.races == {((1, 1), (0, 1)): (0.25,)}
+
+
+def test_a_latency_of_version_0_1_is_no_session(path):
+    line = Measured(assignment=(0, 1), target_sha256="t", latency={"ms": 0.3, "status": "ok"})
+    before = resumed(path).sessions
+    path.write_text(path.read_text() + line.model_dump_json() + "\n")
+    assert resumed(path).sessions == before
+
+
+def test_a_journal_of_version_0_1_is_of_warm_latencies(path):
+    path.write_text(path.read_text().replace('"state": "warm", ', ""))
+    assert resumed(path).accuracies == {(0, 1): 1 / 3, (1, 1): 0.5}
 
 
 @pytest.mark.parametrize(
@@ -41,6 +56,8 @@ def test_what_was_added_is_there_again(path):
         ({"weights_sha256": "x"}, "is of a search with the weights of another training; name anot"),
         ({"images_sha256": "x"}, "is of a search with other images; name another --out"),
         ({"plan": PLAN.model_copy(update={"seed": 1})}, "was started with seed 0, got 1; name anot"),
+        ({"plan": PLAN.model_copy(update={"state": "cold"})},
+         "was started with state warm, got cold; name anot"),
         ({"plan": PLAN.model_copy(update={"targets": ({"params": 1.0},)})},
          'was started with targets [{"latency_ms": 1.0}], got [{"params": 1.0}]; name another'),
     ],

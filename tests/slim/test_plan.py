@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import UserError
-from nas.latency.table import LatencyTable, Prices
+from nas.latency.table import Prices
 from nas.search import InfeasibleTarget, mobile_efficiency_score
 from nas.slim.plan import (
     Plan,
@@ -14,14 +14,11 @@ from nas.slim.plan import (
     read_targets,
     read_terms,
 )
-from nas.space import SearchSpace
-
-EXAMPLE = Path(__file__).parents[2] / "latency_tables" / "example_cpu.csv"
 
 
 @pytest.fixture(scope="module")
-def prices():
-    return Prices(SearchSpace.load("mobile_64px"), {"cpu": LatencyTable.load(EXAMPLE)})
+def prices(run, table):
+    return Prices(run.space, {"cpu": table})
 
 
 def test_the_published_score_is_the_default():

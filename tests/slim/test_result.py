@@ -107,11 +107,14 @@ def test_a_result_is_the_same_after_a_file(result, tmp_path):
 
 def test_a_file_of_version_0_1_is_read(result, tmp_path):
     data = json.loads(result.model_dump_json())
-    del data["terms"], data["comparisons"], data["walk"], data["networks"][0]["int8_agreement"]
+    (network,) = data["networks"]
+    del data["terms"], data["comparisons"], data["walk"], network["int8_agreement"]
+    del network["state"], network["remark"], network["latencies"][0]["state"]
     (tmp_path / "report.json").write_text(json.dumps(data))
     older = SearchResult.load(tmp_path / "report.json")
     assert older.summary()["verdicts"] == data["verdicts"]
     assert older.methods == result.methods
+    assert older.networks == result.networks
 
 
 def test_a_damaged_result_is_one_line(tmp_path):
@@ -139,13 +142,50 @@ def test_a_network_fits_by_measurements_where_there_are_any():
     assert final(2.1, target=None).fits
 
 
+def in_both_states(state):
+    """Warm it fits 2 ms, cold it does not; of version 0.1 is the form without a state."""
+    warm = MeasuredLatency(cost="latency_ms", predicted=1.9, measured=1.8, low=1.7, high=2.5)
+    cold = warm.model_copy(update={"state": "cold", "predicted": 2.9, "measured": 3.0})
+    return final(0.0, latencies=(warm, cold), state=state)
+
+
+@pytest.mark.parametrize(("state", "ms", "fits"), [("warm", 1.8, True), ("cold", 3.0, False)])
+def test_a_network_meets_its_target_in_the_state_of_the_target(state, ms, fits):
+    network = in_both_states(state)
+    assert network.fits is fits
+    assert network.measured("latency_ms").measured == ms
+    assert network.measured("latency_ms", "cold").measured == 3.0
+    assert network.of_target == pytest.approx(ms / 2)
+    summary = network.summary()
+    assert (summary["state"], summary["measured_ms"]) == (state, ms)
+    assert summary["predicted_ms"] == {"warm": 1.9, "cold": 2.9}[state]
+    assert summary["latencies"] == {
+        "latency_ms": {
+            "warm": {"predicted": 1.9, "measured": 1.8},
+            "cold": {"predicted": 2.9, "measured": 3.0},
+        }
+    }
+
+
+def test_of_several_bounded_latencies_the_tightest_is_that_of_target():
+    latencies = tuple(
+        MeasuredLatency(cost=cost, predicted=1, measured=ms, low=ms, high=ms)
+        for cost, ms in (("latency_ms[a]", 1.0), ("latency_ms[b]", 1.5), ("latency_ms[c]", 9.0))
+    )
+    network = final(0.0, latencies=latencies, target={"latency_ms[a]": 4.0, "latency_ms[b]": 2.0})
+    assert network.of_target == pytest.approx(0.75)
+    assert final(1.0, target={"params": 3.0}).of_target is None
+    assert final(1.0, target=None).of_target is None
+
+
 def test_a_summary_counts_each_network_once(result):
     summary = result.summary()
     assert summary["evaluations"] == 3
     assert [method["evaluations"] for method in summary["methods"]] == [2, 2]
     (row,) = summary["networks"]
     assert (row["params"], row["predicted_ms"], row["measured_ms"]) == (3, 1.0, 1.5)
-    assert row["latencies"] == {"latency_ms": {"predicted": 1.0, "measured": 1.5}}
+    assert row["latencies"] == {"latency_ms": {"warm": {"predicted": 1.0, "measured": 1.5}}}
+    assert summary["state"] == "warm"
 
 
 def hits(right, wrong):

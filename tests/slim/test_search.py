@@ -6,6 +6,7 @@ import pytest
 
 from nas.architecture import Architecture
 from nas.errors import UserError
+from nas.latency.measure import Session
 from nas.search.problem import meets
 from nas.slim.plan import Plan, Term
 from nas.slim.result import SearchResult
@@ -42,9 +43,11 @@ def test_every_method_delivers_within_every_target(found):
     ]  # fmt: skip
     for network in result.networks[1:]:
         assert meets(network.costs, network.target)
-        (latency,) = network.latencies
-        assert latency.cost == "latency_ms[here]"
-        assert latency.measured <= latency.high <= network.target["latency_ms[here]"]
+        assert [(it.cost, it.state) for it in network.latencies] == [
+            ("latency_ms[here]", "warm"), ("latency_ms[here]", "cold")
+        ]  # fmt: skip
+        assert network.fits
+        assert network.measured("latency_ms[here]").measured <= network.target["latency_ms[here]"]
         old, macs = network.costs["latency_ms[old]"], network.costs["macs"]
         assert network.score == pytest.approx(100 / old / (macs / 1e3) ** 0.5)
     assert [it.target for it in result.comparisons] == list(PLAN.targets)
@@ -118,7 +121,7 @@ def without_measurements(result):
 def test_a_resumed_finished_search_measures_and_evaluates_nothing(run, tables, found, monkeypatch):
     out, result = found
     monkeypatch.delattr(Evaluator, "accuracy")
-    monkeypatch.setattr("nas.slim.delivery.measure", None)
+    monkeypatch.delattr(Session, "measure")
     assert slim(run, tables, out, resume=True) == result
 
 
@@ -127,6 +130,9 @@ def test_another_process_is_refused_and_so_are_other_settings(run, tables, found
     other = PLAN.model_copy(update={"evaluations": 9})
     with pytest.raises(UserError, match=r"journal\.jsonl: was started with evaluations 6, got 9"):
         slim(run, tables, out, other, resume=True)
+    cold = PLAN.model_copy(update={"state": "cold", "targets": ({"latency_ms[here]": 9.0},)})
+    with pytest.raises(UserError, match=r"journal\.jsonl: was started with "):
+        slim(run, tables, out, cold, resume=True)
     with (
         hold_lock(out / ".lock", held=""),
         pytest.raises(UserError, match="another process is searching there; wait for it or name"),

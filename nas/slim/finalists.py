@@ -1,0 +1,110 @@
+"""Finalists are timed together: in turns with each other and with the reference of a table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from nas.latency.estimator import Latency, Visit
+from nas.latency.measure import Session
+from nas.latency.table import LatencyTable
+from nas.progress import SILENT, Progress
+from nas.slim.journal import Memory, Timed
+
+SPREAD = 0.10
+"""A machine whose speed varied by more than this is reported."""
+
+
+@dataclass
+class Finalists:
+    """Networks timed on this machine in the unit of a table, session after session.
+
+    Visits of all sessions count; the ``memory`` answers for those of a stopped search. Networks go
+    by the names of ``nas.latency.survey.network_name``.
+    """
+
+    table: LatencyTable
+    memory: Memory = field(default_factory=Memory)
+    progress: Progress = SILENT
+    latencies: dict[str, Latency] = field(default_factory=dict, init=False)
+    visits: list[Visit] = field(default_factory=list, init=False)
+    _spread: tuple[float, float] = field(default=(0.0, 0.0), init=False)
+    _sessions: Counter[tuple[str, ...]] = field(default_factory=Counter, init=False)
+
+    def __post_init__(self) -> None:
+        self._rng = np.random.default_rng(0)
+        self._unit = unit_sha256(self.table)
+        self._has_told_shift = False
+
+    def measure(self, makers: Mapping[str, Callable[[], onnx.ModelProto]]) -> None:
+        """Time these models in one session, unless the memory holds it; sets ``latencies``."""
+        names = tuple(makers)
+        is_whole = self._recall(names)
+        models = makers if is_whole else _made(makers)
+        reference = self.table.provenance.reference
+        session = Session(
+            self.table.target,
+            models,
+            self._rng,
+            reference,
+            progress=self.progress,
+            visits=list(self.visits),
+        )
+        if not is_whole:
+            self._time(names, session)
+        found = session.found()
+        self.latencies |= found.latencies
+        self._spread = found.spread
+        line = reference.describe_shift(found.shift, str(self.table.path))
+        if line and not self._has_told_shift:
+            self._has_told_shift = True
+            self.progress.say(line)
+
+    def tell_spread(self) -> None:
+        """Say if the machine's speed varied much."""
+        low, high = self._spread
+        if max(-low, high) > SPREAD:
+            self.progress.say(
+                f"the machine's speed varied between {100 * low:+.0f} % and {100 * high:+.0f} % "
+                "while networks were measured; latencies are at its median"
+            )
+
+    def _recall(self, names: tuple[str, ...]) -> bool:
+        """Take the visits of the next session of these networks from the memory; is it whole?"""
+        for line in self.memory.sessions.get((self._unit, names), [])[self._sessions[names] :]:
+            self._sessions[names] += 1
+            self.visits += line.visits
+            if line.is_whole:
+                return True
+        return False
+
+    def _time(self, names: tuple[str, ...], session: Session) -> None:
+        is_whole = False
+        try:
+            session.measure()
+            is_whole = True
+        finally:  # what was measured until somebody stopped it is kept too
+            visits = tuple(session.visits[len(self.visits) :])
+            line = Timed(unit_sha256=self._unit, models=names, visits=visits, is_whole=is_whole)
+            self.memory.add(line)
+            self._sessions[names] += 1
+            self.visits += visits
+
+
+def _made(
+    makers: Mapping[str, Callable[[], onnx.ModelProto]],
+) -> dict[str, Callable[[], onnx.ModelProto]]:
+    """Makers of models that are made now: nothing is exported while others are timed."""
+    models = {name: make() for name, make in makers.items()}
+    return {name: lambda model=model: model for name, model in models.items()}  # type: ignore[misc]
+
+
+def unit_sha256(table: LatencyTable) -> str:
+    """Stands in the journal for a target and the reference network that is visited on it."""
+    target, reference = table.target, table.provenance.reference.network
+    return hashlib.sha256(f"{target.model_dump_json()}{reference.to_json()}".encode()).hexdigest()

@@ -1,0 +1,122 @@
+"""Networks timed together on a machine of known latencies, whose speed changes."""
+
+import math
+
+import pytest
+
+from nas.latency.survey import network_name
+from nas.slim.finalists import Finalists
+from nas.slim.journal import Memory
+
+
+@pytest.fixture
+def makers(run):
+    """Three networks of the space; the machine of these tests needs no graphs."""
+    space = run.space
+    networks = space.smallest(), space.decode(space.uniform(0.5)), space.largest()
+    return {network_name(network): object for network in networks}
+
+
+def latencies(finalists, makers):
+    return [ms for name in makers for ms in (it.ms for it in finalists.latencies[name])]
+
+
+def truth(machine, makers):
+    return [ms for name in makers for ms in machine.latencies[name]]
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+def test_a_machine_that_is_slower_now_changes_no_latency(
+    table, machine, makers, monkeypatch, recorder, factor
+):
+    monkeypatch.setattr(machine, "slowness", lambda visits: factor)
+    progress = recorder()
+    finalists = Finalists(table, progress=progress)
+    for _ in range(2):
+        finalists.measure(makers)
+    assert latencies(finalists, makers) == pytest.approx(truth(machine, makers))
+    told = [line for line in progress.lines if "than when cpu.csv was measured" in line]
+    assert len(told) == (factor != 1.0)
+    if told:
+        assert told[0].startswith(
+            f"this machine is {abs(100 * (factor - 1)):.0f} % {'slower' if factor > 1 else 'faster'}"
+        )
+
+
+def test_what_a_network_itself_takes_more_is_measured(table, machine, makers, monkeypatch):
+    _, name, _ = makers
+    warm, cold = machine.latencies[name]
+    monkeypatch.setitem(machine.latencies, name, (1.1 * warm, 1.3 * cold))
+    finalists = Finalists(table)
+    finalists.measure(makers)
+    assert finalists.latencies[name].warm.ms == pytest.approx(1.1 * warm)
+    assert finalists.latencies[name].cold.ms == pytest.approx(1.3 * cold)
+
+
+@pytest.mark.parametrize(("swing", "is_told"), [(0.05, False), (0.3, True)])
+def test_a_machine_whose_speed_varied_much_is_told_of(
+    table, machine, makers, monkeypatch, recorder, swing, is_told
+):
+    start = machine.visits
+    monkeypatch.setattr(
+        machine, "slowness", lambda visits: 1 + swing * math.sin((visits - start) / 15)
+    )
+    progress = recorder()
+    finalists = Finalists(table, progress=progress)
+    for _ in range(4):
+        finalists.measure(makers)
+    assert latencies(finalists, makers) == pytest.approx(truth(machine, makers), rel=0.03)
+    finalists.tell_spread()
+    told = [line for line in progress.lines if line.startswith("the machine's speed varied betw")]
+    assert len(told) == is_told
+
+
+def test_sessions_are_remembered_and_add_up(table, machine, makers):
+    first, memory = Finalists(table), Memory()
+    first.memory = memory
+    some = dict(list(makers.items())[:2])
+    for names in (makers, some, makers):
+        first.measure(names)
+    before = machine.visits
+    again = Finalists(table, memory)
+    again.measure(makers)
+    again.measure(some)
+    assert machine.visits == before, "the memory answered"
+    again.measure(makers)
+    assert again.latencies == first.latencies
+    assert machine.visits == before
+    again.measure(makers)
+    assert machine.visits > before
+
+
+def test_visits_of_a_session_that_was_stopped_are_kept(table, machine, makers, monkeypatch):
+    memory, start = Memory(), machine.visits
+
+    def stop(visits):
+        if visits - start == 12:
+            raise KeyboardInterrupt
+        return 1.0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(machine, "slowness", stop)
+        with pytest.raises(KeyboardInterrupt):
+            Finalists(table, memory).measure(makers)
+    ((stopped,),) = memory.sessions.values()
+    assert not stopped.is_whole
+    assert 10 <= len(stopped.visits) <= 12
+    finalists = Finalists(table, memory)
+    finalists.measure(makers)
+    assert latencies(finalists, makers) == pytest.approx(truth(machine, makers))
+    ((_, whole),) = memory.sessions.values()
+    assert whole.is_whole
+    assert finalists.visits == [*stopped.visits, *whole.visits]
+
+
+def test_a_table_with_another_reference_has_other_sessions(run, table, makers):
+    memory = Memory()
+    Finalists(table, memory).measure(makers)
+    reference = table.provenance.reference.model_copy(update={"network": run.space.largest()})
+    provenance = table.provenance.model_copy(update={"reference": reference})
+    other = type(table)(table.rows, provenance, table.path)
+    Finalists(other, memory).measure(makers)
+    assert len(memory.sessions) == 2
