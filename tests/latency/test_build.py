@@ -175,7 +175,7 @@ def test_a_damaged_table_is_told_from_its_visits_again(built, table, tiny, tmp_p
 def test_a_finished_table_is_measured_on_for_some_minutes(built, table, tiny, settings, tmp_path):
     path = copy(table, tmp_path)
     before = visits_in(path)
-    longer = replace(settings, minutes=0.08, plan=settings.plan._replace(error=0.0))
+    longer = replace(settings, minutes=0.12, plan=settings.plan._replace(error=0.0))
     found = built(tiny, path, settings=longer, resume=True)
     after = visits_in(path)
     assert after[: len(before)] == before
