@@ -63,7 +63,7 @@ class MeasuringPlan(NamedTuple):
     """How many networks calibrate and validate a table, and how well all is to be known.
 
     Each graph gets ``least_visits``; then visits go where they lower the error most, until it is
-    ``error``, a share, or the build has taken ``seconds``, more for each layer beyond 170.
+    ``error``, a share, or the build has taken ``seconds``, which are those of ``USUAL_LAYERS``.
     """
 
     fitted: int
@@ -77,7 +77,7 @@ THOROUGH = MeasuringPlan(fitted=16, held_out=24, least_visits=4, error=0.008, se
 QUICK = MeasuringPlan(fitted=8, held_out=12, least_visits=4, error=0.012, seconds=40)
 
 USUAL_LAYERS = 170
-"""Layers of the default space, for which a plan's seconds are meant."""
+"""Layers of the default space, for which a plan's seconds are meant; of few layers it is half."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class _Building:
                 )
 
     def _seconds_left(self) -> float:
-        limit = self.plan.seconds * max(1.0, len(self.survey.probes) / USUAL_LAYERS)
+        limit = self.plan.seconds * max(0.5, len(self.survey.probes) / USUAL_LAYERS)
         if self.settings.minutes:
             limit = 60 * self.settings.minutes
         return self.begun + limit - time.monotonic()
