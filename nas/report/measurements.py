@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nas.latency.estimator import STATES
 from nas.latency.profile import OPERATORS, PARTS
-from nas.report.terminal import print_table, shape_text, share
+from nas.report.terminal import STATES_MEAN, print_table, shape_text, share
 
 if TYPE_CHECKING:
     from nas.latency.calibration import Figures, Validation
@@ -112,10 +112,7 @@ def print_found(found: Found, files: Mapping[str, str], *, title: str) -> None:
         rows,
         title=title,
     )
-    print(
-        "warm: the network runs again and again, as a benchmark's loop does; cold: its first run "
-        "after other work had the caches, as in an application."
-    )
+    print(STATES_MEAN)
     if line := spread_line(found.spread):
         print(line)
 
