@@ -18,6 +18,9 @@ from nas.latency.estimator import STATES, State
 WORTH_TELLING = 0.03
 """A machine that is faster or slower than a table's by more than this is reported."""
 
+WORTH_SPREAD = 0.10
+"""A machine whose speed varied by more than this share is reported."""
+
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -46,3 +49,17 @@ class Reference(Value):
             f"its reference network takes {now:.3f} ms, then {then:.3f} ms ({state}); latencies "
             "are told as of then"
         )
+
+
+def describe_spread(spread: tuple[float, float]) -> str | None:
+    """A line on a machine whose speed varied while it measured; None where it hardly did.
+
+    ``spread``: how much faster and slower than in the median it was, 5 % of the time each.
+    """
+    faster, slower = spread
+    if max(-faster, slower) <= WORTH_SPREAD:
+        return None
+    return (
+        f"this machine's speed varied while it measured: runs took {100 * faster:+.0f} % to "
+        f"{100 * slower:+.0f} % of their median; that is taken out"
+    )

@@ -77,6 +77,7 @@ class Stopwatch:
     def visit(self, run: Run) -> Times:
         """One cold run, then runs until they are warm; UserError if the clock stands still."""
         for _ in range(TRIES):
+            run()  # memory that was idle for long costs more than caches can tell
             self.caches.sum()
             times = [self._time(run) for _ in range(1 + 2 * WINDOW)]
             while len(times) < MOST_RUNS and not _is_warm(times):
@@ -178,10 +179,11 @@ class Turns:
 def prepare(runtime: Runtime, graph: onnx.ModelProto, target: Target) -> Run:
     """A function that runs the graph on a batch, in the target's precision."""
     run = runtime.prepare(with_batch(in_precision(graph, target), target.batch))
-    if target.batch > 1:
-        try:
-            run()
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"a model does not run with batch {target.batch}: {reason}") from error
+    try:
+        run()  # the first run of a session allocates its memory
+    except Exception as error:
+        if target.batch == 1:
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(f"a model does not run with batch {target.batch}: {reason}") from error
     return run

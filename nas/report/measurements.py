@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nas.latency.estimator import STATES
 from nas.latency.profile import OPERATORS, PARTS
+from nas.latency.unit import describe_spread
 from nas.report.terminal import STATES_MEAN, print_table, shape_text, share
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 Classes = Sequence[Mapping[str, float]]
 """Of each profile the ms of its classes of layers, or of operators."""
-WORTH_SPREAD = 0.10
-"""A machine whose speed varied by more than this share is told of."""
 
 
 def print_validation(table: LatencyTable) -> None:
@@ -55,7 +54,7 @@ def print_validation(table: LatencyTable) -> None:
         title=title,
     )
     print(*_evidence(found), sep="\n")
-    if line := spread_line(table.provenance.spread):
+    if line := describe_spread(table.provenance.spread):
         print(line)
 
 
@@ -84,20 +83,6 @@ def _evidence(found: Validation) -> Iterator[str]:
     )
 
 
-def spread_line(spread: tuple[float, float]) -> str | None:
-    """A line on the machine's speed while it measured; None where it hardly varied.
-
-    ``spread``: how much faster and slower than in the median it was, 5 % of the time each.
-    """
-    faster, slower = spread
-    if -faster <= WORTH_SPREAD and slower <= WORTH_SPREAD:
-        return None
-    return (
-        f"this machine's speed varied while it measured: a run took {_signed(faster, 0)} to "
-        f"{_signed(slower, 0)} of its median; that is taken out"
-    )
-
-
 def print_found(found: Found, files: Mapping[str, str], *, title: str) -> None:
     """Print measured models, warm and cold; ``files`` are their precisions by name."""
     rows = []
@@ -113,7 +98,7 @@ def print_found(found: Found, files: Mapping[str, str], *, title: str) -> None:
         title=title,
     )
     print(STATES_MEAN)
-    if line := spread_line(found.spread):
+    if line := describe_spread(found.spread):
         print(line)
 
 

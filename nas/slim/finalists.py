@@ -11,13 +11,15 @@ import numpy as np
 import onnx
 
 from nas.latency.estimator import Latency, Visit
-from nas.latency.measure import Session
+from nas.latency.graphs import LayerGraphs
+from nas.latency.measure import Patience, Session
 from nas.latency.table import LatencyTable
+from nas.latency.unit import describe_spread
 from nas.progress import SILENT, Progress
 from nas.slim.journal import Memory, Timed
 
-SPREAD = 0.10
-"""A machine whose speed varied by more than this is reported."""
+PATIENCE = Patience(least=6, most=64, tolerance=0.01, seconds=30.0)
+"""Of one session: its visits join those of the sessions before."""
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Finalists:
     progress: Progress = SILENT
     latencies: dict[str, Latency] = field(default_factory=dict, init=False)
     visits: list[Visit] = field(default_factory=list, init=False)
+    _graphs: LayerGraphs = field(default_factory=LayerGraphs, init=False)
     _spread: tuple[float, float] = field(default=(0.0, 0.0), init=False)
     _sessions: Counter[tuple[str, ...]] = field(default_factory=Counter, init=False)
 
@@ -52,8 +55,10 @@ class Finalists:
             models,
             self._rng,
             reference,
-            progress=self.progress,
-            visits=list(self.visits),
+            PATIENCE,
+            self.progress,
+            list(self.visits),
+            self._graphs,
         )
         if not is_whole:
             self._time(names, session)
@@ -67,12 +72,8 @@ class Finalists:
 
     def tell_spread(self) -> None:
         """Say if the machine's speed varied much."""
-        low, high = self._spread
-        if max(-low, high) > SPREAD:
-            self.progress.say(
-                f"the machine's speed varied between {100 * low:+.0f} % and {100 * high:+.0f} % "
-                "while networks were measured; latencies are at its median"
-            )
+        if line := describe_spread(self._spread):
+            self.progress.say(line)
 
     def _recall(self, names: tuple[str, ...]) -> bool:
         """Take the visits of the next session of these networks from the memory; is it whole?"""

@@ -14,13 +14,12 @@ from nas.latency.estimator import Latency, Measurement
 from nas.latency.measure import Found
 from nas.latency.table import LatencyTable, Provenance, Row
 from nas.latency.target import detect_target
-from nas.latency.unit import Reference
+from nas.latency.unit import Reference, describe_spread
 from nas.report.measurements import (
     print_drift,
     print_found,
     print_profiles,
     print_validation,
-    spread_line,
 )
 from nas.report.pictures import draw_calibration
 from nas.report.show import (
@@ -126,7 +125,7 @@ def test_the_picture_of_a_calibration_shows_both_states(table, tmp_path):
     [((-0.1, 0.1), False), ((-0.11, 0.02), True), ((0.0, 0.2), True), ((0.0, 0.0), False)],
 )
 def test_a_machine_is_told_of_where_its_speed_varied_by_more_than_a_tenth(spread, told):
-    assert (spread_line(spread) is not None) is told
+    assert (describe_spread(spread) is not None) is told
 
 
 def test_measured_models_are_printed_warm_and_cold(capsys):
