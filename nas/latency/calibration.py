@@ -50,6 +50,11 @@ class RowSums(NamedTuple):
     params: int
     macs: int
 
+    @property
+    def megabytes(self) -> float:
+        """The size of the weights in float32."""
+        return self.params * BYTES / 1e6
+
     def __sub__(self, other: RowSums) -> RowSums:
         """The sums without the rows that ``other`` sums up."""
         return RowSums(
@@ -76,16 +81,18 @@ class Calibration(Value):
         warm = factor * warm rows + fetching * share * (cold rows - warm rows) + overhead_ms
 
     A cold network is the plain sum of its rows, unless factor and overhead predict networks that
-    had no part in the fit clearly better. A warm network of W megabytes fetches the share
-    exp(-(C / W)^2) of its weights in each run; C is ``cache_megabytes``. ``fetching`` is below 1
-    where it fetches while it computes. Overheads are the cost of a run beyond its layers. Units
-    are what ``check-lut`` found the machine to take, as a multiple of what it took when the table
-    was built. Other forms and their errors: benchmarks/README.md.
+    had no part in the fit clearly better. A warm network fetches the share exp(-(C / W)^2) of its
+    weights in each run. C is ``cache_megabytes``; W is all that passes through the caches in a run:
+    the weights, and ``traffic_megabytes_per_ms`` for activations and other work of the machine.
+    ``fetching`` is below 1 where it fetches while it computes. Overheads are the cost of a run
+    beyond its layers. Units are what ``check-lut`` found the machine to take, as a multiple of what
+    it took when the table was built. Other forms and their errors: benchmarks/README.md.
     """
 
     factor: Annotated[float, Field(gt=0)] = 1.0
     fetching: Annotated[float, Field(ge=0)] = 1.0
     cache_megabytes: Annotated[float, Field(gt=0)] = LARGEST_CACHE
+    traffic_megabytes_per_ms: Annotated[float, Field(ge=0)] = 0.0
     overhead_ms: Annotated[float, Field(ge=0)] = 0.0
     cold_factor: Annotated[float, Field(gt=0)] = 1.0
     cold_overhead_ms: Annotated[float, Field(ge=0)] = 0.0
@@ -97,7 +104,8 @@ class Calibration(Value):
         """The latency of a network in ms, from the sums of its rows."""
         if state == "cold":
             return self.cold_unit * (self.cold_factor * sums.cold + self.cold_overhead_ms)
-        share = float(share_fetched(sums.params, self.cache_megabytes))
+        passing = sums.megabytes + self.traffic_megabytes_per_ms * sums.warm
+        share = float(share_fetched(passing, self.cache_megabytes))
         fetched = self.fetching * share * (sums.cold - sums.warm)
         return self.warm_unit * (self.factor * sums.warm + fetched + self.overhead_ms)
 
@@ -305,10 +313,12 @@ def fit_line(x: Sequence[float], measured: Sequence[float]) -> tuple[float, floa
     return float(slope), float(intercept)
 
 
-def share_fetched(params: float | np.ndarray, cache: float) -> np.ndarray:
-    """The share of a warm network's weights that is fetched from memory in each run."""
-    megabytes = np.maximum(np.asarray(params) * BYTES / 1e6, 1e-9)
-    found: np.ndarray = np.exp(-((cache / megabytes) ** 2))
+def share_fetched(passing: float | np.ndarray, cache: float) -> np.ndarray:
+    """The share of a warm network's weights that is fetched from memory in each run.
+
+    ``passing``: megabytes that pass through the caches in a run.
+    """
+    found: np.ndarray = np.exp(-((cache / np.maximum(passing, 1e-9)) ** 2))
     return found
 
 

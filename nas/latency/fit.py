@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 
 import numpy as np
 from scipy.optimize import nnls
 
-from nas.latency.calibration import LARGEST_CACHE, Calibration, RowSums, share_fetched
+from nas.latency.calibration import BYTES, LARGEST_CACHE, Calibration, RowSums, share_fetched
 from nas.latency.estimator import State
 
 CACHES = (*np.geomspace(0.5, LARGEST_CACHE, 55).tolist(),)
 """Cache sizes to try, in MB, a sixth of an octave apart."""
+
+TRAFFICS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Further megabytes that pass through the caches in each millisecond, to try."""
 
 GAIN = 0.99
 """A freer form must lower the error on left-out networks to this share to be taken."""
@@ -53,12 +57,18 @@ def _best_fit(forms: Sequence[_Fit], state: State, data: np.ndarray) -> dict[str
     return chosen(data)
 
 
-def _fit_warm(data: np.ndarray, *, separately: bool, overhead: bool) -> dict[str, float]:
+def _fit_warm(
+    data: np.ndarray,
+    *,
+    separately: bool,
+    overhead: bool = False,
+    traffics: Sequence[float] = (0.0,),
+) -> dict[str, float]:
     """``separately`` from computing, fetching has a factor of its own."""
     warm, excess, measured = data[:, 0], data[:, 1] - data[:, 0], data[:, 4]
     best, least = dict[str, float](), np.inf
-    for cache in CACHES:
-        fetched = share_fetched(data[:, 2], cache) * excess
+    for traffic, cache in product(traffics, CACHES):
+        fetched = share_fetched(data[:, 2] * BYTES / 1e6 + traffic * warm, cache) * excess
         columns = [warm, fetched] if separately else [warm + fetched]
         found, residual = _solve([*columns, *[np.ones(len(data))] * overhead], measured)
         if found[0] > 0 and residual < least:
@@ -67,6 +77,7 @@ def _fit_warm(data: np.ndarray, *, separately: bool, overhead: bool) -> dict[str
                 "factor": found[0],
                 "fetching": found[1] if separately else found[0],
                 "cache_megabytes": cache,
+                "traffic_megabytes_per_ms": traffic,
                 "overhead_ms": found[-1] if overhead else 0.0,
             }
     return best
@@ -89,9 +100,10 @@ def _solve(columns: Sequence[np.ndarray], measured: np.ndarray) -> tuple[list[fl
 
 
 WARM_FORMS: tuple[_Fit, ...] = (
-    partial(_fit_warm, separately=False, overhead=False),
-    partial(_fit_warm, separately=True, overhead=False),
+    partial(_fit_warm, separately=False),
+    partial(_fit_warm, separately=True),
     partial(_fit_warm, separately=True, overhead=True),
+    partial(_fit_warm, separately=True, traffics=TRAFFICS),
 )
 COLD_FORMS: tuple[_Fit, ...] = (
     lambda data: {},

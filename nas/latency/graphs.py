@@ -83,7 +83,8 @@ class LayerGraphs:
         """The folded layer for one image, with random weights that depend on the layer alone."""
         key = (layer.signature, input_shape)
         if key not in self._graphs:
-            graph = self._graphs[key] = self._make(layer, input_shape)
+            module = random_module(layer, input_shape)
+            graph = self._graphs[key] = self._make(layer, input_shape, module)
             self._bytes += graph.ByteSize()
             while self._bytes > KEPT_BYTES and len(self._graphs) > 1:
                 oldest = self._graphs.pop(next(iter(self._graphs)))
@@ -95,6 +96,14 @@ class LayerGraphs:
         placed = list(architecture.placed())
         self.prepare(placed)
         return chain([self.graph(layer, shape) for layer, shape in placed])
+
+    def compose(self, module: nn.Module, architecture: Architecture) -> onnx.ModelProto:
+        """The graph of ``build(architecture)`` with its weights, composed likewise."""
+        placed = list(architecture.placed())
+        self.prepare(placed)
+        return chain(
+            [self._make(layer, shape, module.get_submodule(layer.slot)) for layer, shape in placed]
+        )
 
     def prepare(self, layers: Iterable[tuple[Layer, Shape]]) -> None:
         """Export layers of structures that have no template yet in one go, to serve as such."""
@@ -148,8 +157,8 @@ class LayerGraphs:
             return Probe(single, single)
         return Probe(single, ((several, 1 / COPIES), (one, -1 / COPIES)))
 
-    def _make(self, layer: Layer, input_shape: Shape) -> onnx.ModelProto:
-        module = random_module(layer, input_shape)
+    def _make(self, layer: Layer, input_shape: Shape, module: nn.Module) -> onnx.ModelProto:
+        """The graph of a module of the layer, from a template if one fits."""
         folded = fold(module)
         # attention's reshapes hold the map's size: its template serves one map, others serve all
         templates = self._templates.setdefault(layer.structure, [])
