@@ -16,8 +16,8 @@ from nas.training.settings import DataSettings, SupernetSettings
 SPACE = "demo_64px"
 TARGET_SHARE = 0.6
 """Of the largest network's latency: a target that has to be earned, on any machine."""
-EPOCHS = 4
-EVALUATIONS = 40
+EPOCHS = 3
+EVALUATIONS = 30
 """Of slimming, of random search and of evolution each, which keeps the demo to a coffee break."""
 SEARCH_SHARE = 0.25
 """More than the usual tenth: of 1,437 training images a tenth would tell accuracies in steps of

@@ -50,11 +50,15 @@ def lines_of(path: str):
 
 
 def same_weights(path: str, other: str) -> bool:
-    """Whether files hold the same weights, but for what another CPU rounds differently."""
+    """Whether files hold the same weights, but for what another CPU rounds differently.
+
+    Biases before norms have no gradient but rounding, of which Adam makes steps of full length.
+    """
     mine, theirs = load_file(path), load_file(other)
     return mine.keys() == theirs.keys() and all(
         torch.allclose(tensor.double(), theirs[name].double(), rtol=1e-3, atol=1e-4)
         for name, tensor in mine.items()
+        if not name.replace(".", "/").endswith("conv/bias")
     )
 
 

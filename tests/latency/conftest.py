@@ -153,6 +153,7 @@ def machine(monkeypatch):
     monkeypatch.setitem(RUNTIMES, "simulation", fresh)
     monkeypatch.setitem(CLOCKS, "thread_cpu", lambda: int(fresh.now_ms * 1e6))
     monkeypatch.setattr("nas.latency.visits.CACHES_BYTES", 8)
+    monkeypatch.setattr("nas.latency.visits.evict", lambda memory: fresh.ran.append(None))
     fresh.target = detect_target("abacus", runtime="simulation")
     return fresh
 

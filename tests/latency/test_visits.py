@@ -16,10 +16,13 @@ LEAST_RUNS = 1 + 2 * WINDOW
 
 
 class Clock:
-    """Reads the sum of the ms that runs took; these are the next of ``ms``, the last for ever."""
+    """Reads the sum of the ms that runs took; these are the next of ``ms``, the last for ever.
+
+    A run comes before them, which is not timed.
+    """
 
     def __init__(self, *ms):
-        self.ms, self.runs, self.now = ms, 0, 0.0
+        self.ms, self.runs, self.now = (7.0, *ms), 0, 0.0
 
     def run(self):
         self.now += self.ms[min(self.runs, len(self.ms) - 1)]

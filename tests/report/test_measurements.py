@@ -91,7 +91,7 @@ def test_a_validation_tells_the_noise_from_the_error_of_the_table(table, capsys)
         "2.1 % cold" in lines
     )
     assert lines[-1] == (
-        "this machine's speed varied while it measured: a run took -12 % to +35 % of its median; "
+        "this machine's speed varied while it measured: runs took -12 % to +35 % of their median; "
         "that is taken out"
     )
 

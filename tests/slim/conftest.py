@@ -1,6 +1,5 @@
 """A trained run on a space of seconds, and latency tables of this machine and of another."""
 
-import hashlib
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from nas.latency.survey import network_name
 from nas.latency.table import LatencyTable, Provenance, Row, space_hash
 from nas.latency.target import detect_target
 from nas.latency.unit import Reference
-from nas.slim import candidates
 from nas.space import SearchSpace
 from nas.training.run import Run
 from nas.training.settings import DataSettings, SupernetSettings
@@ -41,24 +39,6 @@ SPACE = {
 }
 LARGEST_MS = 3.0
 """What the tables below predict, and what the machine of these tests takes."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def exports():
-    """Networks are exported once: most tests deliver the same few networks of one run."""
-    known, export = {}, candidates.to_checked_onnx
-
-    def export_once(network, input_shape):
-        digest = hashlib.sha256(repr((network, input_shape)).encode())
-        for name, tensor in network.state_dict().items():
-            digest.update(name.encode() + tensor.numpy().tobytes())
-        if digest.digest() not in known:
-            known[digest.digest()] = export(network, input_shape)
-        return known[digest.digest()]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(candidates, "to_checked_onnx", export_once)
-        yield known
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +136,7 @@ class _FakeTurns:
             yield [self.machine.visit(name) for name in (*regular, order[index])]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def machine(run, table):
     """Takes what the table predicts; tests change that, and its speed, with ``monkeypatch``."""
     sizes = map(range, run.space.sizes)
