@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from nas.latency.build import BuildSettings, MeasuringPlan, build_table, visits_path
 from nas.latency.target import detect_target
 from nas.space import SearchSpace
@@ -72,6 +74,7 @@ def test_training_stops_at_a_finished_epoch_and_goes_on(tmp_path):
     assert not run.load_supernet().training
 
 
+@pytest.mark.slow
 def test_measuring_keeps_its_visits_and_goes_on(tmp_path):
     path = tmp_path / "t.csv"
     measure = ("build-lut", "--space", "tiny.yaml", "--minutes", "9", "--out", "t.csv")

@@ -172,6 +172,7 @@ def test_a_damaged_table_is_told_from_its_visits_again(built, table, tiny, tmp_p
     assert mended.provenance.calibration == table.provenance.calibration
 
 
+@pytest.mark.slow
 def test_a_finished_table_is_measured_on_for_some_minutes(built, table, tiny, settings, tmp_path):
     path = copy(table, tmp_path)
     before = visits_in(path)
