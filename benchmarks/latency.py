@@ -187,8 +187,11 @@ def of_loop(bench: Bench) -> Iterator[Line]:
     name = bench.spaces[0]
     table, space = LatencyTable.load(bench.table_path(name)), SearchSpace.load(name)
     networks, graphs = pick_networks(space, np.random.default_rng(99), LOOP_NETWORKS), LayerGraphs()
-    models = [graphs.network(network).SerializeToString() for network in networks]
-    found = time_models(models, visits=LOOP_VISITS, seed=0)
+    reference = table.provenance.reference
+    models = [
+        graphs.network(network).SerializeToString() for network in (*networks, reference.network)
+    ]
+    *found, of_reference = time_models(models, visits=LOOP_VISITS, seed=0)
     for state in STATES:
         predicted = np.array([table.predict(network, state) for network in networks])
         measured = np.array([np.median(getattr(times, state)) for times in found])
@@ -198,6 +201,9 @@ def of_loop(bench: Bench) -> Iterator[Line]:
         bias = float(errors.mean())
         yield Line(subject, "bias", f"{100 * bias:+.1f} %", "≤ 3 %", abs(bias) <= 0.03)
         yield Line(subject, "noise of the loop", percent(noise))
+        now = float(np.median(getattr(of_reference, state)))
+        shift = now / reference.ms(state) - 1
+        yield Line(subject, "the reference, against its table", f"{100 * shift:+.1f} %")
 
 
 def of_builds(bench: Bench) -> Iterator[Line]:

@@ -240,12 +240,13 @@ def judge(validation: Validation | None) -> TableVerdict:
         figures = validation.of(state)
         found, noise = figures.calibrated, figures.noise_floor
         allowed = max(MOST_ERROR[state], NOISE_SHARE * min(noise, MOST_NOISE))
-        if noise > MOST_NOISE:
+        is_within = found.mape <= allowed
+        if not is_within and noise > MOST_NOISE:
             failures.append(
                 f"this machine's noise is {_percent(noise)} ({state}), no table can show less: "
                 "run it longer (--minutes) or elsewhere"
             )
-        elif not found.mape <= allowed:
+        elif not is_within:
             error = f"its mean error on held-out networks is {_percent(found.mape, 2)} ({state})"
             failures.append(f"{error}, above {_percent(allowed)}; noise explains {_percent(noise)}")
         if not found.spearman >= LEAST_SPEARMAN:
@@ -276,7 +277,7 @@ def validate(
             raw=figures([it.sum_ms for it in measured], truth),
             calibrated=calibrated,
             macs=figures([slope * point.macs + intercept for point in held], truth),
-            noise_floor=max(floor, abs(deviation)),
+            noise_floor=floor,
             reference_deviation=deviation,
             table_error=float(np.sqrt(max(calibrated.mape**2 - floor**2, 0.0))),
             least_ms=min(truth),

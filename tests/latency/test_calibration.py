@@ -165,7 +165,7 @@ def test_validation_compares_held_out_networks_only():
         assert it.macs.mape == pytest.approx(0, abs=1e-6)
         assert (it.least_ms, it.most_ms) == pytest.approx((2.2 * factor, 6.6 * factor))
     assert found.warm.noise_floor == pytest.approx(0.008), "0.8 of the standard error"
-    assert found.cold.noise_floor == pytest.approx(0.03), "the reference differs by more"
+    assert found.cold.noise_floor == pytest.approx(0.008), "the reference is told beside it"
     assert (found.warm.reference_deviation, found.cold.reference_deviation) == (0.002, -0.03)
 
 
@@ -214,7 +214,7 @@ def test_good_tables_pass():
         (validation_of(0.0, swap=True), "its Spearman correlation is 0.9"),
         (validation_of(float("nan")), "its mean error on held-out networks is nan % (cold), above"),
         (
-            validation_of(0.05, noise=0.045),
+            validation_of(0.065, noise=0.045),
             "this machine's noise is 4.5 % (cold), no table can show less: run it longer (--minutes)",
         ),
     ],
