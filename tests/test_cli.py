@@ -16,8 +16,8 @@ from nas import cli, pipeline
 from nas.architecture import Architecture
 from nas.cli.options import default_run, default_table
 from nas.deploy.weights import save_weights
-from nas.latency.build import BuildSettings, MeasuringPlan, visits_path
-from nas.latency.table import LatencyTable
+from nas.latency.build import BuildSettings, MeasuringPlan
+from nas.latency.table import LatencyTable, visits_path
 from nas.network import build
 from nas.slim.result import SearchResult
 from nas.space import DEFAULT_SPACE, SearchSpace

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from nas.latency.build import BuildSettings, MeasuringPlan, build_table, visits_path
+from nas.latency.build import BuildSettings, MeasuringPlan, build_table
+from nas.latency.table import visits_path
 from nas.latency.target import detect_target
 from nas.space import SearchSpace
 from nas.training.run import Run

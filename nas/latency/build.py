@@ -40,6 +40,7 @@ from nas.latency.table import (
     sidecar_path,
     space_hash,
     sum_rows,
+    visits_path,
 )
 from nas.latency.target import Target
 from nas.latency.unit import Reference
@@ -140,15 +141,11 @@ def build_table(
             building = _Building(
                 space, settings, target, purpose_of(path).reference, journal, begun,
                 graphs or LayerGraphs(), rng, progress,
+                is_enough=goes_on and settings.minutes is None and path.exists(),
             )  # fmt: skip
             table = LatencyTable(*building.measure(), path)
             table.save()
     return table
-
-
-def visits_path(path: Path) -> Path:
-    """The journal beside the table ``path``: all visits, from which ``resume`` goes on."""
-    return path.with_suffix(".visits.jsonl")
 
 
 def purpose_of(path: Path) -> Purpose:
@@ -178,7 +175,7 @@ def open_journal(path: Path, purpose: Purpose, *, resume: bool) -> Journal[Chunk
 
 @dataclass
 class _Building:
-    """A build under way."""
+    """A build under way; what was measured ``is_enough`` if only a damaged table is missing."""
 
     space: SearchSpace
     settings: BuildSettings
@@ -189,6 +186,7 @@ class _Building:
     graphs: LayerGraphs
     rng: np.random.Generator
     progress: Progress
+    is_enough: bool
 
     def __post_init__(self) -> None:
         self.plan = self.settings.plan or (QUICK if self.settings.quick else THOROUGH)
@@ -204,7 +202,11 @@ class _Building:
         keys = staircase.keys_to_measure(layers, step) if self.settings.quick else list(layers)
         self._visit_each(keys)
         self._visit_each(staircase.keys_misfit(layers, self._rows(), step))
-        while (left := self._seconds_left()) > 1 and self._noise() > self.plan.error:
+        while (
+            not self.is_enough
+            and (left := self._seconds_left()) > 1
+            and self._noise() > self.plan.error
+        ):
             self._visit(self.survey.next_counts(self.visits, min(left, PASS_SECONDS)))
         rows = self._rows()
         modelled_rows, modelled = staircase.model_rows(layers, rows, step)
@@ -233,7 +235,9 @@ class _Building:
     def _visit_each(self, keys: Sequence[Key]) -> None:
         """Visit the layers and the networks as often as the plan asks for at least."""
         self.survey.add({key: self.layers[key] for key in keys})
-        self._visit(self.survey.first_counts(self.visits, self.plan.least_visits), is_needed=True)
+        counts = self.survey.first_counts(self.visits, self.plan.least_visits)
+        self.is_enough = self.is_enough and not any(counts.values())
+        self._visit(counts, is_needed=True)
 
     def _visit(self, counts: Mapping[str, int], *, is_needed: bool = False) -> None:
         done, total = 0, sum(counts.values())
@@ -253,8 +257,8 @@ class _Building:
             limit = 60 * self.settings.minutes
         return self.begun + limit - time.monotonic()
 
-    def _noise(self) -> float:
-        return self.survey.noise(self.visits)
+    def _is_known(self) -> bool:
+        return self.is_enough or self.survey.noise(self.visits) <= self.plan.error
 
     def _rows(self) -> dict[Key, Row]:
         layers, _ = self.survey.latencies(self.visits)

@@ -157,17 +157,22 @@ def share_out(
 
 def pick_networks(space: SearchSpace, rng: np.random.Generator, count: int) -> list[Architecture]:
     """Different random networks, and the smallest and largest, from the fewest MACs to the most."""
-    found = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(CANDIDATES))]
-    networks = list(dict.fromkeys(found))
-    sizes = [measure_size(network).macs for network in networks]
-    return [networks[index] for index in spread_over(sizes, min(count, len(networks)))]
+    macs = _random_networks(space, rng)
+    networks = list(macs)
+    return [networks[index] for index in spread_over(list(macs.values()), min(count, len(macs)))]
 
 
 def pick_reference(space: SearchSpace, rng: np.random.Generator) -> Architecture:
-    """A small network of the space, of a few more MACs than the smallest."""
-    wanted = REFERENCE_SIZE * measure_size(space.smallest()).macs
-    networks = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(CANDIDATES))]
-    return min(networks, key=lambda it: abs(math.log(measure_size(it).macs / wanted)))
+    """A small network of the space, of about twice the MACs of the smallest."""
+    macs = _random_networks(space, rng)
+    wanted = REFERENCE_SIZE * macs[space.smallest()]
+    return min(macs, key=lambda network: abs(math.log(macs[network] / wanted)))
+
+
+def _random_networks(space: SearchSpace, rng: np.random.Generator) -> dict[Architecture, int]:
+    """The smallest and the largest network, and random ones, each with its MACs."""
+    found = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(CANDIDATES))]
+    return {network: measure_size(network).macs for network in found}
 
 
 def network_name(network: Architecture) -> str:

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import math
-import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,10 +102,9 @@ class Provenance(Value):
 
 
 class Sidecar(Provenance):
-    """The JSON file beside the CSV; ``row_crc32`` identifies the sound rows of a damaged one."""
+    """The JSON file beside the CSV."""
 
     csv_sha256: str
-    row_crc32: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,28 +135,20 @@ class LatencyTable:
     def load(cls, path: str | Path) -> LatencyTable:
         """Read ``T.csv`` and ``T.json``; raises UserError if one is missing, damaged or edited."""
         path = Path(path)
-        table, total = _read_table(path)
-        if total is None:
-            return table
-        bad = total - len(table.rows)
-        mend = f"measure the {bad} of {total} rows that are bad again: " if bad < total else ""
+        provenance, content, is_whole = _read_files(path)
+        if is_whole:
+            return cls(parse_rows(content, path), provenance, path)
+        mend = "--resume" if visits_path(path).exists() else "--force"
         raise UserError(
             f"{path}: its content differs from the hash in {sidecar_path(path).name}: edited or "
-            f"half-written; {mend or 'rebuild: '}{build_command(path, table.provenance)} "
-            f"{'--resume' if mend else '--force'}"
+            f"half-written; write it again: {build_command(path, provenance)} {mend}"
         )
-
-    @classmethod
-    def salvage(cls, path: Path) -> LatencyTable:
-        """Like ``load``, but a damaged CSV yields the rows that are as they were written."""
-        return _read_table(path)[0]
 
     def save(self) -> None:
         """Write the CSV, then the sidecar that completes it, each atomically."""
         content = format_rows(self.rows).encode()
         sidecar = self.provenance.model_dump(mode="json")
         sidecar["csv_sha256"] = hashlib.sha256(content).hexdigest()
-        sidecar["row_crc32"] = " ".join(_checksum(line) for line in content.splitlines()[1:])
         write_atomically(self.path, content)
         write_atomically(sidecar_path(self.path), json.dumps(sidecar, indent=1) + "\n")
 
@@ -276,6 +266,11 @@ def sidecar_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
+def visits_path(path: Path) -> Path:
+    """The journal of a table's build: all visits, from which ``build-lut --resume`` goes on."""
+    return path.with_suffix(".visits.jsonl")
+
+
 def build_command(path: Path, provenance: Provenance) -> str:
     """The command that builds this table."""
     target = provenance.target
@@ -350,8 +345,8 @@ def _parse_cells(cells: list[str]) -> tuple[Key, Row]:
     return (signature, (channels, height, width)), row
 
 
-def _read_table(path: Path) -> tuple[LatencyTable, int | None]:
-    """A table; of a damaged one the rows as they were written, and the number of all rows."""
+def _read_files(path: Path) -> tuple[Provenance, bytes, bool]:
+    """A table's provenance, the content of its CSV, and whether that is as it was written."""
     if path.suffix != ".csv":
         raise UserError(f"{path}: a latency table is a .csv file with a .json file beside it")
     command = f"nas build-lut --space SPACE --device cpu --out {path}"
@@ -375,16 +370,7 @@ def _read_table(path: Path) -> tuple[LatencyTable, int | None]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     provenance = Provenance(**{name: getattr(sidecar, name) for name in Provenance.model_fields})
-    if hashlib.sha256(content).hexdigest() == sidecar.csv_sha256:
-        return LatencyTable(parse_rows(content, path), provenance, path), None
-    known = sidecar.row_crc32.split()
-    lines = [line for line in content.splitlines() if _checksum(line) in known]
-    sound = b"\n".join([",".join(COLUMNS).encode(), *dict.fromkeys(lines), b""])
-    return LatencyTable(parse_rows(sound, path), provenance, path), len(known)
-
-
-def _checksum(line: bytes) -> str:
-    return f"{zlib.crc32(line):08x}"
+    return provenance, content, hashlib.sha256(content).hexdigest() == sidecar.csv_sha256
 
 
 def _shape_text(shape: Shape) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nas.latency.build import MeasuringPlan
-from nas.latency.calibration import Calibration
+from nas.latency.calibration import Calibration, RowSums
 from nas.latency.graphs import LayerGraphs
 from nas.latency.runtimes import RUNTIMES, Runtime
 from nas.latency.table import LatencyTable, Provenance, Row
@@ -114,6 +114,16 @@ def largest_graph(tiny, graphs):
 def brief():
     """Few networks, and the fewest visits from which an interval can be estimated."""
     return MeasuringPlan(fitted=6, held_out=4, least_visits=2, error=math.inf, seconds=0.0)
+
+
+@pytest.fixture(scope="session")
+def sums():
+    """Sums of 16 networks of 0.1 to 3 ms and 0.3 to 14 MB, whose cold rows take up to twice as long."""
+    rng = np.random.default_rng(0)
+    warm = np.geomspace(0.1, 3, 16)
+    cold = warm * rng.uniform(1.3, 2.0, 16)
+    params = warm * 1e6 * rng.uniform(0.8, 1.2, 16)
+    return [RowSums(*it, int(n), 0) for *it, n in zip(warm, cold, params, strict=True)]
 
 
 class Simulation(Runtime):

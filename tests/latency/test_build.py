@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.latency.build import BuildSettings, Purpose, build_table, open_journal, visits_path
+from nas.latency.build import BuildSettings, Purpose, build_table, open_journal
 from nas.latency.measure import HIDDEN, REFERENCE
 from nas.latency.staircase import keys_to_measure
 from nas.latency.survey import pick_reference
-from nas.latency.table import LatencyTable
+from nas.latency.table import LatencyTable, visits_path
 from nas.network import layer_size, measure_size
 from nas.space import SearchSpace
 
@@ -170,6 +170,19 @@ def test_a_damaged_table_is_told_from_its_visits_again(built, table, tiny, tmp_p
     assert progress.updates == []
     assert path.read_bytes() == table.path.read_bytes()
     assert mended.provenance.calibration == table.provenance.calibration
+
+
+def test_resume_of_a_damaged_table_writes_it_again_from_its_visits(
+    built, table, tiny, settings, tmp_path
+):
+    path = copy(table, tmp_path)
+    visits = visits_in(path)
+    path.write_bytes(table.path.read_bytes()[:-40])
+    patient = replace(settings, plan=settings.plan._replace(error=0.0, seconds=600.0))
+    found = built(tiny, path, settings=patient, resume=True)
+    assert visits_in(path) == visits
+    assert found.rows == table.rows
+    assert path.read_bytes() == table.path.read_bytes()
 
 
 @pytest.mark.slow

@@ -19,15 +19,6 @@ from nas.latency.calibration import (
 from nas.latency.estimator import STATES
 
 
-def networks(count=16, seed=0):
-    """Sums of networks of 0.1 to 3 ms and 0.3 to 14 MB, whose cold rows take up to twice as long."""
-    rng = np.random.default_rng(seed)
-    warm = np.geomspace(0.1, 3, count)
-    cold = warm * rng.uniform(1.3, 2.0, count)
-    params = warm * 1e6 * rng.uniform(0.8, 1.2, count)
-    return [RowSums(*it, int(n), 0) for *it, n in zip(warm, cold, params, strict=True)]
-
-
 @pytest.mark.parametrize(
     ("params", "share"),
     [
@@ -51,10 +42,10 @@ def test_a_cold_network_takes_what_its_cold_rows_take():
     assert calibration.latency(RowSums(1.0, 1.8, 10, 0), "cold") == pytest.approx(2 * 1.72)
 
 
-def test_a_changed_machine_multiplies_all_latencies():
+def test_a_changed_machine_multiplies_all_latencies(sums):
     calibration = Calibration(factor=1.2, fetching=0.5, cache_megabytes=3.0, overhead_ms=0.1)
     slower = calibration.model_copy(update={"warm_unit": 1.5, "cold_unit": 2.0})
-    for one in networks():
+    for one in sums:
         assert slower.latency(one) == pytest.approx(1.5 * calibration.latency(one))
         assert slower.latency(one, "cold") == pytest.approx(2 * calibration.latency(one, "cold"))
 
