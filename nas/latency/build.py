@@ -202,11 +202,7 @@ class _Building:
         keys = staircase.keys_to_measure(layers, step) if self.settings.quick else list(layers)
         self._visit_each(keys)
         self._visit_each(staircase.keys_misfit(layers, self._rows(), step))
-        while (
-            not self.is_enough
-            and (left := self._seconds_left()) > 1
-            and self._noise() > self.plan.error
-        ):
+        while (left := self._seconds_left()) > 1 and not self._is_known():
             self._visit(self.survey.next_counts(self.visits, min(left, PASS_SECONDS)))
         rows = self._rows()
         modelled_rows, modelled = staircase.model_rows(layers, rows, step)
