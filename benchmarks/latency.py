@@ -60,7 +60,7 @@ SECONDS = {"idle": 150, "loaded": 150}
 LOOP_NETWORKS, LOOP_VISITS, COMPARED = 16, 60, 40
 TARGET_SHARES = 0.8, 0.6, 0.45
 """Of the largest network's latency."""
-CLOSED_SPACE, CLOSED_EPOCHS, CLOSED_EVALUATIONS = "demo_64px", 6, 40
+CLOSED_SPACE, CLOSED_EPOCHS, CLOSED_EVALUATIONS = "demo_64px", 3, 15
 
 
 class Line(NamedTuple):

@@ -136,7 +136,7 @@ def _option(name: str, field: FieldInfo, *, show_default: bool) -> Parameter | N
         try:
             return adapter.validate_python(value)
         except ValidationError as error:
-            message = error.errors(include_url=False)[0]["msg"]
+            message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
             raise BadParameter(f"{message}, got '{word}'") from None
 
     flag = "--data" if name == "spec" else f"--{name.replace('_', '-')}"

@@ -31,7 +31,7 @@ from nas.latency.estimator import Latency, State, Status, Visit
 from nas.latency.fit import fit_calibration
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import REFERENCE
-from nas.latency.survey import Survey, pick_networks, pick_reference
+from nas.latency.survey import Survey, pick_candidates, pick_networks, pick_reference
 from nas.latency.table import (
     Key,
     LatencyTable,
@@ -74,8 +74,11 @@ class MeasuringPlan(NamedTuple):
     seconds: float
 
 
-THOROUGH = MeasuringPlan(fitted=16, held_out=24, least_visits=4, error=0.008, seconds=130)
-QUICK = MeasuringPlan(fitted=8, held_out=12, least_visits=4, error=0.012, seconds=40)
+THOROUGH = MeasuringPlan(fitted=20, held_out=20, least_visits=4, error=0.018, seconds=130)
+QUICK = MeasuringPlan(fitted=8, held_out=12, least_visits=4, error=0.025, seconds=40)
+
+PILOT = 3
+"""Visits to each candidate for the reference, as a multiple of the least visits to a graph."""
 
 USUAL_LAYERS = 170
 """Layers of the default space, for which a plan's seconds are meant; of few layers it is half."""
@@ -135,12 +138,19 @@ def build_table(
         goes_on = _require_free(path, resume=resume, force=force)
         if goes_on and settings.minutes is None and (kept := _finished(path, space, settings)):
             return kept
-        rng = np.random.default_rng(settings.seed)
-        purpose = Purpose(space=space.name, target=target, reference=pick_reference(space, rng))
+        rng, graphs = np.random.default_rng(settings.seed), graphs or LayerGraphs()
+        plan = settings.plan or (QUICK if settings.quick else THOROUGH)
+        graphs.prepare((layer, shape) for (_, shape), layer in space.layers().items())
+        candidates = pick_candidates(space, rng)
+        if goes_on:
+            reference = purpose_of(path).reference
+        else:
+            visits = PILOT * plan.least_visits
+            reference = pick_reference(candidates, target, graphs, rng.spawn(1)[0], visits)
+        purpose = Purpose(space=space.name, target=target, reference=reference)
         with open_journal(path, purpose, resume=goes_on) as journal:
             building = _Building(
-                space, settings, target, purpose_of(path).reference, journal, begun,
-                graphs or LayerGraphs(), rng, progress,
+                space, settings, plan, target, reference, journal, begun, graphs, rng, progress,
                 is_enough=goes_on and settings.minutes is None and path.exists(),
             )  # fmt: skip
             table = LatencyTable(*building.measure(), path)
@@ -149,20 +159,17 @@ def build_table(
 
 
 def purpose_of(path: Path) -> Purpose:
-    """The first line of the journal of the table ``path``."""
+    """The first line of the journal of the table ``path``; raises UserError if it is damaged."""
     with visits_path(path).open("rb") as file:
-        return Purpose.model_validate_json(file.readline())
+        try:
+            return Purpose.model_validate_json(file.readline())
+        except ValueError:
+            where = f"{visits_path(path)}:1"
+            raise UserError(f"{where}: is no line of a build; --force starts afresh") from None
 
 
 def open_journal(path: Path, purpose: Purpose, *, resume: bool) -> Journal[Chunk]:
     """Begin the journal of a build of the table ``path``, or go on with the one that is there."""
-    if resume:  # the space may have changed since, and with it the reference that is picked
-        try:
-            reference = purpose_of(path).reference
-        except ValueError:
-            where = f"{visits_path(path)}:1"
-            raise UserError(f"{where}: is no line of a build; --force starts afresh") from None
-        purpose = purpose.model_copy(update={"reference": reference})
     return Journal(
         visits_path(path),
         TypeAdapter(Chunk),
@@ -179,6 +186,7 @@ class _Building:
 
     space: SearchSpace
     settings: BuildSettings
+    plan: MeasuringPlan
     target: Target
     reference: Architecture
     journal: Journal[Chunk]
@@ -189,7 +197,6 @@ class _Building:
     is_enough: bool
 
     def __post_init__(self) -> None:
-        self.plan = self.settings.plan or (QUICK if self.settings.quick else THOROUGH)
         self.visits = [visit for chunk in self.journal.lines for visit in chunk.visits]
         self.layers = self.space.layers()
         networks = pick_networks(self.space, self.rng, self.plan.fitted + self.plan.held_out)

@@ -77,24 +77,27 @@ class RowSums(NamedTuple):
 class Calibration(Value):
     """How sums of rows become latencies of networks.
 
-        cold = cold_factor * cold rows + cold_overhead_ms
-        warm = factor * warm rows + fetching * share * (cold rows - warm rows) + overhead_ms
+        cold = cold_factor * warm rows + cold_fetching * (cold rows - warm rows) + cold_overhead_ms
+        warm = factor * warm rows + share * fetching * (cold rows - warm rows) + overhead_ms
 
-    A cold network is the plain sum of its rows, unless factor and overhead predict networks that
-    had no part in the fit clearly better. A warm network fetches the share exp(-(C / W)^2) of its
+    A cold network is the plain sum of its cold rows, unless freer forms predict networks that had
+    no part in the fit clearly better. A warm network fetches the share exp(-(C / W)^p) of its
     weights in each run. C is ``cache_megabytes``; W is all that passes through the caches in a run:
-    the weights, and ``traffic_megabytes_per_ms`` for activations and other work of the machine.
-    ``fetching`` is below 1 where it fetches while it computes. Overheads are the cost of a run
-    beyond its layers. Units are what ``check-lut`` found the machine to take, as a multiple of what
-    it took when the table was built. Other forms and their errors: benchmarks/README.md.
+    the weights, and ``traffic_megabytes_per_ms`` for activations and other work of the machine; p
+    is ``sharpness``, which differs from one cache to another: 2 or 3. A factor of fetching is below
+    1 where the machine fetches while it computes. Overheads are the cost of a run beyond its
+    layers. Units are what ``check-lut`` found the machine to take, as a multiple of what it took
+    when the table was built. Other forms and their errors: benchmarks/README.md.
     """
 
     factor: Annotated[float, Field(gt=0)] = 1.0
     fetching: Annotated[float, Field(ge=0)] = 1.0
     cache_megabytes: Annotated[float, Field(gt=0)] = LARGEST_CACHE
     traffic_megabytes_per_ms: Annotated[float, Field(ge=0)] = 0.0
+    sharpness: Annotated[float, Field(gt=0)] = 2.0
     overhead_ms: Annotated[float, Field(ge=0)] = 0.0
     cold_factor: Annotated[float, Field(gt=0)] = 1.0
+    cold_fetching: Annotated[float, Field(ge=0)] = 1.0
     cold_overhead_ms: Annotated[float, Field(ge=0)] = 0.0
     warm_unit: Annotated[float, Field(gt=0)] = 1.0
     cold_unit: Annotated[float, Field(gt=0)] = 1.0
@@ -102,11 +105,13 @@ class Calibration(Value):
 
     def latency(self, sums: RowSums, state: State = "warm") -> float:
         """The latency of a network in ms, from the sums of its rows."""
+        excess = sums.cold - sums.warm
         if state == "cold":
-            return self.cold_unit * (self.cold_factor * sums.cold + self.cold_overhead_ms)
+            fetched = self.cold_fetching * excess
+            return self.cold_unit * (self.cold_factor * sums.warm + fetched + self.cold_overhead_ms)
         passing = sums.megabytes + self.traffic_megabytes_per_ms * sums.warm
-        share = float(share_fetched(passing, self.cache_megabytes))
-        fetched = self.fetching * share * (sums.cold - sums.warm)
+        share = float(share_fetched(passing, self.cache_megabytes, self.sharpness))
+        fetched = self.fetching * share * excess
         return self.warm_unit * (self.factor * sums.warm + fetched + self.overhead_ms)
 
     def shares(self, rows: Sequence[RowSums], state: State = "warm") -> list[float]:
@@ -314,12 +319,12 @@ def fit_line(x: Sequence[float], measured: Sequence[float]) -> tuple[float, floa
     return float(slope), float(intercept)
 
 
-def share_fetched(passing: float | np.ndarray, cache: float) -> np.ndarray:
+def share_fetched(passing: float | np.ndarray, cache: float, sharpness: float) -> np.ndarray:
     """The share of a warm network's weights that is fetched from memory in each run.
 
     ``passing``: megabytes that pass through the caches in a run.
     """
-    found: np.ndarray = np.exp(-((cache / np.maximum(passing, 1e-9)) ** 2))
+    found: np.ndarray = np.exp(-((cache / np.maximum(passing, 1e-9)) ** sharpness))
     return found
 
 

@@ -18,13 +18,13 @@ CACHES = (*np.geomspace(0.5, LARGEST_CACHE, 55).tolist(),)
 TRAFFICS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Further megabytes that pass through the caches in each millisecond, to try."""
 
-GAIN = 0.99
+GAIN = 0.97
 """A freer form must lower the error on left-out networks to this share to be taken."""
 
 NEGLIGIBLE = 1e-4
 """Of a latency: a smaller part has no coefficient, which would be huge, or no number at all."""
 
-LEAST_FOR_TWO = 6
+LEAST_FOR_FREE = 6
 """The fewest networks that a freer form is fitted to."""
 
 
@@ -47,7 +47,7 @@ _Fit = Callable[[np.ndarray], dict[str, float]]
 def _best_fit(forms: Sequence[_Fit], state: State, data: np.ndarray) -> dict[str, float]:
     """The first form, or a later and freer one that predicts left-out networks clearly better."""
     chosen, least = forms[0], np.inf
-    for form in forms if len(data) >= LEAST_FOR_TWO else ():
+    for form in forms if len(data) >= LEAST_FOR_FREE else ():
         errors = []
         for index, row in enumerate(data):
             fitted = Calibration.model_validate(form(np.delete(data, index, axis=0)))
@@ -60,34 +60,38 @@ def _best_fit(forms: Sequence[_Fit], state: State, data: np.ndarray) -> dict[str
 def _fit_warm(
     data: np.ndarray,
     *,
-    separately: bool,
-    overhead: bool = False,
-    traffics: Sequence[float] = (0.0,),
+    is_free: bool = True,
+    traffics: Sequence[float] = TRAFFICS,
+    sharpness: float = 2.0,
 ) -> dict[str, float]:
-    """``separately`` from computing, fetching has a factor of its own."""
+    """``is_free``: fetching has a factor of its own, and there is an overhead."""
     warm, excess, measured = data[:, 0], data[:, 1] - data[:, 0], data[:, 4]
     best, least = dict[str, float](), np.inf
     for traffic, cache in product(traffics, CACHES):
-        fetched = share_fetched(data[:, 2] * BYTES / 1e6 + traffic * warm, cache) * excess
-        columns = [warm, fetched] if separately else [warm + fetched]
-        found, residual = _solve([*columns, *[np.ones(len(data))] * overhead], measured)
+        passing = data[:, 2] * BYTES / 1e6 + traffic * warm
+        fetched = share_fetched(passing, cache, sharpness) * excess
+        columns = [warm, fetched, np.ones(len(data))] if is_free else [warm + fetched]
+        found, residual = _solve(columns, measured)
         if found[0] > 0 and residual < least:
             least = residual
             best = {
                 "factor": found[0],
-                "fetching": found[1] if separately else found[0],
+                "fetching": found[1] if is_free else found[0],
                 "cache_megabytes": cache,
+                "sharpness": sharpness,
                 "traffic_megabytes_per_ms": traffic,
-                "overhead_ms": found[-1] if overhead else 0.0,
+                "overhead_ms": found[2] if is_free else 0.0,
             }
     return best
 
 
-def _fit_cold(data: np.ndarray, *, overhead: bool) -> dict[str, float]:
-    found, _ = _solve([data[:, 1], *[np.ones(len(data))] * overhead], data[:, 4])
+def _fit_cold(data: np.ndarray) -> dict[str, float]:
+    warm, excess = data[:, 0], data[:, 1] - data[:, 0]
+    found, _ = _solve([warm, excess, np.ones(len(data))], data[:, 4])
     if found[0] <= 0:
         return {}
-    return {"cold_factor": found[0], "cold_overhead_ms": found[1] if overhead else 0.0}
+    names = ("cold_factor", "cold_fetching", "cold_overhead_ms")
+    return dict(zip(names, found, strict=True))
 
 
 def _solve(columns: Sequence[np.ndarray], measured: np.ndarray) -> tuple[list[float], float]:
@@ -100,15 +104,14 @@ def _solve(columns: Sequence[np.ndarray], measured: np.ndarray) -> tuple[list[fl
 
 
 WARM_FORMS: tuple[_Fit, ...] = (
-    partial(_fit_warm, separately=False),
-    partial(_fit_warm, separately=True),
-    partial(_fit_warm, separately=True, overhead=True),
-    partial(_fit_warm, separately=True, traffics=TRAFFICS),
+    partial(_fit_warm, is_free=False, traffics=(0.0,)),
+    partial(_fit_warm, traffics=(0.0,)),
+    partial(_fit_warm, sharpness=2.0),
+    partial(_fit_warm, sharpness=3.0),
 )
 COLD_FORMS: tuple[_Fit, ...] = (
     lambda data: {},
-    partial(_fit_cold, overhead=False),
-    partial(_fit_cold, overhead=True),
+    _fit_cold,
 )
 
 

@@ -33,6 +33,8 @@ from nas.latency.estimator import (
 from nas.latency.graphs import LayerGraphs, Probe
 from nas.latency.measure import HIDDEN, REFERENCE
 from nas.latency.table import Key
+from nas.latency.target import Target
+from nas.latency.visits import Turns
 from nas.network import measure_size
 from nas.space import SearchSpace
 from nas.statistics import spread_over
@@ -40,8 +42,8 @@ from nas.statistics import spread_over
 CANDIDATES = 300
 """Random networks among which those to measure are picked by their size."""
 
-REFERENCE_SIZE = 2.0
-"""MACs of the reference over those of the smallest network: it is visited often."""
+REFERENCE_SIZES = (0.4, 0.5, 0.6, 0.7, 0.8)
+"""MACs of candidates for the reference, on a scale from the smallest network's to the largest's."""
 
 
 @dataclass
@@ -162,11 +164,41 @@ def pick_networks(space: SearchSpace, rng: np.random.Generator, count: int) -> l
     return [networks[index] for index in spread_over(list(macs.values()), min(count, len(macs)))]
 
 
-def pick_reference(space: SearchSpace, rng: np.random.Generator) -> Architecture:
-    """A small network of the space, of about twice the MACs of the smallest."""
-    macs = _random_networks(space, rng)
-    wanted = REFERENCE_SIZE * macs[space.smallest()]
-    return min(macs, key=lambda network: abs(math.log(macs[network] / wanted)))
+def pick_candidates(space: SearchSpace, rng: np.random.Generator) -> list[Architecture]:
+    """Networks that may serve as the reference, from the fewest MACs to the most.
+
+    Small networks hardly feel what others do to the caches, and are a poor unit for large ones
+    (benchmarks/reference.py).
+    """
+    macs = {network: math.log(it) for network, it in _random_networks(space, rng).items()}
+    least, most = macs[space.smallest()], macs[space.largest()]
+    wanted = [least + share * (most - least) for share in REFERENCE_SIZES]
+    nearest = (min(macs, key=lambda network: abs(macs[network] - size)) for size in wanted)
+    return list(dict.fromkeys(nearest))
+
+
+def pick_reference(
+    candidates: Sequence[Architecture],
+    target: Target,
+    graphs: LayerGraphs,
+    rng: np.random.Generator,
+    visits: int,
+) -> Architecture:
+    """The candidate that so many visits show to tell the machine's speed best for their time.
+
+    A network whose weights just fit into the caches takes another time at each visit.
+    """
+    makers = {network_name(it): partial(graphs.network, it) for it in candidates}
+    chunks = Turns(target, makers, rng).visit(dict.fromkeys(makers, visits))
+    made = [visit for chunk in chunks for visit in chunk]
+    found = estimate(made).values()
+
+    def price(network: Architecture) -> float:
+        name = network_name(network)
+        noise = max(of_state.graphs[name].noise for of_state in found)
+        return noise**2 * sum(visit.seconds for visit in made if visit.graph == name)
+
+    return min(candidates, key=price)
 
 
 def _random_networks(space: SearchSpace, rng: np.random.Generator) -> dict[Architecture, int]:

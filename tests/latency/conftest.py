@@ -129,11 +129,12 @@ def sums():
 class Simulation(Runtime):
     """A runtime whose models take 0.1 ms an operator, and half as much again when cold.
 
-    ``slowness`` is a function of the ms that have passed; what ran is in ``ran``.
+    ``slowness`` is a function of the ms that have passed; what ran is in ``ran``; models of as many
+    operators as are in ``unsteady`` take up to twice as long every second time.
     """
 
     works_in_caller = frozenset({"abacus"})
-    now_ms, slowness, ran = 0.0, staticmethod(lambda now: 1.0), []
+    now_ms, slowness, ran, unsteady = 0.0, staticmethod(lambda now: 1.0), [], frozenset()
 
     @classmethod
     def version(cls):
@@ -151,6 +152,8 @@ class Simulation(Runtime):
             is_cold = machine.ran[-1:] != [name]
             machine.ran.append(name)
             noise = 1 + 1e-3 * np.sin(len(machine.ran))
+            if len(model.graph.node) in machine.unsteady:
+                noise += np.sin(len(machine.ran)) ** 2
             machine.now_ms += ms * noise * machine.slowness(machine.now_ms) * (1 + is_cold / 2)
 
         return run

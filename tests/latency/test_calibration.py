@@ -37,9 +37,11 @@ def test_a_warm_network_fetches_a_share_of_its_weights(params, share):
 
 def test_a_cold_network_takes_what_its_cold_rows_take():
     calibration = Calibration(
-        factor=7.0, cache_megabytes=3.0, cold_factor=0.9, cold_overhead_ms=0.1, cold_unit=2.0
+        factor=7.0, cold_factor=0.9, cold_fetching=0.5, cold_overhead_ms=0.1, cold_unit=2.0
     )
-    assert calibration.latency(RowSums(1.0, 1.8, 10, 0), "cold") == pytest.approx(2 * 1.72)
+    found = calibration.latency(RowSums(1.0, 1.8, 10, 0), "cold")
+    assert found == pytest.approx(2 * (0.9 * 1.0 + 0.5 * 0.8 + 0.1))
+    assert Calibration(factor=7.0).latency(RowSums(1.0, 1.8, 10, 0), "cold") == 1.8
 
 
 def test_a_changed_machine_multiplies_all_latencies(sums):

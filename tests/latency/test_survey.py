@@ -13,6 +13,7 @@ from nas.latency.measure import HIDDEN, REFERENCE
 from nas.latency.survey import (
     Survey,
     network_name,
+    pick_candidates,
     pick_networks,
     pick_reference,
     share_out,
@@ -55,7 +56,7 @@ def test_what_no_latency_depends_on_gets_no_visits():
 def survey(convolutions, graphs):
     rng = np.random.default_rng(0)
     networks = pick_networks(convolutions, rng, 6)
-    made = Survey(networks, pick_reference(convolutions, rng), graphs)
+    made = Survey(networks, networks[2], graphs)
     made.add(convolutions.layers())
     return made
 
@@ -162,11 +163,23 @@ def test_networks_span_the_space(tiny):
     assert len(set(found)) == 10
 
 
-def test_the_reference_is_small_but_not_the_smallest(tiny):
-    found = pick_reference(tiny, np.random.default_rng(0))
-    ratio = measure_size(found).macs / measure_size(tiny.smallest()).macs
-    assert ratio == pytest.approx(2.0, rel=0.2)
-    assert found == pick_reference(tiny, np.random.default_rng(0))
+def test_candidates_for_the_reference_are_of_middle_size(tiny):
+    found = pick_candidates(tiny, np.random.default_rng(0))
+    sizes = [measure_size(network).macs for network in found]
+    assert sizes == sorted(sizes)
+    assert len(set(found)) == len(found) > 2
+    least, most = (measure_size(it).macs for it in (tiny.smallest(), tiny.largest()))
+    assert 1.3 * least < min(sizes)
+    assert max(sizes) < most / 1.1
+
+
+def test_the_reference_is_the_steadiest_candidate(tiny, graphs, machine):
+    rng = np.random.default_rng(0)
+    candidates = pick_candidates(tiny, rng)
+    steady = candidates[1]
+    nodes = {len(graphs.network(it).graph.node) for it in candidates if it != steady}
+    machine.unsteady = nodes - {len(graphs.network(steady).graph.node)}
+    assert pick_reference(candidates, machine.target, graphs, rng, 12) == steady
 
 
 def test_names_of_graphs_tell_networks_apart(tiny):

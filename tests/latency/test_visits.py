@@ -9,20 +9,16 @@ from onnx import helper, numpy_helper
 
 from nas.errors import UserError
 from nas.latency.graphs import chain, pointwise
-from nas.latency.visits import MOST_RUNS, REGULAR, TRIES, WINDOW, Stopwatch, Turns
+from nas.latency.visits import LEAST_RUNS, MOST_RUNS, REGULAR, TRIES, Stopwatch, Turns
 
 NOTHING = np.zeros(1)
-LEAST_RUNS = 1 + 2 * WINDOW
 
 
 class Clock:
-    """Reads the sum of the ms that runs took; these are the next of ``ms``, the last for ever.
-
-    A run comes before them, which is not timed.
-    """
+    """Reads the sum of the ms that runs took; these are the next of ``ms``, the last for ever."""
 
     def __init__(self, *ms):
-        self.ms, self.runs, self.now = (7.0, *ms), 0, 0.0
+        self.ms, self.runs, self.now = ms, 0, 0.0
 
     def run(self):
         self.now += self.ms[min(self.runs, len(self.ms) - 1)]

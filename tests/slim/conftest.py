@@ -75,7 +75,7 @@ def table(run):
     reference = Reference(network=space.smallest(), warm_ms=1.0, cold_ms=1.0)
     raw = LatencyTable(rows, provenance_of(space, reference), Path("cpu.csv"))
     factor = LARGEST_MS / raw.predict(space.largest())
-    calibration = Calibration(factor=factor, cold_factor=factor)
+    calibration = Calibration(factor=factor, cold_factor=factor, cold_fetching=factor)
     return with_unit(
         replace(raw, provenance=provenance_of(space, reference, calibration=calibration))
     )
@@ -95,7 +95,7 @@ def tables(table):
     factor = 2 * table.calibration.factor
     update = {
         "target": table.target.model_copy(update={"cpu_model": "Zilog Z80"}),
-        "calibration": Calibration(factor=factor, cold_factor=factor),
+        "calibration": Calibration(factor=factor, cold_factor=factor, cold_fetching=factor),
     }
     provenance = table.provenance.model_copy(update=update)
     return {
