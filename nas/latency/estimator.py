@@ -128,8 +128,13 @@ class Estimates(NamedTuple):
     @property
     def spread(self) -> tuple[float, float]:
         """How much faster and slower than usual the machine was, 5 % of the time each; shares."""
-        low, high = np.expm1(np.quantile(self.speeds, (0.05, 0.95)))
-        return float(low), float(high)
+        return spread_of(self.speeds)
+
+
+def spread_of(speeds: np.ndarray) -> tuple[float, float]:
+    """How much less and more than their median log times (N,) take, 5 % of them each; shares."""
+    low, high = np.expm1(np.quantile(speeds, (0.05, 0.95)) - np.median(speeds))
+    return float(low), float(high)
 
 
 def estimate(visits: Sequence[Visit]) -> Mapping[State, Estimates]:
@@ -201,6 +206,15 @@ def combine(terms: Sequence[tuple[Estimate, float]]) -> Estimate:
     ms = sum(times * found.ms for found, times in terms)
     error = math.hypot(*(times * found.error for found, times in terms))
     return Estimate(ms, error, min(found.visits for found, _ in terms))
+
+
+def pool(estimates: Sequence[Estimate]) -> Estimate:
+    """The latency of one graph by several sessions, each weighted by its visits."""
+    visits = sum(found.visits for found in estimates)
+    shares = [(found, found.visits / visits) for found in estimates]
+    noise = math.sqrt(sum(share * found.noise**2 for found, share in shares))
+    pooled = combine(shares)
+    return Estimate(pooled.ms, pooled.error, visits, noise)
 
 
 def _scale(residuals: np.ndarray) -> float:

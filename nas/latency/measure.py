@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,18 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from nas.latency.estimator import STATES, Latency, Measurement, State, Visit, estimate
+from nas.latency.estimator import (
+    STATES,
+    Estimate,
+    Estimates,
+    Latency,
+    Measurement,
+    State,
+    Visit,
+    estimate,
+    pool,
+    spread_of,
+)
 from nas.latency.graphs import LayerGraphs
 from nas.latency.target import Target
 from nas.latency.unit import Reference
@@ -42,7 +54,8 @@ class Found(NamedTuple):
     """Latencies by model, and what the machine was like.
 
     ``shift``: how much slower the machine is now than in the table's hour, by state; a share.
-    ``spread``: how much faster and slower it was, 5 % of the time each, than in the median.
+    ``spread``: how much faster and slower it was in all sessions, 5 % of the time each, than in the
+    median.
     """
 
     latencies: Mapping[str, Latency]
@@ -54,8 +67,9 @@ class Found(NamedTuple):
 class Session:
     """Models that are timed in turns on a target, which must be this machine's.
 
-    ``reference`` gives the unit; without one latencies are those of this hour. ``visits`` are all
-    so far, of earlier sessions of the same models too; ``graphs`` make the reference.
+    ``reference`` gives the unit; without one latencies are those of this hour. ``earlier`` are the
+    visits of sessions before, with the same reference: each is told in the unit by itself, as the
+    machine was another then. ``graphs`` make the reference.
     """
 
     target: Target
@@ -64,6 +78,7 @@ class Session:
     reference: Reference | None = None
     patience: Patience = PATIENT
     progress: Progress = SILENT
+    earlier: Sequence[Sequence[Visit]] = ()
     visits: list[Visit] = field(default_factory=list)
     graphs: LayerGraphs = field(default_factory=LayerGraphs)
 
@@ -75,7 +90,10 @@ class Session:
         self._turns = Turns(self.target, models, self.rng, regular, self.progress)
 
     def measure(self) -> Found:
-        """Visit all models until each is known well enough, or patience ends."""
+        """Visit all models until each is known well enough, or patience ends.
+
+        All are visited equally often: what is compared saw the same machine.
+        """
         begun, least = time.monotonic(), self.patience.least
         counts = dict.fromkeys(self.models, least)
         while any(counts.values()):
@@ -86,41 +104,41 @@ class Session:
 
     def found(self) -> Found:
         """The latencies by all visits so far."""
-        by_state = estimate(self.visits)
-        factors, errors, shift = dict.fromkeys(STATES, 1.0), dict.fromkeys(STATES, 0.0), {}
-        for state, found in by_state.items():
-            if self.reference:
-                now = found.graphs[REFERENCE]
-                factors[state] = self.reference.ms(state) / now.ms
-                errors[state] = now.error / now.ms
-            shift[state] = 1 / factors[state] - 1
+        sessions = [estimate(visits) for visits in (*self.earlier, self.visits) if visits]
         latencies = {
-            name: Latency(
-                *(
-                    Measurement.of(
-                        by_state[state].graphs[name].times(factors[state], errors[state])
-                    )
-                    for state in STATES
-                )
-            )
+            name: Latency(*(Measurement.of(self._pooled(sessions, name, it)) for it in STATES))
             for name in self.models
         }
-        return Found(latencies, shift, by_state["warm"].spread)
+        latest = sessions[-1]
+        shift = {state: 1 / self._factor(latest[state], state)[0] - 1 for state in STATES}
+        speeds = [
+            it["warm"].speeds - math.log(self._factor(it["warm"], "warm")[0]) for it in sessions
+        ]
+        return Found(latencies, shift, spread_of(np.concatenate(speeds)))
+
+    def _pooled(
+        self, sessions: Sequence[Mapping[State, Estimates]], name: str, state: State
+    ) -> Estimate:
+        """The latency of a model by all sessions that visited it, in the unit."""
+        by_session = [session[state] for session in sessions if name in session[state].graphs]
+        return pool([it.graphs[name].times(*self._factor(it, state)) for it in by_session])
+
+    def _factor(self, found: Estimates, state: State) -> tuple[float, float]:
+        """What brings the latencies of a session into the unit, and its relative error."""
+        if not self.reference:
+            return 1.0, 0.0
+        now = found.graphs[REFERENCE]
+        return self.reference.ms(state) / now.ms, now.error / now.ms
 
     def _further(self) -> dict[str, int]:
-        """Visits to the models that are not known well enough: a third more than so far."""
-        made = {name: sum(visit.graph == name for visit in self.visits) for name in self.models}
-        latencies, patience = self.found().latencies, self.patience
-        unsure = [
-            name
-            for name, latency in latencies.items()
-            if max(latency.warm.half_width, latency.cold.half_width) > patience.tolerance
-        ]
-        return {
-            name: min(made[name] // 3 + 1, patience.most - made[name])
-            for name in unsure
-            if made[name] < patience.most
-        }
+        """Visits to each model, if one is not known well enough: a third more than so far."""
+        made = sum(visit.graph in self.models for visit in self.visits) // len(self.models)
+        more = min(made // 3 + 1, self.patience.most - made)
+        is_known = all(
+            max(latency.warm.half_width, latency.cold.half_width) <= self.patience.tolerance
+            for latency in self.found().latencies.values()
+        )
+        return {} if is_known else dict.fromkeys(self.models, more)
 
 
 def measure(

@@ -34,10 +34,10 @@ class Finalists:
     memory: Memory = field(default_factory=Memory)
     progress: Progress = SILENT
     latencies: dict[str, Latency] = field(default_factory=dict, init=False)
-    visits: list[Visit] = field(default_factory=list, init=False)
+    sessions: list[tuple[Visit, ...]] = field(default_factory=list, init=False)
     _graphs: LayerGraphs = field(default_factory=LayerGraphs, init=False)
     _spread: tuple[float, float] = field(default=(0.0, 0.0), init=False)
-    _sessions: Counter[tuple[str, ...]] = field(default_factory=Counter, init=False)
+    _counts: Counter[tuple[str, ...]] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(0)
@@ -57,12 +57,13 @@ class Finalists:
             reference,
             PATIENCE,
             self.progress,
-            list(self.visits),
-            self._graphs,
+            self.sessions,
+            graphs=self._graphs,
         )
         if not is_whole:
             self._time(names, session)
         found = session.found()
+        self.sessions.append(tuple(session.visits))
         self.latencies |= found.latencies
         self._spread = found.spread
         line = reference.describe_shift(found.shift, str(self.table.path))
@@ -77,9 +78,9 @@ class Finalists:
 
     def _recall(self, names: tuple[str, ...]) -> bool:
         """Take the visits of the next session of these networks from the memory; is it whole?"""
-        for line in self.memory.sessions.get((self._unit, names), [])[self._sessions[names] :]:
-            self._sessions[names] += 1
-            self.visits += line.visits
+        for line in self.memory.sessions.get((self._unit, names), [])[self._counts[names] :]:
+            self._counts[names] += 1
+            self.sessions.append(line.visits)
             if line.is_whole:
                 return True
         return False
@@ -90,11 +91,10 @@ class Finalists:
             session.measure()
             is_whole = True
         finally:  # what was measured until somebody stopped it is kept too
-            visits = tuple(session.visits[len(self.visits) :])
+            visits = tuple(session.visits)
             line = Timed(unit_sha256=self._unit, models=names, visits=visits, is_whole=is_whole)
             self.memory.add(line)
-            self._sessions[names] += 1
-            self.visits += visits
+            self._counts[names] += 1
 
 
 def _made(

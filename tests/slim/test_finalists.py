@@ -71,6 +71,16 @@ def test_a_machine_whose_speed_varied_much_is_told_of(
     assert len(told) == is_told
 
 
+def test_sessions_in_which_the_machine_was_another_are_told_in_one_unit(
+    table, machine, makers, monkeypatch
+):
+    finalists = Finalists(table)
+    for factor, name in zip((1.0, 1.5, 0.7), makers, strict=True):
+        monkeypatch.setattr(machine, "slowness", lambda visits, factor=factor: factor)
+        finalists.measure({name: makers[name]})
+    assert latencies(finalists, makers) == pytest.approx(truth(machine, makers))
+
+
 def test_sessions_are_remembered_and_add_up(table, machine, makers):
     first, memory = Finalists(table), Memory()
     first.memory = memory
@@ -109,7 +119,7 @@ def test_visits_of_a_session_that_was_stopped_are_kept(table, machine, makers, m
     assert latencies(finalists, makers) == pytest.approx(truth(machine, makers))
     ((_, whole),) = memory.sessions.values()
     assert whole.is_whole
-    assert finalists.visits == [*stopped.visits, *whole.visits]
+    assert finalists.sessions == [stopped.visits, whole.visits]
 
 
 def test_a_table_with_another_reference_has_other_sessions(run, table, makers):
