@@ -191,6 +191,23 @@ class Problem:
             low, high = (middle, high) if self.fits(climbed(middle)) else (low, middle - 1)
         return climbed(low)
 
+    def grow(
+        self, assignment: Assignment, ceiling: Assignment, rng: np.random.Generator
+    ) -> Assignment:
+        """Return a larger assignment that fits and in which no choice can be raised any further.
+
+        Choices are raised by one option at a time, in random order, up to those of ``ceiling``.
+        """
+        current, is_done = assignment, False
+        while not is_done:
+            is_done = True
+            for choice in rng.permutation(len(current)).tolist():
+                if current[choice] < ceiling[choice]:
+                    raised = self.changed(current, choice, current[choice] + 1)
+                    if raised != current and self.fits(raised):
+                        current, is_done = raised, False
+        return current
+
 
 def scale_uniformly(scale: Callable[[float], Assignment], problem: Problem) -> Assignment:
     """Return ``scale`` of the largest share in [0, 1] that fits; raises InfeasibleTarget."""

@@ -24,7 +24,7 @@ LAST = 2
 """The last rounds turn back to networks that met their targets."""
 DESCENTS = 8
 """Choices in a row that only give networks which are known to be above the target."""
-SETTLED, NEAR = 0.97, 0.93
+SETTLED, NEAR = 0.97, 0.96
 """Shares of a target: a network from the first on leaves no room; from the second on it is near."""
 BELOW = 0.995
 """A bound falls by this factor more than the deviation asks for, so that each round changes

@@ -10,7 +10,7 @@ import numpy as np
 
 from nas import search
 from nas.errors import UserError
-from nas.search.problem import Costs, meets
+from nas.search.problem import SCALE_STEPS, Costs, meets
 from nas.slim.candidates import Candidates
 from nas.slim.loop import is_clearly_better
 from nas.slim.plan import target_text
@@ -20,7 +20,7 @@ from nas.training.supernets import path_probabilities
 
 CORRECTION_SHARE = 0.1
 """Of the evaluations; kept for the searches after a measurement above the target."""
-NEAR = 0.95
+NEAR = 0.96
 """The share of a bound from which a network counts as near it."""
 UNIFORM_NETWORKS = 12
 """Uniformly scaled networks that are evaluated along the scale: a frontier of few points."""
@@ -73,16 +73,25 @@ class Method(ABC):
         return f"found no network between {ms:.3f} ms and the target"
 
     def _near(self, best: Assignment, bounds: Costs) -> Assignment:
-        """The most accurate of those near the bounds; the best where it is clearly better."""
+        """The most accurate of those near the bounds; the best where it is clearly better.
+
+        Where none is near, or none as good, one that the best is a part of joins them.
+        """
         candidates = self.candidates
-        if bounds.keys() <= set(COUNTS) or self._share(best, bounds) >= NEAR:
+        if self._is_near(best, bounds):
             return best
         near = [one for one in self.evaluated if NEAR <= self._share(one, bounds) <= 1]
+        accuracy, images = candidates.accuracy(best), len(candidates.dataset.search)
+
+        def is_worse(one: Assignment) -> bool:
+            return is_clearly_better(accuracy, self.evaluated[one], images)
+
+        if all(map(is_worse, near)):
+            near += self._grown(best, bounds)
         if not near:
             return best
         found = max(near, key=lambda one: (self.evaluated[one], self._share(one, bounds)))
-        accuracy, images = candidates.accuracy(best), len(candidates.dataset.search)
-        if not is_clearly_better(accuracy, self.evaluated[found], images):
+        if not is_worse(found):
             return found
         if best not in self._clearly_best:
             self._clearly_best.add(best)
@@ -92,6 +101,19 @@ class Method(ABC):
                 "any near it"
             )
         return best
+
+    def _is_near(self, network: Assignment, bounds: Costs) -> bool:
+        """Whether it takes most of a bound, or nothing is measured."""
+        return bounds.keys() <= set(COUNTS) or self._share(network, bounds) >= NEAR
+
+    def _grown(self, network: Assignment, bounds: Costs) -> list[Assignment]:
+        """The network and more, near the bounds; none if no evaluation is left or none is near."""
+        problem, largest = self.candidates.problem.within(bounds), self.candidates.largest
+        grown = problem.grow(network, largest, self._rng)
+        if self._left < 1 or self._share(grown, bounds) < NEAR:
+            return []
+        self._spend({grown: self.candidates.accuracy(grown)})
+        return [grown]
 
     def _share(self, network: Assignment, bounds: Costs) -> float:
         """The largest share of a bound that a network takes."""
@@ -157,16 +179,30 @@ def _named(action: search.Action, choice: Choice) -> WalkAction:
 
 
 class Uniform(Method):
-    """The largest network whose widths, expansions and depths all have the same share."""
+    """The largest network whose widths, expansions and depths all have the same share.
+
+    Between two of these the smaller one is enlarged by as much of the larger as the bounds allow.
+    """
 
     name = "uniform"
 
     def choose(self, bounds: Costs) -> Assignment:
-        """The largest share that is within all bounds; the scale has nothing else near them."""
+        """The largest share that is within all bounds, and a part of the next if it is not near."""
         if not self.evaluated:
             self._search(self.candidates.plan.targets, 1)
         (found,) = self._search((bounds,), 1)
-        return found
+        if self._is_near(found, bounds):
+            return found
+        problem = self.candidates.problem.within(bounds)
+        grown = problem.grow(found, self._above(problem), self._rng)
+        self.evaluated[grown] = self.candidates.accuracy(grown)
+        return grown
+
+    def _above(self, problem: search.Problem) -> Assignment:
+        """The smallest scaled network that is not within the bounds of the problem."""
+        canonical, uniform = self.candidates.space.canonical, self.candidates.space.uniform
+        scale = (canonical(uniform(share)) for share in np.linspace(0, 1, SCALE_STEPS + 1))
+        return next((one for one in scale if not problem.fits(one)), self.candidates.largest)
 
     def _search(self, targets: Targets, evaluations: int) -> list[Assignment]:  # noqa: ARG002
         space, problem = self.candidates.space, self.candidates.problem
@@ -236,6 +272,10 @@ class Searched(Method):
         super().__init__(candidates)
         self.evaluated |= evaluated
         self.folder = folder
+
+    def _grown(self, network: Assignment, bounds: Costs) -> list[Assignment]:  # noqa: ARG002
+        """None: the network to deliver is one of the study's."""
+        return []
 
     def _search(self, targets: Targets, evaluations: int) -> list[Assignment]:  # noqa: ARG002
         (target,) = targets

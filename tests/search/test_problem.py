@@ -102,6 +102,26 @@ def test_samples_are_of_many_shapes_and_canonical():
     assert all(canonical(one) == one for one in samples)
 
 
+@given(st.integers(0, 10**6), st.floats(0, 1))
+def test_a_grown_assignment_leaves_no_room_and_loses_nothing(seed, share):
+    rng = np.random.default_rng(seed)
+    weights = rng.uniform(0.1, 1, 5)
+    sizes = tuple(rng.integers(1, 5, 5).tolist())
+    start = tuple(int(rng.integers(size)) for size in sizes)
+    ceiling = tuple(int(rng.integers(one, size)) for one, size in zip(start, sizes, strict=True))
+
+    def ms(assignment):
+        return 1 + float(weights @ assignment)
+
+    most = ms(start) + share * (ms(ceiling) - ms(start)) + 1e-9
+    problem = Problem(sizes, lambda it: {"ms": ms(it)}, unjudged, {"ms": most})
+    found = problem.grow(start, ceiling, rng)
+    assert all(low <= one <= high for low, one, high in zip(start, found, ceiling, strict=True))
+    assert problem.fits(found)
+    for choice, (one, high) in enumerate(zip(found, ceiling, strict=True)):
+        assert one == high or not problem.fits(problem.changed(found, choice, one + 1))
+
+
 def test_uniform_scaling_takes_the_largest_share_that_fits():
     problem = Problem((4,) * 6, lambda one: {"ms": 0.1 + sum(one)}, unjudged, {"ms": 12.2})
 

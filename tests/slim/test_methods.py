@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from nas.errors import UserError
-from nas.slim.methods import Searched
+from nas.search import Problem
+from nas.slim.methods import Method, Searched, Uniform
 from nas.slim.plan import Plan
 
 
@@ -74,3 +75,70 @@ def test_a_corrected_bound_needs_no_evaluation(recorder):
     assert method.choose({"latency_ms": 1.3}) == (96,)
     with pytest.raises(UserError, match=r"no network of the study meets latency_ms <= 0.5; search"):
         method.choose({"latency_ms": 0.5})
+
+
+class Given(Method):
+    """Finds the networks that it is told of, of which a second choice adds 10 percent an option."""
+
+    name = "given"
+
+    def __init__(self, accuracies, progress, evaluations=10, images=100):
+        def cost(network):
+            return {"latency_ms": network[0] / 100 + 0.1 * network[1]}
+
+        problem = Problem((100, 4), cost, self._accuracy, {"latency_ms": 1.0})
+        candidates = SimpleNamespace(
+            plan=Plan(targets=({"latency_ms": 1.0},), evaluations=evaluations),
+            prices=SimpleNamespace(cost=problem.cost),
+            problem=problem,
+            largest=(0, 3),
+            dataset=SimpleNamespace(search=range(images)),
+            accuracy=self._accuracy,
+            progress=progress,
+        )
+        super().__init__(candidates)
+        self.accuracies = {(number, 0): accuracy for number, accuracy in accuracies.items()}
+
+    def _accuracy(self, network):
+        return self.accuracies.get(network, self.accuracies.get((network[0], 0), 0.5))
+
+    def _search(self, targets, evaluations):  # noqa: ARG002
+        self._spend(self.accuracies)
+        return [self._best(target) for target in targets]
+
+
+def test_a_network_far_from_the_bound_is_enlarged(recorder):
+    assert Given({68: 0.60, 50: 0.55}, recorder()).choose({"latency_ms": 1.0}) == (68, 3)
+    assert Given({76: 0.60, 50: 0.55}, recorder()).choose({"latency_ms": 1.0}) == (76, 2)
+
+
+def test_it_is_enlarged_rather_than_one_near_the_bound_taken_that_is_worse(recorder):
+    assert Given({68: 0.60, 97: 0.45}, recorder()).choose({"latency_ms": 1.0}) == (68, 3)
+    assert Given({68: 0.60, 97: 0.55}, recorder()).choose({"latency_ms": 1.0}) == (97, 0)
+
+
+def test_it_stays_where_enlarging_leads_nowhere_near_or_no_evaluation_is_left(recorder):
+    assert Given({50: 0.60}, recorder()).choose({"latency_ms": 1.0}) == (50, 0)
+    assert Given({68: 0.60}, recorder(), evaluations=1).choose({"latency_ms": 1.0}) == (68, 0)
+
+
+def test_between_two_scaled_networks_the_smaller_gets_a_part_of_the_larger(recorder):
+    def ms(network):
+        return {"latency_ms": 0.2 + 0.1 * sum(network)}
+
+    accuracies = []
+    problem = Problem((3, 3, 3), ms, lambda it: 0.5, {"latency_ms": 0.65})
+    candidates = SimpleNamespace(
+        plan=Plan(targets=({"latency_ms": 0.65},), baselines=False),
+        prices=SimpleNamespace(cost=ms),
+        problem=problem,
+        largest=(2, 2, 2),
+        space=SimpleNamespace(
+            canonical=lambda it: it, uniform=lambda share: (round(2 * share),) * 3
+        ),
+        accuracy=lambda it: accuracies.append(it) or 0.5,
+        progress=recorder(),
+    )
+    found = Uniform(candidates).choose({"latency_ms": 0.65})
+    assert sorted(found) == [1, 1, 2]
+    assert accuracies[-1] == found
