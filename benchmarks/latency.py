@@ -204,6 +204,8 @@ def of_loop(bench: Bench) -> Iterator[Line]:
         now = float(np.median(getattr(of_reference, state)))
         shift = now / reference.ms(state) - 1
         yield Line(subject, "the reference, against its table", f"{100 * shift:+.1f} %")
+        in_unit = float(np.abs((1 + errors) * (1 + shift) - 1).mean())
+        yield Line(subject, "mean error in the reference's unit", percent(in_unit))
 
 
 def of_builds(bench: Bench) -> Iterator[Line]:
