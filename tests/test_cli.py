@@ -200,10 +200,12 @@ def test_options_of_settings_show_bounds_and_defaults_and_keep_to_them(capsys):
         ("--drop-path", "1", "Input should be less than 1, got '1"),
         ("--resolutions", "48,x", "unable to parse string as an integer, got '48,x'"),
         ("--divergence", "js", "'js' is not one of 'kl', 'alpha'"),
+        ("--device", "tpu", "'tpu' is not one of 'cpu', 'cuda'"),
     ):
         line = complaint(capsys, "train-supernet", option, word)
-        assert f"Invalid value for '{option}'" in line
+        assert f"Invalid value for '{option}': " in line
         assert problem in line
+        assert "Value error" not in line
 
 
 def test_spaces_names_the_default(capsys):

@@ -54,6 +54,7 @@ def main() -> None:
         _fail(str(error))
     except typer.TyperException as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
+        message = message.replace(": Value error, ", ": ")  # pydantic's, by which typer checks
         _fail(message if message.startswith("Usage:") else " ".join(message.split()))
     if code == INTERRUPTED:
         _fail("interrupted; what was written before is kept")
