@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from load import load
-from loop import time_models
+from loop import time_apart
 from simulated import score_estimator
 
 from nas import pipeline
@@ -191,7 +191,7 @@ def of_loop(bench: Bench) -> Iterator[Line]:
     models = [
         graphs.network(network).SerializeToString() for network in (*networks, reference.network)
     ]
-    *found, of_reference = time_models(models, visits=LOOP_VISITS, seed=0)
+    *found, of_reference = time_apart(models, visits=LOOP_VISITS, seed=0)
     for state in STATES:
         predicted = np.array([table.predict(network, state) for network in networks])
         measured = np.array([np.median(getattr(times, state)) for times in found])

@@ -9,7 +9,11 @@ the medians of thread CPU time.
 
 from __future__ import annotations
 
+import argparse
+import json
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,12 +68,32 @@ def time_models(models: Sequence[bytes], *, visits: int, seed: int) -> list[Loop
 
 
 def main() -> None:
-    """Print both latencies of each model."""
-    paths = list(map(Path, sys.argv[1:]))
-    for path, times in zip(
-        paths, time_models([path.read_bytes() for path in paths], visits=24, seed=0), strict=True
-    ):
+    """Print both latencies of each model, or with --json those of each visit."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--visits", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    models = [path.read_bytes() for path in given.models]
+    found = time_models(models, visits=given.visits, seed=given.seed)
+    if given.json:
+        print(json.dumps([[it.warm.tolist(), it.cold.tolist()] for it in found]))
+        return
+    for path, times in zip(given.models, found, strict=True):
         print(f"{path}: {np.median(times.warm):.3f} ms warm, {np.median(times.cold):.3f} ms cold")
+
+
+def time_apart(models: Sequence[bytes], *, visits: int, seed: int) -> list[LoopTimes]:
+    """``time_models`` in a process of its own, as a user's loop is."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{place}.onnx" for place in range(len(models))]
+        for path, model in zip(paths, models, strict=True):
+            path.write_bytes(model)
+        options = ["--visits", str(visits), "--seed", str(seed), "--json"]
+        command = [sys.executable, __file__, *options, *map(str, paths)]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [LoopTimes(np.array(warm), np.array(cold)) for warm, cold in json.loads(found.stdout)]
 
 
 if __name__ == "__main__":
