@@ -46,6 +46,10 @@ PUBLISHED = {  # parameters with all heads, before folding; GMACs at the publish
     "mobilevit_v3_050": (1_429_985, 0.4798),
     "mobilevit_v3_075": (2_999_641, 1.0622),
     "mobilevit_v3_100": (5_139_409, 1.8729),
+    "levit_128s": (7_777_058, 0.305),
+    "levit_128": (9_213_936, 0.406),
+    "levit_192": (10_947_069, 0.658),
+    "levit_256": (18_893_876, 1.120),
 }
 
 
@@ -68,7 +72,9 @@ def test_folding_halves_nothing_but_norms_and_heads(randomized):
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
 
 
-@pytest.mark.parametrize("name", ["efficientvit_m0", "efficientformer_v2_s0", "mobilevit_v1_xxs"])
+@pytest.mark.parametrize(
+    "name", ["efficientvit_m0", "efficientformer_v2_s0", "mobilevit_v1_xxs", "levit_128s"]
+)
 def test_convolutions_take_their_norms_and_all_else_stays(name, randomized):
     architecture = nas.Architecture.load(name).with_input_size(64)
     network = randomized(build(architecture)).double()
@@ -133,6 +139,7 @@ SMALL = (
     "mobilevit_v2_050",
     "mobilevit_v3_xxs",
     "mobilevit_v3_050",
+    "levit_128s",
 )
 
 
@@ -144,7 +151,8 @@ def test_a_backbone_gives_a_map_of_each_resolution(name):
     with torch.device("meta"):
         backbone = nas.build(architecture, features=True).eval()
         maps = backbone(torch.empty(2, *architecture.input_shape))
-    assert backbone.strides == ((16, 32, 64) if "efficientvit" in name else (4, 8, 16, 32))
+    has_deep_stem = name.startswith(("efficientvit", "levit"))
+    assert backbone.strides == ((16, 32, 64) if has_deep_stem else (4, 8, 16, 32))
     sides = [-(-architecture.input_size // stride) for stride in backbone.strides]
     expected = zip(backbone.channels, sides, strict=True)
     assert [it.shape for it in maps] == [(2, channels, side, side) for channels, side in expected]

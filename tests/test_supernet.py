@@ -152,6 +152,25 @@ MIXERS = {
     "head": {"kind": "mean_classifier"},
 }  # fmt: skip
 
+_ATTENTION = {"heads": [1, 2], "key_dim": [2, 4], "value_dim": [3, 5]}
+_NORMED = {"kind": "levit_ffn", "expansion": [1, 1.5, 2]}
+LEVIT = {
+    "name": "every_levit_kind",
+    "input_size": [24, 32],  # to maps of odd sides, which are rounded up, and of even ones
+    "classes": 5,
+    "stem": {"kind": "conv_stem", "activation": "hardswish"},
+    "stages": [
+        {"width": [8, 12], "blocks": [{
+            "repeat": 2, "attention": ["identity", {"kind": "levit_attention", **_ATTENTION}],
+            "ffn": ["identity", _NORMED]}]},
+        {"width": [8, 16], "downsample": {"kind": "levit_downsample", **_ATTENTION},
+         "blocks": [{"ffn": ["identity", _NORMED]}]},
+        {"width": [12, 16], "downsample": {"kind": "levit_downsample", **_ATTENTION},
+         "blocks": [{"attention": ["identity", {"kind": "levit_attention", **_ATTENTION}]}]},
+    ],
+    "head": {"kind": "levit_classifier"},
+}  # fmt: skip
+
 _KERNELS = {"expansion": 1, "kernel": [3, 5]}
 FINER = {
     **MIXERS,
@@ -177,7 +196,8 @@ NO_SIZES = ("activation", "stride", "talking_heads")
 
 SPACES = {
     each["name"]: SearchSpace.model_validate(each)
-    for each in (SPACE, TOKENS, CASCADE, WINDOWS, REDUCED, MOBILEVIT, SEPARABLE, MIXERS, FINER)
+    for each in (SPACE, TOKENS, CASCADE, WINDOWS, REDUCED, MOBILEVIT, SEPARABLE, MIXERS)
+    + (LEVIT, FINER)
 }
 
 
@@ -249,6 +269,8 @@ def kept_axes(layer, widest, shape, name):  # noqa: C901 - one case for each kin
         return {"conv": [features, here], "head": [torch.arange(layer.classes), features]}[leaf]
     if layer.kind in ("classifier", "token_classifier", "pooled_classifier", "mean_classifier"):
         return [here] if leaf == "norm" else [torch.arange(layer.classes), here]
+    if layer.kind == "levit_classifier":
+        return [here] if ".norm." in name else [torch.arange(layer.classes), here]
     there = channels(layer, "out")
     if layer.kind == "conv_stem":
         half = torch.arange(layer.out_channels // 2)
@@ -258,7 +280,7 @@ def kept_axes(layer, widest, shape, name):  # noqa: C901 - one case for each kin
     if layer.kind == "separable_attention":
         query = torch.arange(1) if name.startswith("attention.query") else here
         return [query, here]
-    if layer.kind in ("metablock4d", "pointwise_ffn"):
+    if layer.kind in ("metablock4d", "pointwise_ffn", "levit_ffn"):
         hidden = torch.arange(layer.hidden)
         return {"fc1": [hidden, here], "fc2": [there, hidden], "scale": [here], "mixer": [here]}[
             leaf

@@ -21,6 +21,7 @@ OF_EACH_KIND = (  # networks whose layers are of all kinds that timm has
     "pvt_v2_b2_linear",
     "mobilevit_v1_xxs",
     "mobilevit_v2_050",
+    "levit_128s",
 )
 MOBILEVIT_V3 = ("mobilevit_v3_xxs", "mobilevit_v3_050")  # which timm lacks
 QUICK = {*OF_EACH_KIND, "efficientformer_v2_s1", "efficientvit_m1"} - {"pvt_v2_b2_linear"}

@@ -6,7 +6,12 @@ import torch
 import nas
 from nas.deploy.weights import resize_attention_biases
 
-WITH_BIASES = ("efficientformer_v1_l1", "efficientformer_v2_s0", "efficientvit_m0")
+WITH_BIASES = (
+    "efficientformer_v1_l1",
+    "efficientformer_v2_s0",
+    "efficientvit_m0",
+    "levit_128s",
+)
 
 
 def ramp(height, width, slopes=(3.0, -2.0)):

@@ -242,6 +242,22 @@ PAIRS = {  # two layers of one structure and other widths, with their input shap
         ({"in_channels": 8, "out_channels": 12, "expansion": 2}, (8, 6, 6)),
         ({"in_channels": 16, "out_channels": 8, "expansion": 3.5}, (16, 8, 8)),
     ),
+    "levit_attention": (
+        ({"channels": 8, "heads": 2}, (8, 3, 4)),
+        ({"channels": 12, "heads": 2}, (12, 3, 4)),
+    ),
+    "levit_ffn": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 1.5}, (12, 4, 5)),
+    ),
+    "levit_downsample": (
+        ({"in_channels": 8, "out_channels": 12, "heads": 2}, (8, 7, 5)),
+        ({"in_channels": 16, "out_channels": 8, "heads": 2}, (16, 7, 5)),
+    ),
+    "levit_classifier": (
+        ({"in_channels": 8, "classes": 5}, (8, 3, 3)),
+        ({"in_channels": 12, "classes": 7}, (12, 2, 2)),
+    ),
     "mobilevit_v1_block": (
         ({"channels": 8, "dim": 12, "depth": 2}, (8, 4, 6)),
         ({"channels": 12, "dim": 16, "depth": 2, "expansion": 3}, (12, 4, 6)),

@@ -10,6 +10,7 @@ from nas.errors import UserError
 from nas.families.efficientformer_v1.modules import MetaBlock3DModule, MetaBlock4DModule
 from nas.families.efficientformer_v2.modules import Attention4DModule, ConvFFNModule
 from nas.families.efficientvit.modules import CascadedAttentionModule, DepthwiseFFNModule
+from nas.families.levit.modules import LevitAttentionModule, LevitFFNModule
 from nas.families.mobilevit.modules import (
     InvertedResidualModule,
     MobileViTV3BlockModule,
@@ -49,6 +50,8 @@ def residual_blocks() -> dict[str, nn.Module]:
         "CascadedAttention": CascadedAttentionModule(
             8, key_dim=4, head_kernels=(3, 3), map_size=(4, 4), window=3, act="relu"
         ),
+        "LevitAttention": LevitAttentionModule(8, **heads),
+        "LevitFFN": LevitFFNModule(8, 16, "gelu"),
         "InvertedResidual": InvertedResidualModule(8, 16, "silu"),
         "MobileViTV3Block": MobileViTV3BlockModule(8, 8, 16, heads=2, **transformer),
         "MobileViTV3SeparableBlock": MobileViTV3SeparableBlockModule(8, 8, 16, **transformer),
@@ -123,6 +126,7 @@ FAMILIES = (
     "demo_64px",
     "efficientformer_v1_64px",
     "efficientvit_64px",
+    "levit_64px",
     "mobilevit_64px",
     "pvt_v2_64px",
 )
