@@ -46,6 +46,15 @@ PUBLISHED = {  # parameters with all heads, before folding; GMACs at the publish
     "mobilevit_v3_050": (1_429_985, 0.4798),
     "mobilevit_v3_075": (2_999_641, 1.0622),
     "mobilevit_v3_100": (5_139_409, 1.8729),
+    # as torch counts timm's networks: the papers' counts are rounded, or at other input sizes
+    "mobilenet_v2_100": (3_504_872, 0.3008),
+    "mobilenet_v3_small_100": (2_542_856, 0.0565),
+    "mobilenet_v3_large_100": (5_483_032, 0.2166),
+    "efficientnet_lite_0": (4_652_008, 0.3852),
+    "efficientnet_lite_1": (5_416_680, 0.6002),
+    "efficientnet_lite_2": (6_092_072, 0.8597),
+    "efficientnet_lite_3": (8_197_096, 1.6076),
+    "efficientnet_lite_4": (13_006_568, 3.9436),
 }
 
 
@@ -133,6 +142,9 @@ SMALL = (
     "mobilevit_v2_050",
     "mobilevit_v3_xxs",
     "mobilevit_v3_050",
+    "mobilenet_v2_100",
+    "mobilenet_v3_small_100",
+    "efficientnet_lite_0",
 )
 
 

@@ -6,7 +6,14 @@ this loads torch.
 
 from __future__ import annotations
 
-from nas.families import efficientformer_v1, efficientformer_v2, efficientvit, mobilevit, pvt_v2
+from nas.families import (
+    efficientformer_v1,
+    efficientformer_v2,
+    efficientvit,
+    mobilenet,
+    mobilevit,
+    pvt_v2,
+)
 from nas.families.layer import (
     CONTEXT_FIELDS,
     NAME,
@@ -25,6 +32,7 @@ FAMILIES = (
     efficientvit.FAMILY,
     pvt_v2.FAMILY,
     mobilevit.FAMILY,
+    mobilenet.FAMILY,
 )
 
 LAYERS: dict[str, type[Layer]] = {

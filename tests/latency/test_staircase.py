@@ -201,7 +201,9 @@ def test_group_that_does_not_fit_is_measured_entirely(layers):
     assert set(victim) <= set(keys_misfit(layers, few, STEP)), "too few to know"
 
 
-@pytest.mark.parametrize("name", ["efficientvit_64px", "pvt_v2_64px", "mobilevit_64px"])
+@pytest.mark.parametrize(
+    "name", ["efficientvit_64px", "pvt_v2_64px", "mobilevit_64px", "mobilenet_64px"]
+)
 def test_every_width_of_a_template_distinguishes_layers(name):
     layers = SearchSpace.load(name).layers()
     for keys in group_layers(layers, STEP).values():

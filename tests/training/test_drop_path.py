@@ -123,6 +123,7 @@ FAMILIES = (
     "demo_64px",
     "efficientformer_v1_64px",
     "efficientvit_64px",
+    "mobilenet_64px",
     "mobilevit_64px",
     "pvt_v2_64px",
 )
