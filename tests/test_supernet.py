@@ -187,6 +187,24 @@ GATED = {
     "head": {"kind": "pooled_first_classifier", "features": [8, 12]},
 }  # fmt: skip
 
+UNIVERSAL = {
+    **MOBILENET,
+    "name": "universal",
+    "stem": {"kind": "mobile_stem", "activation": "relu"},
+    "stages": [
+        {"width": [4, 8]},
+        {"width": [8, 12], "downsample": {"kind": "fused_downsample", "expansion": [1, 2]},
+         "blocks": [{"residual": ["identity", {
+             "kind": "universal_residual", "start_kernel": 3, **_wide}]}]},
+        {"width": [8, 12], "downsample": {
+            "kind": "universal_downsample", "start_kernel": 3, **_wide},
+         "blocks": [{"residual": ["identity", {
+             "kind": "universal_residual", "start_kernel": 5, "kernel": 0,
+             "expansion": [1, 2]}]}]},
+    ],
+    "head": {"kind": "pooled_norm_classifier", "features": [8, 12]},
+}  # fmt: skip
+
 _KERNELS = {"expansion": 1, "kernel": [3, 5]}
 FINER = {
     **MIXERS,
@@ -214,7 +232,7 @@ SPACES = {
     each["name"]: SearchSpace.model_validate(each)
     for each in (
         *(SPACE, TOKENS, CASCADE, WINDOWS, REDUCED, MOBILEVIT, SEPARABLE, MIXERS, FINER),
-        *(MOBILENET, GATED),
+        *(MOBILENET, GATED, UNIVERSAL),
     )
 }
 
@@ -282,9 +300,10 @@ def kept_axes(layer, widest, shape, name):  # noqa: C901 - one case for each kin
     """For each axis of the widest layer's tensor the indices that stay, from the paper's text."""
     here, there = channels(layer, "in"), None
     leaf = name.split(".")[0]
-    if layer.kind in ("conv_classifier", "mobile_classifier", "pooled_first_classifier"):
+    if hasattr(layer, "features"):
         features = torch.arange(layer.features)
-        return {"conv": [features, here], "head": [torch.arange(layer.classes), features]}[leaf]
+        classes = torch.arange(layer.classes)
+        return [classes, features] if leaf == "head" else [features, here]
     if layer.kind in ("classifier", "token_classifier", "pooled_classifier", "mean_classifier"):
         return [here] if leaf == "norm" else [torch.arange(layer.classes), here]
     there = channels(layer, "out")
@@ -343,6 +362,14 @@ def kept_axes(layer, widest, shape, name):  # noqa: C901 - one case for each kin
         return [there, here]
     if layer.kind in ("short_stem", "mobile_stem", "pointwise_conv"):
         return [there, here]
+    if layer.kind == "fused_downsample":
+        hidden = torch.arange(layer.hidden)
+        return {"spread": [hidden, here], "mix": [there, hidden]}[leaf]
+    if layer.kind.startswith("universal_"):
+        hidden = torch.arange(layer.hidden)
+        return {
+            "start": [here], "enter": [hidden, here], "middle": [hidden], "leave": [there, hidden],
+        }[leaf]  # fmt: skip
     if layer.kind.startswith(("separable_", "mobile_")):
         hidden = torch.arange(getattr(layer, "hidden", len(here)))
         if leaf == "gate":

@@ -288,6 +288,22 @@ PAIRS = {  # two layers of one structure and other widths, with their input shap
         ({"in_channels": 8, "out_channels": 12}, (8, 6, 6)),
         ({"in_channels": 16, "out_channels": 8}, (16, 4, 5)),
     ),
+    "universal_residual": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 3.5}, (12, 4, 5)),
+    ),
+    "universal_downsample": (
+        ({"in_channels": 8, "out_channels": 12, "expansion": 2, "start_kernel": 5}, (8, 6, 6)),
+        ({"in_channels": 16, "out_channels": 8, "expansion": 3, "start_kernel": 5}, (16, 8, 8)),
+    ),
+    "fused_downsample": (
+        ({"in_channels": 8, "out_channels": 12, "expansion": 2}, (8, 6, 6)),
+        ({"in_channels": 16, "out_channels": 8, "expansion": 3.5}, (16, 8, 8)),
+    ),
+    "pooled_norm_classifier": (
+        ({"in_channels": 8, "features": 12, "classes": 5}, (8, 3, 3)),
+        ({"in_channels": 12, "features": 16, "classes": 7}, (12, 2, 2)),
+    ),
     "mobile_classifier": (
         ({"in_channels": 8, "features": 12, "classes": 5}, (8, 3, 3)),
         ({"in_channels": 12, "features": 16, "classes": 7}, (12, 2, 2)),
@@ -306,6 +322,7 @@ FINER = {  # options that change the nodes, each for the pair of its kind
     "inverted_residual": {"kernel": 5},
     "inverted_downsample": {"kernel": 5},
     "attention4d": {"talking_heads": False, "stride": 1},
+    "universal_residual": {"kernel": 0, "start_kernel": 3},
     "mobile_stem": {"padding": "same", "epsilon": 1e-3},
     "separable_residual": {"squeeze": True, "activation": "relu"},
     "mobile_residual": {"kernel": 5, "squeeze": True, "activation": "hardswish"},

@@ -1,9 +1,10 @@
-"""Layers of MobileNetV2, MobileNetV3 and EfficientNet-Lite, as values.
+"""Layers of MobileNetV2, MobileNetV3, MobileNetV4 and EfficientNet-Lite, as values.
 
 MobileNetV2: Sandler et al., CVPR 2018, arXiv 1801.04381. MobileNetV3: Howard et al., ICCV 2019,
-arXiv 1905.02244. EfficientNet-Lite: Tan and Le, ICML 2019, arXiv 1905.11946, without squeeze and
-excitation. The first block of a stage, which changes the width and may halve the map, is its
-downsampling; a width that only the stem has is a stage of its own. Odd sides are rounded up.
+arXiv 1905.02244. MobileNetV4: Qin et al., ECCV 2024, arXiv 2404.10518. EfficientNet-Lite: Tan and
+Le, ICML 2019, arXiv 1905.11946, without squeeze and excitation. The first block of a stage, which
+changes the width and may halve the map, is its downsampling; a width that only the stem has is a
+stage of its own. Odd sides are rounded up.
 """
 
 from __future__ import annotations
@@ -173,8 +174,86 @@ class MobileDownsample(base.Layer):
         return InvertedModule
 
 
+class UniversalResidual(base.ExpandingLayer):
+    """MobileNetV4's: depthwise of ``start_kernel``, 1x1, depthwise of ``kernel``, 1x1, and the sum.
+
+    A kernel of 0 leaves its convolution out.
+    """
+
+    fixed: ClassVar[frozenset[str]] = FIXED | {"start_kernel"}
+
+    kind: Literal["universal_residual"] = "universal_residual"
+    start_kernel: Literal[0, 3, 5] = 0
+    kernel: Literal[0, 3, 5] = 3
+    epsilon: Epsilon = 1e-5
+    activation: Activation = "relu"
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.mobilenet.modules import UniversalResidualModule
+
+        return UniversalResidualModule
+
+
+class UniversalDownsample(base.Layer):
+    """``universal_residual`` without the sum; its middle convolution has the stride."""
+
+    fixed: ClassVar[frozenset[str]] = FIXED | {"start_kernel"}
+
+    kind: Literal["universal_downsample"] = "universal_downsample"
+    in_channels: base.Positive
+    out_channels: base.Positive
+    expansion: Annotated[float, Field(gt=0)]
+    stride: Literal[1, 2] = 2
+    start_kernel: Literal[0, 3, 5] = 0
+    kernel: base.DepthwiseKernel = 3
+    epsilon: Epsilon = 1e-5
+    activation: Activation = "relu"
+
+    @property
+    def hidden(self) -> int:
+        """Channels of the middle convolution."""
+        return round(self.in_channels * self.expansion)
+
+    def output_shape(self, input_shape: base.Shape) -> base.Shape:
+        self.require_channels(input_shape, self.in_channels)
+        return _strided(input_shape, self.out_channels, self.stride)
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.mobilenet.modules import UniversalModule
+
+        return UniversalModule
+
+
+class FusedDownsample(base.Downsampling):
+    """3x3 convolution of stride 2, wider by ``expansion``, and 1x1, both with an activation."""
+
+    fixed: ClassVar[frozenset[str]] = FIXED
+
+    kind: Literal["fused_downsample"] = "fused_downsample"
+    expansion: Annotated[float, Field(gt=0)]
+    epsilon: Epsilon = 1e-5
+    activation: Activation = "relu"
+
+    @property
+    def hidden(self) -> int:
+        """Channels between the two convolutions."""
+        return round(self.in_channels * self.expansion)
+
+    def output_shape(self, input_shape: base.Shape) -> base.Shape:
+        self.require_channels(input_shape, self.in_channels)
+        return _strided(input_shape, self.out_channels, self.stride)
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.mobilenet.modules import FusedDownsampleModule
+
+        return FusedDownsampleModule
+
+
 class PointwiseConv(base.Layer):
-    """One 1x1 convolution with norm and activation: MobileNetV3's last before the mean."""
+    """One 1x1 convolution with norm and activation: the last of MobileNetV3 before the mean."""
 
     fixed: ClassVar[frozenset[str]] = FIXED
 
@@ -226,15 +305,36 @@ class PooledFirstClassifier(base.Head):
         return PooledFirstClassifierModule
 
 
+class PooledNormClassifier(base.Head):
+    """MobileNetV4's: ``pooled_first_classifier`` with a norm behind the 1x1 convolution."""
+
+    fixed: ClassVar[frozenset[str]] = FIXED
+
+    kind: Literal["pooled_norm_classifier"] = "pooled_norm_classifier"
+    features: base.Positive
+    epsilon: Epsilon = 1e-5
+    activation: Activation = "relu"
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.mobilenet.modules import PooledNormClassifierModule
+
+        return PooledNormClassifierModule
+
+
 LAYERS = (
     MobileStem,
     SeparableResidual,
     SeparableDownsample,
     MobileResidual,
     MobileDownsample,
+    UniversalResidual,
+    UniversalDownsample,
+    FusedDownsample,
     PointwiseConv,
     MobileClassifier,
     PooledFirstClassifier,
+    PooledNormClassifier,
 )
 
 

@@ -1,4 +1,4 @@
-"""MobileNetV2 and V3, EfficientNet-Lite (arXiv 1801.04381, 1905.02244, 1905.11946).
+"""MobileNetV2 to V4, EfficientNet-Lite (arXiv 1801.04381, 1905.02244, 2404.10518, 1905.11946).
 
 Convolutions before a norm have no bias; the last of a block has no activation.
 """
@@ -170,6 +170,84 @@ class SqueezeExcite(nn.Module):
         return x * functional.hardsigmoid(self.excite(y))
 
 
+class UniversalModule(nn.Module):
+    """Depthwise, 1x1, depthwise, 1x1: (N, C, H, W) to (N, C', H / stride, W / stride).
+
+    Depthwise convolutions of kernel 0 are left out; the middle one has the stride.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden: int,
+        out_channels: int,
+        act: str,
+        *,
+        stride: int,
+        start_kernel: int,
+        kernel: int,
+        epsilon: float,
+    ) -> None:
+        super().__init__()
+        self.start: nn.Module = nn.Identity()
+        if start_kernel:
+            self.start = MobileConvNorm(
+                in_channels, in_channels, kernel=start_kernel, groups=in_channels, epsilon=epsilon
+            )
+        self.enter = MobileConvNorm(in_channels, hidden, epsilon=epsilon)
+        self.act1 = mobile_activation(act)
+        self.middle: nn.Module = nn.Identity()
+        self.act2: nn.Module = nn.Identity()
+        if kernel:
+            self.middle = MobileConvNorm(
+                hidden, hidden, kernel=kernel, stride=stride, groups=hidden, epsilon=epsilon
+            )
+            self.act2 = mobile_activation(act)
+        self.leave = MobileConvNorm(hidden, out_channels, epsilon=epsilon)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.act1(self.enter(self.start(x)))  # (N, hidden, H, W)
+        x = self.act2(self.middle(x))  # (N, hidden, H / stride, W / stride)
+        return self.leave(x)  # type: ignore[no-any-return]
+
+
+class UniversalResidualModule(UniversalModule):
+    """The sum of the input (N, C, H, W) and the convolutions' output."""
+
+    branch_ends = ("leave",)
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        act: str,
+        *,
+        start_kernel: int,
+        kernel: int,
+        epsilon: float,
+    ) -> None:
+        super().__init__(
+            channels, hidden, channels, act, stride=1, start_kernel=start_kernel, kernel=kernel,
+            epsilon=epsilon,
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + super().forward(x)
+
+
+class FusedDownsampleModule(nn.Sequential):
+    """(N, C, H, W) to (N, C', H/2, W/2)."""
+
+    def __init__(
+        self, in_channels: int, hidden: int, out_channels: int, act: str, *, epsilon: float
+    ) -> None:
+        super().__init__()
+        self.spread = MobileConvNorm(in_channels, hidden, kernel=3, stride=2, epsilon=epsilon)
+        self.act1 = mobile_activation(act)
+        self.mix = MobileConvNorm(hidden, out_channels, epsilon=epsilon)
+        self.act2 = mobile_activation(act)
+
+
 class PointwiseConvModule(nn.Sequential):
     """(N, C, H, W) to (N, C', H, W)."""
 
@@ -205,6 +283,22 @@ class PooledFirstClassifierModule(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.act(self.conv(x.mean((2, 3), keepdim=True)))  # (N, features, 1, 1)
+        return self.head(x.squeeze((2, 3)))  # type: ignore[no-any-return]
+
+
+class PooledNormClassifierModule(nn.Module):
+    """(N, C, H, W) to logits (N, classes): global mean, 1x1 convolution with norm, linear head."""
+
+    def __init__(
+        self, in_channels: int, features: int, classes: int, act: str, *, epsilon: float
+    ) -> None:
+        super().__init__()
+        self.features = MobileConvNorm(in_channels, features, epsilon=epsilon)
+        self.act = mobile_activation(act)
+        self.head = TokenLinear(features, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.act(self.features(x.mean((2, 3), keepdim=True)))  # (N, features, 1, 1)
         return self.head(x.squeeze((2, 3)))  # type: ignore[no-any-return]
 
 
