@@ -56,6 +56,10 @@ FAMILIES = {
     "EfficientFormer V2": Family("mobile_64px", {"efficientformer_v2_s0": "efficientformerv2_s0"}),
     "EfficientViT": Family("efficientvit_64px", {"efficientvit_m0": "efficientvit_m0"}),
     "PVT v2": Family("pvt_v2_64px", {"pvt_v2_b0": "pvt_v2_b0"}),
+    "MobileNet": Family(
+        "mobilenet_64px",
+        {"mobilenet_v2_100": "mobilenetv2_100", "efficientnet_lite_0": "tf_efficientnet_lite0"},
+    ),
     "LeViT": Family("levit_64px", {"levit_128s": "levit_128s"}),
     "MobileViT": Family(
         "mobilevit_64px",

@@ -46,6 +46,8 @@ FAMILIES = {
     "efficientvit": ("EfficientViT", "#2a9d6f"),
     "pvt_v2": ("PVT v2", "#1f2430"),
     "levit": ("LeViT", "#6b8e23"),
+    "mobilenet": ("MobileNet", "#00838f"),
+    "efficientnet_lite": ("EfficientNet-Lite", "#8d6e63"),
     "mobilevit_v1": ("MobileViT v1", "#e9b44c"),
     "mobilevit_v2": ("MobileViT v2", "#e8762c"),
     "mobilevit_v3": ("MobileViT v3", "#c8384f"),

@@ -50,6 +50,16 @@ PUBLISHED = {  # parameters with all heads, before folding; GMACs at the publish
     "levit_128": (9_213_936, 0.406),
     "levit_192": (10_947_069, 0.658),
     "levit_256": (18_893_876, 1.120),
+    # as torch counts timm's networks: the papers' counts are rounded, or at other input sizes
+    "mobilenet_v2_100": (3_504_872, 0.3008),
+    "mobilenet_v3_small_100": (2_542_856, 0.0565),
+    "mobilenet_v3_large_100": (5_483_032, 0.2166),
+    "mobilenet_v4_conv_small": (3_774_024, 0.1860),
+    "efficientnet_lite_0": (4_652_008, 0.3852),
+    "efficientnet_lite_1": (5_416_680, 0.6002),
+    "efficientnet_lite_2": (6_092_072, 0.8597),
+    "efficientnet_lite_3": (8_197_096, 1.6076),
+    "efficientnet_lite_4": (13_006_568, 3.9436),
 }
 
 
@@ -140,6 +150,10 @@ SMALL = (
     "mobilevit_v3_xxs",
     "mobilevit_v3_050",
     "levit_128s",
+    "mobilenet_v2_100",
+    "mobilenet_v3_small_100",
+    "mobilenet_v4_conv_small",
+    "efficientnet_lite_0",
 )
 
 

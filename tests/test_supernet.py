@@ -171,6 +171,59 @@ LEVIT = {
     "head": {"kind": "levit_classifier"},
 }  # fmt: skip
 
+_wide = {"expansion": [1, 1.5, 2], "kernel": [3, 5]}
+MOBILENET = {
+    "name": "mobilenet",
+    "input_size": [24, 32],
+    "classes": 5,
+    "stem": {"kind": "mobile_stem", "padding": "same", "epsilon": 1e-3},
+    "stages": [
+        {"width": [4, 8]},
+        {"width": [8, 12], "downsample": {
+            "kind": "separable_downsample", "stride": 1, "kernel": [3, 5]},
+         "blocks": [{"separable": ["identity", {
+             "kind": "separable_residual", "squeeze": [False, True]}]}]},
+        {"width": [8, 12], "downsample": {"kind": "mobile_downsample", "padding": "same", **_wide},
+         "blocks": [{"residual": ["identity", {"kind": "mobile_residual", **_wide}]}]},
+    ],
+    "head": {"kind": "mobile_classifier", "features": [8, 12], "epsilon": 1e-3},
+}  # fmt: skip
+
+GATED = {
+    **MOBILENET,
+    "name": "gated",
+    "stem": {"kind": "mobile_stem", "activation": "hardswish"},
+    "stages": [
+        {"width": [4, 8]},
+        {"width": [24, 40], "downsample": {"kind": "separable_downsample", "squeeze": True},
+         "blocks": [{"residual": ["identity", {
+             "kind": "mobile_residual", "squeeze": True, "activation": "relu", **_wide}]}]},
+        {"width": [8, 12], "downsample": {
+            "kind": "mobile_downsample", "squeeze": [False, True], "activation": "hardswish",
+            **_wide}},
+        {"width": [12, 24], "downsample": {"kind": "pointwise_conv"}},
+    ],
+    "head": {"kind": "pooled_first_classifier", "features": [8, 12]},
+}  # fmt: skip
+
+UNIVERSAL = {
+    **MOBILENET,
+    "name": "universal",
+    "stem": {"kind": "mobile_stem", "activation": "relu"},
+    "stages": [
+        {"width": [4, 8]},
+        {"width": [8, 12], "downsample": {"kind": "fused_downsample", "expansion": [1, 2]},
+         "blocks": [{"residual": ["identity", {
+             "kind": "universal_residual", "start_kernel": 3, **_wide}]}]},
+        {"width": [8, 12], "downsample": {
+            "kind": "universal_downsample", "start_kernel": 3, **_wide},
+         "blocks": [{"residual": ["identity", {
+             "kind": "universal_residual", "start_kernel": 5, "kernel": 0,
+             "expansion": [1, 2]}]}]},
+    ],
+    "head": {"kind": "pooled_norm_classifier", "features": [8, 12]},
+}  # fmt: skip
+
 _KERNELS = {"expansion": 1, "kernel": [3, 5]}
 FINER = {
     **MIXERS,
@@ -191,13 +244,15 @@ FINER = {
              {"ffn": ["identity", {"kind": "inverted_residual", **_KERNELS}]}]},
     ],
 }  # fmt: skip
-NO_SIZES = ("activation", "stride", "talking_heads")
+NO_SIZES = ("activation", "stride", "talking_heads", "squeeze")
 """What an option may change without making a tensor smaller."""
 
 SPACES = {
     each["name"]: SearchSpace.model_validate(each)
-    for each in (SPACE, TOKENS, CASCADE, WINDOWS, REDUCED, MOBILEVIT, SEPARABLE, MIXERS)
-    + (LEVIT, FINER)
+    for each in (
+        *(SPACE, TOKENS, CASCADE, WINDOWS, REDUCED, MOBILEVIT, SEPARABLE, MIXERS, FINER),
+        *(LEVIT, MOBILENET, GATED, UNIVERSAL),
+    )
 }
 
 
@@ -264,9 +319,10 @@ def kept_axes(layer, widest, shape, name):  # noqa: C901 - one case for each kin
     """For each axis of the widest layer's tensor the indices that stay, from the paper's text."""
     here, there = channels(layer, "in"), None
     leaf = name.split(".")[0]
-    if layer.kind == "conv_classifier":
+    if hasattr(layer, "features"):
         features = torch.arange(layer.features)
-        return {"conv": [features, here], "head": [torch.arange(layer.classes), features]}[leaf]
+        classes = torch.arange(layer.classes)
+        return [classes, features] if leaf == "head" else [features, here]
     if layer.kind in ("classifier", "token_classifier", "pooled_classifier", "mean_classifier"):
         return [here] if leaf == "norm" else [torch.arange(layer.classes), here]
     if layer.kind == "levit_classifier":
@@ -325,8 +381,26 @@ def kept_axes(layer, widest, shape, name):  # noqa: C901 - one case for each kin
         ]
     if layer.kind == "conv_downsample":
         return [there, here]
-    if layer.kind == "short_stem":
+    if layer.kind in ("short_stem", "mobile_stem", "pointwise_conv"):
         return [there, here]
+    if layer.kind == "fused_downsample":
+        hidden = torch.arange(layer.hidden)
+        return {"spread": [hidden, here], "mix": [there, hidden]}[leaf]
+    if layer.kind.startswith("universal_"):
+        hidden = torch.arange(layer.hidden)
+        return {
+            "start": [here], "enter": [hidden, here], "middle": [hidden], "leave": [there, hidden],
+        }[leaf]  # fmt: skip
+    if layer.kind.startswith(("separable_", "mobile_")):
+        hidden = torch.arange(getattr(layer, "hidden", len(here)))
+        if leaf == "gate":
+            squeezed = torch.arange(layer.squeezed)
+            gates = {"squeeze": [squeezed, hidden], "excite": [hidden, squeezed]}
+            return gates[name.split(".")[1]]
+        return {
+            "depthwise": [here], "pointwise": [there, here],
+            "fc1": [hidden, here], "mid": [hidden], "fc2": [there, hidden],
+        }[leaf]  # fmt: skip
     if layer.kind in ("inverted_residual", "inverted_downsample"):
         hidden = torch.arange(layer.hidden)
         return {"fc1": [hidden, here], "mid": [hidden], "fc2": [there, hidden]}[leaf]

@@ -11,6 +11,7 @@ from nas.families import (
     efficientformer_v2,
     efficientvit,
     levit,
+    mobilenet,
     mobilevit,
     pvt_v2,
 )
@@ -33,6 +34,7 @@ FAMILIES = (
     pvt_v2.FAMILY,
     mobilevit.FAMILY,
     levit.FAMILY,
+    mobilenet.FAMILY,
 )
 
 LAYERS: dict[str, type[Layer]] = {

@@ -22,6 +22,11 @@ OF_EACH_KIND = (  # networks whose layers are of all kinds that timm has
     "mobilevit_v1_xxs",
     "mobilevit_v2_050",
     "levit_128s",
+    "mobilenet_v2_100",
+    "mobilenet_v3_small_100",
+    "mobilenet_v3_large_100",
+    "mobilenet_v4_conv_small",
+    "efficientnet_lite_0",
 )
 MOBILEVIT_V3 = ("mobilevit_v3_xxs", "mobilevit_v3_050")  # which timm lacks
 QUICK = {*OF_EACH_KIND, "efficientformer_v2_s1", "efficientvit_m1"} - {"pvt_v2_b2_linear"}
@@ -30,7 +35,10 @@ IN_TIMM = [name for name in built_in_architectures() if not name.startswith("mob
 
 def timm_name(name):
     name = re.sub("(former|mobilevit)_v1", r"\1", name)
-    new_names = {"former_v2": "formerv2", "mobilevit_v2": "mobilevitv2", "_linear": "_li"}
+    new_names = {
+        "former_v2": "formerv2", "mobilevit_v2": "mobilevitv2", "_linear": "_li",
+        "mobilenet_v": "mobilenetv", "efficientnet_lite_": "tf_efficientnet_lite",
+    }  # fmt: skip
     for ours, theirs in new_names.items():
         name = name.replace(ours, theirs)
     return name

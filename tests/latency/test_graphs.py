@@ -286,6 +286,48 @@ PAIRS = {  # two layers of one structure and other widths, with their input shap
         ({"in_channels": 8, "classes": 5}, (8, 3, 3)),
         ({"in_channels": 12, "classes": 7}, (12, 2, 2)),
     ),
+    "mobile_stem": (({"out_channels": 8}, (3, 32, 32)), ({"out_channels": 24}, (3, 16, 16))),
+    "separable_residual": (({"channels": 8}, (8, 6, 6)), ({"channels": 12}, (12, 4, 5))),
+    "separable_downsample": (
+        ({"in_channels": 8, "out_channels": 12}, (8, 6, 6)),
+        ({"in_channels": 16, "out_channels": 8}, (16, 7, 8)),
+    ),
+    "mobile_residual": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 3.5}, (12, 4, 5)),
+    ),
+    "mobile_downsample": (
+        ({"in_channels": 8, "out_channels": 12, "expansion": 2}, (8, 6, 6)),
+        ({"in_channels": 16, "out_channels": 8, "expansion": 3.5}, (16, 8, 8)),
+    ),
+    "pointwise_conv": (
+        ({"in_channels": 8, "out_channels": 12}, (8, 6, 6)),
+        ({"in_channels": 16, "out_channels": 8}, (16, 4, 5)),
+    ),
+    "universal_residual": (
+        ({"channels": 8, "expansion": 2}, (8, 6, 6)),
+        ({"channels": 12, "expansion": 3.5}, (12, 4, 5)),
+    ),
+    "universal_downsample": (
+        ({"in_channels": 8, "out_channels": 12, "expansion": 2, "start_kernel": 5}, (8, 6, 6)),
+        ({"in_channels": 16, "out_channels": 8, "expansion": 3, "start_kernel": 5}, (16, 8, 8)),
+    ),
+    "fused_downsample": (
+        ({"in_channels": 8, "out_channels": 12, "expansion": 2}, (8, 6, 6)),
+        ({"in_channels": 16, "out_channels": 8, "expansion": 3.5}, (16, 8, 8)),
+    ),
+    "pooled_norm_classifier": (
+        ({"in_channels": 8, "features": 12, "classes": 5}, (8, 3, 3)),
+        ({"in_channels": 12, "features": 16, "classes": 7}, (12, 2, 2)),
+    ),
+    "mobile_classifier": (
+        ({"in_channels": 8, "features": 12, "classes": 5}, (8, 3, 3)),
+        ({"in_channels": 12, "features": 16, "classes": 7}, (12, 2, 2)),
+    ),
+    "pooled_first_classifier": (
+        ({"in_channels": 8, "features": 12, "classes": 5}, (8, 3, 3)),
+        ({"in_channels": 12, "features": 16, "classes": 7}, (12, 2, 2)),
+    ),
 }
 
 
@@ -296,6 +338,11 @@ FINER = {  # options that change the nodes, each for the pair of its kind
     "inverted_residual": {"kernel": 5},
     "inverted_downsample": {"kernel": 5},
     "attention4d": {"talking_heads": False, "stride": 1},
+    "universal_residual": {"kernel": 0, "start_kernel": 3},
+    "mobile_stem": {"padding": "same", "epsilon": 1e-3},
+    "separable_residual": {"squeeze": True, "activation": "relu"},
+    "mobile_residual": {"kernel": 5, "squeeze": True, "activation": "hardswish"},
+    "mobile_downsample": {"kernel": 5, "squeeze": True, "padding": "same"},
 }
 
 
@@ -314,7 +361,11 @@ EVERY = [*PAIRS, *(f"{kind} finer" for kind in FINER)]
 
 
 # two of a kind of convolution or three, and attention: an export takes a second
-EXPORTED = [*PAIRS, "conv_ffn finer", "inverted_downsample finer", "attention4d finer"]
+EXPORTED = [
+    *PAIRS,
+    *("conv_ffn finer", "inverted_downsample finer", "attention4d finer"),
+    *("mobile_residual finer", "mobile_downsample finer"),
+]
 
 
 @pytest.mark.parametrize("kind", EXPORTED)

@@ -202,7 +202,8 @@ def test_group_that_does_not_fit_is_measured_entirely(layers):
 
 
 @pytest.mark.parametrize(
-    "name", ["efficientvit_64px", "pvt_v2_64px", "mobilevit_64px", "levit_64px"]
+    "name",
+    ["efficientvit_64px", "pvt_v2_64px", "mobilevit_64px", "levit_64px", "mobilenet_64px"],
 )
 def test_every_width_of_a_template_distinguishes_layers(name):
     layers = SearchSpace.load(name).layers()

@@ -127,6 +127,7 @@ FAMILIES = (
     "efficientformer_v1_64px",
     "efficientvit_64px",
     "levit_64px",
+    "mobilenet_64px",
     "mobilevit_64px",
     "pvt_v2_64px",
 )
