@@ -202,6 +202,7 @@ class _Building:
         networks = pick_networks(self.space, self.rng, self.plan.fitted + self.plan.held_out)
         self.survey = Survey(networks, self.reference, self.graphs)
         self.turns = Turns(self.target, self.survey.makers, self.rng, REFERENCE, self.progress)
+        self.turns.open(self.survey.makers)  # whole networks and the reference, which give the unit
 
     def measure(self) -> tuple[dict[Key, Row], Provenance]:
         """All rows, and their provenance; all visits join the journal."""
