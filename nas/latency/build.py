@@ -141,7 +141,7 @@ def build_table(
         rng, graphs = np.random.default_rng(settings.seed), graphs or LayerGraphs()
         plan = settings.plan or (QUICK if settings.quick else THOROUGH)
         graphs.prepare((layer, shape) for (_, shape), layer in space.layers().items())
-        candidates = pick_candidates(space, rng)
+        candidates = pick_candidates(space, rng)  # drawn when it goes on too: networks come after
         if goes_on:
             reference = purpose_of(path).reference
         else:
@@ -202,7 +202,6 @@ class _Building:
         networks = pick_networks(self.space, self.rng, self.plan.fitted + self.plan.held_out)
         self.survey = Survey(networks, self.reference, self.graphs)
         self.turns = Turns(self.target, self.survey.makers, self.rng, REFERENCE, self.progress)
-        self.turns.open(self.survey.makers)  # whole networks and the reference, which give the unit
 
     def measure(self) -> tuple[dict[Key, Row], Provenance]:
         """All rows, and their provenance; all visits join the journal."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -46,7 +46,7 @@ STILL = 0.01
 
 LEAST_RUNS, MOST_RUNS = 16, 40
 """Caches come to keep a part of weights that do not fit, slowly: the test alone would end 6 % too
-early (benchmarks/README.md). A graph whose weights just fit may get faster for long."""
+early (benchmarks/visits.py). A graph whose weights just fit may get faster for long."""
 
 REGULAR = 12
 """Visits to others between two to the reference, at most."""
@@ -107,9 +107,8 @@ class Turns:
     """Graphs of a target by their names; ``regular`` is the name of the reference among them.
 
     Sessions are opened when they are visited, and the oldest are closed where too many are open.
-    They are opened and run in a thread of their own, whose memory other work has not scattered: in
-    the memory of a process that trained, cold runs took up to a fifth longer, each session in its
-    own way (benchmarks/README.md).
+    They are opened and run in a thread of their own, whose memory other work has not scattered:
+    there small networks take 1 to 14 % less, cold (benchmarks/visits.py).
     """
 
     target: Target
@@ -128,16 +127,6 @@ class Turns:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._stopwatch = Stopwatch(CLOCKS[self.target.clock])
         self._open_bytes = int(min(MOST_OPEN_BYTES, OPEN_SHARE * available_bytes()))
-
-    def open(self, names: Iterable[str]) -> None:
-        """Open these graphs now, as many as fit, while their thread's memory is in one piece.
-
-        Of hundreds of sessions the last ones take some percent longer, cold.
-        """
-        for name in names:
-            self._open(name, keep=set(self._runs))
-            if sum(size for _, size in self._runs.values()) > self._open_bytes / 2:
-                return
 
     def visit(self, counts: Mapping[str, int]) -> Iterator[list[Visit]]:
         """Visit each graph so many times, and the reference in between; yields chunk by chunk."""

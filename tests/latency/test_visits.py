@@ -1,5 +1,6 @@
 """Visits by a clock that is told what runs cost; turns on a simulated machine and on the real one."""
 
+import threading
 from collections import Counter
 from itertools import pairwise
 
@@ -63,6 +64,24 @@ def test_a_clock_that_does_not_go_forward_is_one_line(ms):
     with pytest.raises(UserError, match=r"^the clock of this machine stands still or runs back"):
         clock.visit()
     assert clock.runs >= TRIES * LEAST_RUNS
+
+
+def test_sessions_are_opened_and_run_in_one_thread_of_their_own(machine, monkeypatch):
+    threads = []
+    prepare = machine.prepare
+
+    def noted(self, model):
+        threads.append(threading.get_ident())
+        run = prepare(self, model)
+        return lambda: (threads.append(threading.get_ident()), run())
+
+    monkeypatch.setattr(machine, "prepare", noted)
+    visits_of(
+        Turns(machine.target, graphs_of(a=1, b=2), np.random.default_rng(0)), {"a": 2, "b": 2}
+    )
+    assert len(threads) > 4 * LEAST_RUNS
+    assert len(set(threads)) == 1
+    assert threads[0] != threading.get_ident()
 
 
 def graphs_of(**counts):
