@@ -1,9 +1,10 @@
-"""Visits: graphs take turns in random order, and each visit times a graph cold and then warm.
+"""Visits: graphs take turns in random order, and each visit times a graph warm and then cold.
 
-*Cold* is the first run after other work had the caches: 96 MB are read before it. *Warm* is what a
-loop over one network sees: the graph runs until it gets no faster, which takes a few runs or a few
-dozen, and then the last runs count. A graph with regular visits, the reference, comes back after
-every few others.
+*Warm* is what a loop over one network sees: the graph runs until it gets no faster, which takes a
+few runs or a few dozen, and then the last runs count. *Cold* is the next run after other work had
+the caches, as in an application that runs the network once per frame: 96 MB are read before it.
+What caches larger than that keep is what the application finds there too, however many other graphs
+take turns. A graph with regular visits, the reference, comes back after every few others.
 """
 
 from __future__ import annotations
@@ -77,14 +78,15 @@ class Stopwatch:
     caches: np.ndarray = field(default_factory=lambda: np.ones(CACHES_BYTES // 8))
 
     def visit(self, run: Run) -> Times:
-        """One cold run, then runs until they are warm; UserError if the clock stands still."""
+        """Runs until they are warm, then a cold one; UserError if the clock stands still."""
         for _ in range(TRIES):
-            evict(self.caches)
             times = [self._time(run) for _ in range(LEAST_RUNS)]
             while len(times) < MOST_RUNS and not _is_warm(times):
                 times.append(self._time(run))
-            if min(times) > 0:  # a clock that was set back in between tells nothing
-                return Times(float(np.median(times[-WINDOW:])), times[0], len(times))
+            evict(self.caches)
+            cold = self._time(run)
+            if min(*times, cold) > 0:  # a clock that was set back in between tells nothing
+                return Times(float(np.median(times[-WINDOW:])), cold, len(times) + 1)
         raise UserError("the clock of this machine stands still or runs backwards")
 
     def _time(self, run: Run) -> float:
