@@ -49,7 +49,7 @@ LEAST_FOR_SPEED = 24
 
 
 class Visit(NamedTuple):
-    """A visit to a graph: the first run after the caches were read over, and the runs once warm.
+    """A visit to a graph: the runs once warm, and the run after the caches were then read over.
 
     Latencies are ms; ``runs`` counts all runs, ``seconds`` is the time of the whole visit.
     """

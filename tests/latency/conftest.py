@@ -130,11 +130,12 @@ class Simulation(Runtime):
     """A runtime whose models take 0.1 ms an operator, and half as much again when cold.
 
     ``slowness`` is a function of the ms that have passed; what ran is in ``ran``; models of as many
-    operators as are in ``unsteady`` take up to twice as long every second time.
+    operators as are in ``unsteady`` take up to twice as long in some visits.
     """
 
     works_in_caller = frozenset({"abacus"})
     now_ms, slowness, ran, unsteady = 0.0, staticmethod(lambda now: 1.0), [], frozenset()
+    evictions = 0
 
     @classmethod
     def version(cls):
@@ -153,7 +154,7 @@ class Simulation(Runtime):
             machine.ran.append(name)
             noise = 1 + 1e-3 * np.sin(len(machine.ran))
             if len(model.graph.node) in machine.unsteady:
-                noise += np.sin(len(machine.ran)) ** 2
+                noise += np.sin(machine.evictions) ** 2
             machine.now_ms += ms * noise * machine.slowness(machine.now_ms) * (1 + is_cold / 2)
 
         return run
@@ -166,7 +167,12 @@ def machine(monkeypatch):
     monkeypatch.setitem(RUNTIMES, "simulation", fresh)
     monkeypatch.setitem(CLOCKS, "thread_cpu", lambda: int(fresh.now_ms * 1e6))
     monkeypatch.setattr("nas.latency.visits.CACHES_BYTES", 8)
-    monkeypatch.setattr("nas.latency.visits.evict", lambda memory: fresh.ran.append(None))
+
+    def evict(memory):
+        fresh.ran.append(None)
+        fresh.evictions += 1
+
+    monkeypatch.setattr("nas.latency.visits.evict", evict)
     fresh.target = detect_target("abacus", runtime="simulation")
     return fresh
 

@@ -173,13 +173,15 @@ def test_candidates_for_the_reference_are_of_middle_size(tiny):
     assert max(sizes) < most / 1.1
 
 
-def test_the_reference_is_the_steadiest_candidate(tiny, graphs, machine):
+@pytest.mark.parametrize("unsteady", [(0, 3), (1, 2), (2, 4)])
+def test_the_reference_is_a_steady_candidate(tiny, graphs, machine, unsteady):
     rng = np.random.default_rng(0)
     candidates = pick_candidates(tiny, rng)
-    steady = candidates[1]
-    nodes = {len(graphs.network(it).graph.node) for it in candidates if it != steady}
-    machine.unsteady = nodes - {len(graphs.network(steady).graph.node)}
-    assert pick_reference(candidates, machine.target, graphs, rng, 12) == steady
+    nodes = [len(graphs.network(it).graph.node) for it in candidates]
+    assert len(set(nodes)) == 5
+    machine.unsteady = {nodes[place] for place in unsteady}
+    found = pick_reference(candidates, machine.target, graphs, rng, 24)
+    assert candidates.index(found) not in unsteady
 
 
 def test_names_of_graphs_tell_networks_apart(tiny):
