@@ -135,7 +135,7 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     run = Run.open(arguments.run)
-    supernet, dataset, space = run.load_supernet(), run.data.load(run.image_size), run.space
+    supernet, dataset, space = run.load_supernet(), run.load_images(), run.space
     figures = Figures()
     for seed in arguments.starts:
         evaluators = [

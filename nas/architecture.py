@@ -14,19 +14,24 @@ from nas import documents
 from nas.errors import UserError
 from nas.families import BlockFile, Layer, Shape
 from nas.families.own import AnyLayer, files_of, locate_blocks, with_own_kinds
+from nas.preprocessing import IMAGENET, Preprocessing
 
 
-class Architecture(documents.Value):
+class Architecture(documents.GrownValue):
     """An image classification network: layers that are applied one after the other.
 
-    ``blocks`` are the Python files that define the user's own kinds among the layers. Raises
-    ValueError if a layer does not fit the output of the one before, or two have the same slot.
+    ``preprocessing`` is how its weights want to see pictures. ``blocks`` are the Python files that
+    define the user's own kinds among the layers. Raises ValueError if a layer does not fit the
+    output of the one before, or two have the same slot.
     """
+
+    later = frozenset({"preprocessing"})
 
     name: str = ""
     input_shape: tuple[
         Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]
     ]
+    preprocessing: Preprocessing = IMAGENET
     blocks: tuple[BlockFile, ...] = ()
     layers: Annotated[tuple[AnyLayer, ...], Field(min_length=1)]
 
@@ -56,7 +61,7 @@ class Architecture(documents.Value):
         return hash((self.input_shape, self.layers))
 
     def __eq__(self, other: object) -> bool:
-        # the name is a label: networks with the same layers are equal
+        # name and preprocessing belong to weights: networks with the same layers are equal
         return (
             isinstance(other, Architecture)
             and self.input_shape == other.input_shape
@@ -97,6 +102,10 @@ class Architecture(documents.Value):
         *body, head = self.layers
         return self._changed(layers=(*body, head.model_copy(update={"classes": classes})))
 
+    def with_preprocessing(self, preprocessing: Preprocessing) -> Architecture:
+        """Returns the same layers for weights that want to see pictures so."""
+        return self._changed(preprocessing=preprocessing)
+
     def _changed(self, **update: object) -> Architecture:
         return Architecture.model_validate({**dict(self), **update})
 
@@ -133,6 +142,8 @@ class Architecture(documents.Value):
         shape = ", ".join(map(str, self.input_shape))
         blocks = [file.model_dump() for file in files_of(self.layers)]
         named = f'  "blocks": {json.dumps(blocks)},\n' if blocks else ""
+        if seen := self.preprocessing.model_dump(mode="json", exclude_defaults=True):
+            named = f'  "preprocessing": {json.dumps(seen)},\n{named}'
         return (
             f'{{\n  "name": {json.dumps(self.name)},\n  "input_shape": [{shape}],\n{named}'
             f'  "layers": [\n    {layers}\n  ]\n}}\n'

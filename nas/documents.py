@@ -11,13 +11,13 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from nas.errors import UserError, writing
@@ -50,6 +50,22 @@ class Value(BaseModel):
                     details = {"key": str(key), "hint": did_you_mean(str(key), cls.model_fields)}
                     raise PydanticCustomError("unknown_key", "unknown key '{key}'{hint}", details)
         return data
+
+
+class GrownValue(Value):
+    """A value with fields that files of earlier versions lack.
+
+    Those in ``later`` are written only where they differ from their defaults: what an earlier
+    version wrote, which a journal knows its work by, is written again word for word.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, serialize: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        found, fields = serialize(self), type(self).model_fields
+        usual = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return {name: it for name, it in found.items() if name not in usual}
 
 
 Model = TypeVar("Model", bound=Value)

@@ -80,7 +80,9 @@ def train(
     processes that torchrun started train together. With ``resume``, the fields that are set in
     ``data`` and ``settings`` must be those that the run was started with.
     """
+    from nas.deploy.pretrained import read_pretrained
     from nas.training.batches import reading_size
+    from nas.training.pretrained import given_network
     from nas.training.processes import join_processes
     from nas.training.run import Run
     from nas.training.settings import DataSettings, SupernetSettings
@@ -89,10 +91,15 @@ def train(
     images = DataSettings(spec=data) if isinstance(data, str) else data or DataSettings()
     settings = settings or SupernetSettings()
     path = Path(out)
+    if settings.architecture is not None:
+        given = given_network(space, settings.architecture)
+        space = space.with_preprocessing(given.preprocessing)
 
     def start() -> tuple[Run, Dataset]:
         Run.require_free(path, force=force)  # before the images are read, which may take long
-        dataset = images.load(reading_size(space, settings.resolutions))
+        if settings.weights:
+            read_pretrained(settings.weights, space.largest())
+        dataset = images.load(reading_size(space, settings.resolutions), space.preprocessing)
         run = Run.create(
             path,
             space=space.with_classes(len(dataset.classes)),
@@ -107,8 +114,10 @@ def train(
     def go_on() -> tuple[Run, Dataset]:
         run = Run.open(path)
         known = space.with_classes(run.space.classes)
+        if settings.architecture is None:
+            known = known.with_preprocessing(run.space.preprocessing)
         run.require_same(space=known, data=images, settings=settings)
-        return run, run.data.load(run.image_size)
+        return run, run.load_images()
 
     with join_processes(device) as processes:
         run, dataset = processes.in_turn(go_on if resume else start, go_on)
@@ -159,6 +168,7 @@ def retrain(
     out: str | Path,
     *,
     supernet: Run | None = None,
+    weights: str | None = None,
     images: Mapping[str, object] | None = None,
     recipe: Mapping[str, object] | None = None,
     device: str = "cpu",
@@ -167,8 +177,9 @@ def retrain(
 ) -> dict[str, Any]:
     """Train one architecture, and return ``result.json``: test accuracies, sizes, ``paths``.
 
-    ``supernet`` is the run that hands down weights and images; ``images`` are fields of
-    ``DataSettings`` that differ from the run's, or from digits. ``recipe`` holds the ``name`` of a
+    ``supernet`` is the run that hands down weights and images; ``weights`` are pretrained ones, a
+    file or ``hf:OWNER/NAME``; ``images`` are fields of ``DataSettings`` that differ from the run's,
+    or from digits. ``recipe`` holds the ``name`` of a
     recipe, fields of ``Recipe`` that differ from that recipe, and a ``teacher``. The head of the
     architecture gets as many classes as the images have.
     """
@@ -183,11 +194,13 @@ def retrain(
         Path(out),
         architecture,
         supernet=supernet,
+        weights=weights,
         images=images,
         recipe=changes,
         teacher=None if teacher is None else str(teacher),
         force=force,
         device=found_device,
+        progress=progress,
     )
     return train_alone(begun, dataset, progress=progress, device=found_device)
 
@@ -227,7 +240,9 @@ def export(
         from nas.slim.candidates import take_examples
 
         where = placement(detect_target(runtime=runtime, precision="int8"))
-        rounding = Rounding(take_examples(load_dataset(data, architecture.input_size)), where)
+        seen = architecture.preprocessing
+        dataset = load_dataset(data, architecture.input_size, preprocessing=seen)
+        rounding = Rounding(take_examples(dataset), where)
     exported = export_network(architecture, network, form, Path(out), rounding)
     for file, content in exported.files.items():
         write_atomically(file, content)

@@ -80,13 +80,17 @@ class MetaPath(nn.Module):
 class Supernet(nn.Module):
     """Shared weights of all architectures of ``space``, also on images of other ``resolutions``.
 
-    Larger resolutions than the space's own add attention biases, for their larger offsets. Raises
-    UserError if the variants of a slot are not corners of one widest variant.
+    Larger resolutions than the space's own add attention biases, for their larger offsets. In one
+    that is ``anchored`` norms of the largest network keep their statistics, to which those of all
+    others are relative (``nas/training/relative.py``). Raises UserError if the variants of a slot
+    are not corners of one widest variant.
     """
 
-    def __init__(self, space: SearchSpace, resolutions: Sequence[int] = ()) -> None:
+    def __init__(
+        self, space: SearchSpace, resolutions: Sequence[int] = (), *, anchored: bool = False
+    ) -> None:
         super().__init__()
-        self.space = space
+        self.space, self.anchored = space, anchored
         self.resolutions = tuple(sorted({*space.input_sizes, *resolutions}))
         self._plain_layers: dict[tuple[Layer, Shape], PlainLayer] = {}
         self._mixed: dict[int, list[tuple[str, PlainLayer]]] = {}
@@ -120,7 +124,7 @@ class Supernet(nn.Module):
         """
         x = images
         for slot, plain in self._mixed_layers(images.shape[-1]):
-            plain.module.train(self.training)
+            plain.module.train(self.training and not self.anchored)
             views = {crop.name: self._constant(crop) for crop in plain.crops}
             inputs = (x, weights[slot]) if slot in self.space.paths else (x,)
             x = functional_call(plain.module, views, inputs, strict=True)
@@ -147,6 +151,25 @@ class Supernet(nn.Module):
         }
         network.load_state_dict(state, strict=True, assign=True)
         return network.requires_grad_(True).train(self.training)
+
+    @torch.no_grad()
+    def absorb(self, network: nn.Module, architecture: Architecture) -> None:
+        """Take over a network's weights: the inverse of ``extract``.
+
+        Private norms of narrower widths begin as the first channels of the network's. Raises
+        ValueError if a layer is not in the space.
+        """
+        given = network.state_dict()
+        for layer, shape in architecture.placed():
+            for crop in self._plain_layer(layer, shape).crops:
+                value = given[f"{layer.slot}.{crop.name}"]
+                corner = self._tensor(crop.key).view(crop.logical)[crop.corner]
+                corner.copy_(value.reshape(corner.shape))
+                shared, at, width = crop.key.partition("@")
+                for key in self._logical if at else ():
+                    narrower = key.removeprefix(f"{shared}@")
+                    if narrower != key and value.dim() and int(narrower) < int(width):
+                        self._tensor(key).copy_(value[: int(narrower)])
 
     def module_of(self, layer: Layer, shape: Shape) -> nn.Module:
         """Returns a module, in evaluation, on views of a layer's weights, without gradients.
@@ -328,6 +351,21 @@ def _groups(module: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield path, (child.num_channels // child.num_groups,)
         elif isinstance(child, nn.MultiheadAttention):  # queries, keys, values along one axis
             yield path, (child.embed_dim,)
+
+
+def elastic_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor with an axis for each elastic dimension, and one for a kernel."""
+    kernels = {
+        f"{path}.weight" if path else "weight": len(child.kernel_size)
+        for path, child in module.named_modules()
+        if isinstance(child, CONVOLUTIONS)
+    }
+    return {
+        name: (*shape[: len(shape) - kernels[name]], math.prod(shape[len(shape) - kernels[name] :]))
+        if name in kernels
+        else shape
+        for name, shape in _logical_shapes(module).items()
+    }
 
 
 def _logical_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -926,3 +926,28 @@ def test_path_logits_start_uniform_and_are_part_of_the_state(space):
     assert all(torch.count_nonzero(logits) == 0 for logits in supernet.path_logits.values())
     names = {f"{slot.replace('.', '/')}:path_logits" for slot in space.paths}
     assert names <= supernet.state_dict().keys()
+
+
+@pytest.mark.parametrize("space", [SPACE, TOKENS], ids=lambda it: it["name"])
+def test_absorb_is_the_inverse_of_extract(space, randomized):
+    space = SearchSpace.model_validate(space)
+    first, second = Supernet(space), Supernet(space)
+    randomized(first)
+    for network in (space.largest(), space.smallest()):
+        second.absorb(first.extract(network), network)
+        expected, found = first.extract(network).state_dict(), second.extract(network).state_dict()
+        assert expected.keys() == found.keys()
+        for name, tensor in expected.items():
+            assert torch.equal(found[name], tensor), name
+
+
+def test_private_norms_of_narrower_widths_begin_as_slices_of_what_is_absorbed(randomized):
+    space = SearchSpace.model_validate(SPACE)
+    supernet = Supernet(space)
+    network = randomized(build(space.largest()))
+    supernet.absorb(network, space.largest())
+    narrow = supernet.extract(space.smallest()).get_submodule("stem")
+    for name, tensor in network.get_submodule("stem").state_dict().items():
+        part = narrow.state_dict()[name]
+        if "norm" in name and tensor.dim():
+            assert torch.equal(part, tensor[: len(part)])

@@ -100,7 +100,7 @@ def check_supernet(
     with ProgressBar("checking", quiet=as_json) as bar:
         found = check.check_supernet(
             opened,
-            opened.data.load(opened.image_size),
+            opened.load_images(),
             like_the_supernet(opened.settings).model_copy(update=recipe),
             architectures=architectures,
             seeds=seeds,
@@ -123,10 +123,13 @@ def retrain(
         Path | None,
         Option("--from", help="Start from the weights that this run's supernet hands down."),
     ] = None,
+    weights: options.PretrainedWeights = None,
     recipe: Annotated[
         str | None,
         options.one_of(
-            "--recipe", RECIPES, "If left out, published from 100,000 training images on."
+            "--recipe",
+            RECIPES,
+            "If left out, finetuning with --weights, published from 100,000 training images on.",
         ),
     ] = None,
     teacher: Annotated[str | None, Option(help="ARCHITECTURE:WEIGHTS, or an ONNX file.")] = None,
@@ -155,7 +158,7 @@ def retrain(
     with ProgressBar("training", quiet=as_json) as bar:
         if loaded is None or resume:
             begun = retraining.Retraining.open(run)
-            taken = {"supernet": supernet and str(supernet), "teacher": teacher}
+            taken = {"supernet": supernet and str(supernet), "teacher": teacher, "weights": weights}
             begun.require_same(loaded, {**taken, **images, **changes})
             result = retraining.retrain(
                 begun, begun.load_images(), progress=bar, device=find_device(device)
@@ -165,6 +168,7 @@ def retrain(
                 loaded,
                 run,
                 supernet=source,
+                weights=weights,
                 images=images,
                 recipe={**changes, "teacher": teacher},
                 device=device,
@@ -193,7 +197,7 @@ def evaluate(
 
     network = build(loaded)
     load_weights(network, weights)
-    dataset = load_dataset(data, loaded.input_size)
+    dataset = load_dataset(data, loaded.input_size, preprocessing=loaded.preprocessing)
     classes, images = len(dataset.classes), len(dataset.test)
     if classes != loaded.classes:
         raise UserError(

@@ -27,6 +27,10 @@ Given = Mapping[str, Any]
 Space = Annotated[str, Option(help="Name of a built-in space, or a YAML file.")]
 ArchitectureName = Annotated[str, Option(help="Name or JSON file.")]
 Weights = Annotated[Path, Option(help="A safetensors file.")]
+PretrainedWeights = Annotated[
+    str | None,
+    Option("--weights", help="Start from pretrained weights: .safetensors, .pth or hf:timm/NAME."),
+]
 Json = Annotated[bool, Option("--json", help="Print JSON for machines.")]
 Force = Annotated[bool, Option("--force", help="Replace the result that is there.")]
 Resume = Annotated[bool, Option("--resume", help="Continue from where it was stopped.")]

@@ -76,6 +76,10 @@ def slim(
     baselines: Annotated[
         bool, Option("--baselines/--no-baselines", help="Random search and evolution beside it.")
     ] = True,
+    rivals: Annotated[
+        list[str] | None,
+        Option("--rival", help="A finished network beside it, ARCHITECTURE:WEIGHTS; several."),
+    ] = None,
     out: Results = None,
     accept_table: AcceptTable = False,
     seed: options.Seed = 0,
@@ -84,7 +88,12 @@ def slim(
     as_json: options.Json = False,
 ) -> None:
     bounds = {"ms": target_ms, "family": targets, "params": target_params, "macs": target_macs}
-    settings = {"strategy": strategy, "evaluations": evaluations, "baselines": baselines}
+    settings = {
+        "strategy": strategy,
+        "evaluations": evaluations,
+        "baselines": baselines,
+        "rivals": rivals or (),
+    }
     opened, prices, plan = _prepare(run, tables, bounds, mes, **settings, state=state, seed=seed)
 
     from nas import pipeline

@@ -1,4 +1,4 @@
-"""Search spaces and architectures: ``nas spaces``, ``nas show``."""
+"""Search spaces and architectures: ``nas spaces``, ``nas show``, ``nas new-space``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated
 from typer import Argument, Option
 
 from nas.architecture import Architecture
-from nas.cli.options import Json, print_result
-from nas.documents import did_you_mean, read_document
+from nas.cli.options import Force, Json, print_result
+from nas.data import open_source
+from nas.documents import did_you_mean, read_document, require_new, write_atomically
 from nas.errors import UserError
 from nas.space import DEFAULT_SPACE, SearchSpace, built_in_architectures, built_in_spaces
 from nas.training.run import Run
@@ -66,6 +67,58 @@ def show(
     else:
         description = describe_space(subject, prices)
     print_result(description, as_json=as_json, show=lambda: print_description(description))
+
+
+def new_space(
+    architecture: Annotated[str, Argument(help="Name, or a JSON file of your own.")],
+    classes: Annotated[int | None, Option(min=2, help="Classes of the images.")] = None,
+    data: Annotated[
+        str | None, Option(help="Images whose classes count: folder:PATH, parquet:PATH, hf:NAME.")
+    ] = None,
+    input_size: Annotated[int | None, Option(min=1, help="Side of images in pixels.")] = None,
+    out: Annotated[
+        Path | None, Option(help="The file to write; else ARCHITECTURE_SIZEpx.yaml.")
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Widths and expansions become choices, and blocks may be left out."""
+    given = Architecture.load(architecture)
+    if classes and data:
+        raise UserError("--classes and --data exclude each other: data has its own classes")
+    if input_size:
+        given = given.with_input_size(input_size)
+    if data:
+        classes = len(open_source(data).classes)
+    if classes:
+        given = given.with_classes(classes)
+    name = f"{given.name or Path(architecture).stem}_{given.input_size}px"
+    path = out or Path(f"{name}.yaml")
+    require_new(path, force=force)
+
+    from nas.network import measure_size
+    from nas.space.new_space import write_space
+
+    text = write_space(given, lambda network: measure_size(network).macs, name=path.stem)
+    write_atomically(path, text)
+    space = SearchSpace.load(path)
+    sizes = [measure_size(network) for network in (space.smallest(), space.largest())]
+    result = {
+        "space": str(path),
+        "choices": len(space.choices),
+        "cardinality": float(space.cardinality),
+        "params": [size.params for size in sizes],
+        "macs": [size.macs for size in sizes],
+    }
+
+    def print_sizes() -> None:
+        least, most = sizes
+        print(
+            f"{len(space.choices)} choices, {least.macs / 1e6:,.0f} to {most.macs / 1e6:,.0f} "
+            f"million MACs, {least.params / 1e6:.2f} to {most.params / 1e6:.2f} million parameters"
+        )
+
+    print_result(result, {"space": path}, as_json=as_json, show=print_sizes)
 
 
 def _space_or_architecture(what: str) -> SearchSpace | Architecture:

@@ -16,6 +16,7 @@ from nas.data.tables import hub, parquet
 from nas.documents import did_you_mean
 from nas.errors import UserError
 from nas.machine import usable_cores
+from nas.preprocessing import IMAGENET, Preprocessing
 
 if TYPE_CHECKING:
     from nas.data.augmentation import Augmentation
@@ -51,9 +52,11 @@ def load_dataset(
     seed: int = 0,
     search_share: float = 0.1,
     limit: int | None = None,
+    preprocessing: Preprocessing = IMAGENET,
 ) -> Dataset:
     """The data set that ``spec`` names, as square images of ``image_size`` pixels.
 
+    ``preprocessing`` is the network's, which finds in them what its weights were trained on.
     ``search_share``, ``limit`` and ``seed`` are those of ``split_source``. Images of up to 2 GiB
     are kept in memory, others are decoded whenever they are needed. Raises UserError if there is no
     such data set, or its images cannot be read or split.
@@ -66,9 +69,10 @@ def load_dataset(
     def images(pictures: Pictures, indices: Indices) -> Images:
         labels = torch.from_numpy(pictures.labels[indices])
         if not is_streamed:
-            return MemoryImages(decode_all(pictures, indices, image_size), labels)
+            pixels = decode_all(pictures, indices, image_size, preprocessing.crop)
+            return MemoryImages(pixels, labels, preprocessing)
         workers = min(usable_cores(), MOST_WORKERS)
-        return StreamedImages(pictures, indices, labels, image_size, workers)
+        return StreamedImages(pictures, indices, labels, image_size, workers, preprocessing)
 
     source = open_source(spec)
     split = split_source(source, seed=seed, search_share=search_share, limit=limit)

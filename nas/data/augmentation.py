@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nas.preprocessing import IMAGENET, Preprocessing
+
 Operation = Callable[[Tensor, Tensor, Tensor], Tensor]
 AffineRow = tuple[Tensor | float, Tensor | float, Tensor | float]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue between 0 and 1
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 LARGEST_MAGNITUDE = 10.0
 FILL = (124.0, 116.0, 104.0)
@@ -88,10 +87,10 @@ def augment(pixels: Tensor, augmentation: Augmentation, generator: torch.Generat
     return rand_augment(augmented, distortion, generator) if distortion else augmented
 
 
-def normalise(pixels: Tensor) -> Tensor:
+def normalise(pixels: Tensor, preprocessing: Preprocessing = IMAGENET) -> Tensor:
     """Float32 images of about zero mean and unit variance from uint8 ones, (N, 3, S, S)."""
-    mean = torch.tensor(IMAGENET_MEAN).mul_(255).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD).mul_(255).view(3, 1, 1)
+    mean = torch.tensor(preprocessing.mean).mul_(255).view(3, 1, 1)
+    std = torch.tensor(preprocessing.std).mul_(255).view(3, 1, 1)
     return pixels.float().sub_(mean).div_(std)
 
 

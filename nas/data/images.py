@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from nas.data.augmentation import Augmentation, augment, normalise, rand_augment
 from nas.data.sources import Pictures, decode, decode_random_crop
 from nas.errors import UserError
+from nas.preprocessing import IMAGENET, Preprocessing
 
 Positions = Sequence[int] | NDArray[np.int64]
 
@@ -30,9 +31,10 @@ class Request(NamedTuple):
 
 
 class Images(ABC):
-    """Labelled images of one size."""
+    """Labelled images of one size, served as ``preprocessing`` says but for its crop."""
 
     labels: Tensor  # (N,) int64
+    preprocessing: Preprocessing
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -43,7 +45,11 @@ class Images(ABC):
 
     def at(self, side: int) -> Images:
         """The same images, resized to ``side`` pixels after they were augmented."""
-        return ResizedImages(self.labels, self, side)
+        return ResizedImages(self.labels, self.preprocessing, self, side)
+
+    @abstractmethod
+    def seen_as(self, preprocessing: Preprocessing) -> Images:
+        """The same images for another network's mean and deviation."""
 
     @abstractmethod
     def _pixels(self, requests: list[Request]) -> Iterator[Tensor]:
@@ -86,7 +92,7 @@ class Images(ABC):
 
     def _serve(self, requests: list[Request]) -> Iterator[tuple[Tensor, Tensor]]:
         for request, pixels in zip(requests, self._pixels(requests), strict=True):
-            yield normalise(pixels), self.labels[request.positions]
+            yield normalise(pixels, self.preprocessing), self.labels[request.positions]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +101,14 @@ class MemoryImages(Images):
 
     pixels: Tensor
     labels: Tensor
+    preprocessing: Preprocessing = IMAGENET
 
     def subset(self, indices: Positions) -> MemoryImages:
         positions = torch.as_tensor(np.asarray(indices, np.int64))
-        return MemoryImages(self.pixels[positions], self.labels[positions])
+        return replace(self, pixels=self.pixels[positions], labels=self.labels[positions])
+
+    def seen_as(self, preprocessing: Preprocessing) -> MemoryImages:
+        return replace(self, preprocessing=preprocessing)
 
     def _pixels(self, requests: list[Request]) -> Iterator[Tensor]:
         for request in requests:
@@ -114,11 +124,15 @@ class ResizedImages(Images):
     """Images that are resized as they are served."""
 
     labels: Tensor
+    preprocessing: Preprocessing
     images: Images
     side: int
 
     def subset(self, indices: Positions) -> Images:
         return self.images.subset(indices).at(self.side)
+
+    def seen_as(self, preprocessing: Preprocessing) -> Images:
+        return self.images.seen_as(preprocessing).at(self.side)
 
     def _pixels(self, requests: list[Request]) -> Iterator[Tensor]:
         return self.images._pixels(requests)
@@ -130,18 +144,25 @@ class ResizedImages(Images):
 
 @dataclass(frozen=True, eq=False)
 class StreamedImages(Images):
-    """The pictures at ``indices``, decoded by ``workers`` processes (0: by this one)."""
+    """The pictures at ``indices``, decoded by ``workers`` processes (0: by this one).
+
+    ``preprocessing`` decides the part of a picture that is evaluated; training draws its own.
+    """
 
     pictures: Pictures
     indices: NDArray[np.int64]
     labels: Tensor
     side: int
     workers: int
+    preprocessing: Preprocessing = IMAGENET
 
     def subset(self, indices: Positions) -> StreamedImages:
         positions = np.asarray(indices, np.int64)
         labels = self.labels[torch.from_numpy(positions)]
         return replace(self, indices=self.indices[positions], labels=labels)
+
+    def seen_as(self, preprocessing: Preprocessing) -> StreamedImages:
+        return replace(self, preprocessing=preprocessing)
 
     def _pixels(self, requests: list[Request]) -> Iterator[Tensor]:
         loader = DataLoader(
@@ -182,7 +203,7 @@ class _Batches(Dataset[Tensor | UserError]):
         rng = np.random.default_rng(request.seed)
         for index in self.images.indices[request.positions.numpy()].tolist():
             if augmentation is None:
-                yield decode(pictures, index, side)
+                yield decode(pictures, index, side, self.images.preprocessing.crop)
             else:
                 yield decode_random_crop(pictures, index, side, rng, mirror=augmentation.mirror)
 

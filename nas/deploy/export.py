@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ import onnx.utils
 import torch
 from torch import nn
 
+from nas.architecture import Architecture
 from nas.deploy.quantize import Placement, cpu_session, quantize
 from nas.errors import UserError
 from nas.families import Shape
@@ -118,6 +120,26 @@ def _export(
             if attribute.s == b"pytorch_half_pixel":
                 attribute.s = b"half_pixel"
     return model
+
+
+def describe(
+    model: onnx.ModelProto, architecture: Architecture, classes: Sequence[str] = ()
+) -> None:
+    """Write into a model's metadata what a user needs to feed it and to read its logits.
+
+    ``input_size`` in pixels; ``mean`` and ``std`` of red, green and blue between 0 and 1; ``crop``,
+    the share of a picture's central square; ``classes``, if known. All are JSON.
+    """
+    seen = architecture.preprocessing
+    values: dict[str, object] = {
+        "input_size": architecture.input_size,
+        "mean": seen.mean,
+        "std": seen.std,
+        "crop": seen.crop,
+    }
+    if classes:
+        values["classes"] = list(classes)
+    onnx.helper.set_model_props(model, {name: json.dumps(it) for name, it in values.items()})
 
 
 class Examples(NamedTuple):

@@ -67,7 +67,7 @@ def export_network(
     """Export a network in evaluation mode; raises UserError unless the export computes the same."""
     from safetensors.torch import save
 
-    from nas.deploy.export import require_parity, to_checked_int8, to_checked_onnx
+    from nas.deploy.export import describe, require_parity, to_checked_int8, to_checked_onnx
     from nas.deploy.timm import load_timm_state_dict, to_timm_state_dict
     from nas.network import build
 
@@ -90,7 +90,9 @@ def export_network(
     if form == "onnx-int8":
         assert rounding is not None
         model, share = to_checked_int8(model, network, *rounding)
+        describe(model, architecture)
         return Exported({out: model.SerializeToString()}, agreement=share)
+    describe(model, architecture)
     return Exported({out: model.SerializeToString()}, difference)
 
 

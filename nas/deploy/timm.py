@@ -23,6 +23,8 @@ from nas.network import build, make_module
 
 INDEX = re.compile(r"attention_biase?_idxs$")
 """timm's integer buffers: which bias belongs to which pair of a query and a key."""
+COUNTER = "num_batches_tracked"
+"""The end of a norm's number of batches, which says nothing about a finished network."""
 
 
 def load_timm_state_dict(
@@ -30,14 +32,35 @@ def load_timm_state_dict(
 ) -> None:
     """Load weights named as timm names them into ``build(architecture)``, in place.
 
-    timm's index buffers may be absent. Raises UserError if another tensor is, or one does not fit.
+    timm's index buffers and the counters of norms may be absent. Raises UserError if another tensor
+    is, or one does not fit.
     """
-    given = {key: tensor for key, tensor in state_dict.items() if not INDEX.search(key)}
-    found = _places(architecture, _shapes(network))
-    if misfit := _misfit(found, given):
+    given = without_indices(state_dict)
+    found = timm_places(architecture)
+    if misfit := find_misfit(found, given):
         name = architecture.name or "the architecture"
-        raise UserError(f"timm weights do not fit {name}: {misfit}{_closest(given, architecture)}")
-    network.load_state_dict({name: place.take(given[place.key]) for name, place in found.items()})
+        raise UserError(f"timm weights do not fit {name}: {misfit}{closest(given, architecture)}")
+    network.load_state_dict(take_all(found, given))
+
+
+def without_indices(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights without timm's index buffers."""
+    return {key: tensor for key, tensor in state_dict.items() if not INDEX.search(key)}
+
+
+def timm_places(architecture: Architecture) -> dict[str, Place]:
+    """The place of each tensor of ``build(architecture)``, by its name, in timm's network."""
+    with torch.device("meta"):
+        network = build(architecture)
+    return _places(architecture, _shapes(network))
+
+
+def take_all(
+    places: Mapping[str, Place], given: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Our tensors by their names; counters that are not given are 0."""
+    zero = torch.zeros((), dtype=torch.int64)
+    return {name: place.take(given.get(place.key, zero)) for name, place in places.items()}
 
 
 def to_timm_state_dict(network: nn.Module, architecture: Architecture) -> dict[str, torch.Tensor]:
@@ -160,10 +183,12 @@ def _bias_indices(height: int, width: int) -> torch.Tensor:
     return (y[:, None] - y).abs() * width + (x[:, None] - x).abs()
 
 
-def _misfit(found: Mapping[str, Place], given: Mapping[str, torch.Tensor]) -> str | None:
+def find_misfit(found: Mapping[str, Place], given: Mapping[str, torch.Tensor]) -> str | None:
     """The first reason why weights do not fit."""
     for name, place in found.items():
         if place.key not in given:
+            if name.endswith(COUNTER):
+                continue
             return f"'{place.key}' is missing (our '{name}')"
         shape = tuple(given[place.key].shape)
         if shape != place.shape:
@@ -172,8 +197,8 @@ def _misfit(found: Mapping[str, Place], given: Mapping[str, torch.Tensor]) -> st
     return next((f"'{key}' has no place in it" for key in given if key not in known), None)
 
 
-def _closest(given: Mapping[str, torch.Tensor], but: Architecture) -> str:
-    """The published architecture that has most tensors in common with the weights, if any has."""
+def closest(given: Mapping[str, torch.Tensor], but: Architecture) -> str:
+    """Words about the published architecture that has most tensors in common with the weights."""
     shares = {
         architecture.name: _share(architecture, given)
         for architecture in _published()
@@ -208,6 +233,4 @@ def _share(architecture: Architecture, given: Mapping[str, torch.Tensor]) -> flo
 
 @cache
 def _timm_shapes(architecture: Architecture) -> Mapping[str, Sizes]:
-    with torch.device("meta"):
-        network = build(architecture)
-    return {place.key: place.shape for place in _places(architecture, _shapes(network)).values()}
+    return {place.key: place.shape for place in timm_places(architecture).values()}

@@ -20,6 +20,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas.architecture import Architecture
 from nas.deploy.export import INPUT, OPSET, OUTPUT, PARITY_BOUND, export_folded, export_together
@@ -34,6 +35,9 @@ KEPT_BYTES = 150_000_000
 
 TOGETHER = 16
 """Layers of one export: it takes seconds, hardly more for several, far more for many."""
+
+CALIBRATION_IMAGES = 4
+"""Random inputs that the norms of random layers are calibrated with."""
 
 COPIES = 2
 """By which the graphs of a cold layer differ: the noise of a visit counts half."""
@@ -194,19 +198,47 @@ def _behind(
 
 
 def random_module(layer: Layer, input_shape: Shape) -> nn.Module:
-    """The layer in evaluation mode; every tensor random: biases of zero would hide mistakes."""
+    """The layer in evaluation mode; every tensor random: biases of zero would hide mistakes.
+
+    Norms hold the statistics of random inputs, and biases and scales are small, so that numbers in
+    a network of such layers stay as near to 1 as in a trained one. Where they grow, attention makes
+    weights below 1e-38, with which some CPUs compute a hundred times slower.
+    """
     seed = zlib.crc32(f"{layer.signature} {input_shape}".encode())
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = make_module(layer, input_shape).eval()
+    ends = tuple(
+        f"{path}.{end}" if path else end
+        for path, child in module.named_modules()
+        for end in getattr(child, "branch_ends", ())
+    )
     with torch.no_grad():
-        for tensor in [*module.parameters(), *module.buffers()]:
-            if tensor.is_floating_point() and tensor.ndim <= 1:  # biases, scales, norms
-                tensor.uniform_(0.5, 1.5, generator=generator)
-            elif tensor.is_floating_point() and not tensor.any():
-                tensor.normal_(generator=generator)
+        for name, tensor in module.named_parameters():
+            is_norm = tensor.ndim <= 1 and not name.endswith("bias")
+            if name.endswith("gamma") or (is_norm and name.startswith(ends)):
+                tensor.uniform_(0.02, 0.06, generator=generator)
+            elif is_norm:
+                tensor.uniform_(0.25, 0.75, generator=generator)
+            elif tensor.ndim <= 1 or not tensor.any():  # attention's biases start at 0
+                tensor.normal_(std=0.1, generator=generator)
+        _calibrate(module, torch.randn(CALIBRATION_IMAGES, *input_shape, generator=generator))
     return module
+
+
+def _calibrate(module: nn.Module, images: torch.Tensor) -> None:
+    """Set the statistics of norms over the batch to those of these inputs."""
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0  # all of this batch
+        norm.train()
+    if norms:
+        module(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
 
 
 def substitute(

@@ -28,9 +28,10 @@ from nas.report.terminal import (
     count,
     has_states,
     latencies,
+    predicted_text,
     share,
 )
-from nas.slim.result import FILES, FinalNetwork, LayerShare, SearchResult, WalkStep
+from nas.slim.result import FILES, FinalNetwork, LayerShare, RivalNetwork, SearchResult, WalkStep
 
 PAGE_FILE, REPORT_FILE, LOG_FILE = FILES["page"], FILES["report"], "log.jsonl"
 TEMPLATE = Path(__file__).parent / "template"
@@ -160,7 +161,7 @@ def _search_view(result: SearchResult) -> dict[str, Any]:
     return {
         "result": result,
         "cards": [_card(network, latency, largest) for network in result.delivered],
-        "networks": [_row(network) for network in result.networks],
+        "networks": [*map(_row, result.networks), *map(_row, result.rivals)],
         "other": OTHER[result.state] if has_states(result.networks) else None,
         "areas": [(it.name, it.hypervolume / best if best else 0.0) for it in result.methods],
         "figures": drawn,
@@ -174,12 +175,12 @@ def _search_view(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def _row(network: FinalNetwork) -> dict[str, Any]:
+def _row(network: FinalNetwork | RivalNetwork) -> dict[str, Any]:
     names = latencies(network.costs)
     return {
         "network": network,
         "target": bounds_text(network.target),
-        "predicted": [(table_of(cost), network.costs[cost]) for cost in names],
+        "predicted": [(table_of(cost), predicted_text(network, cost)) for cost in names],
         "measured": [(table_of(cost), network.measured(cost)) for cost in names],
         "other": [(table_of(cost), network.measured(cost, OTHER[network.state])) for cost in names],
     }

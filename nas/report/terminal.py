@@ -17,7 +17,7 @@ from nas.documents import write_atomically
 
 if TYPE_CHECKING:
     from nas.latency.estimator import State
-    from nas.slim.result import FinalNetwork, SearchResult
+    from nas.slim.result import FinalNetwork, RivalNetwork, SearchResult
     from nas.training.check import Check
 
 LINE_SECONDS = 20.0
@@ -104,7 +104,7 @@ class Column(NamedTuple):
     """A column of the final table of a search."""
 
     title: str
-    text: Callable[[FinalNetwork], str]
+    text: Callable[[FinalNetwork | RivalNetwork], str]
 
 
 ACCURACY = Column("test accuracy", lambda network: share(network.test_accuracy))
@@ -113,7 +113,7 @@ SIZES = (
     Column("MACs", lambda network: count(network.costs["macs"])),
 )
 OF_TARGET = Column("of target", lambda network: share(network.of_target))
-SCORES = (Column("MES", lambda network: f"{network.score:.1f}"),)
+SCORES = (Column("MES", lambda it: "-" if it.score is None else f"{it.score:.1f}"),)
 """Sizes and scores are columns of the terminal's table and of the page's: add others here."""
 
 
@@ -124,16 +124,19 @@ STATES_MEAN = (
 """What the two latencies of a network are; stands below tables that show both."""
 
 
-def print_networks(networks: Sequence[FinalNetwork], *, title: str) -> None:
+def print_networks(
+    networks: Sequence[FinalNetwork], *, title: str, rivals: Sequence[RivalNetwork] = ()
+) -> None:
     """Print the final table of a search: a network a line, with the latency of every table."""
     several = len({str(network.target) for network in networks if network.target}) > 1
     times = [it for cost in latencies(networks[0].costs) for it in _latency_columns(cost, networks)]
     targets = [Column("target", _bounds)] if several else []
     near = [OF_TARGET] if any(network.of_target for network in networks) else []
     columns = [*targets, ACCURACY, *SIZES, *times, *near, *SCORES]
+    rows: list[FinalNetwork | RivalNetwork] = [*networks, *rivals]
     print_table(
         ("network", *(column.title for column in columns)),
-        [(network.name, *(column.text(network) for column in columns)) for network in networks],
+        [(network.name, *(column.text(network) for column in columns)) for network in rows],
         title=title,
     )
     for network in networks:
@@ -154,11 +157,17 @@ def latencies(costs: Iterable[str]) -> list[str]:
     return [name for name in costs if name.partition("[")[0] == "latency_ms"]
 
 
-def _bounds(network: FinalNetwork) -> str:
+def _bounds(network: FinalNetwork | RivalNetwork) -> str:
     return ", ".join(f"{bound:g}" for bound in (network.target or {}).values()) or "-"
 
 
-def measured_text(network: FinalNetwork, cost: str, state: State) -> str:
+def predicted_text(network: FinalNetwork | RivalNetwork, cost: str) -> str:
+    """``1.234``, or ``-`` where nothing can be predicted."""
+    found = network.predicted(cost)
+    return "-" if found is None else f"{found:.3f}"
+
+
+def measured_text(network: FinalNetwork | RivalNetwork, cost: str, state: State) -> str:
     """``1.234``, or ``-`` where nothing was measured."""
     found = network.measured(cost, state)
     return f"{found.measured:.3f}" if found else "-"
@@ -171,7 +180,7 @@ def _latency_columns(cost: str, networks: Sequence[FinalNetwork]) -> list[Column
     """
     name, state = "ms" + cost.removeprefix("latency_ms").replace("[", " ["), networks[0].state
     columns = [
-        Column(f"predicted {state} {name}", lambda network: f"{network.costs[cost]:.3f}"),
+        Column(f"predicted {state} {name}", lambda network: predicted_text(network, cost)),
         Column(f"measured {state} {name}", lambda network: measured_text(network, cost, state)),
     ]
     other: State = "cold" if state == "warm" else "warm"
@@ -184,7 +193,9 @@ def _latency_columns(cost: str, networks: Sequence[FinalNetwork]) -> list[Column
 
 def print_search(result: SearchResult, *, title: str | None = None) -> None:
     """Print the final table of a search and the verdict for each target."""
-    print_networks(result.networks, title=title or f"{result.space}, {result.data}")
+    print_networks(
+        result.networks, title=title or f"{result.space}, {result.data}", rivals=result.rivals
+    )
     print(*result.verdicts, sep="\n", end="\n\n")
 
 

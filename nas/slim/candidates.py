@@ -13,7 +13,13 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.deploy.export import Examples, OnnxNetwork, require_parity, to_checked_int8
+from nas.deploy.export import (
+    Examples,
+    OnnxNetwork,
+    describe,
+    require_parity,
+    to_checked_int8,
+)
 from nas.latency.graphs import LayerGraphs
 from nas.latency.table import LatencyTable, Prices
 from nas.latency.target import placement
@@ -120,8 +126,13 @@ class Candidates:
 
     def _export(self, architecture: Architecture) -> Exported:
         network = inherited_network(self.supernet, architecture, self.dataset.train)
+        return self.export(network, architecture)
+
+    def export(self, network: nn.Module, architecture: Architecture) -> Exported:
+        """The models of any network; UserError if its export is wrong."""
         exact = self._graphs.compose(network, architecture)  # a tenth of the time of an export
         require_parity(OnnxNetwork(exact), network, architecture.input_shape)
+        describe(exact, architecture, self.dataset.classes)
         models: dict[str, onnx.ModelProto] = {}
         agreements: list[float | None] = []
         for cost, table in self.measured.items():
@@ -131,6 +142,7 @@ class Candidates:
                 examples = take_examples(self.dataset.at(architecture.input_size))
                 where = placement(table.target)
                 models[cost], agreement = to_checked_int8(exact, network, examples, where)
+                describe(models[cost], architecture, self.dataset.classes)
             agreements.append(agreement)
         return Exported(network, models, agreements[0])
 

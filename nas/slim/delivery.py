@@ -19,12 +19,21 @@ from nas.documents import write_atomically
 from nas.latency.estimator import STATES, State
 from nas.latency.survey import network_name
 from nas.latency.table import LatencyTable
+from nas.network import measure_size
 from nas.search.problem import Costs
 from nas.slim.candidates import Candidates
 from nas.slim.finalists import Finalists
 from nas.slim.loop import NEAR, Judges, Loop, Pair
 from nas.slim.methods import Method
-from nas.slim.result import NETWORK_FILES, FinalNetwork, LayerShare, MeasuredLatency
+from nas.slim.result import (
+    NETWORK_FILES,
+    FinalNetwork,
+    LayerShare,
+    MeasuredLatency,
+    RivalNetwork,
+    TimedLatency,
+)
+from nas.slim.rivals import Rival
 from nas.space import Assignment
 
 
@@ -48,9 +57,14 @@ class Delivered:
         write_atomically(folder / NETWORK_FILES["onnx"], self.model.SerializeToString())
 
 
-def deliver(candidates: Candidates, methods: Sequence[Method]) -> list[Delivered]:
-    """The largest network, and that of each method for each target; UserError if one is not met."""
-    delivery = Delivery(candidates)
+def deliver(
+    candidates: Candidates, methods: Sequence[Method], rivals: Sequence[Rival] = ()
+) -> tuple[list[Delivered], list[RivalNetwork]]:
+    """The largest network, and that of each method for each target; and the rivals.
+
+    Raises UserError if a target is not met.
+    """
+    delivery = Delivery(candidates, rivals)
     targets = candidates.plan.targets
     pairs = [Pair(it, target, it.choose(target)) for target, it in product(targets, methods)]
     Loop(pairs, delivery.judges, [candidates.largest], candidates.progress).run()
@@ -63,14 +77,21 @@ def deliver(candidates: Candidates, methods: Sequence[Method]) -> list[Delivered
         delivered.append(
             replace(found, figures=found.figures.model_copy(update={"remark": remark}))
         )
-    return delivered
+    return delivered, [delivery.take_rival(rival) for rival in rivals]
 
 
 class Delivery:
-    """Measures networks on all devices at hand, and puts together what is known of each."""
+    """Measures networks on all devices at hand, and puts together what is known of each.
 
-    def __init__(self, candidates: Candidates) -> None:
+    ``rivals`` are measured in every session too.
+    """
+
+    def __init__(self, candidates: Candidates, rivals: Sequence[Rival] = ()) -> None:
         self.candidates = candidates
+        self._rivals = {
+            rival.model_name: candidates.export(rival.network, rival.architecture)
+            for rival in rivals
+        }
         self.finalists = {
             cost: Finalists(table, candidates.journal, candidates.progress)
             for cost, table in candidates.measured.items()
@@ -91,9 +112,11 @@ class Delivery:
         """Time networks together on each device; returns latencies in the state of the plan."""
         state, names = self.candidates.plan.state, {one: self._name(one) for one in networks}
         for cost, finalists in self.finalists.items():
-            finalists.measure(
-                {name: partial(self._model, one, cost) for one, name in names.items()}
-            )
+            makers = {name: partial(self._model, one, cost) for one, name in names.items()}
+            rivals = {
+                name: partial(it.models.__getitem__, cost) for name, it in self._rivals.items()
+            }
+            finalists.measure({**makers, **rivals})
         return {
             one: {
                 cost: finalists.latencies[name].of(state).ms
@@ -124,17 +147,31 @@ class Delivery:
             figures, architecture, exported.network, next(iter(exported.models.values()))
         )
 
-    def _latencies(self, architecture: Architecture) -> Iterator[MeasuredLatency]:
+    def take_rival(self, rival: Rival) -> RivalNetwork:
+        """The figures of a rival that was measured; its accuracy comes later."""
+        plan, size = self.candidates.plan, measure_size(rival.architecture)
+        latencies = tuple(self._timed(rival.model_name))
+        measured = {it.cost: it.measured for it in latencies if it.state == plan.state}
+        costs = {**size._asdict(), **measured}
+        is_known = plan.terms.keys() <= costs.keys()
+        return RivalNetwork(
+            name=rival.name,
+            costs=costs,
+            score=plan.score(costs) if is_known else None,
+            latencies=latencies,
+            state=plan.state,
+        )
+
+    def _timed(self, name: str) -> Iterator[TimedLatency]:
+        """The latencies of a model by its name, by table and state."""
         for (cost, finalists), state in product(self.finalists.items(), STATES):
-            found = finalists.latencies[network_name(architecture)].of(state)
-            yield MeasuredLatency(
-                cost=cost,
-                state=state,
-                predicted=finalists.table.predict(architecture, state),
-                measured=found.ms,
-                low=found.ms_low,
-                high=found.ms_high,
-            )
+            ms, low, high = finalists.latencies[name].of(state)
+            yield TimedLatency(cost=cost, state=state, measured=ms, low=low, high=high)
+
+    def _latencies(self, architecture: Architecture) -> Iterator[MeasuredLatency]:
+        for it in self._timed(network_name(architecture)):
+            predicted = self.finalists[it.cost].table.predict(architecture, it.state)
+            yield MeasuredLatency(**dict(it), predicted=predicted)
 
     def _name(self, network: Assignment) -> str:
         return network_name(self.candidates.space.decode(network))

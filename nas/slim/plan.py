@@ -59,6 +59,7 @@ class Plan(Value):
 
     ``targets`` are upper bounds of costs, the loosest first, of latencies in ``state``. ``terms``
     make the Mobile Efficiency Score. Without ``baselines`` uniform scaling alone is compared.
+    ``rivals`` are finished networks beside the search's, ARCHITECTURE:WEIGHTS.
     """
 
     targets: Annotated[tuple[dict[str, float], ...], Field(min_length=1)]
@@ -67,6 +68,7 @@ class Plan(Value):
     evaluations: Annotated[int, Field(gt=0)] = 100
     baselines: bool = True
     state: State = "warm"
+    rivals: tuple[str, ...] = ()
     seed: Annotated[int, Field(ge=0)] = 0
 
     def score(self, costs: Costs) -> float:

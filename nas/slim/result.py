@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -102,21 +102,79 @@ class LayerShare(Value):
     costs: dict[str, float]
 
 
-class MeasuredLatency(Value):
-    """A predicted latency and a measured one with its 95 % interval, in ms of the table's unit.
-
-    ``cost`` names the table; files of version 0.1 lack ``state``.
-    """
+class TimedLatency(Value):
+    """A measured latency with its 95 % interval, in ms of the unit of the table ``cost``."""
 
     cost: str
-    state: State = "warm"
-    predicted: float
+    state: State = "warm"  # files of version 0.1 lack it
     measured: float
     low: float
     high: float
 
 
-class FinalNetwork(Value):
+class MeasuredLatency(TimedLatency):
+    """A measured latency, and what the table predicts."""
+
+    predicted: float
+
+
+class WithLatencies(Value):
+    """A network that was measured; ``costs`` and ``state`` are those of targets."""
+
+    name: str
+    costs: dict[str, float]
+    latencies: tuple[TimedLatency, ...]
+    state: State = "warm"
+
+    def measured(self, cost: str, state: State | None = None) -> TimedLatency | None:
+        """A measured latency, by default in the target's state."""
+        wanted = state or self.state
+        found = (it for it in self.latencies if (it.cost, it.state) == (cost, wanted))
+        return next(found, None)
+
+    def meets(self, target: Costs) -> bool:
+        """Whether the network meets a target, by measurements where there are any."""
+        return meets({**self.costs, **self._measurements}, target)
+
+    def predicted(self, cost: str) -> float | None:  # noqa: ARG002
+        """The predicted latency in that state; None of networks that no table is for."""
+        return None
+
+    @property
+    def _measurements(self) -> dict[str, float]:
+        return {it.cost: it.measured for it in self.latencies if it.state == self.state}
+
+
+class RivalNetwork(WithLatencies):
+    """A finished network beside those of the search; its latencies in ``costs`` are measured."""
+
+    target: None = None
+    score: float | None
+    search_accuracy: None = None
+    test_accuracy: float | None = None
+    of_target: None = None
+    fits: Literal[True] = True
+    remark: None = None
+
+    def summary(self) -> dict[str, Any]:
+        """The network in ``result.json``."""
+        return {
+            "name": self.name,
+            "test_accuracy": self.test_accuracy,
+            **{name: int(self.costs[name]) for name in COUNTS},
+            "latencies": {
+                cost: {
+                    state: {"measured": it.measured}
+                    for state in STATES
+                    if (it := self.measured(cost, state))
+                }
+                for cost in self.costs
+                if cost not in COUNTS
+            },
+        }
+
+
+class FinalNetwork(WithLatencies):
     """A network of the final table; ``target`` is None for the largest.
 
     ``costs`` are predicted, in the ``state`` that the target's latencies are in. ``latencies`` are
@@ -124,33 +182,23 @@ class FinalNetwork(Value):
     same class. ``remark`` says why the network is not near its target, if it is not.
     """
 
-    name: str
     target: dict[str, float] | None
     assignment: tuple[int, ...]
-    costs: dict[str, float]
     score: float
     latencies: tuple[MeasuredLatency, ...]
     search_accuracy: float
     test_accuracy: float | None
     layers: tuple[LayerShare, ...]
     int8_agreement: float | None = None
-    state: State = "warm"
     remark: str | None = None
 
-    def measured(self, cost: str, state: State | None = None) -> MeasuredLatency | None:
-        """A measured latency, by default in the target's state."""
-        wanted = state or self.state
-        found = (it for it in self.latencies if (it.cost, it.state) == (cost, wanted))
-        return next(found, None)
-
-    @property
-    def _measurements(self) -> dict[str, float]:
-        return {it.cost: it.measured for it in self.latencies if it.state == self.state}
+    def predicted(self, cost: str) -> float:
+        return self.costs[cost]
 
     @property
     def fits(self) -> bool:
         """Whether the network meets its target, by measurements where there are any."""
-        return meets({**self.costs, **self._measurements}, self.target or {})
+        return self.meets(self.target or {})
 
     @property
     def of_target(self) -> float | None:
@@ -186,8 +234,9 @@ class FinalNetwork(Value):
         """Both states of a measured latency; of one that is only predicted the target's."""
         found: dict[str, Any] = {}
         for state in STATES:
-            if it := self.measured(cost, state):
-                found[state] = {"predicted": it.predicted, "measured": it.measured}
+            for it in self.latencies:
+                if (it.cost, it.state) == (cost, state):
+                    found[state] = {"predicted": it.predicted, "measured": it.measured}
         return found or {self.state: {"predicted": self.costs[cost], "measured": None}}
 
 
@@ -245,7 +294,8 @@ class SearchResult(Value):
     """All of a search, which was for the method ``wanted``.
 
     ``choices`` and ``options`` explain assignments; ``walk`` has that after each step of ``trace``.
-    Files of version 0.1 lack ``comparisons`` (``verdicts`` in numbers), ``walk`` and ``terms``.
+    ``rivals`` are finished networks that were measured and judged beside the search's. Files of
+    version 0.1 lack ``comparisons`` (``verdicts`` in numbers), ``walk`` and ``terms``.
     """
 
     space: str
@@ -263,6 +313,7 @@ class SearchResult(Value):
     terms: dict[str, Term] = {}
     comparisons: tuple[Comparison, ...] = ()
     walk: tuple[tuple[int, ...], ...] = ()
+    rivals: tuple[RivalNetwork, ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -312,6 +363,7 @@ class SearchResult(Value):
                 for it in self.methods
             ],
             "networks": [network.summary() for network in self.networks],
+            "rivals": [rival.summary() for rival in self.rivals],
             "verdicts": list(self.verdicts),
         }
 

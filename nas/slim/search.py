@@ -24,6 +24,7 @@ from nas.slim.journal import Identity, Memory, open_journal
 from nas.slim.methods import BASELINES, Baseline, Method, Searched, Slimming, Uniform
 from nas.slim.plan import Plan, target_text
 from nas.slim.result import FILES, Comparison, SearchResult
+from nas.slim.rivals import Rival, load_rivals
 from nas.store.folder import LOCK_FILE, HeldError, hold_folder, hold_lock
 from nas.training.evaluation import find_hits
 from nas.training.run import Run
@@ -70,10 +71,11 @@ def slim_run(
         try:
             images, supernet = _read_images(run), run.load_supernet()
             candidates = Candidates(plan, prices, measured, supernet, images, journal, progress)
+            rivals = load_rivals(plan.rivals, run)
             methods: list[Method] = [Uniform(candidates)]
             if plan.baselines:
                 methods += [Baseline(candidates, name) for name in BASELINES]
-            return _finish(run, candidates, [*methods, Slimming(candidates)], out)
+            return _finish(run, candidates, [*methods, Slimming(candidates)], out, rivals)
         except KeyboardInterrupt:
             raise UserError(
                 f"stopped after {len(journal.accuracies)} evaluations, which are kept; "
@@ -173,23 +175,36 @@ def _require_free(out: Path) -> None:
 
 def _read_images(run: Run) -> Dataset:
     keep_freed_memory()
-    dataset = run.data.load(run.image_size)
-    run.require_images(dataset)
-    return dataset
+    return run.load_images()
 
 
-def _finish(run: Run, candidates: Candidates, methods: Sequence[Method], out: Path) -> SearchResult:
+def _finish(
+    run: Run,
+    candidates: Candidates,
+    methods: Sequence[Method],
+    out: Path,
+    rivals: Sequence[Rival] = (),
+) -> SearchResult:
     """Deliver and judge each method's networks, and write the result; the last is ``wanted``."""
     plan, space, (*_, main) = candidates.plan, candidates.space, methods
-    networks = deliver(candidates, methods)
+    networks, measured_rivals = deliver(candidates, methods, rivals)
     hits = {
         made: find_hits(one.executed, candidates.dataset.test.at(made.input_size)).numpy()
         for made, one in {it.architecture: it for it in networks}.items()
     }
+    rival_hits = {
+        rival.name: find_hits(rival.network, rival.test_images(run)).numpy() for rival in rivals
+    }
+    judged = tuple(
+        rival.model_copy(update={"test_accuracy": float(rival_hits[rival.name].mean())})
+        for rival in measured_rivals
+    )
     comparisons = []
     for target in plan.targets:
-        rivals = [it for it in networks if it.figures.target == target]
-        found = {it.figures.name: hits[it.architecture] for it in rivals}
+        found = {
+            it.figures.name: hits[it.architecture] for it in networks if it.figures.target == target
+        }
+        found |= {it.name: rival_hits[it.name] for it in judged if it.meets(target)}
         comparisons.append(Comparison.of(target, found, main.name))
     figures = []
     for network in networks:
@@ -211,6 +226,7 @@ def _finish(run: Run, candidates: Candidates, methods: Sequence[Method], out: Pa
         terms=plan.terms,
         comparisons=tuple(comparisons),
         walk=tuple(step.taken.assignment for step in main.trace),
+        rivals=judged,
     )
     for network in networks:
         if network.figures.name == main.name and network.figures.target:

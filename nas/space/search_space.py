@@ -19,6 +19,7 @@ from nas.architecture import Architecture
 from nas.errors import UserError
 from nas.families import BlockFile, Layer, MapMisfitError, Shape
 from nas.families.own import files_of, locate_blocks, with_own_kinds
+from nas.preprocessing import IMAGENET, Preprocessing
 from nas.space.choices import (
     Choice,
     compile_choices,
@@ -50,7 +51,8 @@ class SearchSpace(documents.Value):
     """All architectures that a YAML file describes.
 
     ``norms``: in a supernet each norm has a private copy for each of its widths, or all widths
-    share the leading channels of one norm; see benchmarks/README.md.
+    share the leading channels of one norm; see benchmarks/README.md. ``preprocessing`` is handed on
+    to all architectures.
 
     Raises ValueError if an option does not fit, or choices are not listed cheapest first.
     """
@@ -61,6 +63,7 @@ class SearchSpace(documents.Value):
     channels: Annotated[int, Field(gt=0)] = 3
     classes: Annotated[int, Field(gt=1)]
     norms: Literal["private", "shared"] = "private"
+    preprocessing: Preprocessing = IMAGENET
     blocks: tuple[BlockFile, ...] = ()
     stem: AnySpec
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -89,6 +92,11 @@ class SearchSpace(documents.Value):
     def with_classes(self, classes: int) -> SearchSpace:
         """Returns the same space with another number of classes."""
         return self.model_validate({**self.model_dump(exclude_defaults=True), "classes": classes})
+
+    def with_preprocessing(self, preprocessing: Preprocessing) -> SearchSpace:
+        """Returns the same space for weights that want to see pictures so."""
+        changed = {"preprocessing": preprocessing.model_dump()}
+        return self.model_validate({**self.model_dump(exclude_defaults=True), **changed})
 
     @property
     def input_sizes(self) -> tuple[int, ...]:
@@ -164,7 +172,11 @@ class SearchSpace(documents.Value):
         pixels = self._pixels(assignment)
         shape = (self.channels, pixels, pixels)
         return Architecture(
-            name=self.name, input_shape=shape, blocks=files_of(layers), layers=layers
+            name=self.name,
+            input_shape=shape,
+            preprocessing=self.preprocessing,
+            blocks=files_of(layers),
+            layers=layers,
         )
 
     def placed(self, assignment: Sequence[int]) -> Iterator[Placed]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -17,16 +18,24 @@ from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.data.augmentation import RandAugment, erase, mix, soft_targets
 from nas.data.images import resize
+from nas.deploy.pretrained import class_axes
 from nas.errors import UserError
 from nas.network import build
 from nas.progress import SILENT, Progress
 from nas.training.batches import Batch
 from nas.training.distillation import Distillation, Teacher, diverge
 from nas.training.evaluation import accuracy, evaluation_images
-from nas.training.loop import SetbackError, Training
+from nas.training.loop import RATE_FACTOR, SetbackError, Training
 from nas.training.processes import Processes
 from nas.training.settings import Recipe
-from nas.training.step import DropPath, in_precision, make_optimizer, with_fresh_weights
+from nas.training.step import (
+    DropPath,
+    in_precision,
+    keeping_statistics,
+    make_optimizer,
+    scheduled_rate,
+    with_fresh_weights,
+)
 
 
 def fresh_network(architecture: Architecture, *, seed: int, layer_scale: float) -> nn.Module:
@@ -91,6 +100,12 @@ class NetworkTraining(Training):
         self.optimizer = make_optimizer(
             self.network, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
+        classifier = class_axes(architecture)
+        self._classifier = [
+            parameter
+            for name, parameter in self.network.named_parameters()
+            if name.removeprefix("weights.") in classifier
+        ]
         if recipe.distortions:
             distortion = RandAugment(recipe.distortions, recipe.magnitude)
             self.augmentation = dataclasses.replace(self.augmentation, distortion=distortion)
@@ -108,6 +123,28 @@ class NetworkTraining(Training):
     def start_epoch(self, draws: np.random.Generator) -> None:
         self._draws = draws
         self.network.train()
+        self.network.requires_grad_(not self._learns_head_alone)
+        for parameter in self._classifier:
+            parameter.requires_grad_(True)
+
+    @property
+    def _learns_head_alone(self) -> bool:
+        return self.epoch < self.settings.head_epochs
+
+    @property
+    def _keeps_norms(self) -> bool:
+        return self._learns_head_alone or self.settings.norms == "keep"
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, from 0: first the head's, then that of all weights."""
+        recipe, first = self.settings, self.plan.first_steps[self.settings.head_epochs]
+        if step < first:
+            peak, warmup, steps = recipe.head_learning_rate, 0.0, first
+        else:
+            peak, warmup = recipe.learning_rate, recipe.warmup
+            step, steps = step - first, self.plan.total_steps - first
+        rate = scheduled_rate(step, steps=steps, peak=peak, warmup=warmup)
+        return RATE_FACTOR**self.setbacks * rate
 
     def add_gradients(self, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
         recipe, draws = self.settings, self._draws
@@ -119,7 +156,9 @@ class NetworkTraining(Training):
             images, targets, mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, rng=draws
         )
         with DropPath(recipe.drop_path, draws).applied_to({"": self.network}):
-            logits = self._forward(images)
+            keeping = keeping_statistics(self.network) if self._keeps_norms else nullcontext()
+            with keeping:
+                logits = self._forward(images)
         loss = functional.cross_entropy(logits, targets)
         losses = [loss.detach()]
         if self.teacher is not None:

@@ -22,6 +22,8 @@ from nas.training.settings import Resolutions
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nas.training.relative import Anchors
+
 STREAM = 3  # tells the draws of resolutions from the other draws of an epoch, which have 0 to 2
 SPACING = 20  # steps from one network's batch to the next one's; others were not tested
 MOST_BYTES = 256 * 10**6  # of kept images of one size; each network's batch is kept anyway
@@ -96,11 +98,15 @@ class BatchPlan:
 
 
 class TaughtBatch(NamedTuple):
-    """Images (N, 3, S, S), labels (N,), and the teacher's outputs (N, classes) of a part."""
+    """Images (N, 3, S, S), labels (N,), and the teacher's outputs (N, classes) of a part.
+
+    ``anchors`` is what norms of the largest network saw, in a supernet that is anchored.
+    """
 
     images: Tensor
     labels: Tensor
     target: Tensor
+    anchors: Anchors | None = None
 
 
 class BatchHistory:

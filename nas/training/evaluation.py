@@ -15,8 +15,10 @@ from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.data.images import Images
 from nas.data.splits import choose_stratified
+from nas.network import Network
 from nas.supernet import Supernet
 from nas.training.processes import ALONE, Processes
+from nas.training.relative import RelativeStatistics, anchoring, modules_of
 
 CALIBRATION_BATCHES, CALIBRATION_BATCH_SIZE = 10, 100  # enough, see benchmarks/README.md
 CALIBRATION_SEED = 0  # all subnets see the same images, so that they differ in nothing else
@@ -54,18 +56,53 @@ def accuracy(network: nn.Module, images: Images, *, batch_size: int = 256) -> fl
     return int(find_hits(network, images, batch_size=batch_size).sum()) / len(images)
 
 
+def calibrate_relatively(
+    network: Network,
+    architecture: Architecture,
+    anchor: Network,
+    anchor_architecture: Architecture,
+    images: Images,
+    *,
+    batches: int,
+    batch_size: int,
+    rng: np.random.Generator,
+) -> None:
+    """Set norms' statistics relative to those of ``anchor`` (``nas/training/relative.py``)."""
+    device = _device(network)
+    modules = modules_of(architecture, network.get_submodule)
+    anchor_modules = modules_of(anchor_architecture, anchor.get_submodule)
+    statistics = RelativeStatistics(modules)
+    network.eval()
+    anchor.eval()
+    with torch.no_grad():
+        for inputs, _ in islice(images.batches(batch_size, rng=rng, drop_last=True), batches):
+            placed = inputs.to(device, memory_format=torch.channels_last)
+            with anchoring(anchor_modules) as anchors:
+                anchor(placed)
+            with statistics.batch(anchors):
+                network(placed)
+    statistics.store()
+
+
 def inherited_network(
     supernet: Supernet, architecture: Architecture, training_images: Images
 ) -> nn.Module:
-    """The extracted network, calibrated at its input size; the supernet stays as it is."""
+    """The extracted network, calibrated at its input size; the supernet stays as it is.
+
+    The largest network of a supernet that is anchored has its statistics; those of all others are
+    relative to it.
+    """
     network = supernet.extract(architecture)
-    calibrate(
-        network,
-        training_images.at(architecture.input_size),
-        batches=CALIBRATION_BATCHES,
-        batch_size=CALIBRATION_BATCH_SIZE,
-        rng=np.random.default_rng(CALIBRATION_SEED),
-    )
+    images = training_images.at(architecture.input_size)
+    rng = np.random.default_rng(CALIBRATION_SEED)
+    amount = {"batches": CALIBRATION_BATCHES, "batch_size": CALIBRATION_BATCH_SIZE}
+    if not supernet.anchored:
+        calibrate(network, images, **amount, rng=rng)
+        return network.eval()
+    largest = supernet.space.largest().with_input_size(architecture.input_size)
+    if architecture != largest:
+        anchor = supernet.extract(largest)
+        calibrate_relatively(network, architecture, anchor, largest, images, **amount, rng=rng)
     return network.eval()
 
 

@@ -27,6 +27,7 @@ from nas.search import Rank, run_race
 from nas.search.racing import CONFIDENCE, Hits, Positions
 from nas.supernet import Supernet
 from nas.training.evaluation import remembering_norms
+from nas.training.relative import Anchors, RelativeStatistics, anchoring, modules_of
 
 CACHE_MB = 512  # of feature maps, calibrated layers and hits, at most: benchmarks/evaluations.py
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64  # networks that a search delivers get more
@@ -98,6 +99,10 @@ class Evaluator:
         self.memory: BoundedMemory[Tensor | nn.Module] = BoundedMemory(cache_mb * 10**6)
         self._forwarded: Counter[Prefix] = Counter()  # images
         self._batch = min(CALIBRATION_BATCH, len(dataset.train))
+        self._batches = min(
+            CALIBRATION_IMAGES // CALIBRATION_BATCH, len(dataset.train) // self._batch
+        )
+        self._anchors: dict[Shape, list[Anchors]] = {}
         self._labels = dataset.search.labels
         self._device = next(supernet.parameters()).device
         self._roots: dict[Shape, Prefix] = {}
@@ -174,13 +179,11 @@ class Evaluator:
             modules.append(kept)
         if len(modules) == len(prefixes) - 1:
             return modules
-        count = min(CALIBRATION_IMAGES // CALIBRATION_BATCH, len(self.dataset.train) // self._batch)
-        depth, maps = self._resume(prefixes[: len(modules) + 1], count)
+        depth, maps = self._resume(prefixes[: len(modules) + 1], self._batches)
         for prefix in prefixes[depth + 1 :]:
             assert prefix.layer is not None
             module = self.supernet.module_of(prefix.layer, prefix.input_shape)
-            with remembering_norms(module):
-                maps = [self._run(module, prefix, x) for x in maps]
+            maps = self._calibrate(module, prefix, maps, prefixes[0].input_shape)
             module = fold_in_place(module, ConvNorm)  # more folds for onnxruntime's sake
             if prefix.is_shared:
                 tensors = sum(x.nbytes for x in (*module.parameters(), *module.buffers()))
@@ -190,6 +193,35 @@ class Evaluator:
             depth += 1
         return modules
 
+    def _calibrate(
+        self, module: nn.Module, prefix: Prefix, maps: Sequence[Tensor], images: Shape
+    ) -> list[Tensor]:
+        """Set the norms of a layer by what they see of these batches; returns its outputs."""
+        if not self.supernet.anchored:
+            with remembering_norms(module):
+                return [self._run(module, prefix, x) for x in maps]
+        assert prefix.layer is not None
+        modules = {f"{prefix.layer.slot}:{prefix.layer.kind}": module}
+        statistics, outputs = RelativeStatistics(modules), []
+        for x, anchors in zip(maps, self._anchors_of(images), strict=True):
+            with statistics.batch(anchors):
+                outputs.append(self._run(module, prefix, x))
+        statistics.store()
+        return outputs
+
+    def _anchors_of(self, images: Shape) -> Sequence[Anchors]:
+        """What norms of the largest network see of each calibration batch."""
+        if images not in self._anchors:
+            largest = self.supernet.space.largest().with_input_size(max(images[1:]))
+            network = self.supernet.extract(largest).to(self._device).eval()
+            modules = modules_of(largest, network.get_submodule)
+            self._anchors[images] = []
+            for x in self._calibration_images(images):
+                with anchoring(modules) as anchors:
+                    network(x)
+                self._anchors[images].append(anchors)
+        return self._anchors[images]
+
     def _resume(self, prefixes: Sequence[Prefix], count: int) -> tuple[int, list[Tensor]]:
         """The depth of the last prefix behind which all calibration batches are kept, and these."""
         for depth in range(len(prefixes) - 1, -1, -1):
@@ -197,12 +229,16 @@ class Evaluator:
             maps = [x for x in kept if isinstance(x, Tensor)]
             if len(maps) == count:
                 return depth, maps
-        rng = np.random.default_rng(0)  # the same images for all
-        images = self.dataset.train.at(max(prefixes[0].input_shape[1:]))
-        batches = islice(images.batches(self._batch, rng=rng, drop_last=True), count)
-        maps = [self._placed(inputs) for inputs, _ in batches]
+        maps = self._calibration_images(prefixes[0].input_shape)
         self._keep_batches(prefixes[0], maps)
         return 0, maps
+
+    def _calibration_images(self, shape: Shape) -> list[Tensor]:
+        """The batches that calibrate all subnets for images of a shape."""
+        rng = np.random.default_rng(0)
+        images = self.dataset.train.at(max(shape[1:]))
+        batches = islice(images.batches(self._batch, rng=rng, drop_last=True), self._batches)
+        return [self._placed(inputs) for inputs, _ in batches]
 
     def _keep_batches(self, prefix: Prefix, maps: Sequence[Tensor]) -> None:
         if len(prefix.children) > 1 or (prefix.layer is None and prefix.is_shared):

@@ -1,8 +1,8 @@
-"""A retraining's folder: one architecture, trained from scratch or from what it inherited.
+"""A retraining's folder: one architecture, trained from scratch or from weights that are there.
 
 retraining.json         data, split, recipe, supernet, teacher; versions, date
 architecture.json       the architecture, with a head for the data's classes
-inherited.safetensors   with a supernet: the weights that the training starts from
+inherited.safetensors   with a supernet or pretrained weights: what the training starts from
 weights.safetensors     at the end: the trained weights
 result.json             at the end: test accuracy, inherited and retrained
 
@@ -21,6 +21,7 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.data import Dataset
+from nas.deploy.pretrained import read_pretrained
 from nas.deploy.weights import load_weights, save_weights
 from nas.documents import read_document, write_json
 from nas.errors import UserError
@@ -39,11 +40,17 @@ INHERITED, WEIGHTS, RESULT = "inherited.safetensors", "weights.safetensors", "re
 
 
 class RetrainingRecord(ImagesRecord):
-    """The contents of ``retraining.json``; ``supernet`` is the folder of the run inherited from."""
+    """The contents of ``retraining.json``.
+
+    ``supernet`` is the folder of the run inherited from, ``weights`` a file of pretrained weights.
+    """
+
+    later = frozenset({"weights"})
 
     recipe: settings.Recipe
     supernet: str | None
     teacher: str | None
+    weights: str | None = None
     made: dict[str, Any]
 
 
@@ -66,26 +73,33 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         architecture: Architecture,
         *,
         supernet: Run | None = None,
+        weights: str | None = None,
         images: Mapping[str, object] | None = None,
         recipe: Mapping[str, object] | None = None,
         teacher: str | None = None,
         force: bool = False,
         device: torch.device | str = "cpu",
+        progress: Progress = SILENT,
     ) -> tuple[Retraining, Dataset]:
         """Start a folder; with ``force`` in place of the retraining that is there.
 
         ``images`` are the fields of ``DataSettings`` that differ from those of the ``supernet`` or
-        from digits; ``recipe`` is a name of ``RECIPES`` and the fields that differ from it. Raises
-        UserError if the folder is not free, or data, supernet, teacher and architecture do not fit.
+        from digits; ``recipe`` is a name of ``RECIPES`` and the fields that differ from it;
+        ``weights`` are what ``read_pretrained`` takes. Raises UserError if the folder is not free,
+        or data, supernet, weights, teacher and architecture do not fit.
         """
+        if supernet is not None and weights is not None:
+            raise UserError("a training starts from a supernet or from --weights, not from both")
         cls.require_free(path, force=force)  # before the images are read, which may take long
         known = supernet.data.model_dump() if supernet else {"spec": "digits"}
         data = settings.DataSettings.model_validate({**known, **(images or {})})
         changes = dict(recipe or {})
         light = _recipe("light", changes)
-        dataset = data.load(reading_size(architecture, light.resolutions))  # as of all recipes
+        size = reading_size(architecture, light.resolutions)  # as of all recipes
+        dataset = data.load(size, architecture.preprocessing)
         architecture = architecture.with_classes(len(dataset.classes))
-        name = str(changes.get("name", settings.suitable_recipe(len(dataset.train))))
+        usual = settings.suitable_recipe(len(dataset.train))
+        name = str(changes.get("name", "finetuning" if weights else usual))
         if name == "published":
             changes.setdefault("drop_path", settings.published_drop_path(architecture))
         record = RetrainingRecord(
@@ -93,10 +107,15 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
             recipe=_recipe(name, changes),
             supernet=str(supernet.path) if supernet else None,
             teacher=teacher,
+            weights=weights,
         )
         retraining = cls(path, architecture, record)
         retraining.load_teacher()  # before anything is written
         inherited = _inherit(supernet, architecture, dataset, device) if supernet else None
+        if weights is not None:
+            inherited, notes = _pretrained(weights, architecture, record.recipe)
+            for note in notes:
+                progress.say(f"{weights}: {note}")
         with retraining.begun(force=force):
             architecture.save(path / cls.subject_file)
             if inherited is not None:
@@ -115,7 +134,7 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
     def load_images(self) -> Dataset:
         """The images it was started with; raises UserError if they are others now."""
         size = reading_size(self.architecture, self.record.recipe.resolutions)
-        dataset = self.record.data.load(size)
+        dataset = self.record.data.load(size, self.architecture.preprocessing)
         self.record.require_images(dataset, self)
         return dataset
 
@@ -188,7 +207,7 @@ def _result(
 ) -> dict[str, Any]:
     images = dataset.test.at(retraining.architecture.input_size)
     inherited = None
-    if (retraining.path / INHERITED).exists():
+    if retraining.record.supernet:  # pretrained weights may have a classifier that knows nothing
         inherited = accuracy(retraining.start().to(device), images)
     return {
         "architecture": retraining.architecture.name,
@@ -210,6 +229,16 @@ def _result(
 
 def _recipe(name: str, changes: Mapping[str, object]) -> settings.Recipe:
     return settings.Recipe.model_validate({**settings.RECIPES[name].model_dump(), **changes})
+
+
+def _pretrained(
+    weights: str, architecture: Architecture, recipe: settings.Recipe
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network with pretrained weights, and what was changed of them."""
+    found = read_pretrained(weights, architecture)
+    network = fresh_network(architecture, seed=recipe.seed, layer_scale=recipe.layer_scale)
+    found.load_into(network)
+    return network, found.notes
 
 
 def _inherit(

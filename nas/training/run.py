@@ -7,6 +7,7 @@ previous.safetensors    the checkpoint before, should that one be damaged
 log.jsonl               a line per epoch: losses, rate, accuracies, paths; a line per setback
 tensorboard/            the same as curves
 check.json, .csv, .png  the result of `nas check-supernet`; check.jsonl is its journal
+reference/              with --weights: the largest network's own training, see retraining.py
 slim_*/, search_*/      the results of searches
 .lock                   exists while a process trains
 """
@@ -19,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from nas.documents import Value, read_document, write_atomically
+from nas.documents import GrownValue, read_document, write_atomically
 from nas.errors import UserError
 from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
@@ -34,12 +35,14 @@ if TYPE_CHECKING:  # torch takes seconds to load, and a run can be opened withou
     from nas.supernet import Supernet
     from nas.training.distillation import Teacher
 
+REFERENCE = "reference"
+"""The folder of the largest network that began with pretrained weights, trained on the images."""
 CHECKS = ("check.json", "check.csv", "check.png")
 SLIMMING, SEARCH, SEARCH_RESULT = "slim_", "search_", "result.json"
 """How the names of search folders in a run begin, and the file in each finished one."""
 
 
-class ImagesRecord(Value):
+class ImagesRecord(GrownValue):
     """The part of a training's record that describes its images."""
 
     data: DataSettings
@@ -66,6 +69,7 @@ class Run(RunFolder[SearchSpace, RunRecord]):
     """A run folder that exists; the head of its ``space`` has the classes of the images."""
 
     noun, record_file, subject_file = "run", "run.json", "space.json"
+    results = (REFERENCE,)
     command = "nas train-supernet"
     beginning = "nas train-supernet --run {path} makes one"
 
@@ -124,6 +128,12 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         )
         return [*checks, *searches]
 
+    def load_images(self) -> Dataset:
+        """The images it was started with; raises UserError if they are others now."""
+        dataset = self.data.load(self.image_size, self.space.preprocessing)
+        self.require_images(dataset)
+        return dataset
+
     def load_supernet(self) -> Supernet:
         """The supernet with the weights of the last finished epoch, in evaluation mode."""
         from nas.store.checkpoint import load_model
@@ -131,18 +141,33 @@ class Run(RunFolder[SearchSpace, RunRecord]):
 
         if self.finished_epochs == 0:
             raise UserError(f"{self.path}: no epoch is finished yet; {self.resume_command} goes on")
-        supernet = Supernet(self.space, self.settings.resolutions)
+        anchored = bool(self.settings.weights)
+        supernet = Supernet(self.space, self.settings.resolutions, anchored=anchored)
         with self.remedy():
             load_model(self.checkpoint_path, supernet)
         return supernet.eval()
 
     def load_teacher(self, device: torch.device | str = "cpu") -> Teacher | None:
-        if self.settings.teacher is None:
+        spec = self.settings.teacher
+        if spec is None and self.settings.weights and self.has_reference:
+            spec = ":".join(str(path) for path in self.reference_files)
+        if spec is None:
             return None
         from nas.training.distillation import load_teacher
 
         classes, size = self.space.classes, self.space.largest_size
-        return load_teacher(self.settings.teacher, classes=classes, image_size=size, device=device)
+        return load_teacher(spec, classes=classes, image_size=size, device=device)
+
+    @property
+    def reference_files(self) -> tuple[Path, Path]:
+        """The architecture and the weights of the reference network."""
+        folder = self.path / REFERENCE
+        return folder / "architecture.json", folder / "weights.safetensors"
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the reference network is trained."""
+        return all(path.exists() for path in self.reference_files)
 
     def require_path_choice(self, need: str = "holds no path probabilities") -> None:
         """Raise UserError unless the training leaves path probabilities behind."""

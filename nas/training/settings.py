@@ -9,8 +9,9 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_serializer, model_validator
 
 from nas.architecture import Architecture
-from nas.documents import Value
+from nas.documents import GrownValue, Value
 from nas.families import LAYERS
+from nas.preprocessing import IMAGENET, Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 Divergence = Literal["kl", "alpha"]
 TrainingPrecision = Literal["float32", "bfloat16"]
+Norms = Literal["train", "keep"]
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -28,10 +30,13 @@ NonNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0)]
 Resolutions = Annotated[tuple[Count, ...], AfterValidator(lambda sizes: tuple(sorted(set(sizes))))]
 """Sides of square images in pixels, smallest first; empty: every network at its own input size."""
+Importance = Literal["taylor", "magnitude", "none"]
+FROM_WEIGHTS = {"learning_rate": 3e-4, "batch_size": 32}
+"""The defaults of a supernet's training that starts from pretrained weights."""
 PUBLISHED_IMAGES = 100_000  # from which on ``published`` is the default; fewer make too few steps
 
 
-class Settings(Value):
+class Settings(GrownValue):
     """The settings of every training; descriptions are the help texts of options."""
 
     FILE_ORDER: ClassVar[tuple[str, ...]] = ()  # finished trainings are known by that text
@@ -51,7 +56,7 @@ class Settings(Value):
 
     @model_serializer(mode="wrap")
     def _in_file_order(self, serialize: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        found = serialize(self)
+        found = self._without_later_defaults(serialize)
         return {name: found[name] for name in (*self.FILE_ORDER, *found) if name in found}
 
 
@@ -85,6 +90,7 @@ class SupernetSettings(Settings):
         *("path_learning_rate", "first_temperature", "last_temperature", "latency"),
         *("path_sampling", "seed"),
     )
+    later = frozenset({"weights", "architecture", "importance", "reference_epochs"})
 
     accumulate: Count = Field(1, description="Parts of a batch, to save memory.")
     random_subnets: int = Field(2, ge=0, description="Random subnets of a step.")
@@ -101,6 +107,26 @@ class SupernetSettings(Settings):
     last_temperature: Rate = Field(0.5, description="Temperature of paths' noise at the end.")
     latency: LatencyTerm | None = Field(None, description="Expected latency in the mixture's loss.")
     path_sampling: bool = Field(False, description="Draw later subnets by path probabilities.")
+    weights: str | None = Field(
+        None, description="Pretrained weights to start from: .safetensors, .pth or hf:timm/NAME."
+    )
+    architecture: str | None = Field(
+        None, description="Network that the weights are of; if left out, the space's largest."
+    )
+    importance: Importance = Field(
+        "taylor", description="With --weights: which channels narrower networks keep."
+    )
+    reference_epochs: Count = Field(
+        12, description="With --weights: epochs in which the largest network learns the images."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_weights(cls, data: object) -> object:
+        """With weights other defaults hold."""
+        if isinstance(data, Mapping) and data.get("weights"):
+            return {**FROM_WEIGHTS, **data}
+        return data
 
 
 class Recipe(Settings):
@@ -111,6 +137,7 @@ class Recipe(Settings):
         *("layer_scale", "clipping", "distortions", "magnitude", "erasing", "mixup", "cutmix"),
         *("smoothing", "drop_path", "distillation", "averaging", "precision", "seed"),
     )
+    later = frozenset({"head_epochs", "head_learning_rate", "norms"})
 
     name: str = Field(description="Recipe that the settings come from.")
     clipping: Rate | None = Field(5.0, description="Largest norm of the gradient.")
@@ -122,6 +149,19 @@ class Recipe(Settings):
     smoothing: Share = Field(0.0, description="Share of each label that goes to all classes.")
     distillation: Share = Field(0.5, description="Share of a teacher's outputs in labels.")
     averaging: float | None = Field(None, gt=0, lt=1, description="Decay of the weights' average.")
+    head_epochs: int = Field(
+        0, ge=0, description="Of the epochs, the first ones, in which the classifier alone learns."
+    )
+    head_learning_rate: Rate = Field(5e-3, description="Peak of the rate in these epochs.")
+    norms: Norms = Field("train", description="Statistics of norms: of each batch, or kept.")
+
+    @model_validator(mode="after")
+    def _require_epochs(self) -> Self:
+        if self.head_epochs >= self.epochs:
+            raise ValueError(
+                f"head_epochs must be fewer than the {self.epochs} epochs, got {self.head_epochs}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _require_magnitude(self) -> Self:
@@ -140,14 +180,25 @@ class DataSettings(Value):
     search_share: float = Field(0.1, gt=0, lt=1, description="Share of images kept for searches.")
     limit: Count | None = Field(None, description="Use only this many training images.")
 
-    def load(self, image_size: int) -> Dataset:
+    def load(self, image_size: int, preprocessing: Preprocessing = IMAGENET) -> Dataset:
         from nas.data import load_dataset
 
-        return load_dataset(image_size=image_size, **dict(self))
+        return load_dataset(image_size=image_size, preprocessing=preprocessing, **dict(self))
 
 
 RECIPES: Mapping[str, Recipe] = {
     "light": Recipe(name="light", epochs=30, smoothing=0.1),
+    # of pretrained weights: benchmarks/pretrained.py
+    "finetuning": Recipe(
+        name="finetuning",
+        epochs=12,
+        batch_size=32,
+        learning_rate=3e-4,
+        weight_decay=0.05,
+        smoothing=0.1,
+        head_epochs=2,
+        norms="keep",
+    ),
     # EfficientFormer V2 (arXiv 2212.08059, section 4) and DeiT (arXiv 2012.12877, table 9)
     "published": Recipe(
         name="published",

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import AdamW
 
 from nas.errors import UserError
@@ -94,6 +95,17 @@ def in_precision(
         return outputs.float()
 
     return run
+
+
+@contextmanager
+def keeping_statistics(network: nn.Module) -> Iterator[None]:
+    """Inside, norms over the batch use their stored statistics, also while the network trains."""
+    norms = [it for it in network.modules() if isinstance(it, _BatchNorm) and it.training]
+    for norm in norms:
+        norm.eval()
+    yield
+    for norm in norms:
+        norm.train()
 
 
 class DropPath(NamedTuple):

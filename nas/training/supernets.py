@@ -29,7 +29,9 @@ from nas.training.batches import Batch, BatchHistory, TaughtBatch
 from nas.training.distillation import Distillation, above_chance, diverge, teacher_accuracy
 from nas.training.evaluation import evaluate_supernet, evaluation_images
 from nas.training.loop import Training, train_epochs
+from nas.training.pretrained import absorb_reference, finetune_reference
 from nas.training.processes import ALONE, Processes
+from nas.training.relative import Modules, anchoring, modules_of, relative_to
 from nas.training.run import Run
 from nas.training.settings import LatencyTerm, SupernetSettings, TrainingPrecision
 from nas.training.step import DropPath, in_precision, make_optimizer, with_fresh_weights
@@ -62,6 +64,8 @@ def train_supernet(
                     if not resume and run.finished_epochs:
                         raise UserError(f"{run.path}: has begun; {run.resume_command} continues it")
                     run.mend(progress)
+                    if run.settings.weights:
+                        finetune_reference(run, dataset, progress, processes.device)
             begin = partial(SupernetTraining, run, dataset, progress, processes)
             return train_epochs(begin, run, processes).accuracies
     except KeyboardInterrupt:
@@ -71,10 +75,16 @@ def train_supernet(
 
 
 def fresh_supernet(
-    space: SearchSpace, *, seed: int, layer_scale: float, resolutions: Sequence[int] = ()
+    space: SearchSpace,
+    *,
+    seed: int,
+    layer_scale: float,
+    resolutions: Sequence[int] = (),
+    anchored: bool = False,
 ) -> Supernet:
     """A supernet with random weights that depend on ``seed`` alone."""
-    return with_fresh_weights(partial(Supernet, space, resolutions), seed, layer_scale)
+    make = partial(Supernet, space, resolutions, anchored=anchored)
+    return with_fresh_weights(make, seed, layer_scale)
 
 
 class SupernetTraining(Training):
@@ -97,7 +107,9 @@ class SupernetTraining(Training):
         self.has_mixture = settings.path_choice and bool(self.space.paths)
         self._last_mixture = torch.zeros((), device=device)
         start = settings.model_dump(include={"seed", "layer_scale", "resolutions"})
-        supernet = fresh_supernet(self.space, **start)
+        supernet = fresh_supernet(self.space, **start, anchored=bool(settings.weights))
+        if settings.weights and not run.finished_epochs:
+            absorb_reference(supernet, run, dataset, progress)
         self.supernet: Supernet = supernet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.saved = self.supernet
         rates = {"learning_rate", "weight_decay", "path_learning_rate"}
@@ -203,13 +215,16 @@ def add_gradients(
     """Add the gradients of ``networks``, the largest first, to the supernet's; return ``LOSSES``.
 
     Subnets learn from labels and the largest, or all from an external teacher; with a ``history``
-    from earlier batches. Gradients count by the batch's weight, losses (5,) do not.
+    from earlier batches. In an anchored supernet norms of the largest keep their statistics, and
+    those of subnets are relative to it. Gradients count by the batch's weight, losses (5,) do not.
     """
     images, labels = batch.images, batch.labels
     largest, *subnets = networks
     forward = in_precision(supernet, images.device, precision)
     sized = cache(resize)  # many subnets have the same size
-    with drop_path.applied_to(supernet.plain_modules(largest)) if drop_path else nullcontext():
+    dropping = drop_path.applied_to(supernet.plain_modules(largest)) if drop_path else nullcontext()
+    anchored = anchoring(plain_modules(supernet, largest)) if supernet.anchored else nullcontext()
+    with dropping, anchored as found:
         logits = forward(sized(images, largest.input_size), largest)
     label_loss = loss = functional.cross_entropy(logits, labels)
     hits = (logits.argmax(1) == labels).float().mean()
@@ -219,13 +234,15 @@ def add_gradients(
         target = distillation.teacher(images)
         loss = distillation.loss(loss, diverge(logits, target, distillation.divergence))
     (batch.weight * loss).backward()  # type: ignore[no-untyped-call]
-    taught = TaughtBatch(images, labels, target)
+    taught = TaughtBatch(images, labels, target, found)
     if history is not None:
         history.add(taught)
     label_losses, divergences = [], []
     for student, subnet in enumerate(subnets, 1):
-        images, labels, target = taught if history is None else history.batch_of(student)
-        logits = forward(sized(images, subnet.input_size), subnet)
+        images, labels, target, anchors = taught if history is None else history.batch_of(student)
+        modules = plain_modules(supernet, subnet)
+        with nullcontext() if anchors is None else relative_to(anchors, modules):
+            logits = forward(sized(images, subnet.input_size), subnet)
         cross_entropy = functional.cross_entropy(logits, labels)
         divergence = diverge(logits, target, distillation.divergence)
         loss = distillation.loss(cross_entropy, divergence)
@@ -234,6 +251,11 @@ def add_gradients(
         divergences.append(divergence.detach())
     means = torch.stack(label_losses).mean(), torch.stack(divergences).mean()
     return torch.stack([label_loss.detach(), *means, label_loss.new_zeros(()), hits])
+
+
+def plain_modules(supernet: Supernet, architecture: Architecture) -> Modules:
+    """The modules of an architecture's layers, which the supernet's forward calls."""
+    return modules_of(architecture, supernet.plain_modules(architecture).__getitem__)
 
 
 def add_path_gradients(

@@ -15,6 +15,7 @@ import nas.data
 from nas.data import Dataset, load_dataset
 from nas.data.augmentation import normalise
 from nas.errors import UserError
+from nas.preprocessing import IMAGENET
 
 WriteParquet = Callable[..., Path]
 
@@ -41,8 +42,8 @@ def test_digits_are_enlarged_grey_and_never_mirrored() -> None:
     assert not dataset.augmentation.mirror
     images, _ = next(dataset.train.batches(8))
     assert images.shape == (8, 3, 32, 32)
-    grey = images * torch.tensor(nas.data.augmentation.IMAGENET_STD).view(3, 1, 1)
-    grey += torch.tensor(nas.data.augmentation.IMAGENET_MEAN).view(3, 1, 1)
+    grey = images * torch.tensor(IMAGENET.std).view(3, 1, 1)
+    grey += torch.tensor(IMAGENET.mean).view(3, 1, 1)
     assert torch.allclose(grey[:, 0], grey[:, 1], atol=1e-6)
 
 
@@ -55,10 +56,7 @@ def test_digits_resemble_what_scikit_learn_holds() -> None:
     known = {
         image.tobytes(): label for image, label in zip(bunch.images, bunch.target, strict=True)
     }
-    pixels = (
-        images[0][:, 0] * nas.data.augmentation.IMAGENET_STD[0]
-        + nas.data.augmentation.IMAGENET_MEAN[0]
-    )
+    pixels = images[0][:, 0] * IMAGENET.std[0] + IMAGENET.mean[0]
     for image, label in zip((pixels * 16).round().double().numpy(), labels[0], strict=True):
         assert known[image.tobytes()] == label
 

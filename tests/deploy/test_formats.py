@@ -8,7 +8,14 @@ import safetensors.torch
 import torch
 
 import nas
-from nas.deploy.export import Examples, OnnxNetwork, agreement, to_checked_int8, to_onnx
+from nas.deploy.export import (
+    Examples,
+    OnnxNetwork,
+    agreement,
+    describe,
+    to_checked_int8,
+    to_onnx,
+)
 from nas.deploy.formats import Rounding, export_network, files_of
 from nas.deploy.quantize import FUSED_OPERATORS, INTEGER_OPERATORS, precision_of
 from nas.deploy.timm import to_timm_state_dict
@@ -72,6 +79,7 @@ def test_int8_is_one_file_with_its_agreement(architecture, network, model, examp
     rounding = Rounding(examples, INTEGER_OPERATORS)
     found = export_network(architecture, network, "onnx-int8", Path("n.onnx"), rounding)
     expected, agreement = to_checked_int8(model, network, *rounding)
+    describe(expected, architecture)
     assert found.files == {Path("n.onnx"): expected.SerializeToString()}
     assert (found.relative_difference, found.agreement) == (None, agreement)
 

@@ -25,7 +25,8 @@ def delivered(run, table):
         prices = Prices(run.space, {"cpu": table}, plan.state)
         measured = prices.measurable()
         found = Candidates(plan, prices, measured, supernet, dataset, Memory(), progress)
-        return [it.figures for it in deliver(found, [Uniform(found), Slimming(found)])]
+        networks, _ = deliver(found, [Uniform(found), Slimming(found)])
+        return [it.figures for it in networks]
 
     return delivered
 

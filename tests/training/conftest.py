@@ -76,8 +76,15 @@ class FaultyImages(Images):
     def labels(self) -> Tensor:
         return self.whole.labels
 
+    @property
+    def preprocessing(self):
+        return self.whole.preprocessing
+
     def subset(self, indices):
         return self.whole.subset(indices)
+
+    def seen_as(self, preprocessing):
+        return replace(self, whole=self.whole.seen_as(preprocessing))
 
     def _pixels(self, requests):
         return self.whole._pixels(requests)

@@ -26,6 +26,7 @@ def test_large_data_get_the_published_recipe(images: int, name: str) -> None:
 def test_recipes_know_their_names() -> None:
     assert {name: recipe.name for name, recipe in RECIPES.items()} == {
         "light": "light",
+        "finetuning": "finetuning",
         "published": "published",
     }
 
