@@ -62,7 +62,7 @@ class GrownValue(Value):
     later: ClassVar[frozenset[str]] = frozenset()
 
     @model_serializer(mode="wrap")
-    def _without_later_defaults(self, serialize: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+    def _without_later(self, serialize: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
         found, fields = serialize(self), type(self).model_fields
         usual = {name for name in self.later if getattr(self, name) == fields[name].default}
         return {name: it for name, it in found.items() if name not in usual}

@@ -725,8 +725,9 @@ def test_a_table_that_failed_its_validation_is_refused_unless_accepted(capsys, f
     found = table.validation
     good = found.warm.calibrated.model_copy(update={"mape": 0.01, "spearman": 1.0})
     failing = good.model_copy(update={"mape": 0.0512, "spearman": 0.5})
+    exact = {"noise_floor": 0.005, "noise_spearman": 1.0}
     warm, cold = (
-        found.of(state).model_copy(update={"calibrated": figures, "noise_floor": 0.005})
+        found.of(state).model_copy(update={"calibrated": figures, **exact})
         for state, figures in (("warm", failing), ("cold", good))
     )
     for name, validation, message in (

@@ -22,6 +22,7 @@ from nas.deploy.quantize import Placement, cpu_session, quantize
 from nas.errors import UserError
 from nas.families import Shape
 from nas.network import fold
+from nas.preprocessing import Preprocessing
 
 OPSET = 20
 """The first opset with Gelu as one operator (https://onnx.ai/onnx/operators/onnx__Gelu.html)."""
@@ -140,6 +141,13 @@ def describe(
     if classes:
         values["classes"] = list(classes)
     onnx.helper.set_model_props(model, {name: json.dumps(it) for name, it in values.items()})
+
+
+def described_preprocessing(model: onnx.ModelProto) -> Preprocessing:
+    """What ``describe`` wrote of mean, deviation and crop; ImageNet's where nothing was written."""
+    known = {it.key: it.value for it in model.metadata_props}
+    fields = {name: json.loads(known[name]) for name in Preprocessing.model_fields if name in known}
+    return Preprocessing.model_validate(fields)
 
 
 class Examples(NamedTuple):

@@ -13,9 +13,11 @@ from torch.nn import functional
 
 from nas.architecture import Architecture
 from nas.data.images import Images, resize
+from nas.deploy.export import described_preprocessing
 from nas.deploy.weights import load_weights, read_onnx
 from nas.errors import UserError
 from nas.network import build
+from nas.preprocessing import IMAGENET, Preprocessing
 from nas.training.settings import Divergence
 
 Teacher = Callable[[Tensor], Tensor]
@@ -85,25 +87,42 @@ def _clipped(
 
 
 def load_teacher(
-    spec: str, *, classes: int, image_size: int, device: torch.device | str = "cpu"
+    spec: str,
+    *,
+    classes: int,
+    image_size: int,
+    device: torch.device | str = "cpu",
+    preprocessing: Preprocessing = IMAGENET,
 ) -> Teacher:
     """The teacher that ``spec`` names: ``ARCHITECTURE:WEIGHTS``, or an ONNX file, on the CPU.
 
-    It gets its student's normalised images, resized to ``image_size``. Raises UserError if there is
-    no such teacher, or it takes images of another size, or has another number of classes.
+    It gets its student's images, resized to ``image_size``, which are normalised by
+    ``preprocessing``, and sees them by its own mean and deviation. Raises UserError if there is no
+    such teacher, or it takes images of another size, or has another number of classes.
     """
     name, colon, weights = spec.partition(":")
     if spec.endswith(".onnx"):
-        teacher = _from_onnx(spec, image_size, torch.device(device))
+        teacher, own = _from_onnx(spec, image_size, torch.device(device))
     elif colon and weights:
-        teacher = _from_weights(name, Path(weights), image_size, torch.device(device))
+        teacher, own = _from_weights(name, Path(weights), image_size, torch.device(device))
     else:
         raise UserError(f"teacher '{spec}': must be ARCHITECTURE:WEIGHTS or a file *.onnx")
     shape = tuple(teacher(torch.zeros(2, 3, image_size, image_size, device=device)).shape)
     if shape != (2, classes):
         found = f"{shape[1]} classes" if len(shape) == 2 else f"outputs of the shape {shape}"
         raise UserError(f"teacher '{spec}': must tell {classes} classes apart, has {found}")
-    return lambda images: teacher(resize(images, image_size))
+    return lambda images: teacher(renormalise(resize(images, image_size), preprocessing, own))
+
+
+def renormalise(images: Tensor, before: Preprocessing, after: Preprocessing) -> Tensor:
+    """Images (N, 3, S, S) that one mean and deviation made, as others make them."""
+    if (before.mean, before.std) == (after.mean, after.std):
+        return images
+    mean, std, own_mean, own_std = (
+        images.new_tensor(it).view(3, 1, 1)
+        for it in (before.mean, before.std, after.mean, after.std)
+    )
+    return (images * std + (mean - own_mean)) / own_std
 
 
 def teacher_accuracy(teacher: Teacher, images: Images, *, batch_size: int = 256) -> float:
@@ -113,17 +132,20 @@ def teacher_accuracy(teacher: Teacher, images: Images, *, batch_size: int = 256)
     return hits / len(images)
 
 
-def _from_weights(name: str, weights: Path, image_size: int, device: torch.device) -> Teacher:
+def _from_weights(
+    name: str, weights: Path, image_size: int, device: torch.device
+) -> tuple[Teacher, Preprocessing]:
     architecture = Architecture.load(name)
     _require_size(f"{name}:{weights}", architecture.input_shape, image_size)
     network: nn.Module = build(architecture)
     load_weights(network, weights)
     layout = torch.channels_last
     network = network.to(device, memory_format=layout).eval()  # type: ignore[call-overload]
-    return torch.no_grad()(lambda images: network(images.to(device, memory_format=layout)))
+    teach = torch.no_grad()(lambda images: network(images.to(device, memory_format=layout)))
+    return teach, architecture.preprocessing
 
 
-def _from_onnx(path: str, image_size: int, device: torch.device) -> Teacher:
+def _from_onnx(path: str, image_size: int, device: torch.device) -> tuple[Teacher, Preprocessing]:
     import onnxruntime  # only these teachers need it
 
     model = read_onnx(Path(path))
@@ -156,7 +178,7 @@ def _from_onnx(path: str, image_size: int, device: torch.device) -> Teacher:
         ]
         return torch.from_numpy(np.concatenate(logits)[: len(pixels)]).to(device)
 
-    return teach
+    return teach, described_preprocessing(model)
 
 
 def _require_size(spec: str, shape: tuple[int | None, ...], image_size: int) -> None:

@@ -152,7 +152,13 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         if self.record.teacher is None:
             return None
         classes, size = self.architecture.classes, self.architecture.input_size
-        return load_teacher(self.record.teacher, classes=classes, image_size=size, device=device)
+        return load_teacher(
+            self.record.teacher,
+            classes=classes,
+            image_size=size,
+            device=device,
+            preprocessing=self.architecture.preprocessing,
+        )
 
     def start(self) -> nn.Module:
         """The network before its first step: inherited, or fresh."""

@@ -156,7 +156,10 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         from nas.training.distillation import load_teacher
 
         classes, size = self.space.classes, self.space.largest_size
-        return load_teacher(spec, classes=classes, image_size=size, device=device)
+        seen = self.space.preprocessing
+        return load_teacher(
+            spec, classes=classes, image_size=size, device=device, preprocessing=seen
+        )
 
     @property
     def reference_files(self) -> tuple[Path, Path]:

@@ -56,7 +56,7 @@ class Settings(GrownValue):
 
     @model_serializer(mode="wrap")
     def _in_file_order(self, serialize: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        found = self._without_later_defaults(serialize)
+        found = self._without_later(serialize)
         return {name: found[name] for name in (*self.FILE_ORDER, *found) if name in found}
 
 

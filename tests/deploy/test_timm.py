@@ -260,3 +260,10 @@ def test_a_backbones_maps_equal_timms(name, model):
     for one, other in zip(maps, expected[-len(maps) :], strict=True):
         assert one.shape == other.shape
         assert (one - other).abs().max() <= 1e-4 * other.abs().max()
+
+
+@pytest.mark.parametrize("name", IN_TIMM)
+def test_published_networks_see_pictures_as_in_timm(timm, name):
+    config = timm.get_pretrained_cfg(timm_name(name))
+    found = nas.Architecture.load(name).preprocessing
+    assert (found.mean, found.std, found.crop) == (config.mean, config.std, config.crop_pct)

@@ -9,9 +9,12 @@ from onnx import helper
 from torch import nn
 
 from nas.data import Dataset
-from nas.deploy.export import to_onnx
+from nas.data.augmentation import normalise
+from nas.deploy.export import describe, to_onnx
 from nas.deploy.weights import save_weights
 from nas.errors import UserError
+from nas.network import build
+from nas.preprocessing import Preprocessing
 from nas.space import SearchSpace
 from nas.training.alone import fresh_network
 from nas.training.distillation import load_teacher, teacher_accuracy
@@ -98,3 +101,21 @@ def test_a_teacher_that_does_not_fit_is_one_line(
     with pytest.raises(UserError, match=message) as error:
         load_teacher(spec, classes=classes, image_size=size)
     assert "\n" not in str(error.value)
+
+
+def test_a_teacher_sees_images_by_its_own_mean_and_deviation(tmp_path, tiny_space, randomized):
+    half = Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
+    architecture = tiny_space.largest().with_preprocessing(half)
+    network = randomized(build(architecture)).eval()
+    architecture.save(tmp_path / "a.json")
+    save_weights(network, tmp_path / "w.safetensors")
+    model = to_onnx(network, architecture.input_shape)
+    describe(model, architecture)
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    pixels = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = network(normalise(pixels, half))
+    for spec in (f"{tmp_path / 'a.json'}:{tmp_path / 'w.safetensors'}", str(tmp_path / "a.onnx")):
+        teacher = load_teacher(spec, classes=10, image_size=32)
+        found = teacher(normalise(pixels))
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
