@@ -85,8 +85,9 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
 
         ``images`` are the fields of ``DataSettings`` that differ from those of the ``supernet`` or
         from digits; ``recipe`` is a name of ``RECIPES`` and the fields that differ from it;
-        ``weights`` are what ``read_pretrained`` takes. Raises UserError if the folder is not free,
-        or data, supernet, weights, teacher and architecture do not fit.
+        ``weights`` are what ``read_pretrained`` takes. What a supernet of pretrained weights hands
+        down is fine-tuned, with its reference network as the teacher. Raises UserError if the
+        folder is not free, or data, supernet, weights, teacher and architecture do not fit.
         """
         if supernet is not None and weights is not None:
             raise UserError("a training starts from a supernet or from --weights, not from both")
@@ -99,7 +100,11 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         dataset = data.load(size, architecture.preprocessing)
         architecture = architecture.with_classes(len(dataset.classes))
         usual = settings.suitable_recipe(len(dataset.train))
-        name = str(changes.get("name", "finetuning" if weights else usual))
+        is_pretrained = supernet is not None and bool(supernet.settings.weights)
+        name = str(changes.get("name", "finetuning" if weights or is_pretrained else usual))
+        if supernet is not None and is_pretrained and name == "finetuning":
+            changes.setdefault("head_epochs", 0)  # its classifier has learnt the images
+            teacher = teacher or ":".join(map(str, supernet.reference_files))
         if name == "published":
             changes.setdefault("drop_path", settings.published_drop_path(architecture))
         record = RetrainingRecord(
