@@ -60,7 +60,8 @@ def read_pretrained(source: str | Path, architecture: Architecture) -> Pretraine
     A classifier of other classes is left out, attention biases are interpolated to the input size.
     Raises UserError if they cannot be read, or are another network's.
     """
-    given = without_indices(read_tensors_of(str(source)))
+    tensors = without_indices(read_tensors_of(str(source)))
+    given = {key: tensor for key, tensor in tensors.items() if not _is_counter(key)}
     classifiers = class_axes(architecture)
     fits: list[Fit] = []
     for naming in NAMINGS:
@@ -143,7 +144,7 @@ def by_timm_names(architecture: Architecture, given: Tensors) -> Places | None:
 def by_order(architecture: Architecture, given: Tensors) -> Places | None:
     """Tensors in our order; None unless there are as many, and their names end alike."""
     names = {it: shape for it, shape in shapes_of(architecture).items() if not _is_counter(it)}
-    keys = [key for key in given if not _is_counter(key)]
+    keys = list(given)
     ends = ([name.rpartition(".")[2] for name in found] for found in (names, keys))
     first, second = ends
     if first != second:
