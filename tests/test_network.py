@@ -55,6 +55,8 @@ PUBLISHED = {  # parameters with all heads, before folding; GMACs at the publish
     "mobilenet_v3_small_100": (2_542_856, 0.0565),
     "mobilenet_v3_large_100": (5_483_032, 0.2166),
     "mobilenet_v4_conv_small": (3_774_024, 0.1860),
+    "mobilenet_v4_conv_medium": (9_715_512, 1.0802),
+    "mobilenet_v4_conv_large": (32_590_864, 6.3762),
     "efficientnet_lite_0": (4_652_008, 0.3852),
     "efficientnet_lite_1": (5_416_680, 0.6002),
     "efficientnet_lite_2": (6_092_072, 0.8597),

@@ -212,7 +212,9 @@ UNIVERSAL = {
     "stem": {"kind": "mobile_stem", "activation": "relu"},
     "stages": [
         {"width": [4, 8]},
-        {"width": [8, 12], "downsample": {"kind": "fused_downsample", "expansion": [1, 2]},
+        {"width": [8, 12],
+         "downsample": [{"kind": "fused_downsample", "expansion": [1, 2]},
+                        {"kind": "edge_downsample", "expansion": [1, 2]}],
          "blocks": [{"residual": ["identity", {
              "kind": "universal_residual", "start_kernel": 3, **_wide}]}]},
         {"width": [8, 12], "downsample": {
@@ -383,9 +385,12 @@ def kept_axes(layer, widest, shape, name):  # noqa: C901 - one case for each kin
         return [there, here]
     if layer.kind in ("short_stem", "mobile_stem", "pointwise_conv"):
         return [there, here]
-    if layer.kind == "fused_downsample":
+    if layer.kind in ("fused_downsample", "edge_downsample"):
         hidden = torch.arange(layer.hidden)
-        return {"spread": [hidden, here], "mix": [there, hidden]}[leaf]
+        return {
+            "spread": [hidden, here], "mix": [there, hidden],
+            "expand": [hidden, here], "project": [there, hidden],
+        }[leaf]  # fmt: skip
     if layer.kind.startswith("universal_"):
         hidden = torch.arange(layer.hidden)
         return {

@@ -26,6 +26,7 @@ OF_EACH_KIND = (  # networks whose layers are of all kinds that timm has
     "mobilenet_v3_small_100",
     "mobilenet_v3_large_100",
     "mobilenet_v4_conv_small",
+    "mobilenet_v4_conv_medium",
     "efficientnet_lite_0",
 )
 MOBILEVIT_V3 = ("mobilevit_v3_xxs", "mobilevit_v3_050")  # which timm lacks

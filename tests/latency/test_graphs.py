@@ -316,6 +316,10 @@ PAIRS = {  # two layers of one structure and other widths, with their input shap
         ({"in_channels": 8, "out_channels": 12, "expansion": 2}, (8, 6, 6)),
         ({"in_channels": 16, "out_channels": 8, "expansion": 3.5}, (16, 8, 8)),
     ),
+    "edge_downsample": (
+        ({"in_channels": 8, "out_channels": 12, "expansion": 2}, (8, 6, 6)),
+        ({"in_channels": 16, "out_channels": 8, "expansion": 3.5}, (16, 8, 8)),
+    ),
     "pooled_norm_classifier": (
         ({"in_channels": 8, "features": 12, "classes": 5}, (8, 3, 3)),
         ({"in_channels": 12, "features": 16, "classes": 7}, (12, 2, 2)),

@@ -226,12 +226,11 @@ class UniversalDownsample(base.Layer):
         return UniversalModule
 
 
-class FusedDownsample(base.Downsampling):
-    """3x3 convolution of stride 2, wider by ``expansion``, and 1x1, both with an activation."""
+class ExpandingDownsampling(base.Downsampling):
+    """3x3 convolution of stride 2, wider by ``expansion``, and a 1x1 convolution."""
 
     fixed: ClassVar[frozenset[str]] = FIXED
 
-    kind: Literal["fused_downsample"] = "fused_downsample"
     expansion: Annotated[float, Field(gt=0)]
     epsilon: Epsilon = 1e-5
     activation: Activation = "relu"
@@ -245,11 +244,29 @@ class FusedDownsample(base.Downsampling):
         self.require_channels(input_shape, self.in_channels)
         return _strided(input_shape, self.out_channels, self.stride)
 
+
+class FusedDownsample(ExpandingDownsampling):
+    """3x3 convolution of stride 2, wider by ``expansion``, and 1x1, both with an activation."""
+
+    kind: Literal["fused_downsample"] = "fused_downsample"
+
     @staticmethod
     def module_class() -> type[nn.Module]:
         from nas.families.mobilenet.modules import FusedDownsampleModule
 
         return FusedDownsampleModule
+
+
+class EdgeDownsample(ExpandingDownsampling):
+    """``fused_downsample`` without an activation behind the 1x1: EfficientNet-EdgeTPU's block."""
+
+    kind: Literal["edge_downsample"] = "edge_downsample"
+
+    @staticmethod
+    def module_class() -> type[nn.Module]:
+        from nas.families.mobilenet.modules import EdgeDownsampleModule
+
+        return EdgeDownsampleModule
 
 
 class PointwiseConv(base.Layer):
@@ -331,6 +348,7 @@ LAYERS = (
     UniversalResidual,
     UniversalDownsample,
     FusedDownsample,
+    EdgeDownsample,
     PointwiseConv,
     MobileClassifier,
     PooledFirstClassifier,

@@ -248,6 +248,18 @@ class FusedDownsampleModule(nn.Sequential):
         self.act2 = mobile_activation(act)
 
 
+class EdgeDownsampleModule(nn.Sequential):
+    """(N, C, H, W) to (N, C', H/2, W/2)."""
+
+    def __init__(
+        self, in_channels: int, hidden: int, out_channels: int, act: str, *, epsilon: float
+    ) -> None:
+        super().__init__()
+        self.expand = MobileConvNorm(in_channels, hidden, kernel=3, stride=2, epsilon=epsilon)
+        self.act = mobile_activation(act)
+        self.project = MobileConvNorm(hidden, out_channels, epsilon=epsilon)
+
+
 class PointwiseConvModule(nn.Sequential):
     """(N, C, H, W) to (N, C', H, W)."""
 
