@@ -91,13 +91,13 @@ def main() -> None:
     found: dict[str, list[float]] = {}
     for number in given.folds:
         fold = Fold(given, number, space)
-        if "start" in given.parts:
-            print_start(fold)
         if "photos" in given.parts:
             for name, (right, ms) in fold.methods():
                 hits.setdefault(name, []).append(right)
                 found.setdefault(name, []).append(ms)
                 print(f"fold {number}: {name}: {100 * right.mean():.1f} %, {ms:.3f} ms", flush=True)
+        if "start" in given.parts:
+            print_start(fold)
     if hits:
         print_methods(hits, found)
 
@@ -331,7 +331,8 @@ def latency_of(network: nn.Module, dataset: Dataset, table: LatencyTable) -> flo
 def print_start(fold: Fold) -> None:
     """Accuracy of subnets before the supernet trains, by order, calibration and size."""
     given, space = fold.given, fold.space
-    path = fold.path / "reference"
+    of_run = fold.path / "run" / REFERENCE
+    path = of_run if (of_run / "result.json").exists() else fold.path / REFERENCE
     if not (path / "result.json").exists():
         with ProgressBar("reference") as bar:
             recipe = {"epochs": fold.reference_epochs, "head_epochs": 1}

@@ -3,9 +3,10 @@
     .venv/bin/python benchmarks/visits.py                    # half a minute on two x86 cores
 
 Printed, of networks of growing size: the n-th run after the caches were read over, over that of
-runs 30 to 40; the first run by ``session.run`` and with inputs and outputs bound; and the first
-run, with its spread from one opening of the session to the next, in the memory of a process that
-has opened other sessions and tensors, and closed most, and in that of a thread of its own.
+runs 30 to 40; the first run after that, behind runs of its own and behind those of other networks;
+the first run by ``session.run`` and with inputs and outputs bound; and the first run, with its
+spread from one opening of the session to the next, in the memory of a process that has opened other
+sessions and tensors, and closed most, and in that of a thread of its own.
 """
 
 from __future__ import annotations
@@ -52,6 +53,13 @@ def main() -> None:
         for size, it in zip(megabytes, np.median(times, axis=1), strict=True)
     ]
     print_table(("weights", *(f"run {run}" for run in SHOWN)), rows)
+
+    own, foreign = behind(models, rng)
+    order = [
+        (size, f"{mine:.3f}", f"{others:.3f}", f"{others / mine:.2f}")
+        for size, mine, others in zip(megabytes, own, foreign, strict=True)
+    ]
+    print_table(("weights", "cold ms behind its own runs", "behind others'", "ratio"), order)
 
     called, bound = (
         first_runs([make(it) for it in models], rng) for make in (opened, with_binding)
@@ -120,6 +128,25 @@ def visit(runs: Sequence[Run], count: int, rng: np.random.Generator) -> np.ndarr
                 runs[graph]()
                 found[graph, place, run] = (time.thread_time_ns() - start) / 1e6
     return found
+
+
+def behind(
+    models: Sequence[onnx.ModelProto], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The median first run after the caches were read over, behind own runs, and behind others'."""
+    runs = [opened(model) for model in models]
+    found = np.zeros((2, len(runs), VISITS))
+    for place in range(VISITS):
+        for way, graph in np.ndindex(2, len(runs)):
+            other = (graph + 1 + int(rng.integers(len(runs) - 1))) % len(runs)
+            for _ in range(SHOWN[-2]):
+                runs[graph if way == 0 else other]()
+            evict(CACHES)
+            start = time.thread_time_ns()
+            runs[graph]()
+            found[way, graph, place] = (time.thread_time_ns() - start) / 1e6
+    own, foreign = np.median(found, axis=2)
+    return own, foreign
 
 
 def first_runs(runs: Sequence[Run], rng: np.random.Generator) -> np.ndarray:

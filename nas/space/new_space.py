@@ -78,8 +78,8 @@ class Sketch:
         given = self.architecture.name or "a given network"
         lines = [
             f"# Around {given}, the largest network here, with {macs / 1e6:,.0f} million",
-            f"# multiply-accumulates at {self.architecture.input_size} px. A list is a choice, the",
-            "# cheapest first, and all else is fixed. Widths are channels of stages, expansions",
+            f"# multiply-accumulates at {self.architecture.input_size} px. A list is a choice,",
+            "# cheapest option first; all else is fixed. Widths are channels of stages, expansions",
             "# multiply them inside a block, and identity leaves a block out.",
             f"#   nas show {self.name}.yaml",
             f"#   nas build-lut --space {self.name}.yaml --device cpu",
