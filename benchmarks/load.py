@@ -1,6 +1,6 @@
 """Other work for one core: matrix products, in spells of 0.5 to 5 s with pauses as long.
 
-.venv/bin/python benchmarks/load.py       # until it is stopped
+.venv/bin/python benchmarks/load.py       # until it is stopped, or its parent has ended
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ SPELLS = 0.5, 5.0
 
 
 def main() -> None:
-    """Work and pause for ever."""
+    """Work and pause while the parent lives: one that is killed cannot stop this process."""
+    parent = os.getppid()
     rng = np.random.default_rng()
     matrix = rng.standard_normal((700, 700))
-    while True:
+    while os.getppid() == parent:
         end = time.monotonic() + rng.uniform(*SPELLS)
         while time.monotonic() < end:
             matrix @ matrix
