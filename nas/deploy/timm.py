@@ -199,6 +199,7 @@ def find_misfit(found: Mapping[str, Place], given: Mapping[str, torch.Tensor]) -
 
 def closest(given: Mapping[str, torch.Tensor], but: Architecture) -> str:
     """Words about the published architecture that has most tensors in common with the weights."""
+    given = {key: tensor for key, tensor in given.items() if not key.endswith(COUNTER)}
     shares = {
         architecture.name: _share(architecture, given)
         for architecture in _published()
@@ -221,7 +222,8 @@ def _stem_keys(architecture: Architecture) -> frozenset[str]:
     with torch.device("meta"):
         module = make_module(stem, architecture.input_shape)
     shapes = _shapes(module, f"{stem.slot}.")
-    return frozenset(place.key for place in _places(architecture, shapes).values())
+    places = _places(architecture, shapes).values()
+    return frozenset(place.key for place in places if not place.key.endswith(COUNTER))
 
 
 def _share(architecture: Architecture, given: Mapping[str, torch.Tensor]) -> float:
@@ -233,4 +235,5 @@ def _share(architecture: Architecture, given: Mapping[str, torch.Tensor]) -> flo
 
 @cache
 def _timm_shapes(architecture: Architecture) -> Mapping[str, Sizes]:
-    return {place.key: place.shape for place in timm_places(architecture).values()}
+    places = timm_places(architecture).values()
+    return {place.key: place.shape for place in places if not place.key.endswith(COUNTER)}
