@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 import torch
 
+from nas.architecture import Architecture
 from nas.deploy.export import OnnxNetwork, largest_difference, to_onnx
 from nas.families import LAYERS
 from nas.families.efficientformer_v2.layers import ConvFFN
@@ -462,3 +463,21 @@ def test_weights_depend_on_the_layer_alone():
     again = random_module(layer, shape).state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", ["efficientformer_v2_s0", "levit_128s", "efficientvit_m0"])
+def test_numbers_in_a_network_of_random_layers_stay_as_in_a_trained_one(name, monkeypatch):
+    softmax, least = torch.Tensor.softmax, []
+
+    def noted(logits, axis):
+        weights = softmax(logits, axis)
+        least.append(float(weights[weights > 0].min()))
+        return weights
+
+    monkeypatch.setattr(torch.Tensor, "softmax", noted)
+    x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for layer, shape in Architecture.load(name).placed():
+            x = random_module(layer, shape)(x)
+            assert 1e-3 < x.square().mean().sqrt() < 100
+    assert min(least) > torch.finfo(torch.float32).tiny
