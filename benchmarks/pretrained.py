@@ -62,6 +62,8 @@ from nas.training.run import REFERENCE, Run
 from nas.training.settings import RECIPES, DataSettings, SupernetSettings
 
 PARTS = ("start", "photos")
+ORDERS = ("none", "magnitude", "taylor")
+"""Of channels in a supernet before any training."""
 VARIANTS = ("magnitude", "none", "plain")
 """Other orders of channels, and norms that are calibrated without the largest network."""
 NETWORK, PIXELS, SHARE = "efficientnet_lite_0", 128, 0.5
@@ -78,6 +80,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--folds", nargs="+", type=int, default=range(FOLDS))
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=())
+    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS)
     parser.add_argument("--pruning", action="store_true")
     parser.add_argument("--epochs", nargs=3, type=int, default=(8, 8, 8),
                         metavar=("REFERENCE", "SUPERNET", "FINETUNING"))  # fmt: skip
@@ -349,7 +352,7 @@ def print_start(fold: Fold) -> None:
         "smallest": space.smallest(),
     }
     rows = []
-    for order in ("none", "magnitude", "taylor"):
+    for order in given.orders:
         supernet = Supernet(space)
         largest = sort_channels(reference.eval(), space, dataset.train, importance=order)
         supernet.absorb(largest, space.largest())
@@ -368,6 +371,7 @@ def print_start(fold: Fold) -> None:
                     )
                 shares.append(accuracy(network.eval(), dataset.test))
             rows.append((order, calibration, *(f"{100 * it:.1f} %" for it in shares)))
+            print(*rows[-1], flush=True)
     print_table(("order", "calibration", *networks), rows, title=f"{len(dataset.test)} test images")
 
 
