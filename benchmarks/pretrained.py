@@ -280,7 +280,7 @@ def prune_to(
     """Prune by Torch-Pruning's group Taylor importance until the latency is within the target."""
     import torch_pruning
 
-    images, labels = next(dataset.train.batches(32, rng=np.random.default_rng(0)))
+    images, _ = next(dataset.train.batches(32, rng=np.random.default_rng(0)))
     low, high, best = 0.0, 0.9, (network, np.inf)
     for _ in range(7):
         ratio = (low + high) / 2
@@ -308,7 +308,6 @@ def prune_to(
                 break
         else:
             low = ratio
-    del labels
     return best
 
 

@@ -144,10 +144,18 @@ def describe(
 
 
 def described_preprocessing(model: onnx.ModelProto) -> Preprocessing:
-    """What ``describe`` wrote of mean, deviation and crop; ImageNet's where nothing was written."""
+    """What ``describe`` wrote of mean, deviation and crop; ImageNet's where nothing was written.
+
+    Raises UserError if others wrote something else by these names.
+    """
     known = {it.key: it.value for it in model.metadata_props}
-    fields = {name: json.loads(known[name]) for name in Preprocessing.model_fields if name in known}
-    return Preprocessing.model_validate(fields)
+    found = {name: known[name] for name in Preprocessing.model_fields if name in known}
+    try:
+        fields = {name: json.loads(text) for name, text in found.items()}
+        return Preprocessing.model_validate(fields)
+    except ValueError:
+        told = ", ".join(f"{name} {text}" for name, text in found.items())
+        raise UserError(f"its metadata say in no known form how it sees pictures: {told}") from None
 
 
 class Examples(NamedTuple):

@@ -202,7 +202,7 @@ def random_module(layer: Layer, input_shape: Shape) -> nn.Module:
 
     Norms hold the statistics of random inputs, and biases and scales are small, so that numbers in
     a network of such layers stay as near to 1 as in a trained one. Where they grow, attention makes
-    weights below 1e-38, with which some CPUs compute a hundred times slower.
+    weights below 1e-38, with which some CPUs compute ten times slower.
     """
     seed = zlib.crc32(f"{layer.signature} {input_shape}".encode())
     generator = torch.Generator().manual_seed(seed)

@@ -61,6 +61,7 @@ def slim_run(
     plan.require_possible(prices)
     if not (resume or force):
         _require_free(out)
+    rivals = load_rivals(plan.rivals, run)  # before anything is written
     with (
         hold_folder(out, activity="searching", option="--out"),
         open_journal(out / JOURNAL, identify(run, plan), resume=resume) as journal,
@@ -71,7 +72,6 @@ def slim_run(
         try:
             images, supernet = _read_images(run), run.load_supernet()
             candidates = Candidates(plan, prices, measured, supernet, images, journal, progress)
-            rivals = load_rivals(plan.rivals, run)
             methods: list[Method] = [Uniform(candidates)]
             if plan.baselines:
                 methods += [Baseline(candidates, name) for name in BASELINES]

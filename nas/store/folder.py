@@ -78,6 +78,8 @@ class RunFolder(ABC, Generic[Subject, Record]):
     subject_file: ClassVar[str]
     record_file: ClassVar[str]
     results: ClassVar[tuple[str, ...]] = ()
+    result_folders: ClassVar[tuple[str, ...]] = ()
+    """They go with a training, but a folder that holds nothing else of one may be a user's own."""
     command: ClassVar[str]
     beginning: ClassVar[str]
 
@@ -130,7 +132,7 @@ class RunFolder(ABC, Generic[Subject, Record]):
         with hold_folder(self.path, activity="training", option="--run"):
             self.require_free(self.path, force=force)
             described = self.descriptions()
-            for name in (*self._files(), *described):
+            for name in (*self._files(), *self.result_folders, *described):
                 _delete(self.path / name)
             if described:
                 progress.say(

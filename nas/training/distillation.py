@@ -178,7 +178,10 @@ def _from_onnx(path: str, image_size: int, device: torch.device) -> tuple[Teache
         ]
         return torch.from_numpy(np.concatenate(logits)[: len(pixels)]).to(device)
 
-    return teach, described_preprocessing(model)
+    try:
+        return teach, described_preprocessing(model)
+    except UserError as error:
+        raise UserError(f"teacher '{path}': {error}") from None
 
 
 def _require_size(spec: str, shape: tuple[int | None, ...], image_size: int) -> None:

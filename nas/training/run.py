@@ -69,7 +69,7 @@ class Run(RunFolder[SearchSpace, RunRecord]):
     """A run folder that exists; the head of its ``space`` has the classes of the images."""
 
     noun, record_file, subject_file = "run", "run.json", "space.json"
-    results = (REFERENCE,)
+    result_folders = (REFERENCE,)
     command = "nas train-supernet"
     beginning = "nas train-supernet --run {path} makes one"
 

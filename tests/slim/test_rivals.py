@@ -113,3 +113,12 @@ def test_a_rival_must_know_the_classes(run, files, tmp_path):
     rule = r"does not tell the 10 classes of digits apart; train it first: nas retrain"
     with pytest.raises(UserError, match=rule):
         load_rivals([f"{tmp_path / 'a.json'}:{tmp_path / 'w.safetensors'}"], run)
+
+
+def test_a_wrong_rival_is_refused_before_anything_is_written(
+    run, table, tmp_path, machine, monkeypatch
+):
+    out = tmp_path / "s"
+    with pytest.raises(UserError, match="no such file"):
+        search(run, table, out, machine, monkeypatch, ("efficientnet_lite_0:gone.pth",), {})
+    assert not out.exists()

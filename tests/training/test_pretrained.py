@@ -130,6 +130,32 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_force_deletes_no_folder_that_merely_has_the_references_name(tmp_path, space, weights):
+    kept = tmp_path / "mine" / "reference" / "notes.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    with pytest.raises(UserError, match="holds other things than a run"):
+        pipeline.train(
+            space,
+            tmp_path / "mine",
+            data=DataSettings(**IMAGES),
+            settings=settings_of(weights),
+            force=True,
+        )
+    assert kept.read_text() == "mine"
+
+
+def test_force_trains_another_reference(tmp_path, space, weights):
+    path, data = tmp_path / "run", DataSettings(**IMAGES)
+    settings = settings_of(weights, epochs=1, reference_epochs=2)
+    pipeline.train(space, path, data=data, settings=settings)
+    stale = path / "reference" / "stale.txt"
+    stale.write_text("of the run before")
+    pipeline.train(space, path, data=data, settings=settings, force=True)
+    assert not stale.exists()
+    assert Run.open(path).has_reference
+
+
 def test_the_named_network_must_be_the_largest(tmp_path, space):
     space.largest().with_preprocessing(Preprocessing()).save(tmp_path / "own.json")
     space.smallest().save(tmp_path / "smallest.json")

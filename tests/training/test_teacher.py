@@ -119,3 +119,12 @@ def test_a_teacher_sees_images_by_its_own_mean_and_deviation(tmp_path, tiny_spac
         teacher = load_teacher(spec, classes=10, image_size=32)
         found = teacher(normalise(pixels))
         assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_teacher_with_metadata_of_others_is_one_line(tmp_path, network, tiny_space):
+    model = to_onnx(network, tiny_space.smallest().input_shape)
+    helper.set_model_props(model, {"mean": "[123.7, grey]"})
+    (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
+    rule = r"other\.onnx': its metadata say in no known form how it sees pictures: mean \[123\.7"
+    with pytest.raises(UserError, match=rule):
+        load_teacher(str(tmp_path / "other.onnx"), classes=10, image_size=32)
