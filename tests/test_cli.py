@@ -41,7 +41,7 @@ stages:
 head: {kind: classifier}
 """
 
-BRIEFLY = MeasuringPlan(fitted=4, held_out=4, least_visits=3, error=1.0, seconds=0.0)
+BRIEFLY = MeasuringPlan(fitted=4, held_out=4, least_visits=10, error=1.0, seconds=0.0)
 """A table that is measured this briefly is inexact, but of the form of others."""
 
 MOST_PARAMS = 10_000

@@ -19,7 +19,15 @@ def space_around(network):
     return SearchSpace.from_document(parse_document(write_space(network, macs), "space"))
 
 
-@pytest.mark.parametrize("name", built_in_architectures())
+QUICK = ("efficientnet_lite_0", "mobilenet_v4_conv_small", "levit_128s", "efficientvit_m0",
+         "pvt_v2_b0", "mobilevit_v1_xxs", "efficientformer_v1_l1", "efficientformer_v2_s0")  # fmt: skip
+ALL = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK))
+    for name in built_in_architectures()
+]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_every_published_network_is_the_largest_of_its_space(name):
     network = Architecture.load(name)
     space = space_around(network)
