@@ -3,11 +3,12 @@
     .venv/bin/python benchmarks/across.py                    # more than an hour on two x86 cores
     .venv/bin/python benchmarks/across.py --spaces across pvt_v2 --epochs 4
 
-Each space has the same stem, stages, widths and FFNs; only the list of mixers differs. Each is
-trained alike on 10,000 images, and slimmed to the same latency with as many evaluations, by one
-quick table, which holds the layers of all. Prints test accuracy with inherited weights, predicted
-and measured latency of the slimmed and the uniformly scaled network of each, and what the slimmed
-ones reach when they are trained alone. What is finished in --out is used again.
+Each space has the same stem, stages, widths and FFNs; only the list of mixers differs: ``across``
+has those of five families, ``with_mobilenet`` inverted residuals besides. Each is trained alike on
+10,000 images, and slimmed to the same latency with as many evaluations, by one quick table, which
+holds the layers of all. Prints test accuracy with inherited weights, predicted and measured latency
+of the slimmed and the uniformly scaled network of each, and what the slimmed ones reach when they
+are trained alone. What is finished in --out is used again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ os.environ.setdefault(
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,24 @@ from nas.training.evaluation import accuracy
 from nas.training.run import Run
 from nas.training.settings import DataSettings, SupernetSettings, like_the_supernet
 
-ACROSS = "across"
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "efficientformer_v1": ("pooling",),
     "efficientformer_v2": ("attention4d",),
     "efficientvit": ("cascaded_attention",),
     "pvt_v2": ("reduced_attention",),
     "mobilevit": ("separable_attention", "mobilevit_v3_separable_block"),
+    "mobilenet": ("mobile_residual",),
 }
 """The mixers of each family."""
+INVERTED_RESIDUAL = {"kind": "mobile_residual", "expansion": [2, 3, 4], "activation": "gelu"}
+OF_FIVE = tuple(kind for name in FAMILIES if name != "mobilenet" for kind in FAMILIES[name])
+SPACES: Mapping[str, tuple[str, ...]] = {
+    "across": OF_FIVE,
+    "with_mobilenet": (*OF_FIVE, "mobile_residual"),
+    **FAMILIES,
+}
+"""The mixers of each space."""
+Mixers = Sequence[Mapping[str, Any]]
 BATCH, ALONE_BATCH = 50, 100
 """As in ranking.py."""
 
@@ -59,7 +69,7 @@ def main() -> None:
     parser.add_argument("--data", default="parquet:../shared/data")
     parser.add_argument("--space", default="across_32px")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark_across"))
-    parser.add_argument("--spaces", nargs="+", choices=[ACROSS, *FAMILIES])
+    parser.add_argument("--spaces", nargs="+", choices=SPACES, default=list(SPACES))
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--limit", type=int, default=10_000)
     parser.add_argument("--evaluations", type=int, default=100)
@@ -71,11 +81,12 @@ def main() -> None:
         print(f"skipped: {arguments.data} is not here")
         return
 
-    space = SearchSpace.load(arguments.space)
+    space = with_inverted_residuals(SearchSpace.load(arguments.space))
     table = table_at(arguments.out / "table.csv", space, quick=True)
     target_ms = round(arguments.share * table.predict(space.largest()), 3)
-    names = arguments.spaces or (ACROSS, *FAMILIES)
-    runs = {name: trained(space, name, arguments) for name in names}  # before anything is measured
+    runs = {
+        name: trained(space, name, arguments) for name in arguments.spaces
+    }  # before anything is measured
     rows: list[FinalNetwork] = []
     found = {}
     for name, (run, dataset) in runs.items():
@@ -100,25 +111,36 @@ def main() -> None:
     )
 
 
-def with_mixers(space: SearchSpace, family: str) -> SearchSpace:
-    """The space with the mixers of one family alone; all else is the same."""
+def with_inverted_residuals(space: SearchSpace) -> SearchSpace:
+    """The space with MobileNet's inverted residual as a further mixer of each slot of mixers."""
+    return _with_mixers(space, space.name, lambda mixers: (*mixers, INVERTED_RESIDUAL))
+
+
+def with_mixers(space: SearchSpace, name: str) -> SearchSpace:
+    """The space with the mixers of one of ``SPACES`` alone; all else is the same."""
+    kinds = ("identity", *SPACES[name])
+    suffix = "" if name == "across" else f"_{name}"
+    return _with_mixers(
+        space,
+        f"{space.name}{suffix}",
+        lambda mixers: tuple(mixer for mixer in mixers if mixer["kind"] in kinds),
+    )
+
+
+def _with_mixers(space: SearchSpace, name: str, change: Callable[[Mixers], Mixers]) -> SearchSpace:
     data = space.model_dump(exclude_defaults=True)
     for stage in data["stages"]:
         for block in stage["blocks"]:
             if "mixer" in block:
-                block["mixer"] = _of_kinds(block["mixer"], ("identity", *FAMILIES[family]))
-    return SearchSpace.model_validate({**data, "name": f"{space.name}_{family}"})
-
-
-def _of_kinds(candidates: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> tuple[Any, ...]:
-    return tuple(candidate for candidate in candidates if candidate["kind"] in kinds)
+                block["mixer"] = change(block["mixer"])
+    return SearchSpace.model_validate({**data, "name": name})
 
 
 def trained(space: SearchSpace, name: str, arguments: argparse.Namespace) -> tuple[Run, Dataset]:
-    """The run of the whole space or of a family's part of it, and its images."""
+    """The run of a space of ``SPACES``, a part of the whole, and its images."""
     return run_at(
         arguments.out / name,
-        space if name == ACROSS else with_mixers(space, name),
+        with_mixers(space, name),
         DataSettings(spec=arguments.data, limit=arguments.limit, seed=arguments.seed),
         SupernetSettings(epochs=arguments.epochs, batch_size=BATCH, seed=arguments.seed),
     )

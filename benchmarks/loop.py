@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/loop.py MODEL.onnx...
 
 Sessions of onnxruntime with their default options but for one thread; visits in random order. A
-visit runs 12 times, times 5 runs (warm), reads 96 MB, and times one run (cold). Printed are the
+visit reads 96 MB and times the first run (cold, behind other models), runs on until 12 runs are
+made, times 5 (warm), reads 96 MB again and times one (cold, behind its own runs). Printed are the
 medians of thread CPU time.
 """
 
@@ -26,10 +27,11 @@ FLUSHED_BYTES, WARMING_RUNS, TIMED_RUNS = 96_000_000, 12, 5
 
 
 class LoopTimes(NamedTuple):
-    """The times of each visit to a model, in ms."""
+    """The times of each visit to a model, in ms; ``behind_own``: cold, behind its own runs."""
 
     warm: np.ndarray
     cold: np.ndarray
+    behind_own: np.ndarray
 
     def noise(self, state: str) -> float:
         """The standard error of the median, as a share (of a normal distribution)."""
@@ -48,7 +50,7 @@ def time_models(models: Sequence[bytes], *, visits: int, seed: int) -> list[Loop
         image = rng.standard_normal([size or 1 for size in value.shape], dtype=np.float32)
         runs.append((session, {value.name: image}))
     other = np.ones(FLUSHED_BYTES // 8)
-    found = [([], []) for _ in models]
+    found = [([], [], []) for _ in models]
 
     def timed(place: int) -> float:
         session, images = runs[place]
@@ -58,13 +60,15 @@ def time_models(models: Sequence[bytes], *, visits: int, seed: int) -> list[Loop
 
     for _ in range(visits):
         for place in rng.permutation(len(models)).tolist():
-            warm, cold = found[place]
-            for _ in range(WARMING_RUNS):
+            warm, cold, behind_own = found[place]
+            other.sum()
+            cold.append(timed(place))
+            for _ in range(WARMING_RUNS - 1):
                 timed(place)
             warm.append(float(np.median([timed(place) for _ in range(TIMED_RUNS)])))
             other.sum()
-            cold.append(timed(place))
-    return [LoopTimes(np.array(warm), np.array(cold)) for warm, cold in found]
+            behind_own.append(timed(place))
+    return [LoopTimes(*map(np.array, it)) for it in found]
 
 
 def main() -> None:
@@ -78,10 +82,12 @@ def main() -> None:
     models = [path.read_bytes() for path in given.models]
     found = time_models(models, visits=given.visits, seed=given.seed)
     if given.json:
-        print(json.dumps([[it.warm.tolist(), it.cold.tolist()] for it in found]))
+        print(json.dumps([[state.tolist() for state in it] for it in found]))
         return
     for path, times in zip(given.models, found, strict=True):
-        print(f"{path}: {np.median(times.warm):.3f} ms warm, {np.median(times.cold):.3f} ms cold")
+        warm, cold, behind_own = map(np.median, times)
+        text = f"{warm:.3f} ms warm, {cold:.3f} ms cold, {behind_own:.3f} ms behind its own runs"
+        print(f"{path}: {text}")
 
 
 def time_apart(models: Sequence[bytes], *, visits: int, seed: int) -> list[LoopTimes]:
@@ -93,7 +99,7 @@ def time_apart(models: Sequence[bytes], *, visits: int, seed: int) -> list[LoopT
         options = ["--visits", str(visits), "--seed", str(seed), "--json"]
         command = [sys.executable, __file__, *options, *map(str, paths)]
         found = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [LoopTimes(np.array(warm), np.array(cold)) for warm, cold in json.loads(found.stdout)]
+    return [LoopTimes(*map(np.array, it)) for it in json.loads(found.stdout)]
 
 
 if __name__ == "__main__":

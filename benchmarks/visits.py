@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/visits.py                    # half a minute on two x86 cores
 
 Printed, of networks of growing size: the n-th run after the caches were read over, over that of
-runs 30 to 40; the first run after that, behind runs of its own and behind those of other networks;
+runs 30 to 40; the first run after that, behind runs of its own and behind those of other networks,
+and where memory is read once and not part by part twice;
 the first run by ``session.run`` and with inputs and outputs bound; and the first run, with its
 spread from one opening of the session to the next, in the memory of a process that has opened other
 sessions and tensors, and closed most, and in that of a thread of its own.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import onnx
@@ -54,12 +56,12 @@ def main() -> None:
     ]
     print_table(("weights", *(f"run {run}" for run in SHOWN)), rows)
 
-    own, foreign = behind(models, rng)
     order = [
-        (size, f"{mine:.3f}", f"{others:.3f}", f"{others / mine:.2f}")
-        for size, mine, others in zip(megabytes, own, foreign, strict=True)
+        (size, *map("{:.3f}".format, it))
+        for size, it in zip(megabytes, behind(models, rng), strict=True)
     ]
-    print_table(("weights", "cold ms behind its own runs", "behind others'", "ratio"), order)
+    columns = "its own runs", "others'", "its own, read once", "others', read once"
+    print_table(("weights", *(f"cold ms behind {name}" for name in columns)), order)
 
     called, bound = (
         first_runs([make(it) for it in models], rng) for make in (opened, with_binding)
@@ -130,23 +132,25 @@ def visit(runs: Sequence[Run], count: int, rng: np.random.Generator) -> np.ndarr
     return found
 
 
-def behind(
-    models: Sequence[onnx.ModelProto], rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """The median first run after the caches were read over, behind own runs, and behind others'."""
-    runs = [opened(model) for model in models]
-    found = np.zeros((2, len(runs), VISITS))
+def behind(models: Sequence[onnx.ModelProto], rng: np.random.Generator) -> np.ndarray:
+    """The median first run of each model (models, 4) after memory was read.
+
+    Columns: behind own runs, behind others' runs, and both where memory is read once.
+    """
+    readings = partial(evict, CACHES), CACHES.sum
+    runs = [[opened(model) for model in models] for _ in np.ndindex(2, 2)]
+    found = np.zeros((len(models), 2, 2, VISITS))
     for place in range(VISITS):
-        for way, graph in np.ndindex(2, len(runs)):
-            other = (graph + 1 + int(rng.integers(len(runs) - 1))) % len(runs)
+        for reading, way, graph in np.ndindex(2, 2, len(models)):
+            own = runs[2 * reading + way]  # each way has sessions of its own, in its own caches
+            other = (graph + 1 + int(rng.integers(len(own) - 1))) % len(own)
             for _ in range(SHOWN[-2]):
-                runs[graph if way == 0 else other]()
-            evict(CACHES)
+                own[other if way else graph]()
+            readings[reading]()
             start = time.thread_time_ns()
-            runs[graph]()
-            found[way, graph, place] = (time.thread_time_ns() - start) / 1e6
-    own, foreign = np.median(found, axis=2)
-    return own, foreign
+            own[graph]()
+            found[graph, reading, way, place] = (time.thread_time_ns() - start) / 1e6
+    return np.asarray(np.median(found, axis=3).reshape(len(models), 4))
 
 
 def first_runs(runs: Sequence[Run], rng: np.random.Generator) -> np.ndarray:
