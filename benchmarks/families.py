@@ -1,12 +1,14 @@
-"""Each family's small space through the whole pipeline, and its networks against timm's exports.
+"""Each family's spaces through the whole pipeline, and its networks against timm's exports.
 
     .venv/bin/python benchmarks/families.py
     .venv/bin/python benchmarks/families.py --parts slim --families EfficientViT
 
 Part `slim`: two epochs on digits, a quick latency table, and a slim to 60 % of what the largest
-network is predicted to take; the delivered network is measured, and must meet it. Part `timm`:
-published networks of each family and timm's exports of the same weights, through the same runtime.
-Runs and tables that are in --out are used again. Latencies need an idle machine.
+network is predicted to take; the delivered network is measured, and must meet it. Part `around`:
+the same with few images and one epoch in the space that `nas new-space` writes around a published
+network of each family, at its own size. Part `timm`: published networks of each family and timm's
+exports of the same weights, through the same runtime. Runs and tables that are in --out are used
+again. Latencies need an idle machine.
 """
 
 from __future__ import annotations
@@ -67,6 +69,9 @@ FAMILIES = {
     ),
 }
 
+FEW_IMAGES = ("--limit", 256, "--batch-size", 32)
+"""For spaces around published networks, of which nothing but that they work is shown."""
+PARTS = ("slim", "around", "timm")
 SHARE = 0.6
 """Of the largest network's predicted latency: what the slimmed one may take."""
 
@@ -75,16 +80,21 @@ def main() -> None:
     """Run the parts that were asked for, and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
-    parser.add_argument("--parts", nargs="+", choices=("slim", "timm"), default=["slim", "timm"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--evaluations", type=int, default=30)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark_families"))
     arguments = parser.parse_args()
+    out, evaluations = arguments.out, arguments.evaluations
     if "slim" in arguments.parts:
         results = {
-            name: slimmed(
-                FAMILIES[name].space, arguments.out, arguments.epochs, arguments.evaluations
-            )
+            name: slimmed(FAMILIES[name].space, out, arguments.epochs, evaluations)
+            for name in arguments.families
+        }
+        show_slimmed(results)
+    if "around" in arguments.parts:
+        results = {
+            name: slimmed(space_around(name, out), out, 1, evaluations, *FEW_IMAGES)
             for name in arguments.families
         }
         show_slimmed(results)
@@ -92,12 +102,24 @@ def main() -> None:
         show_against_timm(arguments.families)
 
 
-def slimmed(space: str, out: Path, epochs: int, evaluations: int) -> dict[str, Any]:
-    """What ``nas slim`` says of the space, and its target in ms."""
-    run, table = out / space, out / f"{space}.csv"
+def space_around(family: str, out: Path) -> str:
+    """The file of a space around the family's first published network, at its own size."""
+    name = next(iter(FAMILIES[family].in_timm))
+    path = out / "spaces" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        nas(["new-space", name, "--classes", 10, "--out", path])
+    return str(path)
+
+
+def slimmed(
+    space: str, out: Path, epochs: int, evaluations: int, *settings: object
+) -> dict[str, Any]:
+    """What ``nas slim`` says of the space, and its target in ms; ``settings`` of the training."""
+    run, table = out / Path(space).stem, out / f"{Path(space).stem}.csv"
     if not run.is_dir():
         nas(["train-supernet", "--space", space, "--data", "digits", "--run", run]
-            + ["--epochs", epochs])  # fmt: skip
+            + ["--epochs", epochs, *settings])  # fmt: skip
     if not table.exists():
         nas(["build-lut", "--space", space, "--device", "cpu", "--quick", "--out", table])
     largest = SearchSpace.load(space).largest()

@@ -7,8 +7,11 @@ folds. ``start``: a supernet before any training, by the order of channels, the 
 and the size of the subnet. ``photos``: EfficientNet-Lite 0 slimmed to half of its latency and
 fine-tuned, against the same network from scratch, uniform scaling, and Torch-Pruning's group Taylor
 pruning to the same latency (--pruning needs torch-pruning), each for as many epochs; and the same
-by another order or calibration (--variants). Test images are those of each fold, each judged once.
-What is finished in --out is used again.
+by another order or calibration (--variants). ``published``: the networks of --published fine-tuned
+for as many epochs in all: whether they differ on these photographs. ``budgets``: at 0.5, 0.8 and
+1.3 times the latency of EfficientNet-Lite 0 the published ones that fit, beside what is slimmed
+from each. Test images are those of each fold, each judged once. What is finished in --out is used
+again.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -61,15 +64,20 @@ from nas.training.pretrained import reference_network
 from nas.training.run import REFERENCE, Run
 from nas.training.settings import RECIPES, DataSettings, SupernetSettings
 
-PARTS = ("start", "photos")
+PARTS = ("start", "photos", "published", "budgets")
 ORDERS = ("none", "magnitude", "taylor")
 """Of channels in a supernet before any training."""
 VARIANTS = ("magnitude", "none", "plain")
 """Other orders of channels, and norms that are calibrated without the largest network."""
 NETWORK, PIXELS, SHARE = "efficientnet_lite_0", 128, 0.5
 """The share of its latency to which it is slimmed."""
+BUDGETS = 0.5, 0.8, 1.3
+"""Shares of its latency that other networks may take."""
 EVALUATIONS = 60
 FOLDS = 5
+
+Judged = tuple[np.ndarray, float]
+"""Whether each test image was recognised (N,), and the measured warm ms of the network."""
 
 
 def main() -> None:
@@ -77,7 +85,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--images", type=Path, default=Path("../shared/data/trashnet.parquet"))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=("start", "photos"))
+    parser.add_argument("--published", nargs="*", type=Start.parse, default=[],
+                        metavar="ARCHITECTURE:WEIGHTS")  # fmt: skip
     parser.add_argument("--folds", nargs="+", type=int, default=range(FOLDS))
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=())
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS)
@@ -89,38 +99,47 @@ def main() -> None:
     if not given.images.exists():
         print(f"{given.images}: not there; nothing to do")
         return
-    space = space_of(given.out)
-    hits: dict[str, list[np.ndarray]] = {}
-    found: dict[str, list[float]] = {}
+    first = Start(NETWORK, given.weights)
+    starts = [first, *(it for it in given.published if it.name != NETWORK)]
+    found: dict[str, dict[str, list[Judged]]] = {}
     for number in given.folds:
-        fold = Fold(given, number, space)
-        if "photos" in given.parts:
-            for name, (right, ms) in fold.methods():
-                hits.setdefault(name, []).append(right)
-                found.setdefault(name, []).append(ms)
+        folds = [Fold(given, number, it) for it in starts]
+        parts = {
+            "photos": folds[0].methods,
+            "published": partial(published, folds),
+            "budgets": partial(at_budgets, folds),
+        }
+        for part in (it for it in given.parts if it in parts):
+            for name, judged in parts[part]():
+                found.setdefault(part, {}).setdefault(name, []).append(judged)
+                right, ms = judged
                 print(f"fold {number}: {name}: {100 * right.mean():.1f} %, {ms:.3f} ms", flush=True)
         if "start" in given.parts:
-            print_start(fold)
-    if hits:
-        print_methods(hits, found)
+            print_start(folds[0])
+    for part, by_name in found.items():
+        print_methods(part, by_name)
 
 
-def space_of(out: Path) -> SearchSpace:
-    """The space around the network for photographs of six classes."""
-    path = out / "space.yaml"
-    if not path.exists():
-        network = Architecture.load(NETWORK).with_input_size(PIXELS).with_classes(6)
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(write_space(network, lambda it: measure_size(it).macs, name="lite_0"))
-    return SearchSpace.load(path)
+class Start(NamedTuple):
+    """A published network and its pretrained weights."""
+
+    name: str
+    weights: Path
+
+    @classmethod
+    def parse(cls, text: str) -> Start:
+        name, _, weights = text.partition(":")
+        return cls(name, Path(weights))
 
 
 class Fold:
     """A fifth of the photographs as the test set, and what is trained on the others."""
 
-    def __init__(self, given: argparse.Namespace, number: int, space: SearchSpace) -> None:
-        self.given, self.space = given, space
-        self.path = given.out / f"fold{number}"
+    def __init__(self, given: argparse.Namespace, number: int, start: Start) -> None:
+        self.given, self.start = given, start
+        self.folder = given.out / ("" if start.name == NETWORK else start.name)
+        self.path = self.folder / f"fold{number}"
+        self.space = self._space()
         self.reference_epochs, self.supernet_epochs, self.finetuning_epochs = given.epochs
         folder = self.path / "images"
         if not folder.exists():
@@ -131,17 +150,27 @@ class Fold:
                 pq.write_table(rows.filter(chosen), folder / f"{name}.parquet")
         self.data = DataSettings(spec=f"parquet:{folder}")
 
+    def _space(self) -> SearchSpace:
+        """The space around the network for photographs of six classes."""
+        path = self.folder / "space.yaml"
+        if not path.exists():
+            network = Architecture.load(self.start.name).with_input_size(PIXELS).with_classes(6)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            name = self.start.name.removeprefix("efficientnet_")
+            path.write_text(write_space(network, lambda it: measure_size(it).macs, name=name))
+        return SearchSpace.load(path)
+
     @property
     def table(self) -> LatencyTable:
         """One table for all folds; measured on an idle machine."""
-        return table_at(self.given.out / "space.csv", self.space, quick=True)
+        return table_at(self.folder / "space.csv", self.space, quick=True)
 
     def run(self, variant: str = "") -> Run:
         """The supernet, by the default order and calibration or by those of a variant."""
         path = self.path / (f"run_{variant}" if variant else "run")
         settings = SupernetSettings(
-            weights=str(self.given.weights),
-            architecture=NETWORK,
+            weights=str(self.start.weights),
+            architecture=self.start.name,
             importance=variant if variant in ("magnitude", "none") else "taylor",
             epochs=self.supernet_epochs,
             reference_epochs=self.reference_epochs,
@@ -160,14 +189,15 @@ class Fold:
                 progress=stack.enter_context(ProgressBar(path.name)),
             )
 
-    def slimmed(self, run: Run) -> SearchResult:
-        """The slimmed networks of a run, at the share of the largest network's latency."""
-        folder = run.path / "slim"
+    def slimmed(self, run: Run, *targets: float) -> SearchResult:
+        """The slimmed networks of a run; by default at the share of the largest one's latency."""
+        folder = run.path / ("slim_budgets" if targets else "slim")
         if (folder / FILES["report"]).exists():
             return SearchResult.load(folder / FILES["report"])
         table = self.table
-        target = {"latency_ms": SHARE * table.predict(self.space.largest())}
-        plan = Plan(targets=(target,), evaluations=EVALUATIONS, baselines=False)
+        wanted = targets or (SHARE * table.predict(self.space.largest()),)
+        bounds = tuple({"latency_ms": target} for target in wanted)
+        plan = Plan(targets=bounds, evaluations=EVALUATIONS, baselines=False)
         with ProgressBar("slimming") as bar:
             return pipeline.slim(
                 run, table, plan, folder, accept_tables=True, force=True, progress=bar
@@ -191,7 +221,7 @@ class Fold:
         load_weights(network, path / "weights.safetensors")
         return network.eval()
 
-    def methods(self) -> Iterator[tuple[str, tuple[np.ndarray, float]]]:
+    def methods(self) -> Iterator[tuple[str, Judged]]:
         """Each method's hits on the fold's test images, and the latency of its network."""
         run, epochs = self.run(), self.finetuning_epochs
         images = run.load_images().test
@@ -201,7 +231,7 @@ class Fold:
         (ours,) = result.delivered
         target = ours.target["latency_ms"]
 
-        def judged(network: nn.Module, name: str) -> tuple[np.ndarray, float]:
+        def judged(network: nn.Module, name: str) -> Judged:
             return find_hits(network, images).numpy(), ms[name].measured
 
         yield "the largest, fine-tuned", judged(reference_network(run), "reference")
@@ -229,7 +259,37 @@ class Fold:
             measured = delivered.measured("latency_ms")
             yield f"slimmed, {variant}", (find_hits(network, images).numpy(), measured.measured)
 
-    def pruned(self, run: Run, target: float) -> tuple[np.ndarray, float]:
+    def published(self) -> np.ndarray:
+        """The hits of the published network, fine-tuned for as many epochs as others in all."""
+        path = self.path / "published"
+        if not (path / "result.json").exists():
+            epochs = sum(self.given.epochs)
+            recipe = {"epochs": epochs, "head_epochs": max(1, epochs // 6)}
+            with ProgressBar(self.start.name) as bar:
+                pipeline.retrain(
+                    self.space.largest(), path, weights=str(self.start.weights),
+                    images=dict(self.data), recipe=recipe, force=True, progress=bar,
+                )  # fmt: skip
+        network = build(self.space.largest())
+        load_weights(network, path / "weights.safetensors")
+        images = self.data.load(PIXELS, self.space.preprocessing).test
+        return find_hits(network.eval(), images).numpy()
+
+    def slimmed_to(self, budgets: Sequence[float]) -> Iterator[tuple[float, Judged]]:
+        """Each budget in ms below the largest network's, and the network slimmed to it."""
+        within = [it for it in budgets if it < self.table.predict(self.space.largest())]
+        run = self.run()
+        images = run.load_images().test
+        for found in self.slimmed(run, *within).delivered:
+            budget = found.target["latency_ms"]
+            architecture = self.space.decode(found.assignment)
+            network = self.finetuned(
+                f"slimmed_{budget:.3f}", architecture, run, self.finetuning_epochs
+            )
+            ms = found.measured("latency_ms").measured
+            yield budget, (find_hits(network, images).numpy(), ms)
+
+    def pruned(self, run: Run, target: float) -> Judged:
         """The reference network pruned to the target by group Taylor, and fine-tuned as ours."""
         path = self.path / "pruned.npz"
         dataset = run.load_images()
@@ -248,6 +308,36 @@ class Fold:
             np.savez(path, hits=right, ms=ms)
         kept = np.load(path)
         return kept["hits"], float(kept["ms"])
+
+
+def published(folds: Sequence[Fold]) -> Iterator[tuple[str, Judged]]:
+    """Each published network, fine-tuned; measured in turns."""
+    names = [it.start.name for it in folds]
+    graphs = {it.start.name: partial(LayerGraphs().network, it.space.largest()) for it in folds}
+    path = folds[0].given.out / "published_ms.json"
+    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    if not known.keys() >= set(names):
+        table = folds[0].table
+        rng = np.random.default_rng(0)
+        of = Session(table.target, graphs, rng, table.provenance.reference).measure().latencies
+        known = {name: of[name].warm.ms for name in names}
+        path.write_text(json.dumps(known))
+    for fold in folds:
+        yield fold.start.name, (fold.published(), known[fold.start.name])
+
+
+def at_budgets(folds: Sequence[Fold]) -> Iterator[tuple[str, Judged]]:
+    """Published networks that fit each budget, and those slimmed to it from each."""
+    whole = dict(published(folds))
+    budgets = [share * whole[NETWORK][1] for share in BUDGETS]
+    for name, judged in whole.items():
+        for share, budget in zip(BUDGETS, budgets, strict=True):
+            if judged[1] <= budget:
+                yield f"{share} of {NETWORK}: {name}", judged
+    for fold in folds:
+        for budget, judged in fold.slimmed_to(budgets):
+            share = BUDGETS[int(np.argmin(np.abs(np.array(budgets) - budget)))]
+            yield f"{share} of {NETWORK}: slimmed {fold.start.name}", judged
 
 
 def copy_reference(known: Path, run: Run, *_: object) -> None:
@@ -339,7 +429,7 @@ def print_start(fold: Fold) -> None:
         with ProgressBar("reference") as bar:
             recipe = {"epochs": fold.reference_epochs, "head_epochs": 1}
             pipeline.retrain(
-                space.largest(), path, weights=str(given.weights), images=dict(fold.data),
+                space.largest(), path, weights=str(fold.start.weights), images=dict(fold.data),
                 recipe=recipe, force=True, progress=bar,
             )  # fmt: skip
     reference = build(space.largest())
@@ -374,31 +464,33 @@ def print_start(fold: Fold) -> None:
     print_table(("order", "calibration", *networks), rows, title=f"{len(dataset.test)} test images")
 
 
-def print_methods(
-    hits: Mapping[str, Sequence[np.ndarray]], found: Mapping[str, Sequence[float]]
-) -> None:
-    """Accuracies over all judged images with 95 % intervals, latencies, and tests against ours."""
-    pooled = {name: np.concatenate(right) for name, right in hits.items()}
-    ours = pooled["slimmed"]
+def print_methods(part: str, found: Mapping[str, Sequence[Judged]]) -> None:
+    """Accuracies over all judged images with 95 % intervals, latencies, and tests against ours.
+
+    Ours is the slimmed network of part ``photos``, else the most accurate one.
+    """
+    pooled = {name: np.concatenate([right for right, _ in it]) for name, it in found.items()}
+    best = max(pooled, key=lambda name: float(pooled[name].mean()))
+    first = "slimmed" if part == "photos" else best
+    ours = pooled[first]
     rows = []
     for name, right in pooled.items():
         share = right.mean()
         half = 1.96 * np.sqrt(share * (1 - share) / len(right))
-        p = mcnemar(ours, right) if name != "slimmed" else np.nan
-        ahead = 100 * (ours.mean() - share)
+        ahead, p = 100 * (ours.mean() - share), mcnemar(ours, right) if name != first else np.nan
         rows.append(
             (
                 name,
                 f"{100 * share:.1f} ± {100 * half:.1f} %",
-                f"{np.mean(found[name]):.3f}",
-                "-" if name == "slimmed" else f"{ahead:+.1f}",
-                "-" if name == "slimmed" else f"{p:.2g}",
+                f"{np.mean([ms for _, ms in found[name]]):.3f}",
+                "-" if name == first else f"{ahead:+.1f}",
+                "-" if name == first else f"{p:.2g}",
             )
         )
     print_table(
-        ("network", "accuracy", "ms", "slimmed is ahead by", "p"),
+        ("network", "accuracy", "ms", f"{first} is ahead by", "p"),
         rows,
-        title=f"{len(ours):,} photographs judged",
+        title=f"{part}: {len(ours):,} photographs judged",
     )
     print(json.dumps({name: float(right.mean()) for name, right in pooled.items()}))
 
