@@ -58,7 +58,7 @@ MAPE: dict[tuple[str, State], float] = {
 SECONDS = {"idle": 150, "loaded": 150}
 """Of the default space's table; 60 on a quiet machine."""
 LOOP_NETWORKS, LOOP_VISITS, COMPARED = 16, 60, 40
-LOOP_KINDS = {"warm": "warm", "cold": "cold", "behind_own": "cold behind its own runs"}
+LOOP_KINDS = {"warm": "warm", "cold": "cold", "behind_own": "cold, memory read once"}
 TARGET_SHARES = 0.8, 0.6, 0.45
 """Of the largest network's latency."""
 CLOSED_SPACE, CLOSED_EPOCHS, CLOSED_EVALUATIONS = "demo_64px", 3, 30
