@@ -95,7 +95,9 @@ def main() -> None:
     parser.add_argument("--epochs", nargs=3, type=int, default=(8, 8, 8),
                         metavar=("REFERENCE", "SUPERNET", "FINETUNING"))  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark_pretrained"))
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     if not given.images.exists():
         print(f"{given.images}: not there; nothing to do")
         return
@@ -496,5 +498,4 @@ def print_methods(part: str, found: Mapping[str, Sequence[Judged]]) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(max(1, os.cpu_count() or 1))
     main()
