@@ -88,14 +88,10 @@ def augment(pixels: Tensor, augmentation: Augmentation, generator: torch.Generat
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing = IMAGENET) -> Tensor:
-    """Float32 images of about zero mean and unit variance from uint8 ones, (N, 3, S, S).
-
-    Their channels lie last in memory, as convolutions like it: networks of ``nas/families`` train
-    1.0 to 1.6 times as fast on a CPU (benchmarks/README.md).
-    """
+    """Float32 images of about zero mean and unit variance from uint8 ones, (N, 3, S, S)."""
     mean = torch.tensor(preprocessing.mean).mul_(255).view(3, 1, 1)
     std = torch.tensor(preprocessing.std).mul_(255).view(3, 1, 1)
-    return pixels.to(torch.float32, memory_format=torch.channels_last).sub_(mean).div_(std)
+    return pixels.float().sub_(mean).div_(std)
 
 
 def soft_targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:
