@@ -23,15 +23,17 @@ Ranges = Mapping[str, tuple[float, float]]
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 """Operators that compute in int8 where their second input is a weight."""
 
-EXACT_INTEGERS = ("session.x64quantprecision", "1")
-"""A setting of onnxruntime sessions: without VNNI its fastest int8 sums saturate at 16 bits on x86,
-which spoils more than a third of the predictions."""
-
 
 class Placement(NamedTuple):
-    """Whether outputs of convolutions and biases are rounded too: then all numbers are integers."""
+    """Whether outputs of convolutions and biases are rounded too: then all numbers are integers.
+
+    Weights have ``weight_bits``, with their sign. Two products of 8 bits overflow the 16 bits in
+    which x86 adds them where it has no VNNI, which spoils more than a third of the predictions;
+    with 7 bits they fit: 2 * 255 * 63 < 2**15.
+    """
 
     outputs: bool
+    weight_bits: Literal[7, 8] = 8
 
 
 INTEGER_OPERATORS = Placement(outputs=True)
@@ -53,7 +55,6 @@ def cpu_session(model: onnx.ModelProto, *, optimised: bool = True) -> onnxruntim
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised
-    options.add_session_config_entry(*EXACT_INTEGERS)
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(
@@ -70,8 +71,8 @@ def precision_of(model: onnx.ModelProto) -> Precision:
 def quantize(model: onnx.ModelProto, images: np.ndarray, placement: Placement) -> onnx.ModelProto:
     """The same network in int8; ``images`` (N, C, H, W) determine the ranges of activations.
 
-    Activations are rounded to unsigned, weights to signed 8 bits, symmetric, each output channel on
-    its own scale: x86 has fast kernels for this pair only.
+    Activations are rounded to unsigned 8 bits, weights to signed ones, symmetric, each output
+    channel on its own scale: x86 has fast kernels for this pair only.
     """
     return _Quantizer(model, images, placement).quantized()
 
@@ -83,12 +84,17 @@ def activation_scale(low: float, high: float) -> AffineScale:
     return AffineScale(step, np.asarray(np.round(-low / step), np.uint8))
 
 
-def weight_scale(weight: np.ndarray, axis: int) -> AffineScale:
-    """Signed 8 bits, symmetric, a scale for each index along ``axis``."""
+def weight_scale(weight: np.ndarray, axis: int, bits: int = 8) -> AffineScale:
+    """Signed integers of so many bits, symmetric, a scale for each index along ``axis``."""
     others = tuple(other for other in range(weight.ndim) if other != axis)
-    step = np.abs(weight).max(others).astype(np.float32) / np.float32(127)
+    step = np.abs(weight).max(others).astype(np.float32) / np.float32(largest_integer(bits))
     step[step == 0] = 1.0
     return AffineScale(step, np.zeros(step.shape, np.int8))
+
+
+def largest_integer(bits: int) -> int:
+    """Of signed integers of so many bits."""
+    return int(2 ** (bits - 1) - 1)
 
 
 class _Quantizer:
@@ -141,7 +147,8 @@ class _Quantizer:
         axis = 0 if transposed or node.op_type == "Conv" else 1  # of the output channels
         source = self.scales[node.input[0]]
         weight = numpy_helper.to_array(self.weights[node.input[1]])
-        scale = weight_scale(weight, axis)
+        bits = self.placement.weight_bits
+        scale = weight_scale(weight, axis, bits)
         has_bias = self.placement.outputs and len(node.input) > 2 and bool(node.input[2])
         if has_bias:
             bias = numpy_helper.to_array(self.weights[node.input[2]])
@@ -152,7 +159,8 @@ class _Quantizer:
             integers = np.round(bias / product.step).astype(np.int32)
             node.input[2] = self._constant(node.input[2], integers, product, axis=0)
         steps = scale.step.reshape([-1 if place == axis else 1 for place in range(weight.ndim)])
-        integers = np.clip(np.round(weight / steps), -127, 127).astype(np.int8)
+        most = largest_integer(bits)
+        integers = np.clip(np.round(weight / steps), -most, most).astype(np.int8)
         node.input[1] = self._constant(node.input[1], integers, scale, axis=axis)
 
     def _constant(self, name: str, integers: np.ndarray, scale: AffineScale, *, axis: int) -> str:

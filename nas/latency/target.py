@@ -31,6 +31,10 @@ RELEVANT_FLAGS = (
 # fmt: on
 """CPU features that choose among a runtime's kernels."""
 
+X86 = ("x86_64", "AMD64", "i686")
+VNNI = {"avx_vnni", "avx512_vnni", "amx_int8"}
+"""Features of x86 that add products of 8 bits in 32: without one sums of 16 bits may overflow."""
+
 NVIDIA_DEVICES = ("cuda", "tensorrt", "nvtensorrtrtx")
 """The devices of onnxruntime's providers for NVIDIA's GPUs."""
 
@@ -142,8 +146,11 @@ def in_precision(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
 
 
 def placement(target: Target) -> Placement:
-    """Where the runtime of an int8 target expects numbers to be rounded."""
-    return RUNTIMES[target.runtime].int8[target.device]
+    """How the runtime of an int8 target expects numbers to be rounded; no sum overflows."""
+    found = RUNTIMES[target.runtime].int8[target.device]
+    machine, *flags = target.cpu_flags
+    overflows = machine in X86 and not VNNI & set(flags)
+    return found._replace(weight_bits=7) if overflows else found
 
 
 def cpu_model() -> str:

@@ -105,6 +105,40 @@ def test_int8_computes_nearly_the_same(model, module, images, placement):
     assert (precision_of(model), precision_of(found)) == ("float32", "int8")
 
 
+def overflowing_share(model, images):
+    """The share of outputs of the first convolution that sums of two products in 16 bits change.
+
+    x86 without VNNI multiplies unsigned activations and signed weights of 8 bits, and adds two
+    products at a time with saturation (the instruction vpmaddubsw).
+    """
+    weight = next(it for it in map(numpy_helper.to_array, model.graph.initializer) if it.ndim == 4)
+    windows = np.lib.stride_tricks.sliding_window_view(images, weight.shape[2:], axis=(2, 3))
+    least, most = images.min(), images.max()
+    seen = np.round((windows - least) / (most - least) * 255).astype(np.int64)  # (N, C, H, W, K, K)
+    taken = seen.transpose(0, 2, 3, 1, 4, 5).reshape(-1, weight[0].size)
+    products = taken[:, None, :] * weight.reshape(1, len(weight), -1).astype(np.int64)
+    products = products[..., : products.shape[-1] // 2 * 2]
+    pairs = products.reshape(*products.shape[:-1], -1, 2).sum(-1)
+    return (np.clip(pairs, -(2**15), 2**15 - 1).sum(-1) != pairs.sum(-1)).mean()
+
+
+def test_weights_of_7_bits_cannot_overflow_where_cpus_lack_vnni(model, module, images):
+    found = quantize(model, images, INTEGER_OPERATORS._replace(weight_bits=7))
+    weights = [
+        numpy_helper.to_array(it)
+        for it in found.graph.initializer
+        if it.data_type == TensorProto.INT8 and len(it.dims) > 1
+    ]
+    assert {np.abs(weight).max() for weight in weights} == {63}
+    extreme = np.where(images > 0, np.float32(4), np.float32(-1))  # full scale, as after a ReLU6
+    assert overflowing_share(found, extreme) == 0
+    assert overflowing_share(quantize(model, images, INTEGER_OPERATORS), extreme) > 0.01
+    with torch.no_grad():
+        expected = module(torch.from_numpy(images))
+    result = OnnxNetwork(found)(torch.from_numpy(images))
+    assert (result - expected).abs().max() < 0.05 * expected.abs().max()
+
+
 def test_the_model_itself_stays_as_it_is(model, images):
     before = model.SerializeToString()
     quantize(model, images, INTEGER_OPERATORS)

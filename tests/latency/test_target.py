@@ -226,9 +226,22 @@ def test_a_runtime_without_int8_is_an_error(monkeypatch):
         detect_target(runtime="floats", precision="int8")
 
 
-def test_runtimes_round_where_their_kernels_begin_and_end(int8):
-    assert placement(int8) == INTEGER_OPERATORS
-    assert placement(int8.model_copy(update={"runtime": "openvino"})) == FUSED_OPERATORS
+@pytest.mark.parametrize(
+    ("flags", "bits"),
+    [
+        (("x86_64", "avx2", "avx_vnni"), 8),
+        (("x86_64", "avx512f", "avx512_vnni"), 8),
+        (("AMD64", "amx_int8"), 8),
+        (("x86_64", "avx2", "fma"), 7),
+        (("AMD64", "avx512f"), 7),
+        (("aarch64", "asimd"), 8),
+    ],
+)
+def test_runtimes_round_where_their_kernels_begin_and_end(int8, flags, bits):
+    here = int8.model_copy(update={"cpu_flags": flags})
+    assert placement(here) == INTEGER_OPERATORS._replace(weight_bits=bits)
+    openvino = here.model_copy(update={"runtime": "openvino"})
+    assert placement(openvino) == FUSED_OPERATORS._replace(weight_bits=bits)
 
 
 def test_float32_and_quantized_graphs_are_taken_as_they_are(target, int8):

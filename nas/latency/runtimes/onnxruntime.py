@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from nas.deploy.quantize import EXACT_INTEGERS, INTEGER_OPERATORS
+from nas.deploy.quantize import INTEGER_OPERATORS
 from nas.errors import UserError
 from nas.latency.runtimes.base import Runtime, random_inputs
 
@@ -70,7 +70,6 @@ class OnnxRuntime(Runtime):
         options.log_severity_level = 3  # it warns of optimised graphs that it writes itself
         # threads that spin for work starve the other open sessions
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry(*EXACT_INTEGERS)
         return options
 
     def _session(
