@@ -513,7 +513,7 @@ def test_bench_refuses_a_table_of_another_target(capsys, folder):
 
 @pytest.mark.parametrize(
     ("form", "files"),
-    [("onnx-int8", ["i.onnx"]), ("python", ["n.py", "n.safetensors"]), ("timm", ["t.safetensors"])],
+    [("onnx-int8", ["i.onnx"]), ("python", ["n.py", "n.safetensors"])],
 )
 def test_export_in_other_formats(capsys, folder, form, files):
     data = ["--data", "digits"] if form == "onnx-int8" else []
@@ -530,6 +530,13 @@ def test_export_in_other_formats(capsys, folder, form, files):
     assert f"{files[-1]}: exists; --force replaces it" in complaint(capsys, *command).replace(
         files[0], files[-1]
     )
+
+
+def test_a_slimmed_network_is_not_written_for_timm(capsys, folder):
+    command = ["export", "--architecture", "s/architecture.json", "--weights",
+               "s/weights.safetensors", "--format", "timm", "--out", "t.safetensors"]  # fmt: skip
+    assert "timm has no network of these layers" in complaint(capsys, *command)
+    assert not Path("t.safetensors").exists()
 
 
 def test_resize_writes_a_network_of_another_input_size(capsys, folder):

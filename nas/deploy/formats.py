@@ -65,11 +65,7 @@ def export_network(
     rounding: Rounding | None = None,
 ) -> Exported:
     """Export a network in evaluation mode; raises UserError unless the export computes the same."""
-    from safetensors.torch import save
-
     from nas.deploy.export import describe, require_parity, to_checked_int8, to_checked_onnx
-    from nas.deploy.timm import load_timm_state_dict, to_timm_state_dict
-    from nas.network import build
 
     paths, shape = files_of(form, out), architecture.input_shape
     if form == "python":
@@ -77,11 +73,8 @@ def export_network(
         difference = require_parity(loaded, network, shape)
         return Exported(dict(zip(paths, files, strict=True)), difference)
     if form == "timm":
-        state = to_timm_state_dict(network, architecture)
-        again = build(architecture)
-        load_timm_state_dict(again, architecture, state)
-        difference = require_parity(again.eval(), network, shape)
-        return Exported({out: save(state)}, difference)
+        data, loaded = _timm(architecture, network)
+        return Exported({out: data}, require_parity(loaded, network, shape))
     model, difference = to_checked_onnx(network, shape)
     if form == "openvino":
         files = _to_openvino(model)
@@ -124,6 +117,31 @@ def _load_openvino(files: tuple[bytes, bytes]) -> Callable[[Tensor], Tensor]:
     precision = {"INFERENCE_PRECISION_HINT": "f32"}  # its default is bfloat16
     compiled = core.compile_model(core.read_model(*files), "CPU", precision)
     return lambda images: torch.from_numpy(np.asarray(compiled([images.numpy()])[0]))
+
+
+def _timm(architecture: Architecture, network: nn.Module) -> tuple[bytes, nn.Module]:
+    """Weights by timm's names, which ``timm.create_model`` takes, and a network of them alone.
+
+    It is timm's own where timm runs here. Raises UserError if timm has no such network.
+    """
+    from safetensors.torch import save
+
+    from nas.deploy.timm import load_in_timm, load_timm_state_dict, name_in_timm, to_timm_state_dict
+    from nas.network import build
+
+    name = name_in_timm(architecture)
+    if name is None:
+        raise UserError(
+            f"{architecture.name or 'the architecture'}: timm has no network of these layers, and "
+            "could not load its weights; --format python writes a file that needs torch only"
+        )
+    state = to_timm_state_dict(network, architecture)
+    loaded = load_in_timm(architecture, state)
+    if loaded is None:
+        loaded = build(architecture)
+        load_timm_state_dict(loaded, architecture, state)
+    told = {"architecture": name, "num_classes": str(architecture.classes)}
+    return save(state, metadata=told), loaded.eval()
 
 
 def _python(

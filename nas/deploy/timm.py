@@ -6,6 +6,7 @@ Each family states its names and its layouts in its folder.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -80,6 +81,42 @@ def to_timm_state_dict(network: nn.Module, architecture: Architecture) -> dict[s
             key = place.key.replace("attention_biases", "attention_bias_idxs")
             state[key] = _bias_indices(*own[name].shape[1:])
     return state
+
+
+def name_in_timm(architecture: Architecture) -> str | None:
+    """The name in timm of the network of these layers, whatever its classes and its input size.
+
+    None if it has none: another depth or width is another network, which timm cannot make.
+    """
+    for known in _published():
+        if known.with_classes(architecture.classes).layers == architecture.layers:
+            return names_of(known).network(known.name)
+    return None
+
+
+def load_in_timm(architecture: Architecture, state: Mapping[str, torch.Tensor]) -> nn.Module | None:
+    """The network of timm itself with these weights, loaded strictly; None where timm does not run.
+
+    Raises UserError if this version of timm does not take them.
+    """
+    name = name_in_timm(architecture)
+    assert name is not None
+    try:
+        timm = importlib.import_module("timm")
+    except Exception:  # noqa: BLE001 - it is not installed, or its torchvision is of another torch
+        return None
+    options: dict[str, object] = {"num_classes": architecture.classes}
+    try:
+        network = timm.create_model(name, img_size=architecture.input_size, **options)
+    except TypeError:  # its networks of convolutions take any size
+        network = timm.create_model(name, **options)
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"timm {timm.__version__} does not take the weights: {reason}") from None
+    found: nn.Module = network.eval()
+    return found
 
 
 def names_of(architecture: Architecture) -> TimmNames:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -207,7 +208,8 @@ class TimmNames:
 
     ``rules``, applied in turn as regular expressions and replacements, turn our names into timm's,
     but for the numbers of stages and blocks. Tensors of ours that get the same name are parts of
-    one tensor there. ``layers`` are those of the family's networks in timm.
+    one tensor there. ``layers`` are those of the family's networks in timm. ``networks`` turn the
+    names of our published networks into timm's, likewise; timm lacks those that match ``lacking``.
     """
 
     family: str
@@ -215,8 +217,18 @@ class TimmNames:
     rules: tuple[tuple[str, str], ...]
     first_stage: int = 1
     """Our number of the stage that timm counts as 0; one that only the stem has is none there."""
+    networks: tuple[tuple[str, str], ...] = ()
+    lacking: str = "^$"
     has_bias_indices: bool = False
     """Whether timm's files hold the integer buffers that attention looks its biases up with."""
+
+    def network(self, name: str) -> str | None:
+        """The name in timm of a published network of ours; None if timm lacks it."""
+        if re.search(self.lacking, name):
+            return None
+        for pattern, replacement in self.networks:
+            name = re.sub(pattern, replacement, name)
+        return name
 
     def block_index(self, layers: Sequence[Layer], stage: int, block: int) -> int:
         """The number that timm gives to a block, from our numbers of its stage and of itself."""

@@ -3,12 +3,15 @@
 import copy
 import re
 from functools import cache
+from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import nas
-from nas.deploy.timm import to_timm_state_dict
+from nas.deploy.formats import export_network
+from nas.deploy.timm import name_in_timm, to_timm_state_dict
 from nas.documents import built_in_architectures
 from nas.families.mobilevit.layers import MobileViTV3Block, MobileViTV3SeparableBlock
 from nas.network import build, fold
@@ -29,20 +32,14 @@ OF_EACH_KIND = (  # networks whose layers are of all kinds that timm has
     "mobilenet_v4_conv_medium",
     "efficientnet_lite_0",
 )
+SIZED = ("efficientformer_v2_s0", "efficientvit_m0", "levit_128s")  # by timm's img_size
 MOBILEVIT_V3 = ("mobilevit_v3_xxs", "mobilevit_v3_050")  # which timm lacks
 QUICK = {*OF_EACH_KIND, "efficientformer_v2_s1", "efficientvit_m1"} - {"pvt_v2_b2_linear"}
 IN_TIMM = [name for name in built_in_architectures() if not name.startswith("mobilevit_v3")]
 
 
 def timm_name(name):
-    name = re.sub("(former|mobilevit)_v1", r"\1", name)
-    new_names = {
-        "former_v2": "formerv2", "mobilevit_v2": "mobilevitv2", "_linear": "_li",
-        "mobilenet_v": "mobilenetv", "efficientnet_lite_": "tf_efficientnet_lite",
-    }  # fmt: skip
-    for ours, theirs in new_names.items():
-        name = name.replace(ours, theirs)
-    return name
+    return name_in_timm(nas.Architecture.load(name))
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +74,45 @@ def test_timms_network_takes_them_strictly_and_computes_the_same(exported, model
         expected, logits = network(images), reference(images)
     assert expected.std() > 0.01
     assert (logits - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", IN_TIMM)
+def test_every_other_published_network_has_a_name_in_timm(timm, name):
+    architecture = nas.Architecture.load(name).with_classes(7).with_input_size(256)
+    assert timm.is_model(name_in_timm(architecture))
+
+
+@pytest.mark.parametrize("name", set(built_in_architectures()) - set(IN_TIMM))
+def test_timm_lacks_version_3_of_mobilevit(name):
+    assert name_in_timm(nas.Architecture.load(name)) is None
+
+
+@pytest.mark.parametrize("name", OF_EACH_KIND)
+@pytest.mark.parametrize("size", [None, 256])
+def test_what_is_written_for_timm_is_what_timm_loads(timm, randomized, name, size):
+    architecture = nas.Architecture.load(name).with_classes(7)
+    if size is not None and name != "efficientformer_v1_l1":  # whose attention is of one size
+        architecture = architecture.with_input_size(size)
+    network = randomized(nas.build(architecture))
+    out = Path("t.safetensors")
+    exported = export_network(architecture, network, "timm", out)
+    assert exported.relative_difference is not None
+    assert exported.relative_difference <= 1e-4
+    state = safetensors.torch.load(exported.files[out])
+    options = {"img_size": size} if size and name in SIZED else {}
+    reference = timm.create_model(timm_name(name), num_classes=7, **options)
+    reference.load_state_dict(state, strict=True)
+    images = torch.randn(1, *architecture.input_shape, generator=torch.manual_seed(1))
+    with torch.inference_mode():
+        expected, logits = network(images), reference.eval()(images)
+    assert (logits - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("space", ["efficientformer_v2_s0_224px", "mobilevit_64px", "levit_64px"])
+def test_a_slimmed_network_is_refused_for_timm(space):
+    architecture = nas.SearchSpace.load(space).smallest()
+    with pytest.raises(nas.UserError, match=r"timm has no network of these layers, .* --format py"):
+        export_network(architecture, nas.build(architecture), "timm", Path("t.safetensors"))
 
 
 def test_a_network_that_timm_lacks_is_refused_by_slot():

@@ -27,6 +27,7 @@ class _EfficientFormerNames(TimmNames):
 TIMM = _EfficientFormerNames(
     family="EfficientFormer",
     layers=(ConvStem, ConvDownsample, MetaBlock4D, MetaBlock3D, TokenClassifier),
+    networks=((r"_v1_", r"_"),),
     rules=(
         (r"^stem\.conv(\d)\.(conv|norm)\.", r"stem.\2\1."),
         (r"^stage(\d+)\.downsample\.", r"stages.\1.downsample."),

@@ -8,6 +8,7 @@ from nas.families.layer import Family, TimmNames
 TIMM = TimmNames(
     family="EfficientFormer V2",
     layers=LAYERS,
+    networks=((r"_v2_", r"v2_"),),
     rules=(
         (r"^stage(\d+)\.downsample\.conv\.(conv|norm)\.", r"stages.\1.downsample.conv.\2."),
         (r"^stage(\d+)\.downsample\.(conv|norm)\.", r"stages.\1.downsample.conv.\2."),

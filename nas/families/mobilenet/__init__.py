@@ -11,6 +11,7 @@ STAGES = range(2, 10)
 TIMM = TimmNames(
     family="MobileNet",
     layers=LAYERS,
+    networks=((r"^mobilenet_", r"mobilenet"), (r"^efficientnet_lite_", r"tf_efficientnet_lite")),
     rules=(
         (r"^stem\.conv\.conv\.", r"conv_stem."),
         (r"^stem\.conv\.norm\.", r"bn1."),

@@ -30,6 +30,8 @@ class _MobileViTNames(TimmNames):
 TIMM = _MobileViTNames(
     family="MobileViT",
     layers=tuple(layer for layer in LAYERS if layer is not SeparableAttention),
+    networks=((r"_v1_", r"_"), (r"_v2_", r"v2_")),
+    lacking="_v3_",
     rules=(
         (r"^stage(\d+)\.downsample\.", r"stages.\1.0."),
         (r"^stage(\d+)\.block(\d+)\.[a-z0-9_]+\.", r"stages.\1.\2."),

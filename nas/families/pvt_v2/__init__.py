@@ -9,6 +9,7 @@ from nas.families.pvt_v2.layers import LAYERS
 TIMM = TimmNames(
     family="PVT v2",
     layers=(*LAYERS, TokenClassifier),
+    networks=((r"_linear$", r"_li"),),
     rules=(
         (r"^stem\.conv\.", r"patch_embed.proj."),
         (r"^stem\.", r"patch_embed."),
