@@ -187,7 +187,7 @@ def _variants(space: SearchSpace) -> Iterator[tuple[Layer, Slot, list[tuple[Laye
 
 def _changes(one: Layer, other: Layer) -> int:
     """The number of fields in which two layers differ."""
-    return sum(value != getattr(other, name) for name, value in one)
+    return sum(getattr(one, name) != getattr(other, name) for name in type(one).model_fields)
 
 
 def _widths(layer: Layer, shape: Shape) -> tuple[int, int]:

@@ -48,6 +48,7 @@ def finetune_reference(
 ) -> Mapping[str, object]:
     """Train the reference network of a run, from where it was stopped; its result."""
     path, settings = run.path / REFERENCE, run.settings
+    epochs = settings.reference_epochs
     if (path / Retraining.record_file).exists():
         folder = Retraining.open(path)
     else:
@@ -58,8 +59,8 @@ def finetune_reference(
             images=run.data.model_dump(),
             recipe={
                 "name": "finetuning",
-                "epochs": settings.reference_epochs,
-                "head_epochs": max(1, settings.reference_epochs // 6),
+                "epochs": epochs,
+                "head_epochs": min(max(1, epochs // 6), epochs - 1),
                 "seed": settings.seed,
                 "precision": settings.precision,
             },

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from nas.architecture import Architecture
@@ -239,7 +240,19 @@ def _result(
 
 
 def _recipe(name: str, changes: Mapping[str, object]) -> settings.Recipe:
-    return settings.Recipe.model_validate({**settings.RECIPES[name].model_dump(), **changes})
+    """The recipe of that name with changes; of few epochs all but the last are the head's at most.
+
+    Raises UserError if the changes contradict each other.
+    """
+    usual = settings.RECIPES[name]
+    given = {**usual.model_dump(), **changes}
+    if "head_epochs" not in changes:
+        given["head_epochs"] = min(usual.head_epochs, given["epochs"] - 1)
+    try:
+        return settings.Recipe.model_validate(given)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"recipe: {message}") from None
 
 
 def _pretrained(

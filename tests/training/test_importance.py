@@ -51,6 +51,12 @@ def test_each_width_and_expansion_has_channels_that_may_change_places(name, rand
             assert choice.slot in found, choice.name
 
 
+def test_groups_are_the_same_after_a_search_has_asked_layers_for_their_names(tiny_space):
+    groups = Channels.of(tiny_space).groups
+    assert all(layer.signature for layer in tiny_space.largest().layers)
+    assert groups == Channels.of(tiny_space).groups != []
+
+
 def test_groups_hold_the_axes_that_one_reads_in_the_modules(tiny_space):
     groups = {group.name: group for group in Channels.of(tiny_space).groups}
     ffn = groups["stage1.block1.ffn"]

@@ -169,6 +169,31 @@ def test_with_weights_other_defaults_hold(weights):
     assert SupernetSettings(weights=str(weights), learning_rate=0.1).learning_rate == 0.1
 
 
+@pytest.mark.parametrize(("epochs", "of_the_head"), [(1, 0), (2, 1), (30, 2)])
+def test_few_epochs_are_not_all_of_the_head(tmp_path, small_space, weights, epochs, of_the_head):
+    folder, _ = Retraining.begin(
+        tmp_path / "one",
+        small_space.largest(),
+        weights=str(weights),
+        images=IMAGES,
+        recipe={"epochs": epochs},
+    )
+    assert folder.record.recipe.head_epochs == of_the_head
+
+
+def test_epochs_that_contradict_each_other_are_refused_in_one_line(tmp_path, small_space, weights):
+    message = r"^recipe: head_epochs must be fewer than the 2 epochs, got 2$"
+    with pytest.raises(UserError, match=message):
+        Retraining.begin(
+            tmp_path / "one",
+            small_space.largest(),
+            weights=str(weights),
+            images=IMAGES,
+            recipe={"epochs": 2, "head_epochs": 2},
+        )
+    assert not (tmp_path / "one").exists()
+
+
 @pytest.fixture(scope="module")
 def retrained(tmp_path_factory, small_space, weights):
     folder = tmp_path_factory.mktemp("retrained") / "one"
