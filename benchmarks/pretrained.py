@@ -248,8 +248,9 @@ class Fold:
             "slimmed, from scratch",
             judged(self.finetuned("scratch", slimmed, None, every), "slimmed"),
         )
-        if self.given.pruning:
-            yield "Torch-Pruning", self.pruned(run, target)
+        for norms in ("keep", "train") if self.given.pruning else ():
+            name = "Torch-Pruning" if norms == "keep" else "Torch-Pruning, norms of each batch"
+            yield name, self.pruned(run, target, norms)
         for variant in self.given.variants:
             with plain_norms(is_wanted=variant == "plain"):
                 other = self.run(variant)
@@ -291,14 +292,19 @@ class Fold:
             ms = found.measured("latency_ms").measured
             yield budget, (find_hits(network, images).numpy(), ms)
 
-    def pruned(self, run: Run, target: float) -> Judged:
-        """The reference network pruned to the target by group Taylor, and fine-tuned as ours."""
-        path = self.path / "pruned.npz"
+    def pruned(self, run: Run, target: float, norms: str) -> Judged:
+        """The reference network pruned to the target by group Taylor, and fine-tuned as ours.
+
+        ``norms``: whether they keep the statistics of the whole network, or take each batch's.
+        """
+        path = self.path / ("pruned.npz" if norms == "keep" else "pruned_train.npz")
         dataset = run.load_images()
         if not path.exists():
             network, ms = prune_to(reference_network(run), dataset, self.table, target)
             epochs = self.supernet_epochs + self.finetuning_epochs
-            recipe = RECIPES["finetuning"].model_copy(update={"epochs": epochs, "head_epochs": 0})
+            recipe = RECIPES["finetuning"].model_copy(
+                update={"epochs": epochs, "head_epochs": 0, "norms": norms}
+            )
             with ProgressBar("pruned") as bar:
                 training = NetworkTraining(
                     self.space.largest(), network, dataset, recipe,
