@@ -88,7 +88,7 @@ def test_timm_lacks_version_3_of_mobilevit(name):
 
 
 @pytest.mark.parametrize("name", OF_EACH_KIND)
-@pytest.mark.parametrize("size", [None, 256])
+@pytest.mark.parametrize("size", [None, pytest.param(256, marks=pytest.mark.slow)])
 def test_what_is_written_for_timm_is_what_timm_loads(timm, randomized, name, size):
     architecture = nas.Architecture.load(name).with_classes(7)
     if size is not None and name != "efficientformer_v1_l1":  # whose attention is of one size
