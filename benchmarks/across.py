@@ -84,9 +84,8 @@ def main() -> None:
     space = with_inverted_residuals(SearchSpace.load(arguments.space))
     table = table_at(arguments.out / "table.csv", space, quick=True)
     target_ms = round(arguments.share * table.predict(space.largest()), 3)
-    runs = {
-        name: trained(space, name, arguments) for name in arguments.spaces
-    }  # before anything is measured
+    # all are trained before anything is measured
+    runs = {name: trained(space, name, arguments) for name in arguments.spaces}
     rows: list[FinalNetwork] = []
     found = {}
     for name, (run, dataset) in runs.items():

@@ -58,7 +58,12 @@ MAPE: dict[tuple[str, State], float] = {
 SECONDS = {"idle": 150, "loaded": 150}
 """Of the default space's table; 60 on a quiet machine."""
 LOOP_NETWORKS, LOOP_VISITS, COMPARED = 16, 60, 40
-LOOP_KINDS = {"warm": "warm", "cold": "cold", "behind_own": "cold, memory read once"}
+LOOP_KINDS: dict[str, tuple[State, str]] = {
+    "warm": ("warm", "warm"),
+    "cold": ("cold", "cold"),
+    "behind_own": ("cold", "cold, memory read once"),
+}
+"""What the loop times, the table's state that it is compared with, and its name."""
 TARGET_SHARES = 0.8, 0.6, 0.45
 """Of the largest network's latency."""
 CLOSED_SPACE, CLOSED_EPOCHS, CLOSED_EVALUATIONS = "demo_64px", 3, 30
@@ -193,11 +198,10 @@ def of_loop(bench: Bench) -> Iterator[Line]:
         graphs.network(network).SerializeToString() for network in (*networks, reference.network)
     ]
     *found, of_reference = time_apart(models, visits=LOOP_VISITS, seed=0)
-    kinds: dict[str, State] = {"warm": "warm", "cold": "cold", "behind_own": "cold"}
-    for kind, state in kinds.items():
+    for kind, (state, title) in LOOP_KINDS.items():
         predicted = np.array([table.predict(network, state) for network in networks])
         measured = np.array([np.median(getattr(times, kind)) for times in found])
-        errors, subject = predicted / measured - 1, f"a user's loop, {LOOP_KINDS[kind]}"
+        errors, subject = predicted / measured - 1, f"a user's loop, {title}"
         noise = float(np.mean([times.noise(kind) for times in found]))
         yield bounded(subject, "mean error", float(np.abs(errors).mean()), 0.04, percent)
         bias = float(errors.mean())

@@ -140,16 +140,16 @@ def behind(models: Sequence[onnx.ModelProto], rng: np.random.Generator) -> np.nd
     readings = partial(evict, CACHES), CACHES.sum
     runs = [[opened(model) for model in models] for _ in np.ndindex(2, 2)]
     found = np.zeros((len(models), 2, 2, VISITS))
-    for place in range(VISITS):
-        for reading, way, graph in np.ndindex(2, 2, len(models)):
-            own = runs[2 * reading + way]  # each way has sessions of its own, in its own caches
-            other = (graph + 1 + int(rng.integers(len(own) - 1))) % len(own)
-            for _ in range(SHOWN[-2]):
-                own[other if way else graph]()
-            readings[reading]()
-            start = time.thread_time_ns()
-            own[graph]()
-            found[graph, reading, way, place] = (time.thread_time_ns() - start) / 1e6
+    # one way after the other: a thorough reading in between would clear the caches for all
+    for reading, way, place, graph in np.ndindex(2, 2, VISITS, len(models)):
+        own = runs[2 * reading + way]
+        other = (graph + 1 + int(rng.integers(len(own) - 1))) % len(own)
+        for _ in range(SHOWN[-2]):
+            own[other if way else graph]()
+        readings[reading]()
+        start = time.thread_time_ns()
+        own[graph]()
+        found[graph, reading, way, place] = (time.thread_time_ns() - start) / 1e6
     return np.asarray(np.median(found, axis=3).reshape(len(models), 4))
 
 

@@ -136,7 +136,7 @@ def _timm(architecture: Architecture, network: nn.Module) -> tuple[bytes, nn.Mod
             "could not load its weights; --format python writes a file that needs torch only"
         )
     state = to_timm_state_dict(network, architecture)
-    loaded = load_in_timm(architecture, state)
+    loaded = load_in_timm(name, architecture, state)
     if loaded is None:
         loaded = build(architecture)
         load_timm_state_dict(loaded, architecture, state)

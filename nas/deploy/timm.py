@@ -94,13 +94,13 @@ def name_in_timm(architecture: Architecture) -> str | None:
     return None
 
 
-def load_in_timm(architecture: Architecture, state: Mapping[str, torch.Tensor]) -> nn.Module | None:
-    """The network of timm itself with these weights, loaded strictly; None where timm does not run.
+def load_in_timm(
+    name: str, architecture: Architecture, state: Mapping[str, torch.Tensor]
+) -> nn.Module | None:
+    """The network of that name in timm with these weights, loaded strictly; None without timm.
 
     Raises UserError if this version of timm does not take them.
     """
-    name = name_in_timm(architecture)
-    assert name is not None
     try:
         timm = importlib.import_module("timm")
     except Exception:  # noqa: BLE001 - it is not installed, or its torchvision is of another torch

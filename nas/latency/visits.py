@@ -102,8 +102,8 @@ class Stopwatch:
 def evict(memory: np.ndarray) -> None:
     """Read memory, which takes the place of what the caches hold.
 
-    Each part is read twice. A cache of Zen 5 keeps a third of a network of 2 MB, and of the largest
-    networks a tenth of their time, when others read 96 MB once (benchmarks/visits.py).
+    Each part is read twice: caches may keep what was in use when memory is read once, and how much
+    they keep differs from hour to hour (benchmarks/README.md).
     """
     for part in np.array_split(memory, PARTS):
         part.sum()

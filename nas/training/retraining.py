@@ -24,7 +24,7 @@ from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.deploy.pretrained import read_pretrained
 from nas.deploy.weights import load_weights, save_weights
-from nas.documents import read_document, write_json
+from nas.documents import location_text, read_document, write_json
 from nas.errors import UserError
 from nas.network import build, measure_size
 from nas.progress import SILENT, Progress
@@ -246,13 +246,14 @@ def _recipe(name: str, changes: Mapping[str, object]) -> settings.Recipe:
     """
     usual = settings.RECIPES[name]
     given = {**usual.model_dump(), **changes}
-    if "head_epochs" not in changes:
-        given["head_epochs"] = min(usual.head_epochs, given["epochs"] - 1)
+    if "head_epochs" not in changes and isinstance(given["epochs"], int):
+        given["head_epochs"] = max(0, min(usual.head_epochs, given["epochs"] - 1))
     try:
         return settings.Recipe.model_validate(given)
     except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"recipe: {message}") from None
+        found = error.errors(include_url=False)[0]
+        words = "recipe", location_text(found["loc"]), found["msg"].removeprefix("Value error, ")
+        raise UserError(": ".join(filter(None, words))) from None
 
 
 def _pretrained(

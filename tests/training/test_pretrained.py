@@ -181,15 +181,26 @@ def test_few_epochs_are_not_all_of_the_head(tmp_path, small_space, weights, epoc
     assert folder.record.recipe.head_epochs == of_the_head
 
 
-def test_epochs_that_contradict_each_other_are_refused_in_one_line(tmp_path, small_space, weights):
-    message = r"^recipe: head_epochs must be fewer than the 2 epochs, got 2$"
-    with pytest.raises(UserError, match=message):
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (
+            {"epochs": 2, "head_epochs": 2},
+            "recipe: head_epochs must be fewer than the 2 epochs, got 2",
+        ),
+        ({"epochs": 0}, "recipe: epochs: Input should be greater than 0"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused_in_one_line(
+    tmp_path, small_space, weights, recipe, message
+):
+    with pytest.raises(UserError, match=f"^{message}$"):
         Retraining.begin(
             tmp_path / "one",
             small_space.largest(),
             weights=str(weights),
             images=IMAGES,
-            recipe={"epochs": 2, "head_epochs": 2},
+            recipe=recipe,
         )
     assert not (tmp_path / "one").exists()
 
