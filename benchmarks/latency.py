@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -35,12 +36,13 @@ from simulated import score_estimator
 from nas import pipeline
 from nas.latency.build import BuildSettings
 from nas.latency.calibration import judge
-from nas.latency.estimator import STATES, State
+from nas.latency.estimator import STATES, Estimate, State
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import Session
 from nas.latency.survey import network_name, pick_networks
 from nas.latency.table import LatencyTable
 from nas.latency.target import detect_target
+from nas.latency.unit import Reference, describe_machine
 from nas.report.terminal import ProgressBar, print_table
 from nas.slim.plan import Plan
 from nas.space import DEFAULT_SPACE, SearchSpace
@@ -66,6 +68,8 @@ LOOP_KINDS: dict[str, tuple[State, str]] = {
 """What the loop times, the table's state that it is compared with, and its name."""
 TARGET_SHARES = 0.8, 0.6, 0.45
 """Of the largest network's latency."""
+UNIT_ERROR = 0.015
+"""Of a reference's latency in a loop or in another table, beside what its three numbers miss."""
 CLOSED_SPACE, CLOSED_EPOCHS, CLOSED_EVALUATIONS = "demo_64px", 3, 30
 
 
@@ -193,11 +197,17 @@ def of_loop(bench: Bench) -> Iterator[Line]:
     name = bench.spaces[0]
     table, space = LatencyTable.load(bench.table_path(name)), SearchSpace.load(name)
     networks, graphs = pick_networks(space, np.random.default_rng(99), LOOP_NETWORKS), LayerGraphs()
-    reference = table.provenance.reference
-    models = [
-        graphs.network(network).SerializeToString() for network in (*networks, reference.network)
-    ]
-    *found, of_reference = time_apart(models, visits=LOOP_VISITS, seed=0)
+    references = table.unit.references
+    every = [*networks, *(it.network for it in references)]
+    models = [graphs.network(network).SerializeToString() for network in every]
+    timed = time_apart(models, visits=LOOP_VISITS, seed=0)
+    found, of_references = timed[: len(networks)], timed[len(networks) :]
+    now = {
+        state: [exactly(float(np.median(getattr(it, state)))) for it in of_references]
+        for state in STATES
+    }
+    change = table.unit.find_change(now)
+    yield Line("a user's loop", "the machine, against its table", describe_machine(change.machine))
     for kind, (state, title) in LOOP_KINDS.items():
         predicted = np.array([table.predict(network, state) for network in networks])
         measured = np.array([np.median(getattr(times, kind)) for times in found])
@@ -207,11 +217,11 @@ def of_loop(bench: Bench) -> Iterator[Line]:
         bias = float(errors.mean())
         yield Line(subject, "bias", f"{100 * bias:+.1f} %", "≤ 3 %", abs(bias) <= 0.03)
         yield Line(subject, "noise of the loop", percent(noise))
-        now = float(np.median(getattr(of_reference, kind)))
-        shift = now / reference.ms(state) - 1
+        shift = float(np.median(getattr(of_references[0], kind))) / references[0].ms(state) - 1
         yield Line(subject, "the reference, against its table", f"{100 * shift:+.1f} %")
-        in_unit = float(np.abs((1 + errors) * (1 + shift) - 1).mean())
-        yield Line(subject, "mean error in the reference's unit", percent(in_unit))
+        factors = [table.unit.factor(change, table.sums(it), state).value for it in networks]
+        in_unit = float(np.abs(predicted / (measured * factors) - 1).mean())
+        yield Line(subject, "mean error in the table's unit", percent(in_unit))
 
 
 def of_builds(bench: Bench) -> Iterator[Line]:
@@ -221,24 +231,33 @@ def of_builds(bench: Bench) -> Iterator[Line]:
         return
     one, other = LatencyTable.load(first), LatencyTable.load(bench.table_path(name))
     networks = pick_networks(SearchSpace.load(name), np.random.default_rng(7), COMPARED)
+    unit = replace(one.unit, references=tuple(map(partial(as_predicted, one), one.unit.references)))
+    there = [as_predicted(other, it) for it in unit.references]
+    change = unit.find_change({state: [exactly(it.ms(state)) for it in there] for state in STATES})
+    yield Line("two builds", "the machine, by the references", describe_machine(change.machine))
     for state in STATES:
         ratios = np.array([other.predict(it, state) / one.predict(it, state) for it in networks])
-        units = reference_ratio(one, other, state)
         subject = f"two builds, {state}"
         hours = f"{one.provenance.date} and {other.provenance.date}"
         yield Line(subject, "built", hours)
         differences = np.abs(ratios - 1)
         yield bounded(subject, "mean difference", float(differences.mean()), 0.03, percent)
         yield Line(subject, "largest difference", percent(float(differences.max())))
-        yield Line(subject, "the machine, by the references", f"{100 * (units - 1):+.1f} %")
-        rest = np.abs(ratios / np.median(ratios) - 1)
-        yield Line(subject, "mean difference but for the unit", percent(float(rest.mean())))
+        factors = [unit.factor(change, one.sums(it), state).value for it in networks]
+        rest = np.abs(ratios * factors - 1)
+        yield Line(subject, "mean difference in the first one's unit", percent(float(rest.mean())))
 
 
-def reference_ratio(one: LatencyTable, other: LatencyTable, state: State) -> float:
-    """The reference of one table, as both tables tell it."""
-    network = one.provenance.reference.network
-    return other.predict(network, state) / one.predict(network, state)
+def as_predicted(table: LatencyTable, reference: Reference) -> Reference:
+    """A reference with the latencies that a table tells for it."""
+    network = reference.network
+    warm_ms, cold_ms = (table.predict(network, state) for state in STATES)
+    return Reference(network=network, warm_ms=warm_ms, cold_ms=cold_ms)
+
+
+def exactly(ms: float) -> Estimate:
+    """A latency of which nothing but its value is known."""
+    return Estimate(ms, UNIT_ERROR * ms, 2)
 
 
 def of_closed(bench: Bench) -> Iterator[Line]:
@@ -275,7 +294,8 @@ def of_delivered(
     graphs = LayerGraphs()
     models = {network_name(it): partial(graphs.network, it) for it in made.values()}
     rng = np.random.default_rng(123)
-    again = Session(table.target, models, rng, table.provenance.reference).measure()
+    sums = {network_name(it): table.sums(it) for it in made.values()}
+    again = Session(table.target, models, rng, table.unit, sums=sums).measure()
     for target in result.targets:
         of_target = [it for it in finals if it.target == target]
         ratios = {

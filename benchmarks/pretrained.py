@@ -327,7 +327,7 @@ def published(folds: Sequence[Fold]) -> Iterator[tuple[str, Judged]]:
     if not known.keys() >= set(names):
         table = folds[0].table
         rng = np.random.default_rng(0)
-        of = Session(table.target, graphs, rng, table.provenance.reference).measure().latencies
+        of = Session(table.target, graphs, rng, table.unit).measure().latencies
         known = {name: of[name].warm.ms for name in names}
         path.write_text(json.dumps(known))
     for fold in folds:
@@ -423,7 +423,7 @@ def latency_of(network: nn.Module, dataset: Dataset, table: LatencyTable) -> flo
     model = to_onnx(network, (3, side, side))
     session = Session(
         table.target, {"network": lambda: model}, np.random.default_rng(0),
-        table.provenance.reference, PATIENT, graphs=LayerGraphs(),
+        table.unit, PATIENT, graphs=LayerGraphs(),
     )  # fmt: skip
     return session.measure().latencies["network"].warm.ms
 

@@ -122,7 +122,7 @@ def bench(
     batch: options.Batch = 1,
     as_json: options.Json = False,
 ) -> None:
-    """With a table its reference network is measured too, which tells what the machine is like."""
+    """With a table its reference networks are measured too, which tell what the machine is like."""
     for file in files:
         require_file(file)
 
@@ -152,14 +152,15 @@ def bench(
         if precision == "int8" != own:
             raise UserError(f"{name}: is a {own} model, and {table} tells ms of int8 networks")
     graphs = {name: (lambda model=model: model) for name, model in models.items()}
-    reference = prices.provenance.reference if prices else None
+    unit = prices.unit if prices else None
     with ProgressBar("measuring", quiet=as_json) as bar:
         rng = np.random.default_rng(0)
-        found = Session(target, graphs, rng, reference, progress=bar).measure()
+        found = Session(target, graphs, rng, unit, progress=bar).measure()
     result = {
         "target": target.model_dump(mode="json"),
         "table": str(table) if table else None,
         "shift": dict(found.shift),
+        "machine": found.machine._asdict(),
         "spread": found.spread,
         "models": [
             {"file": name, "precision": own, **describe_latency(found.latencies[name])}
@@ -170,7 +171,7 @@ def bench(
 
     def show() -> None:
         print_found(found, precisions, title=f"{hardware}, {threads} thread(s), batch {batch}")
-        if reference and (line := reference.describe_shift(found.shift, str(table))):
+        if unit and (line := unit.describe_shift(found.shift, str(table))):
             print(line)
 
     options.print_result(result, as_json=as_json, show=show)

@@ -30,8 +30,13 @@ from nas.latency.calibration import (
 from nas.latency.estimator import Latency, State, Status, Visit
 from nas.latency.fit import fit_calibration
 from nas.latency.graphs import LayerGraphs
-from nas.latency.measure import REFERENCE
-from nas.latency.survey import Survey, pick_candidates, pick_networks, pick_reference
+from nas.latency.survey import (
+    Survey,
+    pick_candidates,
+    pick_companions,
+    pick_networks,
+    pick_reference,
+)
 from nas.latency.table import (
     Key,
     LatencyTable,
@@ -43,7 +48,6 @@ from nas.latency.table import (
     visits_path,
 )
 from nas.latency.target import Target
-from nas.latency.unit import Reference
 from nas.latency.visits import Turns
 from nas.network import layer_size
 from nas.progress import SILENT, Progress
@@ -105,6 +109,7 @@ class Purpose(Value):
     space: str
     target: Target
     reference: Architecture
+    companions: tuple[Architecture, ...] = ()
 
 
 class Chunk(Value):
@@ -143,14 +148,20 @@ def build_table(
         graphs.prepare((layer, shape) for (_, shape), layer in space.layers().items())
         candidates = pick_candidates(space, rng)  # drawn when it goes on too: networks come after
         if goes_on:
-            reference = purpose_of(path).reference
+            purpose = purpose_of(path).model_copy(update={"space": space.name, "target": target})
         else:
-            visits = PILOT * plan.least_visits
-            reference = pick_reference(candidates, target, graphs, rng.spawn(1)[0], visits)
-        purpose = Purpose(space=space.name, target=target, reference=reference)
+            pilot, visits = rng.spawn(1)[0], PILOT * plan.least_visits
+            reference = pick_reference(candidates, target, graphs, pilot, visits)
+            companions = pick_companions(space, pilot, reference)
+            purpose = Purpose(
+                space=space.name,
+                target=target,
+                reference=reference,
+                companions=tuple(companions),
+            )
         with open_journal(path, purpose, resume=goes_on) as journal:
             building = _Building(
-                space, settings, plan, target, reference, journal, begun, graphs, rng, progress,
+                space, settings, plan, purpose, journal, begun, graphs, rng, progress,
                 is_enough=goes_on and settings.minutes is None and path.exists(),
             )  # fmt: skip
             table = LatencyTable(*building.measure(), path)
@@ -187,8 +198,7 @@ class _Building:
     space: SearchSpace
     settings: BuildSettings
     plan: MeasuringPlan
-    target: Target
-    reference: Architecture
+    purpose: Purpose
     journal: Journal[Chunk]
     begun: float
     graphs: LayerGraphs
@@ -200,8 +210,15 @@ class _Building:
         self.visits = [visit for chunk in self.journal.lines for visit in chunk.visits]
         self.layers = self.space.layers()
         networks = pick_networks(self.space, self.rng, self.plan.fitted + self.plan.held_out)
-        self.survey = Survey(networks, self.reference, self.graphs)
-        self.turns = Turns(self.target, self.survey.makers, self.rng, REFERENCE, self.progress)
+        references = self.purpose.reference, *self.purpose.companions
+        self.survey = Survey(networks, references, self.graphs)
+        self.turns = Turns(
+            self.target, self.survey.makers, self.rng, self.survey.regular, self.progress
+        )
+
+    @property
+    def target(self) -> Target:
+        return self.purpose.target
 
     def measure(self) -> tuple[dict[Key, Row], Provenance]:
         """All rows, and their provenance; all visits join the journal."""
@@ -216,13 +233,14 @@ class _Building:
         complete = {**rows, **modelled_rows}
         ordered = {key: complete[key] for key in layers}
         calibration, validation = self._calibrate(ordered)
-        unit, _ = self.survey.of_reference(self.visits)
+        (reference, *companions), _ = self.survey.of_references(self.visits)
         return ordered, Provenance(
             space=self.space.name,
             space_argument=self.settings.space_argument or self.space.name,
             space_sha256=space_hash(self.space),
             target=self.target,
-            reference=Reference(network=self.reference, warm_ms=unit.warm.ms, cold_ms=unit.cold.ms),
+            reference=reference,
+            companions=tuple(companions),
             calibration=calibration,
             validation=validation,
             spread=self.survey.spread(self.visits),
@@ -247,7 +265,7 @@ class _Building:
         for chunk in self.turns.visit(counts):
             self.journal.append(Chunk(visits=tuple(chunk)))
             self.visits += chunk
-            done += sum(visit.graph != REFERENCE for visit in chunk)
+            done += sum(visit.graph not in self.survey.regular for visit in chunk)
             if is_needed and done < total and self._seconds_left() <= 0 and self.settings.minutes:
                 raise UserError(
                     f"--minutes {self.settings.minutes:g}: too short for the least validation, "
@@ -303,7 +321,7 @@ class _Building:
             )
             for index, size in enumerate(sums)
         ]
-        _, deviation = self.survey.of_reference(self.visits)
+        _, deviation = self.survey.of_references(self.visits)
         return calibration, validate(points, deviation)
 
 

@@ -41,6 +41,10 @@ NOISY_DRAWS = 400
 MEAN_DEVIATION = 0.8
 """The mean size of a normal deviation, in standard deviations."""
 
+COMPUTING = "factor", "overhead_ms", "cold_factor", "cold_overhead_ms"
+FETCHING = "fetching", "cold_fetching"
+"""The numbers of a calibration that scale with the time of computing, and of fetching."""
+
 SHARE_OF_MACS = 0.5
 """Of the error of a fit on MACs alone; above it a table earns a warning. No refusal: in a space of
 one kind of layer MACs predict within the noise."""
@@ -78,6 +82,18 @@ class RowSums(NamedTuple):
         )
 
 
+class Machine(NamedTuple):
+    """What a machine is like, as multiples of what it was in a table's hour.
+
+    ``compute``: the time of computing. ``fetching``: the time of fetching weights from memory.
+    ``cache``: the room that caches have for weights, of which other guests of a host take a part.
+    """
+
+    compute: float = 1.0
+    fetching: float = 1.0
+    cache: float = 1.0
+
+
 class Calibration(Value):
     """How sums of rows become latencies of networks.
 
@@ -90,8 +106,8 @@ class Calibration(Value):
     the weights, and ``traffic_megabytes_per_ms`` for activations and other work of the machine; p
     is ``sharpness``, which differs from one cache to another: 2 or 3. A factor of fetching is below
     1 where the machine fetches while it computes. Overheads are the cost of a run beyond its
-    layers. Units are what ``check-lut`` found the machine to take, as a multiple of what it took
-    when the table was built. Other forms and their errors: benchmarks/README.md.
+    layers. Units are multiples of tables that an earlier version of ``check-lut`` shifted. Other
+    forms and their errors: benchmarks/README.md.
     """
 
     factor: Annotated[float, Field(gt=0)] = 1.0
@@ -117,6 +133,16 @@ class Calibration(Value):
         share = float(share_fetched(passing, self.cache_megabytes, self.sharpness))
         fetched = self.fetching * share * excess
         return self.warm_unit * (self.factor * sums.warm + fetched + self.overhead_ms)
+
+    def on(self, machine: Machine) -> Calibration:
+        """The calibration where the machine is another than in the table's hour."""
+        return self.model_copy(
+            update={
+                **{name: machine.compute * getattr(self, name) for name in COMPUTING},
+                **{name: machine.fetching * getattr(self, name) for name in FETCHING},
+                "cache_megabytes": machine.cache * self.cache_megabytes,
+            }
+        )
 
     def shares(self, rows: Sequence[RowSums], state: State = "warm") -> list[float]:
         """The part of each of a network's rows in its latency, in ms; they add up to it.

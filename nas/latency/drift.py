@@ -11,12 +11,12 @@ import numpy as np
 
 from nas.documents import Value
 from nas.errors import UserError
-from nas.latency.calibration import NOISE_SHARE, RowSums, fit_factor
+from nas.latency.calibration import NOISE_SHARE, Machine, RowSums, fit_factor
 from nas.latency.estimator import STATES, State
 from nas.latency.graphs import LayerGraphs
-from nas.latency.measure import Patience, Session
+from nas.latency.measure import Found, Patience, Session
 from nas.latency.survey import network_name, pick_networks
-from nas.latency.table import Anchor, LatencyTable, build_command, space_hash, sum_rows
+from nas.latency.table import Anchor, LatencyTable, build_command, space_hash
 from nas.latency.target import detect_again
 from nas.latency.unit import WORTH_TELLING
 from nas.progress import SILENT, Progress
@@ -54,9 +54,10 @@ class StateDrift(Value):
 
 
 class Drift(Value):
-    """What networks tell of a table, and what to do about it."""
+    """What networks tell of a table, and what to do about it; ``machine``: what it is like now."""
 
     networks: int
+    machine: Machine
     warm: StateDrift
     cold: StateDrift
     action: Action
@@ -76,28 +77,33 @@ def measure_drift(
         raise UserError(f"{table.path}: its space has {count} networks, too few to check it by")
     graphs = LayerGraphs()
     models = {network_name(network): partial(graphs.network, network) for network in chosen}
-    reference = table.provenance.reference
-    session = Session(table.target, models, rng, reference, CHECK, progress, graphs=graphs)
+    sums = [table.sums(network) for network in chosen]
+    of_models = dict(zip(models, sums, strict=True))
+    session = Session(
+        table.target, models, rng, table.unit, CHECK, progress, sums=of_models, graphs=graphs
+    )
     found = session.measure()
-    sums = [sum_rows(table.row(*place) for place in network.placed()) for network in chosen]
     latencies = found.latencies.values()
     noise = {
         state: float(np.mean([latency.of(state).half_width for latency in latencies])) / 2
         for state in STATES
     }
     measured = {state: [it.of(state).ms for it in latencies] for state in STATES}
-    return judge_drift(table, sums, measured, found.shift, noise)
+    return judge_drift(table, sums, measured, found, noise)
 
 
 def judge_drift(
     table: LatencyTable,
     sums: Sequence[RowSums],
     measured: Mapping[State, Sequence[float]],
-    shift: Mapping[State, float],
+    found: Found,
     noise: Mapping[State, float],
 ) -> Drift:
-    """Compare a table's predictions for sums of its rows with new measurements in its unit."""
-    states: dict[State, StateDrift] = {}
+    """Compare a table's predictions for sums of its rows with new measurements in its unit.
+
+    ``found`` tells what the machine is like now.
+    """
+    states, shift = dict[State, StateDrift](), found.shift
     action: Action = "none"
     for state in STATES:
         predicted = np.array([table.calibration.latency(size, state) for size in sums])
@@ -121,26 +127,29 @@ def judge_drift(
             action = "rebuild"
         elif abs(shift[state]) > WORTH_TELLING and action == "none":
             action = "re-anchor"
-    return Drift(networks=len(sums), warm=states["warm"], cold=states["cold"], action=action)
+    return Drift(
+        networks=len(sums),
+        machine=found.machine,
+        warm=states["warm"],
+        cold=states["cold"],
+        action=action,
+    )
 
 
 def reanchored(table: LatencyTable, drift: Drift, date: str) -> LatencyTable:
     """The table in the unit of today; its calibration so far joins ``earlier_anchors``."""
-    old = table.provenance
-    factors = {state: 1 + drift.of(state).shift for state in STATES}
-    reference = old.reference.model_copy(
-        update={f"{state}_ms": old.reference.ms(state) * factors[state] for state in STATES}
-    )
+    old, unit = table.provenance, table.unit.on(drift.machine)
     anchor = Anchor(
-        calibration=old.calibration, reference=old.reference, date=old.anchored or old.date
+        calibration=old.calibration,
+        reference=old.reference,
+        companions=old.companions,
+        date=old.anchored or old.date,
     )
-    units = {
-        "warm_unit": factors["warm"] * old.calibration.warm_unit,
-        "cold_unit": factors["cold"] * old.calibration.cold_unit,
-    }
+    reference, *companions = unit.references
     update = {
-        "calibration": old.calibration.model_copy(update=units),
+        "calibration": unit.calibration,
         "reference": reference,
+        "companions": tuple(companions),
         "anchored": date,
         "earlier_anchors": (*old.earlier_anchors, anchor),
     }

@@ -8,6 +8,7 @@ one output.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -282,6 +283,11 @@ def is_equal(graph: onnx.ModelProto, module: nn.Module, input_shape: Shape) -> b
 def operators(model: onnx.ModelProto) -> Counter[str]:
     """How often each operator occurs in the graph."""
     return Counter(node.op_type for node in model.graph.node)
+
+
+def count_parameters(model: onnx.ModelProto) -> int:
+    """The number of a model's weights."""
+    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
 
 
 def input_shape_of(model: onnx.ModelProto) -> tuple[int, ...]:

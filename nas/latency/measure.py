@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from nas.latency.calibration import Machine, RowSums
 from nas.latency.estimator import (
     STATES,
     Estimate,
@@ -24,14 +25,14 @@ from nas.latency.estimator import (
     pool,
     spread_of,
 )
-from nas.latency.graphs import LayerGraphs
+from nas.latency.graphs import LayerGraphs, count_parameters
 from nas.latency.target import Target
-from nas.latency.unit import Reference
+from nas.latency.unit import Change, Factor, Unit
 from nas.latency.visits import Turns
 from nas.progress import SILENT, Progress
 
 REFERENCE, HIDDEN = "reference", "reference, hidden"
-"""Names of the reference network in its turns, and as a candidate like any other."""
+"""Names of the first reference network in its turns, and as a candidate like any other."""
 
 
 class Patience(NamedTuple):
@@ -53,41 +54,62 @@ PATIENT = Patience()
 class Found(NamedTuple):
     """Latencies by model, and what the machine was like.
 
-    ``shift``: how much slower the machine is now than in the table's hour, by state; a share.
+    ``shift``: how much slower the machine is now than in the table's hour, by state; a share, by
+    the first reference. ``machine``: what it is like now by all of them.
     ``spread``: how much faster and slower it was in all sessions, 5 % of the time each, than in the
     median.
     """
 
     latencies: Mapping[str, Latency]
     shift: Mapping[State, float]
+    machine: Machine
     spread: tuple[float, float]
+
+
+class _Seen(NamedTuple):
+    """A session: what graphs took, and what the machine was like."""
+
+    estimates: Mapping[State, Estimates]
+    change: Change | None
+
+
+def reference_names(count: int) -> tuple[str, ...]:
+    """The names of so many references in their turns."""
+    return tuple(
+        f"{REFERENCE} {place}" if place > 1 else REFERENCE for place in range(1, count + 1)
+    )
 
 
 @dataclass
 class Session:
     """Models that are timed in turns on a target, which must be this machine's.
 
-    ``reference`` gives the unit; without one latencies are those of this hour. ``earlier`` are the
-    visits of sessions before, with the same reference: each is told in the unit by itself, as the
-    machine was another then. ``graphs`` make the reference.
+    Latencies are told in the ``unit``; without one they are those of this hour. ``sums`` are those
+    of a model's rows, where they are known. ``earlier`` are the visits of sessions before, with the
+    same references: each is told in the unit by itself, as the machine was another then. ``graphs``
+    make the references.
     """
 
     target: Target
     models: Mapping[str, Callable[[], onnx.ModelProto]]
     rng: np.random.Generator
-    reference: Reference | None = None
+    unit: Unit | None = None
     patience: Patience = PATIENT
     progress: Progress = SILENT
     earlier: Sequence[Sequence[Visit]] = ()
+    sums: Mapping[str, RowSums] = field(default_factory=dict)
     visits: list[Visit] = field(default_factory=list)
     graphs: LayerGraphs = field(default_factory=LayerGraphs)
 
     def __post_init__(self) -> None:
-        models = dict(self.models)
-        if self.reference:
-            models[REFERENCE] = partial(self.graphs.network, self.reference.network)
-        regular = REFERENCE if self.reference else None
-        self._turns = Turns(self.target, models, self.rng, regular, self.progress)
+        networks = [it.network for it in self.unit.references] if self.unit else []
+        makers: dict[str, Callable[[], onnx.ModelProto]] = {
+            name: partial(self.graphs.network, network)
+            for name, network in zip(reference_names(len(networks)), networks, strict=True)
+        }
+        models = {**self.models, **makers}
+        self._turns = Turns(self.target, models, self.rng, tuple(makers), self.progress)
+        self._parameters: dict[str, int] = {}
 
     def measure(self) -> Found:
         """Visit all models until each is known well enough, or patience ends.
@@ -104,31 +126,62 @@ class Session:
 
     def found(self) -> Found:
         """The latencies by all visits so far."""
-        sessions = [estimate(visits) for visits in (*self.earlier, self.visits) if visits]
+        sessions = [
+            _Seen(it, self._change(it))
+            for it in (estimate(visits) for visits in (*self.earlier, self.visits) if visits)
+        ]
         latencies = {
             name: Latency(*(Measurement.of(self._pooled(sessions, name, it)) for it in STATES))
             for name in self.models
         }
         latest = sessions[-1]
-        shift = {state: 1 / self._factor(latest[state], state)[0] - 1 for state in STATES}
         speeds = [
-            it["warm"].speeds - math.log(self._factor(it["warm"], "warm")[0]) for it in sessions
+            it.estimates["warm"].speeds + math.log(1 + self._shift(it, "warm")) for it in sessions
         ]
-        return Found(latencies, shift, spread_of(np.concatenate(speeds)))
+        return Found(
+            latencies,
+            {state: self._shift(latest, state) for state in STATES},
+            latest.change.machine if latest.change else Machine(),
+            spread_of(np.concatenate(speeds)),
+        )
 
-    def _pooled(
-        self, sessions: Sequence[Mapping[State, Estimates]], name: str, state: State
-    ) -> Estimate:
+    def _pooled(self, sessions: Sequence[_Seen], name: str, state: State) -> Estimate:
         """The latency of a model by all sessions that visited it, in the unit."""
-        by_session = [session[state] for session in sessions if name in session[state].graphs]
-        return pool([it.graphs[name].times(*self._factor(it, state)) for it in by_session])
+        seen = [it for it in sessions if name in it.estimates[state].graphs]
+        return pool(
+            [it.estimates[state].graphs[name].times(*self._factor(it, name, state)) for it in seen]
+        )
 
-    def _factor(self, found: Estimates, state: State) -> tuple[float, float]:
-        """What brings the latencies of a session into the unit, and its relative error."""
-        if not self.reference:
-            return 1.0, 0.0
-        now = found.graphs[REFERENCE]
-        return self.reference.ms(state) / now.ms, now.error / now.ms
+    def _factor(self, seen: _Seen, name: str, state: State) -> Factor:
+        """What brings the latency of a model in a session into the unit."""
+        if not self.unit or not seen.change:
+            return Factor(1.0, 0.0)
+        sums = self.sums.get(name) or self.unit.guess_sums(
+            self._count(name), seen.estimates["warm"].graphs[name].ms
+        )
+        return self.unit.factor(seen.change, sums, state)
+
+    def _count(self, name: str) -> int:
+        """The number of a model's parameters."""
+        if name not in self._parameters:
+            self._parameters[name] = count_parameters(self.models[name]())
+        return self._parameters[name]
+
+    def _change(self, found: Mapping[State, Estimates]) -> Change | None:
+        """What the machine was like in a session."""
+        if not self.unit:
+            return None
+        names = reference_names(len(self.unit.references))
+        return self.unit.find_change(
+            {state: [found[state].graphs.get(name) for name in names] for state in STATES}
+        )
+
+    def _shift(self, seen: _Seen, state: State) -> float:
+        """How much slower the first reference was in a session than in the table's hour."""
+        if not self.unit:
+            return 0.0
+        now = seen.estimates[state].graphs[REFERENCE].ms
+        return now / self.unit.references[0].ms(state) - 1
 
     def _further(self) -> dict[str, int]:
         """Visits to each model, if one is not known well enough: a third more than so far."""
@@ -146,11 +199,10 @@ def measure(
     target: Target,
     *,
     rng: np.random.Generator,
-    reference: Reference | None = None,
     patience: Patience = PATIENT,
     progress: Progress = SILENT,
 ) -> list[Latency]:
-    """The latency of each model on the target, warm and cold, in the unit of ``reference``."""
+    """The latency of each model on the target, warm and cold, in ms of this hour."""
     named = {f"model {index}": (lambda model=model: model) for index, model in enumerate(models)}
-    session = Session(target, named, rng, reference, patience, progress)
+    session = Session(target, named, rng, None, patience, progress)
     return list(session.measure().latencies.values())

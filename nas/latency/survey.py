@@ -31,9 +31,10 @@ from nas.latency.estimator import (
     estimate,
 )
 from nas.latency.graphs import LayerGraphs, Probe
-from nas.latency.measure import HIDDEN, REFERENCE
+from nas.latency.measure import HIDDEN, REFERENCE, reference_names
 from nas.latency.table import Key
 from nas.latency.target import Target
+from nas.latency.unit import Reference
 from nas.latency.visits import Turns
 from nas.network import measure_size
 from nas.space import SearchSpace
@@ -45,13 +46,16 @@ CANDIDATES = 300
 REFERENCE_SIZES = (0.4, 0.5, 0.6, 0.7, 0.8)
 """MACs of candidates for the reference, on a scale from the smallest network's to the largest's."""
 
+COMPANION_SIZES = (0.1, 0.8)
+"""Weights of its companions, likewise: some caches hold the smaller one, few the larger one."""
+
 
 @dataclass
 class Survey:
-    """Layers with their probes, whole networks, and the reference; ``makers`` make each graph."""
+    """Layers with their probes, whole networks, and references; ``makers`` make each graph."""
 
     networks: Sequence[Architecture]
-    reference: Architecture
+    references: Sequence[Architecture]
     graphs: LayerGraphs
     probes: dict[Key, Probe] = field(default_factory=dict)
     makers: dict[str, Callable[[], onnx.ModelProto]] = field(default_factory=dict)
@@ -59,8 +63,14 @@ class Survey:
     def __post_init__(self) -> None:
         for network in self.networks:
             self.makers[network_name(network)] = partial(self.graphs.network, network)
-        for name in (REFERENCE, HIDDEN):
-            self.makers[name] = partial(self.graphs.network, self.reference)
+        for name, network in zip(self.regular, self.references, strict=True):
+            self.makers[name] = partial(self.graphs.network, network)
+        self.makers[HIDDEN] = self.makers[REFERENCE]
+
+    @property
+    def regular(self) -> tuple[str, ...]:
+        """The names of the references in their turns."""
+        return reference_names(len(self.references))
 
     def add(self, layers: Mapping[Key, Layer]) -> None:
         """Let these layers be measured too."""
@@ -72,7 +82,7 @@ class Survey:
     def first_counts(self, visits: Sequence[Visit], least: int) -> dict[str, int]:
         """The visits that each graph still lacks."""
         made = Counter(visit.graph for visit in visits)
-        names = [name for name in self.makers if name != REFERENCE]
+        names = [name for name in self.makers if name not in self.regular]
         return {name: max(0, least - made[name]) for name in names}
 
     def next_counts(self, visits: Sequence[Visit], seconds: float) -> dict[str, int]:
@@ -100,12 +110,17 @@ class Survey:
         ]
         return layers, networks
 
-    def of_reference(self, visits: Sequence[Visit]) -> tuple[Latency, tuple[float, float]]:
-        """The latency of the reference, and by how much it differs from itself when hidden."""
+    def of_references(
+        self, visits: Sequence[Visit]
+    ) -> tuple[tuple[Reference, ...], tuple[float, float]]:
+        """The references, and by how much the first one differs from itself when hidden."""
         found = [estimates.graphs for estimates in estimate(visits).values()]
-        latency = Latency(*(Measurement.of(graphs[REFERENCE]) for graphs in found))
+        references = []
+        for name, network in zip(self.regular, self.references, strict=True):
+            warm_ms, cold_ms = (graphs[name].ms for graphs in found)
+            references.append(Reference(network=network, warm_ms=warm_ms, cold_ms=cold_ms))
         warm, cold = (graphs[HIDDEN].ms / graphs[REFERENCE].ms - 1 for graphs in found)
-        return latency, (warm, cold)
+        return tuple(references), (warm, cold)
 
     def spread(self, visits: Sequence[Visit]) -> tuple[float, float]:
         """How much faster and slower than in the median the machine was, by ``Estimates``."""
@@ -123,7 +138,7 @@ class Survey:
         return {
             name: (error, float(np.mean(seconds[name])), float(len(seconds[name])))
             for name, error in errors.items()
-            if name != REFERENCE
+            if name not in self.regular
         }
 
     def _parts(self, found: Mapping[str, Estimate], state: State) -> dict[str, float]:
@@ -170,11 +185,19 @@ def pick_candidates(space: SearchSpace, rng: np.random.Generator) -> list[Archit
     Small networks hardly feel what others do to the caches, and are a poor unit for large ones
     (benchmarks/reference.py).
     """
-    macs = {network: math.log(it) for network, it in _random_networks(space, rng).items()}
-    least, most = macs[space.smallest()], macs[space.largest()]
-    wanted = [least + share * (most - least) for share in REFERENCE_SIZES]
-    nearest = (min(macs, key=lambda network: abs(macs[network] - size)) for size in wanted)
-    return list(dict.fromkeys(nearest))
+    return _of_sizes(_random_networks(space, rng), REFERENCE_SIZES)
+
+
+def pick_companions(
+    space: SearchSpace, rng: np.random.Generator, reference: Architecture
+) -> list[Architecture]:
+    """A smaller and a larger network than the reference, where the space has such.
+
+    Others on a host change how fast memory is and how much the caches keep, which networks of few
+    and of many weights feel differently.
+    """
+    params = {it: measure_size(it).params for it in _random_networks(space, rng)}
+    return [it for it in _of_sizes(params, COMPANION_SIZES) if it != reference]
 
 
 def pick_reference(
@@ -199,6 +222,15 @@ def pick_reference(
         return noise**2 * sum(visit.seconds for visit in made if visit.graph == name)
 
     return min(candidates, key=price)
+
+
+def _of_sizes(sizes: Mapping[Architecture, int], shares: Sequence[float]) -> list[Architecture]:
+    """The networks nearest to these places on a scale from the least size to the greatest."""
+    logs = {network: math.log(size) for network, size in sizes.items()}
+    least, most = min(logs.values()), max(logs.values())
+    wanted = [least + share * (most - least) for share in shares]
+    nearest = (min(logs, key=lambda network: abs(logs[network] - size)) for size in wanted)
+    return list(dict.fromkeys(nearest))
 
 
 def _random_networks(space: SearchSpace, rng: np.random.Generator) -> dict[Architecture, int]:

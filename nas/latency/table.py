@@ -24,7 +24,7 @@ from nas.families import Layer, Shape
 from nas.latency.calibration import Calibration, RowSums, Validation, judge
 from nas.latency.estimator import STATES, State
 from nas.latency.target import Target, detect_again
-from nas.latency.unit import Reference
+from nas.latency.unit import Reference, Unit
 from nas.space import Assignment, SearchSpace
 
 COLUMNS = (
@@ -72,13 +72,15 @@ class Anchor(Value):
 
     calibration: Calibration
     reference: Reference
+    companions: tuple[Reference, ...] = ()
     date: str
 
 
 class Provenance(Value):
     """Everything of a table but its rows; ``anchored``: when ``check-lut`` last shifted it.
 
-    ``reference`` is the unit of the latencies. ``spread``: how much faster and slower than in the
+    ``reference`` and its smaller and larger ``companions`` are the unit of the latencies; tables
+    of before have no companions. ``spread``: how much faster and slower than in the
     median the machine was while it was measured, 5 % of the time each.
     """
 
@@ -87,6 +89,7 @@ class Provenance(Value):
     space_sha256: str
     target: Target
     reference: Reference
+    companions: tuple[Reference, ...] = ()
     calibration: Calibration
     validation: Validation | None
     spread: tuple[float, float] = (0.0, 0.0)
@@ -131,6 +134,13 @@ class LatencyTable:
     def validation(self) -> Validation | None:
         return self.provenance.validation
 
+    @cached_property
+    def unit(self) -> Unit:
+        """What latencies that are measured later are told in."""
+        references = (self.provenance.reference, *self.provenance.companions)
+        sums = tuple(self.sums(reference.network) for reference in references)
+        return Unit(references, sums, self.calibration)
+
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
         """Read ``T.csv`` and ``T.json``; raises UserError if one is missing, damaged or edited."""
@@ -163,6 +173,10 @@ class LatencyTable:
             f"{self.path}: no row for '{layer.signature}' on {_shape_text(input_shape)} "
             f"({layer.slot}); add what the space is missing: {command} --resume"
         )
+
+    def sums(self, architecture: Architecture) -> RowSums:
+        """The sums of a network's rows."""
+        return sum_rows(self.row(layer, shape) for layer, shape in architecture.placed())
 
     def cost(self, architecture: Architecture, state: State = "warm") -> dict[str, float]:
         """``latency_ms`` (calibrated), ``params`` and ``macs`` of a network."""

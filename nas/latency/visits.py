@@ -5,7 +5,7 @@ few runs or a few dozen, and then the last runs count. *Cold* is the next run af
 the caches, as in an application that runs the network once per frame: 96 MB are read before it,
 each part twice, as some caches keep what was in use when memory is read once. What caches larger
 than that keep is what the application finds there too, however many other graphs take turns. A
-graph with regular visits, the reference, comes back after every few others.
+graphs with regular visits, the references, come back by turns after every few others.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ LEAST_RUNS, MOST_RUNS = 16, 40
 early (benchmarks/visits.py). A graph whose weights just fit may get faster for long."""
 
 REGULAR = 12
-"""Visits to others between two to the reference, at most."""
+"""Visits to others between two to references, at most."""
 
 MOST_OPEN_BYTES, OPEN_SHARE = 1_500_000_000, 0.15
 """Of graphs whose sessions are open at once, and of the memory that is free: the runtime packs a
@@ -116,7 +117,7 @@ def _is_warm(times: Sequence[float]) -> bool:
 
 @dataclass
 class Turns:
-    """Graphs of a target by their names; ``regular`` is the name of the reference among them.
+    """Graphs of a target by their names; ``regular`` are the names of the references among them.
 
     Sessions are opened when they are visited, and the oldest are closed where too many are open.
     They are opened and run in a thread of their own, whose memory other work has not scattered:
@@ -126,7 +127,7 @@ class Turns:
     target: Target
     graphs: Mapping[str, Callable[[], onnx.ModelProto]]
     rng: np.random.Generator
-    regular: str | None = None
+    regular: Sequence[str] = ()
     progress: Progress = SILENT
     _runtime: Runtime = field(init=False)
     _thread: ThreadPoolExecutor = field(init=False)
@@ -141,16 +142,16 @@ class Turns:
         self._open_bytes = int(min(MOST_OPEN_BYTES, OPEN_SHARE * available_bytes()))
 
     def visit(self, counts: Mapping[str, int]) -> Iterator[list[Visit]]:
-        """Visit each graph so many times, and the reference in between; yields chunk by chunk."""
-        total, done = sum(counts.values()), 0
+        """Visit each graph so many times, references in between; yields chunk by chunk."""
+        total, done, regular = sum(counts.values()), 0, cycle(self.regular)
         enabled = gc.isenabled()
         gc.disable()
         try:
             for order in self._batches(counts):
                 chunk, since = list[Visit](), time.monotonic()
                 for place, name in enumerate(order):
-                    if self.regular is not None and place % self._every(counts) == 0:
-                        chunk.append(self._visit(self.regular))
+                    if self.regular and place % self._every(counts) == 0:
+                        chunk.append(self._visit(next(regular)))
                     chunk.append(self._visit(name))
                     done += 1
                     self.progress.update("visits", done, total)
@@ -165,8 +166,8 @@ class Turns:
                 gc.enable()
 
     def _every(self, counts: Mapping[str, int]) -> int:
-        """Fewer visits between two to the reference where there are few other graphs."""
-        return min(REGULAR, math.ceil(len(counts) / 2))
+        """Fewer visits between two to references where there are few other graphs."""
+        return min(REGULAR, math.ceil(len(counts) / (1 + len(self.regular))))
 
     def _batches(self, counts: Mapping[str, int]) -> Iterator[list[str]]:
         """Names in random order, as often as counted; each batch fits into memory."""
@@ -176,7 +177,7 @@ class Turns:
             batch, size = list[str](), 0
             while waiting and size <= self._open_bytes:
                 batch.append(waiting.pop())
-                size += self._open(batch[-1], keep={*batch, self.regular})
+                size += self._open(batch[-1], keep={*batch, *self.regular})
             order = [name for name in batch for _ in range(counts[name])]
             yield [order[index] for index in self.rng.permutation(len(order))]
 
@@ -186,7 +187,7 @@ class Turns:
         times = self._thread.submit(self._stopwatch.visit, self._runs[name][0]).result()
         return Visit(name, *times, time.monotonic() - start)
 
-    def _open(self, name: str, keep: set[str | None]) -> int:
+    def _open(self, name: str, keep: set[str]) -> int:
         """Open the session of a graph; returns the bytes of the graph."""
         if name not in self._runs:
             graph = self.graphs[name]()

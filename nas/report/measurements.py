@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nas.latency.estimator import STATES
 from nas.latency.profile import OPERATORS, PARTS
-from nas.latency.unit import describe_spread
+from nas.latency.unit import describe_machine, describe_spread
 from nas.report.terminal import STATES_MEAN, print_table, shape_text, share
 
 if TYPE_CHECKING:
@@ -119,8 +119,9 @@ def print_drift(drift: Drift, path: Path, *, rebuild: str) -> None:
     shifts = " and ".join(f"{_signed(it.shift)} {state}" for state, it in states.items())
     verdicts = {
         "none": "the table holds",
-        "re-anchor": f"the machine's speed changed, and all latencies with it: {shifts}; "
-        f"{path.stem}.json keeps the earlier calibration",
+        "re-anchor": "the machine's speed changed, and all latencies with it: the reference "
+        f"{shifts} ({describe_machine(drift.machine)}); {path.stem}.json keeps the earlier "
+        "calibration",
         "rebuild": f"the table does not hold any more; build it again: {rebuild}",
     }
     print(verdicts[drift.action])

@@ -113,6 +113,10 @@ class Delivery:
         state, names = self.candidates.plan.state, {one: self._name(one) for one in networks}
         for cost, finalists in self.finalists.items():
             makers = {name: partial(self._model, one, cost) for one, name in names.items()}
+            finalists.sums |= {
+                name: finalists.table.sums(self.candidates.space.decode(one))
+                for one, name in names.items()
+            }
             rivals = {
                 name: partial(it.models.__getitem__, cost) for name, it in self._rivals.items()
             }

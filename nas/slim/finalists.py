@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
+from nas.latency.calibration import RowSums
 from nas.latency.estimator import Latency, Visit
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import Patience, Session
@@ -27,12 +28,13 @@ class Finalists:
     """Networks timed on this machine in the unit of a table, session after session.
 
     Visits of all sessions count; the ``memory`` answers for those of a stopped search. Networks go
-    by the names of ``nas.latency.survey.network_name``.
+    by the names of ``nas.latency.survey.network_name``; ``sums`` are those of their rows.
     """
 
     table: LatencyTable
     memory: Memory = field(default_factory=Memory)
     progress: Progress = SILENT
+    sums: dict[str, RowSums] = field(default_factory=dict, init=False)
     latencies: dict[str, Latency] = field(default_factory=dict, init=False)
     sessions: list[tuple[Visit, ...]] = field(default_factory=list, init=False)
     _graphs: LayerGraphs = field(default_factory=LayerGraphs, init=False)
@@ -49,15 +51,15 @@ class Finalists:
         names = tuple(makers)
         is_whole = self._recall(names)
         models = makers if is_whole else _made(makers)
-        reference = self.table.provenance.reference
         session = Session(
             self.table.target,
             models,
             self._rng,
-            reference,
+            self.table.unit,
             PATIENCE,
             self.progress,
             self.sessions,
+            self.sums,
             graphs=self._graphs,
         )
         if not is_whole:
@@ -66,7 +68,7 @@ class Finalists:
         self.sessions.append(tuple(session.visits))
         self.latencies |= found.latencies
         self._spread = found.spread
-        line = reference.describe_shift(found.shift, str(self.table.path))
+        line = self.table.unit.describe_shift(found.shift, str(self.table.path))
         if line and not self._has_told_shift:
             self._has_told_shift = True
             self.progress.say(line)
@@ -106,6 +108,6 @@ def _made(
 
 
 def unit_sha256(table: LatencyTable) -> str:
-    """Stands in the journal for a target and the reference network that is visited on it."""
-    target, reference = table.target, table.provenance.reference.network
-    return hashlib.sha256(f"{target.model_dump_json()}{reference.to_json()}".encode()).hexdigest()
+    """Stands in the journal for a target and the reference networks that are visited on it."""
+    networks = "".join(reference.network.to_json() for reference in table.unit.references)
+    return hashlib.sha256(f"{table.target.model_dump_json()}{networks}".encode()).hexdigest()

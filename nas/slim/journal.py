@@ -34,7 +34,7 @@ class Judged(Value):
 class Timed(Value):
     """A line: the visits of a session, all of them if it ``is_whole``, to models by their names.
 
-    The hash is of the target and of the reference network.
+    The hash is of the target and of the reference networks.
     """
 
     unit_sha256: str

@@ -11,7 +11,7 @@ import pytest
 
 from nas.errors import UserError
 from nas.latency.build import BuildSettings, Purpose, build_table, open_journal
-from nas.latency.measure import HIDDEN, REFERENCE
+from nas.latency.measure import HIDDEN, reference_names
 from nas.latency.staircase import keys_to_measure
 from nas.latency.survey import pick_candidates
 from nas.latency.table import LatencyTable, visits_path
@@ -123,20 +123,24 @@ def test_table_is_validated_on_held_out_networks_in_both_states(table):
     assert found.warm.least_ms < found.cold.least_ms
 
 
-def test_the_reference_is_in_the_table(table, tiny):
-    reference = table.provenance.reference
+def test_the_references_are_in_the_table_a_smaller_and_a_larger_beside_the_first(table, tiny):
+    reference, *companions = table.unit.references
     assert reference.network in pick_candidates(tiny, np.random.default_rng(0))
-    assert 0 < reference.warm_ms < reference.cold_ms
+    smaller, larger = (measure_size(it.network).params for it in companions)
+    assert smaller < measure_size(reference.network).params < larger
+    for it in table.unit.references:
+        assert 0 < it.warm_ms < it.cold_ms
     low, high = table.provenance.spread
     assert low <= 0 <= high
 
 
 def test_every_graph_has_its_visits_and_the_reference_more(table):
     counts = counts_in(table.path)
-    reference = counts.pop(REFERENCE)
+    references = [counts.pop(name) for name in reference_names(3)]
     assert set(counts.values()) == {2}
     assert counts[HIDDEN] == 2
-    assert reference >= sum(counts.values()) / (REGULAR + 1)
+    assert sum(references) >= sum(counts.values()) / (REGULAR + 1)
+    assert max(references) - min(references) <= 3
 
 
 def test_finished_table_is_not_overwritten(built, table, tiny):
@@ -216,7 +220,9 @@ def test_a_build_of_too_few_minutes_is_one_line_and_goes_on(
     )
     assert not path.exists()
     kept = visits_in(path)
-    assert sum(visit[0] != REFERENCE for visit in kept) == int(str(error.value).split()[9])
+    assert sum(visit[0] not in reference_names(3) for visit in kept) == int(
+        str(error.value).split()[9]
+    )
     table = simulated(convolutions, path, resume=True)
     assert visits_in(path)[: len(kept)] == kept
     assert table.rows.keys() == convolutions.layers().keys()
@@ -240,7 +246,7 @@ def test_a_killed_build_goes_on_with_the_visits_that_it_made(
         simulated(convolutions, path, progress=killed(visits))
     assert not path.exists()
     kept = visits_in(path)
-    assert sum(visit[0] != REFERENCE for visit in kept) == visits
+    assert sum(visit[0] not in reference_names(3) for visit in kept) == visits
     with pytest.raises(UserError, match=r"visits\.jsonl: is an unfinished build; --resume"):
         simulated(convolutions, path)
 
@@ -249,7 +255,8 @@ def test_a_killed_build_goes_on_with_the_visits_that_it_made(
     table = simulated(convolutions, path, resume=True)
     assert visits_in(path)[: len(kept)] == kept
     counts = counts_in(path)
-    counts.pop(REFERENCE)
+    for name in reference_names(3):
+        counts.pop(name)
     assert set(counts.values()) == {2}, "nothing is visited that was visited often enough"
     assert LatencyTable.load(path).rows.keys() == table.rows.keys() == convolutions.layers().keys()
 
@@ -326,7 +333,8 @@ def test_resume_adds_the_layers_of_a_grown_space(simulated, convolutions, tmp_pa
     assert second.rows.keys() == convolutions.layers().keys()
     assert second.provenance.reference.network == first.provenance.reference.network
     counts = counts_in(path)
-    counts.pop(REFERENCE)
+    for name in reference_names(3):
+        counts.pop(name)
     assert set(counts.values()) == {2}
 
 

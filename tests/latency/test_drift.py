@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.latency.calibration import RowSums
+from nas.latency.calibration import Machine, RowSums
 from nas.latency.drift import judge_drift, measure_drift, reanchored, space_of
 from nas.latency.estimator import STATES
+from nas.latency.measure import Found
 from nas.latency.table import Anchor, LatencyTable, space_hash
 
 WARM = np.geomspace(0.5, 5, 28)
+SAME = Machine()
 SUMS = [RowSums(ms, 1.5 * ms, 0, 0) for ms in WARM]
 
 
-def drift(table, *, bias=(0.0, 0.0), shift=(0.0, 0.0), noise=0.01):
+def drift(table, *, bias=(0.0, 0.0), shift=(0.0, 0.0), machine=SAME, noise=0.01):
     """Of a machine that takes ``shift`` longer, and whose networks differ by ``bias`` beside it."""
     rng = np.random.default_rng(0)
     measured = {
@@ -24,8 +26,8 @@ def drift(table, *, bias=(0.0, 0.0), shift=(0.0, 0.0), noise=0.01):
         ]
         for state, own in zip(STATES, bias, strict=True)
     }
-    shifts = dict(zip(STATES, shift, strict=True))
-    return judge_drift(table, SUMS, measured, shifts, dict.fromkeys(STATES, noise))
+    found = Found({}, dict(zip(STATES, shift, strict=True)), machine, (0.0, 0.0))
+    return judge_drift(table, SUMS, measured, found, dict.fromkeys(STATES, noise))
 
 
 @pytest.mark.parametrize(
@@ -62,20 +64,26 @@ def test_lost_order_asks_for_a_rebuild_unless_noise_explains_it(table):
         for state in STATES
     }
     nothing = dict.fromkeys(STATES, 0.0)
-    assert judge_drift(table, SUMS, quiet, nothing, nothing).action == "rebuild"
+    found = Found({}, nothing, Machine(), (0.0, 0.0))
+    assert judge_drift(table, SUMS, quiet, found, nothing).action == "rebuild"
 
 
 def test_reanchoring_shifts_predictions_and_the_unit_and_keeps_the_past(table, tiny):
-    largest = tiny.largest()
-    before = {state: table.predict(largest, state) for state in STATES}
-    once = reanchored(table, drift(table, shift=(0.05, 0.10)), "2031-01-01")
-    twice = reanchored(once, drift(once, shift=(0.10, -0.05)), "2032-01-01")
+    largest, machine = tiny.largest(), Machine(1.05, 1.2, 0.9)
+    again = Machine(1.1, 1.0, 1.2)
+    once = reanchored(table, drift(table, shift=(0.05, 0.10), machine=machine), "2031-01-01")
+    twice = reanchored(once, drift(once, shift=(0.10, -0.05), machine=again), "2032-01-01")
     twice.save()
     loaded = LatencyTable.load(table.path)
-    assert loaded.predict(largest) == pytest.approx(1.05 * 1.10 * before["warm"])
-    assert loaded.predict(largest, "cold") == pytest.approx(1.10 * 0.95 * before["cold"])
-    assert loaded.provenance.reference.warm_ms == pytest.approx(0.5 * 1.05 * 1.10)
-    assert loaded.provenance.reference.cold_ms == pytest.approx(0.75 * 1.10 * 0.95)
+    warm, cold = loaded.sums(largest).warm, loaded.sums(largest).cold
+    assert loaded.predict(largest) == pytest.approx(1.05 * 1.1 * 1.25 * warm)
+    told = 1.05 * 1.1 * warm + 1.2 * (cold - warm)
+    assert loaded.predict(largest, "cold") == pytest.approx(told)
+    assert loaded.calibration.cache_megabytes == pytest.approx(256 * 0.9 * 1.2)
+    for before, after in zip(table.unit.references, loaded.unit.references, strict=True):
+        for state in STATES:
+            growth = loaded.predict(before.network, state) / table.predict(before.network, state)
+            assert after.ms(state) == pytest.approx(growth * before.ms(state))
     assert loaded.provenance.anchored == "2032-01-01"
     assert loaded.provenance.earlier_anchors == (
         Anchor(

@@ -9,7 +9,7 @@ import pytest
 
 from nas.latency.estimator import Visit
 from nas.latency.graphs import LayerGraphs
-from nas.latency.measure import HIDDEN, REFERENCE
+from nas.latency.measure import HIDDEN
 from nas.latency.survey import (
     Survey,
     network_name,
@@ -56,7 +56,7 @@ def test_what_no_latency_depends_on_gets_no_visits():
 def survey(convolutions, graphs):
     rng = np.random.default_rng(0)
     networks = pick_networks(convolutions, rng, 6)
-    made = Survey(networks, networks[2], graphs)
+    made = Survey(networks, [networks[2], networks[1]], graphs)
     made.add(convolutions.layers())
     return made
 
@@ -71,7 +71,7 @@ def visits_of(survey, convolutions, *, count=6, seed=0, noise=0.0):
     """Visits to all graphs of a machine where a network is the sum of its layers."""
     rng = np.random.default_rng(seed)
     call, neighbour = 0.003, 0.05
-    truths = {REFERENCE: (1.0, 1.5), HIDDEN: (1.0, 1.5)}
+    truths = {"reference": (1.0, 1.5), "reference 2": (0.4, 0.7), HIDDEN: (1.0, 1.5)}
     for (_, shape), layer in convolutions.layers().items():
         probe = survey.graphs.probe(layer, shape)
         for graph in probe.graphs:
@@ -115,18 +115,20 @@ def test_the_reference_is_compared_with_itself(survey, convolutions):
         visit._replace(warm=1.02 * visit.warm) if visit.graph == HIDDEN else visit
         for visit in visits_of(survey, convolutions)
     ]
-    latency, deviation = survey.of_reference(visits)
-    assert latency.warm.ms == pytest.approx(1.0)
+    (first, second), deviation = survey.of_references(visits)
+    assert (first.warm_ms, first.cold_ms) == (pytest.approx(1.0), pytest.approx(1.5))
+    assert (second.warm_ms, second.cold_ms) == (pytest.approx(0.4), pytest.approx(0.7))
+    assert (first.network, second.network) == (survey.networks[2], survey.networks[1])
     assert deviation == (pytest.approx(0.02), pytest.approx(0.0, abs=1e-9))
 
 
 def test_first_visits_are_those_that_each_graph_lacks(survey, convolutions):
     assert set(survey.first_counts([], 3).values()) == {3}
-    assert REFERENCE not in survey.first_counts([], 3)
+    assert not {"reference", "reference 2"} & survey.first_counts([], 3).keys()
     visits = visits_of(survey, convolutions, count=2)
     counts = survey.first_counts([*visits, visits[0]], 3)
     assert Counter(counts.values()) == (
-        {1: len(counts)} if visits[0].graph == REFERENCE else {1: len(counts) - 1, 0: 1}
+        {1: len(counts)} if visits[0].graph in survey.regular else {1: len(counts) - 1, 0: 1}
     )
 
 
@@ -185,5 +187,5 @@ def test_the_reference_is_a_steady_candidate(tiny, graphs, machine, unsteady):
 
 
 def test_names_of_graphs_tell_networks_apart(tiny):
-    survey = Survey([tiny.smallest(), tiny.largest()], tiny.smallest(), LayerGraphs())
+    survey = Survey([tiny.smallest(), tiny.largest()], [tiny.smallest()], LayerGraphs())
     assert len(survey.makers) == 4

@@ -117,13 +117,16 @@ def test_every_graph_has_its_visits_in_random_order(machine):
     assert first.cold == pytest.approx(1.5 * first.warm, rel=0.01)
 
 
-def test_the_reference_comes_back_after_every_few_others(machine):
+def test_references_come_back_by_turns_after_every_few_others(machine):
     names = {f"g{number}": 1 for number in range(40)}
-    turns = Turns(machine.target, graphs_of(r=1, **names), np.random.default_rng(0), "r")
+    turns = Turns(machine.target, graphs_of(r=1, **names), np.random.default_rng(0), ("r",))
     order = [visit.graph for visit in visits_of(turns, dict.fromkeys(names, 2))]
     places = [place for place, name in enumerate(order) if name == "r"]
     assert places == list(range(0, len(order), REGULAR + 1))
-    few = Turns(machine.target, graphs_of(r=1, a=1, b=1), np.random.default_rng(0), "r")
+    two = Turns(machine.target, graphs_of(r=1, s=1, **names), np.random.default_rng(0), ("r", "s"))
+    order = [visit.graph for visit in visits_of(two, dict.fromkeys(names, 2))]
+    assert order[:: REGULAR + 1] == ["r", "s", "r", "s", "r", "s", "r"]
+    few = Turns(machine.target, graphs_of(r=1, a=1, b=1), np.random.default_rng(0), ("r",))
     order = [visit.graph for visit in visits_of(few, {"a": 4, "b": 4})]
     assert order[::2] == ["r"] * 8
 
@@ -153,7 +156,7 @@ def test_graphs_beyond_the_memory_are_visited_in_batches(machine, monkeypatch):
     monkeypatch.setattr("nas.latency.visits.MOST_OPEN_BYTES", 2.5 * size)
     names = [str(number) for number in range(9)]
     graphs = {name: (lambda name=name: make(name)) for name in names}
-    turns = Turns(machine.target, graphs, np.random.default_rng(0), names[0])
+    turns = Turns(machine.target, graphs, np.random.default_rng(0), names[:1])
     found = visits_of(turns, dict.fromkeys(names[1:], 4))
     assert {Counter(it.graph for it in found)[name] for name in names[1:]} == {4}
     assert sorted(made) == names, "each is made once: its visits are in one batch"
@@ -162,13 +165,13 @@ def test_graphs_beyond_the_memory_are_visited_in_batches(machine, monkeypatch):
 
 def test_visits_are_handed_over_now_and_then(machine, monkeypatch):
     monkeypatch.setattr("nas.latency.visits.CHUNK_SECONDS", -1.0)
-    turns = Turns(machine.target, graphs_of(r=1, a=1), np.random.default_rng(0), "r")
+    turns = Turns(machine.target, graphs_of(r=1, a=1), np.random.default_rng(0), ("r",))
     chunks = [[visit.graph for visit in chunk] for chunk in turns.visit({"a": 5})]
     assert chunks == [["r", "a"]] * 5
 
 
 def test_progress_counts_visits_but_those_to_the_reference(machine, progress):
-    turns = Turns(machine.target, graphs_of(r=1, a=1), np.random.default_rng(0), "r", progress)
+    turns = Turns(machine.target, graphs_of(r=1, a=1), np.random.default_rng(0), ("r",), progress)
     visits_of(turns, {"a": 3})
     assert progress.updates == [("visits", 1, 3), ("visits", 2, 3), ("visits", 3, 3)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.latency.calibration import Calibration, MeasuredNetwork, StateLatency, validate
+from nas.latency.calibration import Calibration, Machine, MeasuredNetwork, StateLatency, validate
 from nas.latency.drift import Drift, StateDrift
 from nas.latency.estimator import Latency, Measurement
 from nas.latency.measure import Found
@@ -130,7 +130,7 @@ def test_a_machine_is_told_of_where_its_speed_varied_by_more_than_a_tenth(spread
 
 def test_measured_models_are_printed_warm_and_cold(capsys):
     latency = Latency(Measurement(1.0, 0.98, 1.02), Measurement(1.5, 1.4, 1.6))
-    found = Found({"a.onnx": latency}, {"warm": 0.0, "cold": 0.0}, (-0.02, 0.03))
+    found = Found({"a.onnx": latency}, {"warm": 0.0, "cold": 0.0}, Machine(), (-0.02, 0.03))
     print_found(found, {"a.onnx": "float32"}, title="a machine")
     lines = lines_of(capsys)
     assert "a.onnx float32 1.000 0.980 to 1.020 1.500 1.400 to 1.600" in lines
@@ -146,8 +146,9 @@ def test_measured_models_are_printed_warm_and_cold(capsys):
         ("none", "the table holds"),
         (
             "re-anchor",
-            "the machine's speed changed, and all latencies with it: +5.0 % warm and -1.0 % cold; "
-            "t.json keeps the earlier calibration",
+            "the machine's speed changed, and all latencies with it: the reference +5.0 % warm and "
+            "-1.0 % cold (computing takes +2 %, fetching weights +10 %; caches keep -10 % of "
+            "them); t.json keeps the earlier calibration",
         ),
         (
             "rebuild",
@@ -160,7 +161,7 @@ def test_a_drift_ends_with_its_verdict(capsys, action, verdict):
         StateDrift(shift=shift, bias=0.012, mape=0.02, noise=0.01, spearman=1.0, kendall=0.99)
         for shift in (0.05, -0.01)
     )
-    drift = Drift(networks=4, warm=warm, cold=cold, action=action)
+    drift = Drift(networks=4, machine=Machine(1.02, 1.1, 0.9), warm=warm, cold=cold, action=action)
     print_drift(drift, Path("tables/t.csv"), rebuild="nas build-lut --out t.csv")
     lines = lines_of(capsys)
     assert lines[0] == "tables/t.csv: the reference and 4 networks measured again"

@@ -135,7 +135,7 @@ class _FakeTurns:
         self.machine.sessions.append(set(counts))
         order = [name for name, count in counts.items() for _ in range(count)]
         for place, index in enumerate(self.rng.permutation(len(order))):
-            regular = [self.regular] if place % 4 == 0 else []
+            regular = self.regular if place % 4 == 0 else ()
             yield [self.machine.visit(name) for name in (*regular, order[index])]
 
 
