@@ -57,6 +57,12 @@ early (benchmarks/visits.py). A graph whose weights just fit may get faster for 
 REGULAR = 12
 """Visits to others between two to references, at most."""
 
+LIFE = 4
+"""Visits to a graph in one round. Where the weights of a session lie in memory decides how they
+share the caches: sessions of one network differ by 2 to 4 % (benchmarks/sessions.py). So all are
+closed after a round, together, since memory that is given back bit by bit is scattered, and what is
+opened in it takes up to 16 % longer."""
+
 MOST_OPEN_BYTES, OPEN_SHARE = 1_500_000_000, 0.15
 """Of graphs whose sessions are open at once, and of the memory that is free: the runtime packs a
 second copy of weights."""
@@ -119,9 +125,9 @@ def _is_warm(times: Sequence[float]) -> bool:
 class Turns:
     """Graphs of a target by their names; ``regular`` are the names of the references among them.
 
-    Sessions are opened when they are visited, and the oldest are closed where too many are open.
-    They are opened and run in a thread of their own, whose memory other work has not scattered:
-    there small networks take 1 to 14 % less, cold (benchmarks/visits.py).
+    Sessions are opened when they are visited, and the oldest are closed where too many are open;
+    all of them after a round. They are opened and run in a thread of their own, whose memory other
+    work has not scattered: there small networks take 1 to 14 % less, cold (benchmarks/visits.py).
     """
 
     target: Target
@@ -147,7 +153,7 @@ class Turns:
         enabled = gc.isenabled()
         gc.disable()
         try:
-            for order in self._batches(counts):
+            for order in self._orders(counts):
                 chunk, since = list[Visit](), time.monotonic()
                 for place, name in enumerate(order):
                     if self.regular and place % self._every(counts) == 0:
@@ -164,6 +170,12 @@ class Turns:
         finally:
             if enabled:
                 gc.enable()
+
+    def _orders(self, counts: Mapping[str, int]) -> Iterator[list[str]]:
+        """Names in the order of their visits, round by round and batch by batch."""
+        for in_round in rounds(counts):
+            self._runs.clear()
+            yield from self._batches(in_round)
 
     def _every(self, counts: Mapping[str, int]) -> int:
         """Fewer visits between two to references where there are few other graphs."""
@@ -198,6 +210,16 @@ class Turns:
             run = self._thread.submit(prepare, self._runtime, graph, self.target).result()
             self._runs[name] = run, size
         return self._runs[name][1]
+
+
+def rounds(counts: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Visits by graph in each round, none above ``LIFE``, evenly spread."""
+    number = math.ceil(max(counts.values(), default=0) / LIFE)
+    for place in range(number):
+        yield {
+            name: count * (place + 1) // number - count * place // number
+            for name, count in counts.items()
+        }
 
 
 def prepare(runtime: Runtime, graph: onnx.ModelProto, target: Target) -> Run:

@@ -157,6 +157,6 @@ def test_another_runtime_is_one_class(monkeypatch):
     assert (target.provider, target.batch) == ("beads", 3)
     rng, model = np.random.default_rng(0), pointwise((8, 4, 4))
     (found,) = measure([model], target, rng=rng, patience=PATIENCE)
-    assert Recorder.shapes == [(3, 8, 4, 4)], "the batch of the target is what runs"
+    assert set(Recorder.shapes) == {(3, 8, 4, 4)}, "the batch of the target is what runs"
     assert 0 < found.warm.ms < found.cold.ms_high
     assert make_runtime(target).profile(model, 1) is None

@@ -1,5 +1,6 @@
 """Visits by a clock that is told what runs cost; turns on a simulated machine and on the real one."""
 
+import math
 import threading
 from collections import Counter
 from itertools import pairwise
@@ -10,7 +11,16 @@ from onnx import helper, numpy_helper
 
 from nas.errors import UserError
 from nas.latency.graphs import chain, pointwise
-from nas.latency.visits import LEAST_RUNS, MOST_RUNS, REGULAR, TRIES, Stopwatch, Turns
+from nas.latency.visits import (
+    LEAST_RUNS,
+    LIFE,
+    MOST_RUNS,
+    REGULAR,
+    TRIES,
+    Stopwatch,
+    Turns,
+    rounds,
+)
 
 NOTHING = np.zeros(1)
 
@@ -206,3 +216,29 @@ def test_a_model_of_open_size_is_refused(target):
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
     with pytest.raises(UserError, match=r"^input 'images' has no fixed size: 1 x 8 x height x 4; "):
         visits_of(Turns(target, {"m": lambda: model}, np.random.default_rng(0)), {"m": 1})
+
+
+@pytest.mark.parametrize("counts", [{"a": 1}, {"a": LIFE}, {"a": 3 * LIFE - 1, "b": 2, "c": 0}])
+def test_rounds_share_out_all_visits_and_none_is_long(counts):
+    found = list(rounds(counts))
+    assert {name: sum(it[name] for it in found) for name in counts} == counts
+    assert max(max(it.values()) for it in found) <= LIFE
+    assert len(found) == math.ceil(max(counts.values()) / LIFE)
+
+
+def test_without_visits_there_is_no_round():
+    assert list(rounds({"a": 0})) == list(rounds({})) == []
+
+
+def test_every_round_has_sessions_of_its_own(machine):
+    made = []
+
+    def make():
+        made.append("a")
+        return pointwise((4, 2, 2))
+
+    turns = Turns(machine.target, {"a": make}, np.random.default_rng(0))
+    visits_of(turns, {"a": LIFE})
+    assert len(made) == 1
+    visits_of(turns, {"a": 2 * LIFE})
+    assert len(made) == 3
