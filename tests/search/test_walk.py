@@ -415,7 +415,7 @@ def test_an_accuracy_that_is_no_number_is_refused(number):
 
     problem = Problem((2, 2, 2), cost, lambda _: 1.0, target, race=race)
     with pytest.raises(ValueError, match=message):
-        slim_by_frontier([problem], evaluations=9, rng=rng)
+        slim_by_frontier([problem], evaluations=40, rng=rng)
 
 
 def test_a_cost_that_is_no_number_is_refused():
