@@ -292,7 +292,8 @@ def test_text_and_bytes_are_read_in_every_layout(
     if is_struct:
         images = pa.StructArray.from_arrays([images], ["bytes"])
     path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"image": images, "label": label}), path, row_group_size=7)
+    rows = 20 if is_struct else 7  # pyarrow cannot cut a struct of views into groups of rows
+    pq.write_table(pa.table({"image": images, "label": label}), path, row_group_size=rows)
     found = load_dataset(f"parquet:{path}", 8)
     assert found.classes == (("0", "1") if is_number else ("cat", "dog"))
     for part in ("train", "search", "test"):
