@@ -140,7 +140,7 @@ def answers_with(number):
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_no_proof_passes_where_a_side_gives_what_is_not_finite(module, number):
     ill = copy.deepcopy(module)
-    ill.head.fc.bias.data[3] = number
+    ill.head.head.bias.data[3] = number
     sides = [(module, "the exported network gives numbers"), (ill, "the network in torch gives")]
     for given, message in sides:
         for prove in (require_parity, largest_difference):
