@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,14 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, model
 from nas import documents
 from nas.errors import UserError
 from nas.families import BlockFile, Layer, Shape
+from nas.families.layer import Positive
+from nas.families.limits import MOST_LAYERS, MOST_PIXELS, least_size, too_large
 from nas.families.own import AnyLayer, files_of, locate_blocks, with_own_kinds
 from nas.preprocessing import IMAGENET, Preprocessing
+
+COLOURS = 3
+"""The channels of all pictures as they are read."""
+Pixels = Annotated[int, Field(gt=0, le=MOST_PIXELS)]
 
 
 class Architecture(documents.GrownValue):
@@ -28,12 +35,10 @@ class Architecture(documents.GrownValue):
     later = frozenset({"preprocessing"})
 
     name: str = ""
-    input_shape: tuple[
-        Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]
-    ]
+    input_shape: tuple[Positive, Pixels, Pixels]
     preprocessing: Preprocessing = IMAGENET
     blocks: tuple[BlockFile, ...] = ()
-    layers: Annotated[tuple[AnyLayer, ...], Field(min_length=1)]
+    layers: Annotated[tuple[AnyLayer, ...], Field(min_length=1, max_length=MOST_LAYERS)]
 
     @model_validator(mode="wrap")
     @classmethod
@@ -42,13 +47,16 @@ class Architecture(documents.GrownValue):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        slots = [layer.slot for layer in self.layers]
-        for slot in slots:
-            if slots.count(slot) > 1:
-                raise ValueError(f"slot '{slot}' stands {slots.count(slot)} times")
-        shape = self.input_shape
+        (slot, times), *_ = Counter(layer.slot for layer in self.layers).most_common(1)
+        if times > 1:
+            raise ValueError(f"slot '{slot}' stands {times} times")
+        shape, params, macs = self.input_shape, 0, 0
         for layer in self.layers:
+            least = least_size(layer, shape)
+            params, macs = params + least[0], macs + least[1]
             shape = layer.output_shape(shape)
+        if problem := too_large(params, macs):
+            raise ValueError(problem)
         if shape[1:] != (1, 1):
             raise ValueError(f"the last layer must be a classifier, got {self.layers[-1].kind}")
         return self
@@ -78,6 +86,14 @@ class Architecture(documents.GrownValue):
         """The number of classes that the head distinguishes."""
         *_, (layer, shape) = self.placed()
         return layer.output_shape(shape)[0]
+
+    def require_colour(self) -> None:
+        """Raise UserError unless it takes pictures as they are read: in three colours."""
+        if self.input_shape[0] != COLOURS:
+            raise UserError(
+                f"{self.name or 'architecture'}: pictures are read in {COLOURS} colours, its first "
+                f"layer takes {self.input_shape[0]} channels"
+            )
 
     def placed(self) -> Iterator[tuple[Layer, Shape]]:
         """Each layer with its input shape."""
@@ -121,7 +137,7 @@ class Architecture(documents.GrownValue):
     @classmethod
     def from_json(cls, text: str) -> Architecture:
         """Reads the text of ``to_json``."""
-        return cls._from_document(documents.parse_document(text, "architecture"))
+        return cls._from_document(documents.parse_document(text, "architecture", form="json"))
 
     @classmethod
     def _from_document(cls, document: documents.Document) -> Architecture:

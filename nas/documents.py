@@ -1,7 +1,6 @@
-"""YAML and JSON documents whose errors point at file, line and column.
+"""YAML and JSON documents as values; errors point at file, line and column.
 
-PyYAML alone reads ``1e-3`` as text, ``no`` as False, and keeps the last of two equal keys; this
-loader follows YAML 1.2 for numbers and booleans and refuses duplicates.
+``nas/parsing.py`` turns their text into plain data.
 """
 
 from __future__ import annotations
@@ -10,19 +9,18 @@ import difflib
 import json
 import os
 import re
+import reprlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from nas.errors import UserError, writing
-
-Location = tuple[str | int, ...]
+from nas.parsing import MOST_BYTES, Form, Location, Place, parse_text
 
 _HERE = Path(__file__).parent  # in a wheel the spaces are beside it, in a checkout above
 BUILT_IN = next(filter(Path.is_dir, (_HERE / "search_spaces", _HERE.parent / "search_spaces")))
@@ -30,9 +28,9 @@ BUILT_IN = next(filter(Path.is_dir, (_HERE / "search_spaces", _HERE.parent / "se
 
 
 class Value(BaseModel):
-    """An immutable value, validated when it is made. Unknown keys are errors."""
+    """An immutable value, validated when it is made. Unknown keys, NaN and inf are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Returns pydantic's copy without cached properties, which ``update`` may make wrong."""
@@ -68,22 +66,28 @@ class GrownValue(Value):
         return {name: it for name, it in found.items() if name not in usual}
 
 
+LENGTHS = ("too_short", "too_long")
+"""The complaints about how many options a choice has."""
+
 Model = TypeVar("Model", bound=Value)
+
+_SHORT = reprlib.Repr()  # of values in messages
+_SHORT.maxstring = _SHORT.maxother = 60
 
 
 @dataclass(frozen=True)
 class Document:
-    """Plain data read from a file, and the line and column of each of its parts."""
+    """Plain data read from a file; ``find`` tells the line and column of each of its parts."""
 
     path: str
     data: Any
-    positions: Mapping[Location, tuple[int, int]] = field(default_factory=dict)
+    find: Callable[[Location], Place | None]
 
     def error(self, location: Location, message: str) -> UserError:
         """One line that points at ``location``: ``a.yaml:14:7: stages[2].width: message``."""
         known = self._known(location)
-        line = self.positions.get(known)
-        place = f"{self.path}:{line[0]}:{line[1]}" if line else self.path
+        found = self.find(known)
+        place = f"{self.path}:{found[0]}:{found[1]}" if found else self.path
         name = location_text(known)
         return UserError(f"{place}: {name}: {message}" if name else f"{place}: {message}")
 
@@ -99,7 +103,7 @@ class Document:
         # a union makes several complaints; the deepest in the document is the relevant one
         best = max(
             error.errors(include_url=False),
-            key=lambda found: (len(self._known(found["loc"])), found["type"] == "too_short"),
+            key=lambda found: (len(self._known(found["loc"])), found["type"] in LENGTHS),
         )
         location: Location = tuple(best["loc"])
         message = best["msg"].removeprefix("Value error, ")
@@ -111,20 +115,25 @@ class Document:
             location, message = (*location, *best["ctx"]["location"]), best["ctx"]["message"]
         elif best["type"] == "too_short":
             message = "a choice needs at least one option"
+        elif best["type"] == "too_long":
+            limits = best["ctx"]
+            message = f"may hold {limits['max_length']:,}, got {limits['actual_length'] or 'more'}"
         elif best["type"] == "union_tag_invalid":
             tag = str(best["ctx"]["tag"])
             known = re.findall(r"'([^']+)'", best["ctx"]["expected_tags"])
             message = f"unknown kind '{tag}'{did_you_mean(tag, known)}; known: {', '.join(known)}"
         elif best["type"] != "value_error" and not isinstance(best["input"], Mapping):
-            message = f"{message[0].lower()}{message[1:]}, got {best['input']!r}"
+            message = f"{message[0].lower()}{message[1:]}, got {_SHORT.repr(best['input'])}"
         return self.error(location, message)
 
     def _known(self, location: Iterable[str | int]) -> Location:
         """A location of pydantic without the names of union members and validators."""
         known: Location = ()
+        here = self.data
         for part in location:
-            if (*known, part) in self.positions:
-                known = (*known, part)
+            in_list = isinstance(here, list) and isinstance(part, int) and 0 <= part < len(here)
+            if in_list or (isinstance(here, Mapping) and part in here):
+                known, here = (*known, part), here[part]
         return known
 
 
@@ -145,7 +154,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def find(name_or_path: str | Path, built_in: Mapping[str, Path], what: str) -> Path:
     """Returns the path of a built-in file by its name, or ``name_or_path`` if that is a file."""
     path = Path(name_or_path)
-    if path.suffix in (".json", ".yaml", ".yml") or path.is_file():
+    if path.suffix in (".json", ".yaml", ".yml") or os.path.isfile(path):  # noqa: PTH113 - takes all
         return path
     name = str(name_or_path)
     if name not in built_in:
@@ -167,31 +176,39 @@ def built_in_architectures() -> dict[str, Path]:
 
 
 def read_document(path: Path) -> Document:
-    """Read YAML or JSON; raises UserError if it cannot be read, is no YAML, or repeats a key."""
+    """Read YAML or JSON; raises UserError if it cannot be read, is neither, or repeats a key."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    return parse_document(text, str(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a NUL in the path
+        raise UserError(f"{str(path)!r}: cannot be read: {error}") from None
+    if len(content) > MOST_BYTES:
+        raise UserError(f"{path}: must have at most {MOST_BYTES:,} bytes")
+    return parse_document(_decoded(content, path), str(path))
 
 
-def parse_document(text: str, name: str) -> Document:
-    """Parse YAML or JSON ``text``; ``name`` stands for the file in messages."""
-    loader = _Loader(text, name)
+def parse_document(text: str, name: str, form: Form | None = None) -> Document:
+    """Parse ``text``; ``name`` stands for the file in messages, and tells the form if none is told.
+
+    JSON that is called otherwise is read as JSON, too.
+    """
+    return Document(name, *parse_text(text, name, form))
+
+
+def _decoded(content: bytes, path: Path) -> str:
     try:
-        node = loader.get_single_node()
-        data = loader.read(node) if node is not None else None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        raise UserError(f"{place}: not valid YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
-    finally:
-        loader.dispose()
-    return Document(name, data, loader.positions)
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        column = error.start - content.rfind(b"\n", 0, error.start)
+        form = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "no text"
+        raise UserError(
+            f"{path}:{line}:{column}: is {form}, must be UTF-8: byte 0x{content[error.start]:02X}"
+        ) from None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -227,60 +244,3 @@ def require_new(path: Path, *, force: bool) -> None:
 def write_json(path: Path, data: object) -> None:
     """Write ``data`` as indented JSON, atomically."""
     write_atomically(path, json.dumps(data, indent=2) + "\n")
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's numbers and booleans, which notes the position of each part."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
-
-    def __init__(self, text: str, document: str) -> None:
-        super().__init__(text)
-        self.document = document
-        self.positions: dict[Location, tuple[int, int]] = {}
-
-    def read(self, node: yaml.Node, location: Location = ()) -> Any:
-        self.positions[location] = _position(node)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.read(child, (*location, i)) for i, child in enumerate(node.value)]
-        if not isinstance(node, yaml.MappingNode):
-            return self.construct_object(node)
-        self._require_unique_keys(node)
-        self.flatten_mapping(node)
-        data = {}
-        for key_node, value_node in node.value:
-            key = str(self.construct_object(key_node))
-            data[key] = self.read(value_node, (*location, key))
-            self.positions[*location, key] = _position(key_node)
-        return data
-
-    def _require_unique_keys(self, node: yaml.MappingNode) -> None:
-        seen: dict[str, int] = {}
-        for key_node, _ in node.value:
-            key, (line, column) = str(key_node.value), _position(key_node)
-            if key in seen and key != "<<":
-                raise UserError(
-                    f"{self.document}:{line}:{column}: key '{key}' stands twice, first in line "
-                    f"{seen[key]}"
-                )
-            seen[key] = line
-
-
-def _position(node: yaml.Node) -> tuple[int, int]:
-    return node.start_mark.line + 1, node.start_mark.column + 1
-
-
-for _tag, _pattern, _first in (
-    ("tag:yaml.org,2002:bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("tag:yaml.org,2002:int", r"^[-+]?[0-9]+$", "-+0123456789"),
-    (
-        "tag:yaml.org,2002:float",
-        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$",
-        "-+0123456789.",
-    ),
-    ("tag:yaml.org,2002:null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    ("tag:yaml.org,2002:merge", r"^(?:<<)$", "<"),
-):
-    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list(_first))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value, 10))

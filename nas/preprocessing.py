@@ -8,8 +8,8 @@ from pydantic import Field
 
 from nas.documents import Value
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Spread = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Mean = Annotated[float, Field(ge=-1000, le=1000)]
+Spread = Annotated[float, Field(ge=0.001, le=1000)]
 
 
 class Preprocessing(Value):
@@ -19,7 +19,7 @@ class Preprocessing(Value):
     central square's sides that a network sees.
     """
 
-    mean: tuple[Finite, Finite, Finite] = (0.485, 0.456, 0.406)
+    mean: tuple[Mean, Mean, Mean] = (0.485, 0.456, 0.406)
     std: tuple[Spread, Spread, Spread] = (0.229, 0.224, 0.225)
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0
 

@@ -35,7 +35,7 @@ def with_interval(
 
     The interval means little for few points of correlation 1, as every resample has 1 too.
     """
-    a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    a, b = (_finite(side, values) for side, values in (("first", x), ("second", y)))
     count = len(a)
     rng = np.random.default_rng(0)
     resampled = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
@@ -47,7 +47,7 @@ def with_interval(
 
 def spread_over(values: Sequence[float], count: int) -> list[int]:
     """Indices of ``count`` values, those nearest to places spread evenly over the logarithms."""
-    logs = np.log(np.asarray(values))
+    logs = np.log(_finite("only", values))
     free = list(range(len(values)))
     chosen = []
     for place in np.linspace(logs.min(), logs.max(), count):
@@ -67,6 +67,13 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
 
     wins, losses = int((first & ~second).sum()), int((second & ~first).sum())
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+def _finite(side: str, values: Sequence[float]) -> np.ndarray:
+    found = np.asarray(values, dtype=float)
+    if not np.isfinite(found).all():
+        raise ValueError(f"the {side} series holds a number that is not finite")
+    return found
 
 
 def _signs(values: np.ndarray) -> np.ndarray:

@@ -155,3 +155,38 @@ def test_a_changed_copy_forgets_what_was_computed_of_the_original():
     )
     assert hash(largest.with_classes(37)) != hash(largest)
     assert head.model_copy(update={"classes": 10}) == head
+
+
+def test_a_network_for_grey_pictures_is_refused_where_pictures_are_read():
+    grey = Architecture.model_validate(
+        {
+            "input_shape": (1, 32, 32),
+            "layers": [
+                {"slot": "stem", "kind": "conv_stem", "in_channels": 1, "out_channels": 8},
+                {"slot": "head", "kind": "classifier", "in_channels": 8, "classes": 10},
+            ],
+        }
+    )
+    with pytest.raises(UserError, match="pictures are read in 3 colours, its first layer takes 1"):
+        grey.require_colour()
+    Architecture.load("mobilevit_v1_xxs").require_colour()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[3, 256, 256]", "[3, 1000000000000, 64]", "input_shape[1]: input should be less than"),
+        ('"out_channels": 16', '"out_channels": 1000000000000', "layers[0].out_channels: input"),
+        ('"expansion": 2.0', '"expansion": 1e300', "expansion: input should be less than or equal"),
+        ('"expansion": 2.0', '"expansion": 1e-9', "its expansion leaves no channel inside of it"),
+        ('"expansion": 2.0', '"expansion": NaN', "a number must be finite, got NaN"),
+        ('"classes": 1000', '"classes": 1, "classes": 2', "key 'classes' stands twice"),
+    ],
+)
+def test_networks_beyond_all_reason_are_refused_in_one_line(old, new, message):
+    text = Architecture.load("mobilevit_v1_xxs").to_json()
+    assert old in text
+    with pytest.raises(UserError) as caught:
+        Architecture.from_json(text.replace(old, new, 1))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

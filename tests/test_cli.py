@@ -793,3 +793,37 @@ def test_results_below_a_file_are_refused_before_any_work(capsys, folder):
                      "--out", "t.csv/x", "--accept-table")  # fmt: skip
     assert "t.csv/x" in line
     assert "cannot be written" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("5", "x.yaml: a search space is a mapping with 'stages'"),
+        ("[layers]", "x.yaml: a search space is a mapping"),
+        ("layers", "x.yaml: a search space is a mapping"),
+        ("", "x.yaml: a search space is a mapping"),
+        ("name: \0", "x.yaml:1:7: holds the control character U+0000"),
+        ("a: &a [*a]", "x.yaml:1:8: alias '*a' stands inside of what it names"),
+        (SPACE.replace("    downsample: {kind: conv_downsample}\n", ""), "nothing leads from"),
+    ],
+)
+def test_show_of_an_odd_file_is_one_line(capsys, content, message):
+    Path("x.yaml").write_text(content)
+    assert message in complaint(capsys, "show", "x.yaml")
+
+
+def test_show_of_a_name_longer_than_files_have_is_one_line(capsys):
+    assert "is neither a file nor a built-in" in complaint(capsys, "show", "a" * 5000)
+
+
+def test_a_network_with_a_weight_that_is_no_number_is_neither_exported_nor_judged(capsys):
+    SearchSpace.load("demo_64px").smallest().save("a.json")
+    network = build(Architecture.load("a.json"))
+    next(network.parameters()).data.view(-1)[3] = np.nan
+    save_weights(network, Path("w.safetensors"))
+    chosen = ("--architecture", "a.json", "--weights", "w.safetensors")
+    for command in (("export", *chosen, "--format", "onnx", "--out", "n.onnx"),
+                    ("evaluate", *chosen, "--data", "digits")):  # fmt: skip
+        found = complaint(capsys, *command)
+        assert re.search(r"w\.safetensors: '.*' holds numbers that are not finite", found)
+    assert not Path("n.onnx").exists()

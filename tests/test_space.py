@@ -7,6 +7,7 @@ import pytest
 from nas.architecture import Architecture
 from nas.documents import BUILT_IN, parse_document
 from nas.errors import UserError
+from nas.families.limits import least_size
 from nas.network import layer_size, measure_size
 from nas.space import (
     SearchSpace,
@@ -313,6 +314,31 @@ def test_stride_is_a_choice_that_falls():
         ("classes: 10\n", "", "a.yaml:1:1: key 'classes' is missing"),
         ("repeat: 2", "repeat: 0",
          "a.yaml:8:9: stages[0].blocks[0].repeat: input should be greater than 0, got 0"),
+        ("    downsample: {kind: conv_downsample}\n", "",
+         "a.yaml:10:5: stages[1].width: nothing leads from the width before to this one (8 16 or 16 24); "
+         "add a layer that does to the stage, such as downsample: {kind: conv_downsample}"),
+        ("downsample: {kind: conv_downsample}", "downsample: [identity, {kind: conv_downsample}]",
+         "a.yaml:11:5: stages[1].downsample: leads from width 8 to 16, but identity makes 8"),
+        ("head: {kind: classifier}", "head: {kind: conv_ffn, expansion: 1}",
+         "a.yaml:15:1: head: must be a classifier, got conv_ffn"),
+        ("head: {kind: classifier}", "head: identity", "a.yaml:15:1: head: must be a classifier, got identity"),
+        ("stem: {kind: conv_stem}", "stem: identity", "a.yaml:4:1: stem: leads from width 3 to 8, but identity"),
+        ("classes: 10", "classes: 10\nchannels: 1",
+         "a.yaml:4:1: channels: pictures are read in colour, must be 3, got 1"),
+        ("input_size: 32", "input_size: 1000000000000",
+         "a.yaml:2:1: input_size: input should be less than or equal to 4096, got 1000000000000"),
+        ("classes: 10", "classes: 1000000000000", "a.yaml:3:1: classes: input should be less than"),
+        ("repeat: 2", "repeat: 100000", "a.yaml:8:9: stages[0].blocks[0].repeat: input should be less than"),
+        ("repeat: 2", "repeat: 999", "a.yaml:5:1: stages: a network may have 1,000 layers, this space has 1,001"),
+        ("width: [8, 16]", "width: 4000000", "a.yaml:6:5: stages[0].width: input should be less than"),
+        ("width: [8, 16]", f"width: {list(range(4, 40000, 4))}",
+         "a.yaml:6:5: stages[0].width: may hold 100, got 9999"),
+        ("expansion: [1, 2.5]", "expansion: [1, 1e400]",
+         "a.yaml:9:57: a number must be finite, got 1e400"),
+        ("expansion: [1, 2.5]", "expansion: [1, 1e300]",
+         "a.yaml:9:57: stages[0].blocks[0].ffn[1].expansion[1]: input should be less than or equal to 64"),
+        ("expansion: [1, 2.5]", "expansion: [0.01, 2.5]",
+         "a.yaml:9:9: stages[0].blocks[0].ffn: Value error, stage1.block1.ffn: its expansion leaves no"),
         ("downsample: {kind: conv_downsample}", "downsample: {kind: conv_ffn, expansion: 1}",
          "a.yaml:11:5: stages[1].downsample: stage2.downsample: takes 16 channels, got 8"),
     ],
@@ -394,3 +420,53 @@ def test_placed_refuses_what_is_no_assignment():
     for wrong in ((0,), (-1, *[0] * (len(space.sizes) - 1))):
         with pytest.raises(ValueError, match=r"choices, got 1|options, got -1"):
             list(space.placed(wrong))
+
+
+def test_a_space_of_more_layers_than_can_be_measured_is_refused_at_once():
+    widths = list(range(4, 404, 4))
+    many = f"conv_ffn, expansion: {[1 + i / 100 for i in range(100)]}"
+    text = TEXT.replace("[8, 16]", str(widths)).replace("conv_ffn, expansion: [1, 2.5]", many)
+    message = (
+        r"a\.yaml:9:9: .*\.ffn: 10,100 layers may stand in stage1\.block1\.ffn, 60,908 in all "
+    )
+    with pytest.raises(UserError, match=message + "slots; the most for a table is 50,000"):
+        load(text.replace("repeat: 2", "repeat: 6"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "[8, 16]",
+            "16384",
+            r"its largest network: a network may have 2e\+09 parameters, this one",
+        ),
+        ("input_size: 32", "input_size: 4096", r"a network may have 1e\+12 multiply-accumulates"),
+    ],
+)
+def test_the_largest_network_has_bounds(old, new, message):
+    big = TEXT.replace("expansion: [1, 2.5]", "expansion: 64").replace("[16, 24]", "16384")
+    with pytest.raises(UserError, match=message):
+        load(big.replace(old, new))
+
+
+@pytest.mark.parametrize("name", [*built_in_spaces(), *built_in_architectures()])
+def test_no_network_is_smaller_than_the_least_size_told_of_it(name):
+    if name in built_in_spaces():
+        networks = [SearchSpace.load(name).smallest(), SearchSpace.load(name).largest()]
+    else:
+        networks = [Architecture.load(name)]
+    for network in networks:
+        for layer, shape in network.placed():
+            params, macs = least_size(layer, shape)
+            size = layer_size(layer, shape)
+            assert params <= size.params, layer
+            assert macs <= size.macs, layer
+        least = sum(least_size(*placed)[0] for placed in network.placed())
+        assert measure_size(network).params <= 40 * least
+
+
+def test_stages_of_one_fixed_width_need_nothing_between_them():
+    text = TEXT.replace("[8, 16]", "16").replace("[16, 24]", "16")
+    space = load(text.replace("    downsample: {kind: conv_downsample}\n", ""))
+    assert measure_size(space.largest()).params > measure_size(space.smallest()).params

@@ -83,3 +83,15 @@ def test_mcnemars_p_is_that_of_fair_coins():
 
 def test_networks_that_agree_on_every_image_differ_by_chance_only():
     assert mcnemar(hits("1100"), hits("1100")) == 1.0
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_series_with_what_is_no_number_is_refused_by_its_name(number):
+    for first, second, side in (
+        ([1, number], [1, 2], "first"),
+        ([1, 2], [number, 1], "second"),
+    ):
+        with pytest.raises(ValueError, match=f"the {side} series holds a number that is not"):
+            with_interval(spearman, first, second)
+    with pytest.raises(ValueError, match="holds a number that is not finite"):
+        spread_over([1, number, 3], 2)

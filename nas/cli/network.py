@@ -195,6 +195,7 @@ def evaluate(
     from nas.network import build
     from nas.training.evaluation import accuracy
 
+    loaded.require_colour()
     network = build(loaded)
     load_weights(network, weights)
     dataset = load_dataset(data, loaded.input_size, preprocessing=loaded.preprocessing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -124,13 +126,17 @@ def new_space(
 def _space_or_architecture(what: str) -> SearchSpace | Architecture:
     if what in built_in_architectures():
         return Architecture.load(what)
-    path = Path(what)
-    if path.is_file() and "layers" in (read_document(path).data or ()):
-        return Architecture.load(path)
-    if what in built_in_spaces() or path.is_file():
+    is_file = os.path.isfile(what)  # noqa: PTH113 - takes any name
+    if is_file and "layers" in _keys(read_document(Path(what)).data):
+        return Architecture.load(what)
+    if is_file or what in built_in_spaces():
         return SearchSpace.load(what)
     known = [*built_in_spaces(), *built_in_architectures()]
     raise UserError(
         f"'{what}' is neither a file nor a built-in space or architecture"
         f"{did_you_mean(what, known)}; nas spaces lists them"
     )
+
+
+def _keys(data: object) -> Collection[object]:
+    return data if isinstance(data, dict) else ()

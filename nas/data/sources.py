@@ -59,6 +59,12 @@ class Source:
     test: Pictures | None = None
     mirror: bool = True  # whether a mirrored image keeps its class
 
+    def __post_init__(self) -> None:
+        """Raise UserError for a class whose name no document can hold."""
+        for name in self.classes:
+            if "\0" in name or name.encode(errors="replace").decode() != name:
+                raise UserError(f"{self.spec}: the name of class {name!r} is no text; rename it")
+
 
 @dataclass(frozen=True, eq=False)
 class DigitPictures(Pictures):

@@ -26,6 +26,9 @@ from nas.errors import UserError
 
 Names = tuple[str, ...]
 
+TEXT = (pa.string(), pa.large_string(), pa.string_view())
+BYTES = (pa.binary(), pa.large_binary(), pa.binary_view())
+
 TEST_WORDS = ("test", "validation", "val")
 TEST_SPLITS = ("test", "validation")
 
@@ -185,16 +188,33 @@ def _read_table(file: Path) -> pa.Table:
     encoded, label = table[image], table["label"]
     if pa.types.is_struct(encoded.type) and encoded.type.get_field_index("bytes") >= 0:
         encoded = pc.struct_field(encoded, "bytes")
-    if not (pa.types.is_binary(encoded.type) or pa.types.is_large_binary(encoded.type)):
+    given, encoded, label = encoded.type, _plain(encoded), _plain(label)
+    if not pa.types.is_large_binary(encoded.type):
         raise UserError(
             f"{file}: column '{image}' must hold encoded images (binary, or a struct with a "
-            f"binary field 'bytes'), got {encoded.type}"
+            f"binary field 'bytes'), got {given}"
         )
-    if not (pa.types.is_integer(label.type) or pa.types.is_string(label.type)):
+    if not (pa.types.is_integer(label.type) or pa.types.is_large_string(label.type)):
         raise UserError(f"{file}: column 'label' must hold integers or text, got {label.type}")
     _require_no_gaps(label, str(file), "label")
-    columns = {"bytes": encoded.cast(pa.large_binary()), "label": label}
+    columns = {"bytes": encoded, "label": label}
     return pa.table(columns).replace_schema_metadata(schema.metadata)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column with text and bytes in one layout; pandas and polars write several."""
+    chunks = column.chunks or [pa.array([], column.type)]
+    return pa.chunked_array([_plain_chunk(chunk) for chunk in chunks])
+
+
+def _plain_chunk(chunk: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(chunk.type):
+        return _plain_chunk(chunk.dictionary).take(chunk.indices)
+    layouts = {pa.large_string(): TEXT, pa.large_binary(): BYTES}
+    for plain, known in layouts.items():
+        if chunk.type in known:
+            return chunk.cast(plain)
+    return chunk
 
 
 def _require_no_gaps(column: pa.ChunkedArray, where: str, name: str) -> None:

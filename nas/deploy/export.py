@@ -38,6 +38,9 @@ ROUNDING_MARGIN = 4
 MOST_ROUNDING = 1e-2
 """An error above which no float32 result shows what a network computes."""
 
+IN_TORCH, EXPORTED = "the network in torch", "the exported network"
+"""The sides of a proof, for messages."""
+
 LEAST_AGREEMENT = 0.8
 """Share of images for which an int8 network must predict the class of the float32 network."""
 
@@ -205,8 +208,10 @@ def agreement(network: nn.Module, module: nn.Module, images: torch.Tensor) -> fl
     """The share of images, in [0, 1], for which both predict the same class."""
     module = copy.deepcopy(module).float().cpu().eval()
     with torch.no_grad():
-        batches = torch.split(images.float(), 64)
-        same = [network(batch).argmax(1) == module(batch).argmax(1) for batch in batches]
+        same = []
+        for batch in torch.split(images.float(), 64):
+            found = _finite(EXPORTED, network(batch)).argmax(1)
+            same.append(found == _finite(IN_TORCH, module(batch)).argmax(1))
     return float(torch.cat(same).float().mean())
 
 
@@ -240,7 +245,10 @@ def largest_difference(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> float:
-    """Largest difference of ``run`` from ``module`` in ``dtype``, over the largest output."""
+    """Largest difference of ``run`` from ``module`` in ``dtype``, over the largest output.
+
+    Raises UserError if one of them gives a number that is not finite, which equals nothing.
+    """
     module = copy.deepcopy(module).to(dtype).cpu().eval()
     generator = torch.Generator().manual_seed(0)
     difference = scale = 0.0
@@ -252,9 +260,26 @@ def largest_difference(
             raise ValueError(
                 f"output of shape {tuple(result.shape)}, expected {tuple(expected.shape)}"
             )
+        expected, result = _finite(IN_TORCH, expected), _finite(EXPORTED, result)
         difference = max(difference, float((result - expected).abs().max()))
         scale = max(scale, float(expected.abs().max()))
     return difference / scale if scale else difference
+
+
+def require_finite_weights(network: nn.Module) -> None:
+    """Raise UserError, naming the tensor, if a weight is NaN or infinite.
+
+    What a network computes need not show it: an input may never reach that weight.
+    """
+    for name, tensor in network.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(f"{IN_TORCH} has numbers in '{name}' that are not finite")
+
+
+def _finite(side: str, numbers: torch.Tensor) -> torch.Tensor:
+    if not bool(numbers.isfinite().all()):
+        raise UserError(f"{side} gives numbers that are not finite (NaN or infinity)")
+    return numbers
 
 
 @contextlib.contextmanager

@@ -65,8 +65,15 @@ def export_network(
     rounding: Rounding | None = None,
 ) -> Exported:
     """Export a network in evaluation mode; raises UserError unless the export computes the same."""
-    from nas.deploy.export import describe, require_parity, to_checked_int8, to_checked_onnx
+    from nas.deploy.export import (
+        describe,
+        require_finite_weights,
+        require_parity,
+        to_checked_int8,
+        to_checked_onnx,
+    )
 
+    require_finite_weights(network)
     paths, shape = files_of(form, out), architecture.input_shape
     if form == "python":
         files, loaded = _python(architecture, network)

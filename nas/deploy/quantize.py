@@ -15,6 +15,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from nas.errors import UserError
+
 Precision = Literal["float32", "int8"]
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -192,6 +194,10 @@ def measure_ranges(model: onnx.ModelProto, images: np.ndarray, names: Sequence[s
     for image in images[:, None]:
         values = [image, *session.run(inner, {source: image})]
         for name, value in zip([source, *inner], values, strict=True):
+            if not np.isfinite(value).all():
+                raise UserError(
+                    f"the float32 network gives numbers in '{name}' that are not finite"
+                )
             low, high = found.get(name, (np.inf, -np.inf))
             found[name] = min(low, float(value.min())), max(high, float(value.max()))
     if not found:

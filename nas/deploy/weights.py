@@ -36,7 +36,10 @@ def write_weights(state: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Read weights into ``network``, in place; raises UserError if they are not its own."""
+    """Read weights into ``network``, in place.
+
+    Raises UserError if they are not its own, or not finite.
+    """
     state, own = read_weights(path), network.state_dict()
     problem = f"{path}: holds another architecture's weights:"
     for name, tensor in own.items():
@@ -44,6 +47,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
             raise UserError(f"{problem} no '{name}' in it")
         if (shape := tuple(state[name].shape)) != (taken := tuple(tensor.shape)):
             raise UserError(f"{problem} '{name}' is {shape}, the architecture takes {taken}")
+        if not bool(state[name].float().isfinite().all()):
+            raise UserError(f"{path}: '{name}' holds numbers that are not finite")
     for name in state:
         if name not in own:
             raise UserError(f"{path}: '{name}' has no place in the architecture")

@@ -7,13 +7,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from nas.documents import Value
+from nas.families.limits import MOST_CHANNELS, MOST_CLASSES, MOST_EXPANSION
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +26,12 @@ Shape = tuple[int, int, int]
 """Channels, height, width of one image or feature map."""
 
 Activation = Literal["gelu", "relu", "hardswish", "silu"]
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=MOST_CHANNELS)]
+Expansion = Annotated[float, Field(gt=0, le=MOST_EXPANSION)]
+"""How many times wider a layer is inside."""
+Epsilon = Annotated[float, Field(gt=0, le=1)]
+"""The number that norms add to the variance."""
+Classes = Annotated[int, Field(gt=1, le=MOST_CLASSES)]
 DepthwiseKernel = Literal[3, 5]
 """Side of a depthwise convolution; in shared weights 3x3 is the middle of 5x5."""
 
@@ -85,6 +91,12 @@ class Layer(Value):
 
     slot: Annotated[str, Field(pattern=rf"^{NAME}(\.{NAME})*$")]
     kind: str
+
+    @model_validator(mode="after")
+    def _is_wide_inside(self) -> Self:
+        if self.origin is None and getattr(self, "hidden", 1) < 1:
+            raise ValueError(f"{self.slot}: its expansion leaves no channel inside of it")
+        return self
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """The shape of the layer's output. Raises ValueError where the input does not fit."""
@@ -168,7 +180,7 @@ class ResidualLayer(Layer):
 class ExpandingLayer(ResidualLayer):
     """A residual layer that is wider inside by the factor ``expansion``."""
 
-    expansion: Annotated[float, Field(gt=0)]
+    expansion: Expansion
 
     @property
     def hidden(self) -> int:
@@ -192,7 +204,7 @@ class Head(Layer):
     """A layer that makes logits of a feature map."""
 
     in_channels: Positive
-    classes: Annotated[int, Field(gt=1)]
+    classes: Classes
 
     def output_shape(self, input_shape: Shape) -> Shape:
         self.require_channels(input_shape, self.in_channels)

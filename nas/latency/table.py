@@ -158,7 +158,7 @@ class LatencyTable:
         """Write the CSV, then the sidecar that completes it, each atomically."""
         content = format_rows(self.rows).encode()
         sidecar = self.provenance.model_dump(mode="json")
-        sidecar["csv_sha256"] = hashlib.sha256(content).hexdigest()
+        sidecar["csv_sha256"] = rows_hash(content)
         write_atomically(self.path, content)
         write_atomically(sidecar_path(self.path), json.dumps(sidecar, indent=1) + "\n")
 
@@ -351,10 +351,17 @@ def _parse_cells(cells: list[str]) -> tuple[Key, Row]:
     for name, value in (("ms", ms), ("cold_ms", cold)):
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be a number above zero, got {value:g}")
+    for name, least, value, most in (("ms", low, ms, high), ("cold_ms", cold_low, cold, cold_high)):
+        if not 0 <= least <= value <= most < math.inf:
+            raise ValueError(
+                f"{name} must lie in its interval, got {value:g}, {least:g} to {most:g}"
+            )
     known: tuple[RowStatus, ...] = get_args(RowStatus)
     if status not in known:
         raise ValueError(f"status must be {', '.join(known[:-1])} or {known[-1]}, got '{status}'")
     sizes = int(params), int(macs), known[known.index(status)]
+    if min(channels, height, width) < 1 or min(sizes[:2]) < 0:
+        raise ValueError("input_shape must be positive; params and macs must not be negative")
     row = Row(ms, low, high, cold, cold_low, cold_high, *sizes)
     return (signature, (channels, height, width)), row
 
@@ -384,7 +391,12 @@ def _read_files(path: Path) -> tuple[Provenance, bytes, bool]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     provenance = Provenance(**{name: getattr(sidecar, name) for name in Provenance.model_fields})
-    return provenance, content, hashlib.sha256(content).hexdigest() == sidecar.csv_sha256
+    return provenance, content, rows_hash(content) == sidecar.csv_sha256
+
+
+def rows_hash(content: bytes) -> str:
+    """Identifies rows, whichever line ends the CSV has: git on Windows writes others than we."""
+    return hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
 
 
 def _shape_text(shape: Shape) -> str:

@@ -130,8 +130,23 @@ class Problem:
     def price(self, assignment: Assignment) -> Costs:
         self._asked[assignment] = None
         if assignment not in self._prices:
-            self._prices[assignment] = self.cost(assignment)
+            self._prices[assignment] = costs = self.cost(assignment)
+            for name, cost in costs.items():
+                if math.isnan(cost):
+                    raise ValueError(f"slim: {name} of {assignment} is no number, got {cost}")
         return self._prices[assignment]
+
+    def judge(self, assignment: Assignment) -> float:
+        """Return ``accuracy``; raises ValueError if that is no number, which nothing is above."""
+        return _judged(assignment, self.accuracy(assignment))
+
+    def judge_race(
+        self, current: Assignment, candidates: Sequence[Assignment], rank: Rank
+    ) -> list[float]:
+        """Return what ``race`` finds of each candidate, likewise."""
+        assert self.race is not None
+        found = self.race(current, candidates, rank)
+        return [_judged(one, accuracy) for one, accuracy in zip(candidates, found, strict=True)]
 
     def priced(self) -> list[Assignment]:
         """Return every assignment whose costs were asked here, not within other bounds."""
@@ -227,6 +242,12 @@ def hypervolume(points: Iterable[tuple[float, float]], reference: tuple[float, f
             area += (slowest - latency) * (accuracy - floor)
             floor = accuracy
     return area
+
+
+def _judged(assignment: Assignment, accuracy: float) -> float:
+    if not math.isfinite(accuracy):
+        raise ValueError(f"slim: the accuracy of {assignment} must be finite, got {accuracy}")
+    return accuracy
 
 
 def _ratio(cost: float, bound: float) -> float:

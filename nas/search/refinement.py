@@ -64,7 +64,7 @@ def refine(
     share = -(-evaluations // len(pools))
     proposals = _in_turn([_proposals(pool, problems, evaluated, share, rng) for pool in pools])
     for assignment in itertools.islice(proposals, evaluations):
-        evaluated[assignment] = problems[0].accuracy(assignment)
+        evaluated[assignment] = problems[0].judge(assignment)
     return [_best(pool, evaluated) for pool in pools], evaluated
 
 

@@ -111,7 +111,7 @@ def search_randomly(
         sampled = problem.sample(rng)
         misses = misses + 1 if sampled in evaluated else 0
         if not misses:
-            evaluated[sampled] = problem.accuracy(sampled)
+            evaluated[sampled] = problem.judge(sampled)
     return _solution(problems, evaluated)
 
 
@@ -226,7 +226,7 @@ def _evaluate(
     if len(known) + len(before) >= evaluations or proposed in before:
         return None
     with _beating(trial, pulse_seconds):
-        found = problem.accuracy(proposed)
+        found = problem.judge(proposed)
     trial.set_user_attr(EVALUATED, True)
     return [found, price]
 

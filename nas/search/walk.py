@@ -207,7 +207,7 @@ class Walk:
             if self.budget < 1:
                 return None
             self.budget -= 1
-            self.evaluated[assignment] = self.problem.accuracy(assignment)
+            self.evaluated[assignment] = self.problem.judge(assignment)
         return self.evaluated[assignment]
 
     def _step(self, at: Position) -> Assignment:
@@ -244,12 +244,13 @@ class Walk:
 
     def _race(self, at: Position, gains: Mapping[Assignment, float]) -> None:
         """Evaluate new networks against each other, if the problem has a race."""
-        race = self.problem.race
         new = [assignment for assignment in gains if assignment not in self.evaluated]
-        if race is None or len(new) < 2 or at.assignment not in self.evaluated:
+        if self.problem.race is None or len(new) < 2 or at.assignment not in self.evaluated:
             return
         saved = np.array([gains[assignment] for assignment in new])
-        found = race(at.assignment, new, lambda drops: drop_per_gain(drops, saved))
+        found = self.problem.judge_race(
+            at.assignment, new, lambda drops: drop_per_gain(drops, saved)
+        )
         self.budget -= len(new)
         self.evaluated.update(zip(new, found, strict=True))
 

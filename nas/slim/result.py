@@ -13,10 +13,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pandas as pd
-from pydantic import BeforeValidator, PlainSerializer, ValidationError
+from pydantic import BeforeValidator, PlainSerializer
 
 from nas.documents import Value, read_document, write_atomically, write_json
-from nas.errors import UserError
 from nas.latency.estimator import STATES, State
 from nas.search.problem import Costs, meets
 from nas.slim.plan import Term, target_text, weighted_score
@@ -317,13 +316,8 @@ class SearchResult(Value):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read ``report.json``; UserError if it cannot be read, or holds something else."""
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-        except ValidationError as error:
-            raise read_document(path).validation_error(error) from None
+        """Read ``report.json``; UserError if it cannot be read or holds something else."""
+        return read_document(path).validated(cls)
 
     @property
     def measure(self) -> str:

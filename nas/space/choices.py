@@ -12,14 +12,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from nas.documents import Location
 from nas.families import NAME, Layer, Shape
-from nas.space.document import IDENTITY, LayerSpec, Option, Slot, Stage
+from nas.families.limits import MOST_LAYERS
+from nas.parsing import Location
+from nas.space.document import IDENTITY, LayerSpec, Option, Slot, Stage, as_tuple
 
 if TYPE_CHECKING:
     import numpy as np
 
 Role = Literal["input_size", "width", "kind", "field"]
+Variant = tuple[Layer | None, Shape, int]
+"""A layer that may stand in a slot, its input shape, and the width that it must make."""
+WIDTH_STEP = 4
+"""Runtimes lay channels out in blocks of at least 4; widths between cost up to 78 % extra."""
+MOST_VARIANTS = 50_000
+"""Of all slots; the largest space here has 5,161, and a table takes as many measurements."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,13 @@ def fillings(slot: Slot) -> Iterator[tuple[LayerSpec, dict[str, Option]]]:
             yield spec, dict(zip(elastic, options, strict=True))
 
 
+def count_variants(slot: Slot, input_sizes: int) -> int:
+    """Returns how many layers may stand in a slot, each counted once for each input shape."""
+    fields = (elastic_fields(spec).values() for spec in slot.candidates)
+    combined = sum(math.prod(map(len, options)) for options in fields)
+    return input_sizes * combined * slot.count_width_pairs()
+
+
 def make_layer(
     slot: Slot, spec: LayerSpec, fields: Mapping[str, Option], before: int, after: int, classes: int
 ) -> Layer | None:
@@ -199,6 +213,32 @@ def largest_layer(slot: Slot, spec: LayerSpec, classes: int) -> Layer | None:
     return make_layer(slot, spec, fields, slot.before[-1], slot.after[-1], classes)
 
 
+def stage_complaints(stages: Sequence[Stage]) -> Iterator[tuple[Location, str]]:
+    """Yields the errors in stages and their widths, with their locations in the file."""
+    slots = sum(it.repeat * len(it.__pydantic_extra__ or ()) for one in stages for it in one.blocks)
+    if slots > MOST_LAYERS:
+        yield ("stages",), f"a network may have {MOST_LAYERS:,} layers, this space has {slots:,}"
+    last: int | tuple[int, ...] | None = None
+    for number, stage in enumerate(stages):
+        place: Location = ("stages", number, "width")
+        for index, width in enumerate(as_tuple(stage.width)):
+            if width % WIDTH_STEP:
+                at = (*place, index) if isinstance(stage.width, tuple) else place
+                yield at, f"must be a multiple of {WIDTH_STEP}, got {width}"
+        yield from disorder(place, stage.width)
+        is_fixed = isinstance(stage.width, int) and stage.width == last
+        if number and stage.downsample is None and not is_fixed:
+            widths = " or ".join(" ".join(map(str, as_tuple(it))) for it in (last, stage.width))
+            yield (
+                place,
+                (
+                    f"nothing leads from the width before to this one ({widths}); add a layer that "
+                    "does to the stage, such as downsample: {kind: conv_downsample}"
+                ),
+            )
+        last = stage.width
+
+
 def slot_complaints(slot: Slot) -> Iterator[tuple[Location, str]]:
     """Yields the errors in the candidates of a slot, with their locations in the file."""
     if not re.fullmatch(NAME, slot.key):
@@ -215,22 +255,25 @@ def slot_complaints(slot: Slot) -> Iterator[tuple[Location, str]]:
             yield from disorder((*place, field), value, descending=descending)
 
 
-def slot_misfits(
-    slot: Slot, variants: Iterable[tuple[Layer | None, Shape]]
-) -> Iterator[tuple[Location, str]]:
+def slot_misfits(slot: Slot, variants: Iterable[Variant]) -> Iterator[tuple[Location, str]]:
     """Yields the errors in the maps that the variants of a slot make, with their locations."""
     maps: dict[tuple[int, ...], tuple[int, ...]] = {}
     try:
-        for layer, shape in variants:
+        for layer, shape, after in variants:
             width, *made = layer.output_shape(shape) if layer is not None else shape
             if slot.position == "head":
+                if tuple(made) != (1, 1) or layer is None:
+                    kind = layer.kind if layer else IDENTITY
+                    yield slot.location, f"must be a classifier, got {kind}"
+                    return
                 continue
             known = maps.setdefault(shape[1:], tuple(made))
             if known != tuple(made):
                 message = f"kinds make maps of different sizes, {known} and {tuple(made)}"
                 yield slot.location, message
-            if width not in slot.after:
-                message = f"a slot that changes the width cannot be {(width, *made)}"
+            if width != after:
+                kind = layer.kind if layer else IDENTITY
+                message = f"leads from width {shape[0]} to {after}, but {kind} makes {width}"
                 yield slot.location, message
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]

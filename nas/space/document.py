@@ -21,14 +21,20 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from nas.documents import Location, Value
+from nas.documents import Value
 from nas.families import CONTEXT_FIELDS, LAYERS, Layer
+from nas.families.limits import MOST_CHANNELS, MOST_LAYERS, MOST_PIXELS
 from nas.families.own import pick
+from nas.parsing import Location
 
 T = TypeVar("T")
 Option = int | float | str | bool
-Width = Annotated[int, Field(gt=0)]
-Widths = Width | Annotated[tuple[Width, ...], Field(min_length=1)]
+MOST_OPTIONS = 100
+"""Of one choice; widths of 4 to 400 in steps of 4."""
+Width = Annotated[int, Field(gt=0, le=MOST_CHANNELS)]
+Widths = Width | Annotated[tuple[Width, ...], Field(min_length=1, max_length=MOST_OPTIONS)]
+Pixels = Annotated[int, Field(gt=0, le=MOST_PIXELS)]
+Sides = Pixels | Annotated[tuple[Pixels, ...], Field(min_length=1, max_length=MOST_OPTIONS)]
 IDENTITY = "identity"
 """The kind that leaves a slot out."""
 
@@ -65,7 +71,8 @@ def spec_of(layer: type[Layer]) -> type[LayerSpec]:
             value: Any = info.annotation
             if info.metadata:
                 value = Annotated[(value, *info.metadata)]
-            options: Any = Annotated[tuple[value, ...], Field(min_length=1)]
+            several = Field(min_length=1, max_length=MOST_OPTIONS)
+            options: Any = Annotated[tuple[value, ...], several]
             given = value if name in layer.fixed else value | options
             fields[name] = (given, ... if info.is_required() else info.default)
     spec = create_model(
@@ -102,7 +109,7 @@ else:
         ]
     ]
 
-Candidates = AnySpec | Annotated[tuple[AnySpec, ...], Field(min_length=1)]
+Candidates = AnySpec | Annotated[tuple[AnySpec, ...], Field(min_length=1, max_length=MOST_OPTIONS)]
 
 
 class Block(Value):
@@ -111,7 +118,7 @@ class Block(Value):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Candidates]
 
-    repeat: Annotated[int, Field(gt=0)] = 1
+    repeat: Annotated[int, Field(gt=0, le=MOST_LAYERS)] = 1
 
 
 class Stage(Value):
@@ -153,6 +160,11 @@ class Slot(NamedTuple):
         if self.enters or self.position == "stem":
             return list(itertools.product(self.before, self.after))
         return [(width, width) for width in self.after]
+
+    def count_width_pairs(self) -> int:
+        """Returns the number of ``width_pairs``."""
+        leads = self.enters or self.position == "stem"
+        return len(self.before) * len(self.after) if leads else len(self.after)
 
 
 def lay_out(

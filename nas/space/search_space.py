@@ -11,18 +11,24 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, ValidatorFunctionWrapHandler, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
 from pydantic_core import PydanticCustomError
 
 from nas import documents
-from nas.architecture import Architecture
+from nas.architecture import COLOURS, Architecture
 from nas.errors import UserError
 from nas.families import BlockFile, Layer, MapMisfitError, Shape
+from nas.families.layer import Classes, Positive
+from nas.families.limits import MOST_LAYERS
 from nas.families.own import files_of, locate_blocks, with_own_kinds
+from nas.parsing import Location
 from nas.preprocessing import IMAGENET, Preprocessing
 from nas.space.choices import (
+    MOST_VARIANTS,
     Choice,
+    Variant,
     compile_choices,
+    count_variants,
     disorder,
     fillings,
     largest_layer,
@@ -31,8 +37,9 @@ from nas.space.choices import (
     scale_options,
     slot_complaints,
     slot_misfits,
+    stage_complaints,
 )
-from nas.space.document import AnySpec, Option, Slot, Stage, Widths, as_tuple, lay_out
+from nas.space.document import AnySpec, Option, Sides, Slot, Stage, as_tuple, lay_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,8 +50,6 @@ Placed = tuple[Layer, Shape]
 """A layer and its input shape."""
 
 DEFAULT_SPACE = "mobile_64px"
-WIDTH_STEP = 4
-"""Runtimes lay channels out in blocks of at least 4; widths between cost up to 78 % extra."""
 
 
 class SearchSpace(documents.Value):
@@ -57,16 +62,16 @@ class SearchSpace(documents.Value):
     Raises ValueError if an option does not fit, or choices are not listed cheapest first.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=100)]
     description: str = ""
-    input_size: Widths
-    channels: Annotated[int, Field(gt=0)] = 3
-    classes: Annotated[int, Field(gt=1)]
+    input_size: Sides
+    channels: Positive = 3
+    classes: Classes
     norms: Literal["private", "shared"] = "private"
     preprocessing: Preprocessing = IMAGENET
     blocks: tuple[BlockFile, ...] = ()
     stem: AnySpec
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=MOST_LAYERS)]
     head: AnySpec
 
     @classmethod
@@ -236,12 +241,16 @@ class SearchSpace(documents.Value):
 
         Images are of all ``input_sizes``, by default the space's.
         """
-        for pixels in input_sizes or self.input_sizes:
+        for layer, shape, _ in self._variants(slot, input_sizes or self.input_sizes):
+            yield layer, shape
+
+    def _variants(self, slot: Slot, input_sizes: Sequence[int]) -> Iterator[Variant]:
+        for pixels in input_sizes:
             map_size = self._maps(pixels)[slot.name]
             for spec, fields in fillings(slot):
                 for before, after in slot.width_pairs():
                     layer = make_layer(slot, spec, fields, before, after, self.classes)
-                    yield layer, (before, *map_size)
+                    yield layer, (before, *map_size), after
 
     @cached_property
     def paths(self) -> Mapping[str, tuple[Placed | None, ...]]:
@@ -360,21 +369,30 @@ class SearchSpace(documents.Value):
             raise PydanticCustomError("misfit", "{place}: {message}", context)
         return self
 
-    def _complaints(self) -> Iterator[tuple[documents.Location, str]]:
+    def _complaints(self) -> Iterator[tuple[Location, str]]:
+        """All errors; each check relies on those before, as the first error ends the reading."""
+        if self.channels != COLOURS:
+            yield ("channels",), f"pictures are read in colour, must be 3, got {self.channels}"
         yield from disorder(("input_size",), self.input_size)
-        for number, stage in enumerate(self.stages):
-            place: documents.Location = ("stages", number, "width")
-            for index, width in enumerate(as_tuple(stage.width)):
-                if width % WIDTH_STEP:
-                    at = (*place, index) if isinstance(stage.width, tuple) else place
-                    yield at, f"must be a multiple of {WIDTH_STEP}, got {width}"
-            yield from disorder(place, stage.width)
+        yield from stage_complaints(self.stages)
         for slot in self.slots:
             yield from slot_complaints(slot)
+        counts = {slot: count_variants(slot, len(self.input_sizes)) for slot in self.slots}
+        if sum(counts.values()) > MOST_VARIANTS:
+            worst = max(counts, key=lambda slot: counts[slot])
+            message = f"{counts[worst]:,} layers may stand in {worst.name}"
+            found = f"{message}, {sum(counts.values()):,} in all slots"
+            yield worst.location, f"{found}; the most for a table is {MOST_VARIANTS:,}"
         for pixels in self.input_sizes:
             try:
                 self._maps(pixels)
             except MapMisfitError as error:
                 yield ("input_size",), f"{pixels} px do not fit: {error}"
         for slot in self.slots:
-            yield from slot_misfits(slot, self.variants(slot))
+            yield from slot_misfits(slot, self._variants(slot, self.input_sizes))
+        for decode in (self.smallest, self.largest):
+            try:
+                decode()
+            except ValidationError as error:
+                message = error.errors()[0]["msg"].removeprefix("Value error, ")
+                yield (), f"its {decode.__name__} network: {message}"

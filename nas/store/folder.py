@@ -20,7 +20,7 @@ from typing import ClassVar, Generic, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
-from nas.documents import Value, write_json
+from nas.documents import Value, read_document, write_json
 from nas.errors import UserError, writing
 from nas.progress import SILENT, Progress
 from nas.store.checkpoint import PREVIOUS, DamagedError, State, mend_checkpoint, read_state
@@ -168,7 +168,7 @@ class RunFolder(ABC, Generic[Subject, Record]):
         have one more field, finds the same.
         """
         files = (self.path / name for name in (self.subject_file, self.record_file))
-        contents = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        contents = [read_document(file).data for file in files]
         return _sha256(json.dumps([{**it, "made": None} for it in contents], sort_keys=True))
 
     @property

@@ -127,8 +127,12 @@ def renormalise(images: Tensor, before: Preprocessing, after: Preprocessing) -> 
 
 def teacher_accuracy(teacher: Teacher, images: Images, *, batch_size: int = 256) -> float:
     """The share of images whose label is the teacher's most probable class."""
-    batches = images.batches(batch_size)
-    hits = sum(int((teacher(inputs).argmax(1).cpu() == labels).sum()) for inputs, labels in batches)
+    hits = 0
+    for inputs, labels in images.batches(batch_size):
+        logits = teacher(inputs).cpu()
+        if not bool(logits.isfinite().all()):
+            raise UserError("the teacher gives numbers that are not finite (NaN or infinity)")
+        hits += int((logits.argmax(1) == labels).sum())
     return hits / len(images)
 
 

@@ -15,6 +15,7 @@ from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.data.images import Images
 from nas.data.splits import choose_stratified
+from nas.errors import UserError
 from nas.network import Network
 from nas.supernet import Supernet
 from nas.training.processes import ALONE, Processes
@@ -52,7 +53,7 @@ def remembering_norms(network: nn.Module) -> Iterator[None]:
 
 
 def accuracy(network: nn.Module, images: Images, *, batch_size: int = 256) -> float:
-    """The share of images whose most probable class is their label, in [0, 1]."""
+    """The share of images whose most probable class is their label, in [0, 1]: ``find_hits``."""
     return int(find_hits(network, images, batch_size=batch_size).sum()) / len(images)
 
 
@@ -124,7 +125,7 @@ def evaluate_supernet(
     counts = []
     for subnet in (space.smallest(), space.decode(space.uniform(0.5)), space.largest()):
         network = inherited_network(supernet, subnet, dataset.train)
-        counts.append(int(find_hits(network, part.at(subnet.input_size)).sum()))
+        counts.append(int(find_answers(network, part.at(subnet.input_size))[0].sum()))
     hits = torch.tensor(counts, device=_device(supernet))
     processes.add_up(hits)
     names = ("smallest", "middle", "largest")
@@ -132,16 +133,37 @@ def evaluate_supernet(
 
 
 def find_hits(network: nn.Module, images: Images, *, batch_size: int = 256) -> Tensor:
-    """For each image whether its most probable class is its label; (N,), bool."""
+    """For each image whether its most probable class is its label; (N,), bool.
+
+    Raises UserError if the network answers with numbers that are not finite: they have no order.
+    """
+    hits, finite = find_answers(network, images, batch_size=batch_size)
+    if count := int((~finite).sum()):
+        raise UserError(
+            f"the network gives numbers that are not finite (NaN or infinity) for {count:,} of "
+            f"{len(finite):,} images"
+        )
+    return hits
+
+
+def find_answers(
+    network: nn.Module, images: Images, *, batch_size: int = 256
+) -> tuple[Tensor, Tensor]:
+    """For each image whether it is a hit, and whether all logits are finite, as a hit's are.
+
+    Both are (N,), bool. For networks under training, of which some may overflow.
+    """
     device, was_training = _device(network), network.training
     network.eval()
-    hits = [torch.zeros(0, dtype=torch.bool, device=device)]
+    found = [torch.zeros((2, 0), dtype=torch.bool, device=device)]
     with torch.inference_mode():
         for inputs, labels in images.batches(batch_size):
             logits = network(inputs.to(device, memory_format=torch.channels_last))
-            hits.append(logits.argmax(1) == labels.to(device))
+            finite = logits.isfinite().all(1)
+            found.append(torch.stack([finite & (logits.argmax(1) == labels.to(device)), finite]))
     network.train(was_training)
-    return torch.cat(hits)
+    hits, finite = torch.cat(found, 1)
+    return hits, finite
 
 
 def evaluation_images(dataset: Dataset) -> Images:

@@ -163,8 +163,10 @@ class Evaluator:
             order, logits = self._logits(subnet, missing[start : start + BATCH].tolist(), keep_all)
             logits, labels = logits.float().cpu(), self._labels[order, None]
             others = logits.scatter(1, labels, -torch.inf).amax(1)
-            known[0, order] = (logits.argmax(1) == labels[:, 0]).float()
-            known[1, order] = logits.gather(1, labels)[:, 0] - others
+            finite = logits.isfinite().all(1)  # what is not has no order, and hits nothing
+            known[0, order] = (finite & (logits.argmax(1) == labels[:, 0])).float()
+            leads = logits.gather(1, labels)[:, 0] - others
+            known[1, order] = torch.where(finite, leads, 0.0)
         self.memory.put(key, known, known.untyped_storage().nbytes())
         hits, margins = known[:, torch.from_numpy(positions)].numpy()
         return hits > 0, margins.astype(np.float64)

@@ -11,7 +11,6 @@ Checkpoints, log, curves and lock are those of a supernet's run, see ``nas.train
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -92,6 +91,7 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         """
         if supernet is not None and weights is not None:
             raise UserError("a training starts from a supernet or from --weights, not from both")
+        architecture.require_colour()
         cls.require_free(path, force=force)  # before the images are read, which may take long
         known = supernet.data.model_dump() if supernet else {"spec": "digits"}
         data = settings.DataSettings.model_validate({**known, **(images or {})})
@@ -190,7 +190,7 @@ def retrain(
     """
     path = retraining.path
     if retraining.is_finished:
-        return dict(json.loads((path / RESULT).read_text(encoding="utf-8")))
+        return dict(read_document(path / RESULT).data)
 
     def begin() -> NetworkTraining:
         return NetworkTraining(

@@ -14,6 +14,7 @@ from PIL import Image
 import nas.data
 from nas.data import Dataset, load_dataset
 from nas.data.augmentation import normalise
+from nas.data.sources import DigitPictures, Source
 from nas.errors import UserError
 from nas.preprocessing import IMAGENET
 
@@ -259,6 +260,56 @@ def test_unfit_columns_are_named(
 ) -> None:
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     assert message_of(f"parquet:{tmp_path / 'a.parquet'}") == f"{tmp_path / 'a.parquet'}: {message}"
+
+
+LAYOUTS = {
+    "binary": (pa.binary(), pa.string()),
+    "pandas 3": (pa.large_binary(), pa.large_string()),
+    "polars": (pa.binary_view(), pa.string_view()),
+    "categorical": (pa.binary(), pa.dictionary(pa.int32(), pa.string())),
+    "polars' categorical": (pa.large_binary(), pa.dictionary(pa.uint32(), pa.large_string())),
+    "numbers": (pa.binary(), pa.dictionary(pa.int8(), pa.int64())),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("is_struct", [False, True])
+def test_text_and_bytes_are_read_in_every_layout(
+    layout: str, is_struct: bool, photos: Path, tmp_path: Path
+) -> None:
+    expected = load_dataset(f"folder:{photos}", 8)
+    encoded = [(photos / it).read_bytes() for it in cat_and_dog_files(photos)]
+    kind, text = LAYOUTS[layout]
+    is_number = layout == "numbers"
+    labels = [0] * 10 + [1] * 10 if is_number else ["cat"] * 10 + ["dog"] * 10
+    if pa.types.is_dictionary(text):
+        indices = pa.array([0] * 10 + [1] * 10, text.index_type)
+        names = pa.array(sorted(set(labels)), text.value_type)
+        label = pa.DictionaryArray.from_arrays(indices, names)
+    else:
+        label = pa.array(labels, text)
+    images = pa.array(encoded, kind)
+    if is_struct:
+        images = pa.StructArray.from_arrays([images], ["bytes"])
+    path = tmp_path / "a.parquet"
+    rows = 20 if is_struct else 7  # pyarrow cannot cut a struct of views into groups of rows
+    pq.write_table(pa.table({"image": images, "label": label}), path, row_group_size=rows)
+    found = load_dataset(f"parquet:{path}", 8)
+    assert found.classes == (("0", "1") if is_number else ("cat", "dog"))
+    for part in ("train", "search", "test"):
+        assert torch.equal(getattr(found, part).labels, getattr(expected, part).labels)
+        assert torch.equal(getattr(found, part).pixels, getattr(expected, part).pixels)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud83d"])
+def test_a_class_whose_name_no_document_can_hold_is_refused(name: str) -> None:
+    pictures = DigitPictures(np.zeros((2, 8, 8), np.uint8), np.array([0, 1]))
+    with pytest.raises(UserError, match=r"^given: the name of class .* is no text; rename it$"):
+        Source("given", ("\N{GRINNING FACE}", name), pictures)
+
+
+def cat_and_dog_files(photos: Path) -> list[Path]:
+    return [file.relative_to(photos) for file in sorted(photos.rglob("*.png"))]
 
 
 def test_parquet_without_rows_has_no_classes(tmp_path: Path) -> None:

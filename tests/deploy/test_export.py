@@ -1,5 +1,8 @@
 """Exported graphs: what they compute, how they are named, and that nothing of this machine leaks."""
 
+import copy
+import math
+
 import onnx
 import pytest
 import torch
@@ -11,6 +14,7 @@ from nas.deploy.export import (
     OPSET,
     OUTPUT,
     OnnxNetwork,
+    agreement,
     largest_difference,
     require_parity,
     to_checked_onnx,
@@ -124,6 +128,30 @@ class Cancelling(nn.Module):
     def forward(self, x):
         y = self.conv(x) + self.offset
         return self.head((y - self.offset).mean((2, 3))) + self.shift
+
+
+def answers_with(number):
+    def run(x):
+        return torch.full((len(x), 5), number)
+
+    return run
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_no_proof_passes_where_a_side_gives_what_is_not_finite(module, number):
+    ill = copy.deepcopy(module)
+    ill.head.head.bias.data[3] = number
+    sides = [(module, "the exported network gives numbers"), (ill, "the network in torch gives")]
+    for given, message in sides:
+        for prove in (require_parity, largest_difference):
+            with pytest.raises(UserError, match=message):
+                prove(answers_with(number), given, SHAPE)
+        with pytest.raises(UserError, match="the exported network gives numbers"):
+            agreement(answers_with(number), given, torch.zeros(2, *SHAPE))
+    with pytest.raises(UserError, match="the network in torch gives numbers"):
+        agreement(answers_with(0.0), ill, torch.zeros(2, *SHAPE))
+    with pytest.raises(UserError, match="the network in torch gives numbers"):
+        to_checked_onnx(ill, SHAPE)
 
 
 def test_rounding_as_large_as_torchs_own_is_accepted():

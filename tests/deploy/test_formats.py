@@ -21,6 +21,7 @@ from nas.deploy.export import (
 from nas.deploy.formats import Rounding, export_network, files_of
 from nas.deploy.quantize import FUSED_OPERATORS, INTEGER_OPERATORS, precision_of
 from nas.deploy.timm import to_timm_state_dict
+from nas.deploy.weights import load_weights, save_weights
 from nas.errors import UserError
 from nas.space import SearchSpace
 
@@ -76,6 +77,19 @@ def test_timms_own_network_proves_the_file_where_timm_runs(monkeypatch, timm):
     monkeypatch.setitem(sys.modules, "timm", None)  # importing it fails, as where it is missing
     found = export_network(architecture, network, "timm", Path("t.safetensors"))
     assert found.relative_difference == 0.0
+
+
+@pytest.mark.parametrize("form", ["onnx", "python", "timm"])
+def test_a_network_with_one_weight_that_is_no_number_is_not_exported(form, architecture, tmp_path):
+    network = nas.build(architecture).eval()
+    name = next(name for name, it in network.state_dict().items() if it.dim() == 4)
+    network.state_dict()[name].view(-1)[0] = float("nan")
+    message = rf"the network in torch has numbers in '{name}' that are not finite"
+    with pytest.raises(UserError, match=message):
+        export_network(architecture, network, form, Path("n.py" if form == "python" else "n"))
+    save_weights(network, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=rf"w\.safetensors: '{name}' holds numbers that are not"):
+        load_weights(nas.build(architecture), tmp_path / "w.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -112,6 +112,14 @@ def test_edited_table_is_refused(table):
         LatencyTable.load(table.path)
 
 
+def test_a_table_that_git_on_windows_wrote_is_the_same_table(table):
+    rows = LatencyTable.load(table.path).rows
+    table.path.write_bytes(table.path.read_bytes().replace(b"\n", b"\r\n"))
+    sidecar = table.path.with_suffix(".json")
+    sidecar.write_bytes(sidecar.read_bytes().replace(b"\n", b"\r\n"))
+    assert LatencyTable.load(table.path).rows == rows
+
+
 def edit_a_number(content):
     lines = content.splitlines(keepends=True)
     cells = lines[3].split(b",")
@@ -197,6 +205,11 @@ def test_damaged_sidecar_is_pointed_at(table):
         (LINE.replace("0.010000", "-1"), "t.csv:3: ms must be a number above zero, got -1"),
         (LINE.replace("0.020000", "-1"), "t.csv:3: cold_ms must be a number above zero, got -1"),
         (LINE.replace(",ok", ",good"), "t.csv:3: status must be ok, noisy or modelled, got 'good'"),
+        (LINE.replace("0.009000", "nan"), "t.csv:3: ms must lie in its interval"),
+        (LINE.replace("0.011000", "inf"), "t.csv:3: ms must lie in its interval"),
+        (LINE.replace("0.011000", "0.001"), "t.csv:3: ms must lie in its interval"),
+        (LINE.replace(",300", ",-300"), "t.csv:3: input_shape must be positive; params and macs"),
+        (LINE.replace("8x4x4", "8x-4x4"), "t.csv:3: input_shape must be positive"),
         (LINE.replace(",300", ""), "t.csv:3: 11 cells expected, got 10"),
         (LINE.replace("300", "many"), "t.csv:3: invalid literal for int"),
         (LINE.replace("8x4x4", "8x4"), "t.csv:3: not enough values"),

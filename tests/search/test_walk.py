@@ -399,3 +399,29 @@ def test_what_a_search_finds_does_not_depend_on_searches_before_it():
     alone = slim([4] * 9, cost, accuracy, problem.target, evaluations=20,
                  rng=np.random.default_rng(0))  # fmt: skip
     assert alone == first
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_an_accuracy_that_is_no_number_is_refused(number):
+    cost, _ = additive([[(0.0, 0.0), (1.0, 1.0)]] * 3)
+    target, message = {"latency_ms": 1.5}, r"the accuracy of \(.*\) must be finite, got (nan|inf)"
+    rng = np.random.default_rng(0)
+    for accuracy in (lambda one: number, lambda one: number if sum(one) < 3 else 1.0):
+        with pytest.raises(ValueError, match=message):
+            slim((2, 2, 2), cost, accuracy, target, evaluations=9, rng=rng)
+
+    def race(current, candidates, rank):
+        return [number] * len(candidates)
+
+    problem = Problem((2, 2, 2), cost, lambda _: 1.0, target, race=race)
+    with pytest.raises(ValueError, match=message):
+        slim_by_frontier([problem], evaluations=40, rng=rng)
+
+
+def test_a_cost_that_is_no_number_is_refused():
+    def cost(assignment):
+        return {"latency_ms": np.nan, "params": 1e6}
+
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"slim: latency_ms of \(0, 0\) is no number, got nan"):
+        slim((2, 2), cost, lambda _: 1.0, {"latency_ms": 1.5}, evaluations=9, rng=rng)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data import Dataset
+from nas.errors import UserError
 from nas.network import build
 from nas.space import SearchSpace
 from nas.supernet import Supernet
@@ -15,6 +16,8 @@ from nas.training.evaluation import (
     accuracy,
     calibrate,
     evaluate_supernet,
+    find_answers,
+    find_hits,
     inherited_accuracy,
     inherited_network,
 )
@@ -24,6 +27,26 @@ from nas.training.supernets import fresh_supernet
 @pytest.fixture
 def supernet(tiny_space: SearchSpace) -> Supernet:
     return fresh_supernet(tiny_space, seed=0, layer_scale=1.0).eval()
+
+
+class NoNumber(nn.Module):
+    """Answers half of the images with NaN, the others with one class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = torch.eye(10)[torch.zeros(len(x), dtype=torch.long)]
+        return torch.where(torch.arange(len(x))[:, None] % 2 == 0, logits, torch.nan)
+
+
+def test_images_that_are_answered_by_no_number_are_no_hits(digits: Dataset) -> None:
+    images = digits.search
+    hits, finite = find_answers(NoNumber(), images, batch_size=len(images))
+    even = torch.arange(len(images)) % 2 == 0
+    assert torch.equal(finite, even)
+    assert torch.equal(hits, even & (images.labels == 0))
+    for judge in (accuracy, find_hits):
+        message = rf"not finite \(NaN or infinity\) for {len(images) // 2} of {len(images)} images"
+        with pytest.raises(UserError, match=message):
+            judge(NoNumber(), images, batch_size=len(images))
 
 
 def test_calibration_equals_the_mean_of_each_batch_seen_by_a_training_network(

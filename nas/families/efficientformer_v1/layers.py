@@ -5,9 +5,7 @@ Its stem and its downsampling are the ``conv_stem``, with ReLU, and the ``conv_d
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Literal
 
 from nas.families import layer as base
 
@@ -74,7 +72,7 @@ class TokenClassifier(base.Head):
 
     kind: Literal["token_classifier"] = "token_classifier"
     distillation: bool = True
-    epsilon: Annotated[float, Field(gt=0)] = 1e-5
+    epsilon: base.Epsilon = 1e-5
 
     @staticmethod
     def module_class() -> type[nn.Module]:

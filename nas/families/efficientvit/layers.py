@@ -97,7 +97,7 @@ class PatchMerging(base.Layer):
     kind: Literal["patch_merging"] = "patch_merging"
     in_channels: base.Positive
     out_channels: base.Positive
-    expansion: Annotated[float, Field(gt=0)] = 4
+    expansion: base.Expansion = 4
     activation: base.Activation = "relu"
 
     @property

@@ -9,9 +9,7 @@ stage of its own. Odd sides are rounded up.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nas.families import layer as base
 
@@ -22,7 +20,7 @@ Activation = Literal[base.Activation, "relu6"]
 Padding = Literal["symmetric", "same"]
 """Zeros around a map before a stride of 2: ``same``, as TensorFlow pads, has one more on the right
 and below than on the left and above where the side is even."""
-Epsilon = Annotated[float, Field(gt=0)]
+Epsilon = base.Epsilon
 """The number that norms add to the variance: 1e-5, or TensorFlow's 1e-3."""
 FIXED = frozenset({"padding", "epsilon"})
 """Fields that published weights need; nothing for a search to choose."""
@@ -145,7 +143,7 @@ class MobileDownsample(base.Layer):
     kind: Literal["mobile_downsample"] = "mobile_downsample"
     in_channels: base.Positive
     out_channels: base.Positive
-    expansion: Annotated[float, Field(gt=0)]
+    expansion: base.Expansion
     stride: Literal[1, 2] = 2
     kernel: base.DepthwiseKernel = 3
     squeeze: bool = False
@@ -203,7 +201,7 @@ class UniversalDownsample(base.Layer):
     kind: Literal["universal_downsample"] = "universal_downsample"
     in_channels: base.Positive
     out_channels: base.Positive
-    expansion: Annotated[float, Field(gt=0)]
+    expansion: base.Expansion
     stride: Literal[1, 2] = 2
     start_kernel: Literal[0, 3, 5] = 0
     kernel: base.DepthwiseKernel = 3
@@ -231,7 +229,7 @@ class ExpandingDownsampling(base.Downsampling):
 
     fixed: ClassVar[frozenset[str]] = FIXED
 
-    expansion: Annotated[float, Field(gt=0)]
+    expansion: base.Expansion
     epsilon: Epsilon = 1e-5
     activation: Activation = "relu"
 

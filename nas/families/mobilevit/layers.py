@@ -5,9 +5,7 @@ A width that only the stem has is a stage of its own, so their five stages are 2
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Literal
 
 from nas.families import layer as base
 
@@ -52,7 +50,7 @@ class InvertedDownsample(base.Layer):
     kind: Literal["inverted_downsample"] = "inverted_downsample"
     in_channels: base.Positive
     out_channels: base.Positive
-    expansion: Annotated[float, Field(gt=0)]
+    expansion: base.Expansion
     stride: Literal[1, 2] = 2
     kernel: base.DepthwiseKernel = 3
     activation: base.Activation = "silu"
@@ -81,7 +79,7 @@ class PatchTransformer(base.ResidualLayer):
 
     dim: base.Positive
     depth: base.Positive
-    expansion: Annotated[float, Field(gt=0)] = 2.0
+    expansion: base.Expansion = 2.0
     activation: base.Activation = "silu"
 
     @property
@@ -177,7 +175,7 @@ class ConvClassifier(base.Layer):
     kind: Literal["conv_classifier"] = "conv_classifier"
     in_channels: base.Positive
     features: base.Positive
-    classes: Annotated[int, Field(gt=1)]
+    classes: base.Classes
     activation: base.Activation = "silu"
 
     def output_shape(self, input_shape: base.Shape) -> base.Shape:
