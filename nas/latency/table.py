@@ -348,14 +348,23 @@ def _parse_cells(cells: list[str]) -> tuple[Key, Row]:
     signature, shape_cell, *numbers, params, macs, status = cells
     channels, height, width = map(int, shape_cell.split("x"))
     ms, low, high, cold, cold_low, cold_high = map(float, numbers)
-    for name, value in (("ms", ms), ("cold_ms", cold)):
+    for name, value, least, most in (
+        ("ms", ms, low, high),
+        ("cold_ms", cold, cold_low, cold_high),
+    ):
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be a number above zero, got {value:g}")
+        if not 0 <= least <= value <= most:  # of two visits the highest may be infinite
+            raise ValueError(f"{name} must lie within its interval, got {least:g} to {most:g}")
+    counts = int(params), int(macs)
+    for name, count in zip(("params", "macs"), counts, strict=True):
+        if count < 0:
+            raise ValueError(f"{name} must not be below zero, got {count}")
     known: tuple[RowStatus, ...] = get_args(RowStatus)
     if status not in known:
         raise ValueError(f"status must be {', '.join(known[:-1])} or {known[-1]}, got '{status}'")
-    sizes = int(params), int(macs), known[known.index(status)]
-    row = Row(ms, low, high, cold, cold_low, cold_high, *sizes)
+    found = known[known.index(status)]
+    row = Row(ms, low, high, cold, cold_low, cold_high, *counts, found)
     return (signature, (channels, height, width)), row
 
 
