@@ -11,7 +11,7 @@ from nas.search.problem import meets
 from nas.slim.plan import Plan, Term
 from nas.slim.result import SearchResult
 from nas.slim.search import StudySettings, search_run, slim_run
-from nas.store.folder import hold_lock
+from nas.store.lock import hold_lock
 from nas.training.evaluator import Evaluator
 
 METHODS = ("uniform", "random", "evolution", "slimmed")
@@ -140,6 +140,17 @@ def test_another_process_is_refused_and_so_are_other_settings(run, tables, found
         slim(run, tables, out, resume=True)
     with pytest.raises(UserError, match="holds the results of a search; --force replaces them"):
         slim(run, tables, out)
+
+
+def test_a_second_search_is_told_that_one_is_running(run, tables, tmp_path):
+    (tmp_path / "journal.jsonl").write_text("{}\n")  # of the one that is running
+    with (
+        hold_lock(tmp_path / ".lock", held=""),
+        pytest.raises(UserError, match="another process is searching there; wait for it or name"),
+    ):
+        slim(run, tables, tmp_path)
+    with pytest.raises(UserError, match="holds a search that was stopped; --resume goes on"):
+        slim(run, tables, tmp_path)
 
 
 def test_a_table_of_another_machine_needs_one_of_this_beside_it(run, tables, tmp_path):
