@@ -90,7 +90,9 @@ def main() -> None:
             for number in range(arguments.kills):
                 trial.kill(number, arguments.kills)
             for number in range(arguments.places):
-                trial.fill((number + 0.5) / arguments.places)
+                trial.fill(
+                    ((number + 0.5) / arguments.places) ** 2
+                )  # pages come last, and are large
             rows.append(trial.row(name))
             failures += [f"{name}: {failure}" for failure in trial.failures]
             print(rows[-1], flush=True)
@@ -335,6 +337,8 @@ def trials(there: Path) -> dict[str, object]:
     content = file.read_bytes()
     whole.write_bytes(content[: content.rindex(b"\n") + 1])
     storage = JournalStorage(JournalFileBackend(str(whole)))
+    if not storage.get_all_studies():
+        return {}
     study = optuna.load_study(study_name="tiny", storage=storage)
     return {
         str(it.number): (tuple(it.params.items()), tuple(it.values))
