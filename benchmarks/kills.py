@@ -90,9 +90,8 @@ def main() -> None:
             for number in range(arguments.kills):
                 trial.kill(number, arguments.kills)
             for number in range(arguments.places):
-                trial.fill(
-                    ((number + 0.5) / arguments.places) ** 2
-                )  # pages come last, and are large
+                share = (number + 0.5) / arguments.places
+                trial.fill(share**2)  # pages come last, and are large
             rows.append(trial.row(name))
             failures += [f"{name}: {failure}" for failure in trial.failures]
             print(rows[-1], flush=True)
