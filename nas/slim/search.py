@@ -172,7 +172,8 @@ def _require_free(out: Path) -> None:
     """Raise UserError if a search, finished or stopped, would be written over."""
     if (out / FILES["result"]).exists():
         raise UserError(f"{out}: holds the results of a search; --force replaces them, or --out")
-    if (out / JOURNAL).exists():
+    journal = out / JOURNAL
+    if journal.exists() and journal.read_bytes().count(b"\n") > 1:  # more than its header
         raise UserError(
             f"{out}: holds a search that was stopped; --resume goes on, --force starts anew"
         )
