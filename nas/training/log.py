@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import time
@@ -114,4 +115,8 @@ class Log:
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
-        RecordWriter(self._events).write(event.SerializeToString())
+        record = io.BytesIO()
+        RecordWriter(record).write(event.SerializeToString())
+        rest = record.getbuffer()
+        while rest:  # a disk that is nearly full takes a part, and says nothing
+            rest = rest[self._events.write(rest) :]
