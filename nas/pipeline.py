@@ -112,12 +112,12 @@ def train(
         return run, dataset
 
     def go_on() -> tuple[Run, Dataset]:
-        run = Run.open(path)
+        run = Run.open(path).relocated(images.spec if "spec" in images.model_fields_set else None)
         known = space.with_classes(run.space.classes)
         if settings.architecture is None:
             known = known.with_preprocessing(run.space.preprocessing)
         run.require_same(space=known, data=images, settings=settings)
-        return run, run.load_images()
+        return run, run.load_images(progress)
 
     with join_processes(device) as processes:
         run, dataset = processes.in_turn(go_on if resume else start, go_on)

@@ -137,7 +137,7 @@ def test_a_stopped_run_goes_on(samples):
     first, second = (json.loads(line) for line in run.log_path.read_text().splitlines())
     was_first, was_second = lines_of("run/log.jsonl")
     assert first == was_first
-    assert list(second) == list(was_second)
+    assert list(second) == [*was_second, "check"]
     assert second["loss/largest"] == pytest.approx(was_second["loss/largest"], rel=1e-4)
 
 
@@ -185,7 +185,10 @@ def test_a_stopped_search_goes_on(samples):
     with Path("slim/journal.jsonl").open("a") as file:
         file.write('{"assignment": [0')  # a kill in the middle of a line
     with open_journal(
-        Path("slim/journal.jsonl"), identify(Run.open("run"), plan), resume=True
+        Path("slim/journal.jsonl"),
+        identify(run := Run.open("run"), plan),
+        sizes=run.space.sizes,
+        resume=True,
     ) as journal:
         pass
     accuracies = {tuple(it["assignment"]): it["accuracy"] for it in lines if "accuracy" in it}

@@ -82,12 +82,13 @@ def check_supernet(
     architectures: Annotated[int, Option(min=4, help="Networks to train alone.")] = 12,
     seeds: Annotated[int, Option(min=1, help="Trainings of each network.")] = 1,
     recipe: options.Given,
+    data: options.MovedData = None,
     device: options.TrainingDevice = "cpu",
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
     """The networks train by the run's settings where no option changes them."""
-    opened = Run.open(run)
+    opened = Run.open(run).relocated(data)
     paths = {name.partition(".")[2]: run / name for name in CHECKS}
     require_new(paths["json"], force=force)
 
@@ -100,7 +101,7 @@ def check_supernet(
     with ProgressBar("checking", quiet=as_json) as bar:
         found = check.check_supernet(
             opened,
-            opened.load_images(),
+            opened.load_images(bar),
             like_the_supernet(opened.settings).model_copy(update=recipe),
             architectures=architectures,
             seeds=seeds,
@@ -157,11 +158,11 @@ def retrain(
 
     with ProgressBar("training", quiet=as_json) as bar:
         if loaded is None or resume:
-            begun = retraining.Retraining.open(run)
+            begun = retraining.Retraining.open(run).relocated(images.get("spec"))
             taken = {"supernet": supernet and str(supernet), "teacher": teacher, "weights": weights}
             begun.require_same(loaded, {**taken, **images, **changes})
             result = retraining.retrain(
-                begun, begun.load_images(), progress=bar, device=find_device(device)
+                begun, begun.load_images(bar), progress=bar, device=find_device(device)
             )
         else:
             result = pipeline.retrain(
@@ -194,6 +195,7 @@ def evaluate(
     from nas.deploy.weights import load_weights
     from nas.network import build
     from nas.training.evaluation import accuracy
+    from nas.training.retraining import record_beside, remark_on_tests
 
     loaded.require_colour()
     network = build(loaded)
@@ -204,10 +206,16 @@ def evaluate(
         raise UserError(
             f"{data}: has {classes} classes, the architecture tells {loaded.classes} apart"
         )
+    record = record_beside(weights)
+    is_of_these = record is not None and record.classes == dataset.classes
+    remark = remark_on_tests(record, dataset) if record and is_of_these else None
     found = accuracy(network.eval(), dataset.test)
-    line = f"test accuracy {100 * found:.2f} % on {images} images of {data}"
-    result = {"test_accuracy": found, "images": images}
-    options.print_result(result, as_json=as_json, show=lambda: print(line))
+    lines = [f"test accuracy {100 * found:.2f} % on {images} images of {data}"]
+    result: dict[str, object] = {"test_accuracy": found, "images": images}
+    if remark:
+        lines.append(f"{weights}: {remark}")
+        result["remark"] = remark
+    options.print_result(result, as_json=as_json, show=lambda: print(*lines, sep="\n"))
 
 
 def resize(

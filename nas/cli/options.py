@@ -39,6 +39,9 @@ Device = Annotated[str, Option(help="Device to measure on, such as cpu.")]
 RuntimeName = Annotated[str, Option(help="Runtime that executes networks.")]
 Threads = Annotated[int, Option(min=1, help="Threads of one inference.")]
 Batch = Annotated[int, Option(min=1, help="Images of one inference.")]
+MovedData = Annotated[
+    str | None, Option("--data", help="Where the run's images are now, if they have moved.")
+]
 TrainingDevice = Annotated[
     Literal["cpu", "cuda"], Option(help="Device to train on; torchrun starts several processes.")
 ]

@@ -62,6 +62,7 @@ def slim(
     target_macs: TargetMacs = None,
     state: TargetState = "warm",
     run: TrainedRun = None,
+    data: options.MovedData = None,
     tables: Tables = None,
     strategy: Annotated[
         str, options.one_of("--strategy", STRATEGIES, "By all choices, or by importance of slots.")
@@ -95,6 +96,7 @@ def slim(
         "rivals": rivals or (),
     }
     opened, prices, plan = _prepare(run, tables, bounds, mes, **settings, state=state, seed=seed)
+    opened = opened.relocated(data)
 
     from nas import pipeline
     from nas.report.terminal import ProgressBar
@@ -120,6 +122,7 @@ def search(
     target_macs: TargetMacs = None,
     state: TargetState = "warm",
     run: TrainedRun = None,
+    data: options.MovedData = None,
     tables: Tables = None,
     sampler: Annotated[SamplerName, Option(help="Optuna's.")] = "nsga2",
     trials: Annotated[
@@ -136,6 +139,7 @@ def search(
 ) -> None:
     bounds = {"ms": target_ms, "family": None, "params": target_params, "macs": target_macs}
     opened, prices, plan = _prepare(run, tables, bounds, evaluations=trials, state=state, seed=seed)
+    opened = opened.relocated(data)
 
     from nas.report import write_search
     from nas.report.terminal import ProgressBar

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.data.identity import HeldOut, hash_pictures
 from nas.data.sources import Pictures, Source, decode_all, digits, folder
 from nas.data.splits import Indices, split_source
 from nas.data.tables import hub, parquet
@@ -29,7 +30,11 @@ MOST_WORKERS = 8
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images of one size; ``split_sha256`` identifies the search slice."""
+    """Images of one size.
+
+    ``split_sha256`` identifies the positions of the search slice, ``held_out`` its pictures and
+    those of the test set.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -38,6 +43,7 @@ class Dataset:
     test: Images
     split_sha256: str
     augmentation: Augmentation
+    held_out: HeldOut
 
     def at(self, side: int) -> Dataset:
         """The same images, resized to ``side`` pixels as they are served."""
@@ -87,6 +93,11 @@ def load_dataset(
         images(test_pictures, split.test),
         split.sha256,
         Augmentation(mirror=source.mirror),
+        HeldOut(
+            search_sha256=hash_pictures(source.train, split.search),
+            test_sha256=hash_pictures(test_pictures, split.test),
+            is_split=source.test is None,
+        ),
     )
 
 

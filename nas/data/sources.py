@@ -45,6 +45,10 @@ class Pictures(ABC):
         """The picture, whose pixels Pillow may not have decoded yet."""
 
     @abstractmethod
+    def encoded(self, index: int) -> bytes:
+        """What the picture is, as it is stored; raises OSError if it cannot be read."""
+
+    @abstractmethod
     def place(self, index: int) -> str:
         """The place of the picture, for messages: ``photos/cat/3.jpg``."""
 
@@ -78,6 +82,9 @@ class DigitPictures(Pictures):
     def open(self, index: int) -> Image.Image:
         return Image.fromarray(self.grey[index])
 
+    def encoded(self, index: int) -> bytes:
+        return bytes(self.grey[index].tobytes())
+
     def place(self, index: int) -> str:
         return f"digits: image {index}"
 
@@ -92,6 +99,9 @@ class FilePictures(Pictures):
 
     def open(self, index: int) -> Image.Image:
         return Image.open(self.place(index))
+
+    def encoded(self, index: int) -> bytes:
+        return Path(self.place(index)).read_bytes()
 
     def place(self, index: int) -> str:
         return str(self.path / os.fsdecode(self.names[index].as_py()))
@@ -184,10 +194,13 @@ def _open(pictures: Pictures, index: int, draft: tuple[int, int] | None = None) 
                 image = image.convert("RGBA")  # Pillow warns on the direct way
             return image.convert("RGB")
     except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{pictures.place(index)}: unreadable image ({reason}); replace or remove it"
-        ) from None
+        raise unreadable(pictures, index, error) from None
+
+
+def unreadable(pictures: Pictures, index: int, error: Exception) -> UserError:
+    """The error about a picture that cannot be read."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(f"{pictures.place(index)}: unreadable image ({reason}); replace or remove it")
 
 
 def _pixels(

@@ -35,15 +35,18 @@ TEST_SPLITS = ("test", "validation")
 
 @dataclass(frozen=True, eq=False)
 class ParquetPictures(Pictures):
-    """``encoded`` holds the files' rows one after another; file i begins at row ``starts[i]``."""
+    """``column`` holds the files' rows one after another; file i begins at row ``starts[i]``."""
 
     files: tuple[Path, ...]
     starts: tuple[int, ...]
-    encoded: pa.ChunkedArray  # of binary
+    column: pa.ChunkedArray  # of binary
     labels: NDArray[np.int64]
 
     def open(self, index: int) -> Image.Image:
-        return _open(self.encoded[index].as_py(), self.place(index))
+        return _open(self.column[index].as_py(), self.place(index))
+
+    def encoded(self, index: int) -> bytes:
+        return self.column[index].as_py() or b""
 
     def place(self, index: int) -> str:
         file = int(np.searchsorted(self.starts, index, side="right")) - 1
@@ -64,6 +67,12 @@ class HubPictures(Pictures):
         if encoded and encoded["bytes"] is None and encoded["path"] is not None:
             return Image.open(encoded["path"])
         return _open(encoded and encoded["bytes"], self.place(index))
+
+    def encoded(self, index: int) -> bytes:
+        encoded = self.split[index][self.column] or {"bytes": b"", "path": None}
+        if encoded["bytes"] is None and encoded["path"] is not None:
+            return Path(encoded["path"]).read_bytes()
+        return encoded["bytes"] or b""
 
     def place(self, index: int) -> str:
         return f"{self.where}: row {index}"

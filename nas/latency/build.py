@@ -52,13 +52,14 @@ from nas.latency.visits import Turns
 from nas.network import layer_size
 from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
-from nas.store.folder import hold_lock
-from nas.store.journal import Journal
+from nas.store.journal import Journal, first_line
+from nas.store.lock import hold_lock, remove_partial
 
 FLOOR_MS = 1e-4
 """The least latency of a layer, where the slope drowns in noise."""
 
 LEAST_HELD_OUT = 4
+NOUN, REMEDY = "a build", "--force starts afresh"
 
 PASS_SECONDS = 12.0
 """Time of a pass, after which it is decided anew where the next visits go."""
@@ -140,6 +141,7 @@ def build_table(
     begun = time.monotonic()
     held = f"{path}: another build is writing it; wait for it or name another --out"
     with hold_lock(path.with_suffix(".lock"), held=held):
+        remove_partial(path.parent, f"{path.stem}.")
         goes_on = _require_free(path, resume=resume, force=force)
         if goes_on and settings.minutes is None and (kept := _finished(path, space, settings)):
             return kept
@@ -160,6 +162,8 @@ def build_table(
                 companions=tuple(companions),
             )
         with open_journal(path, purpose, resume=goes_on) as journal:
+            if journal.remark:
+                progress.say(journal.remark)
             building = _Building(
                 space, settings, plan, purpose, journal, begun, graphs, rng, progress,
                 is_enough=goes_on and settings.minutes is None and path.exists(),
@@ -171,12 +175,7 @@ def build_table(
 
 def purpose_of(path: Path) -> Purpose:
     """The first line of the journal of the table ``path``; raises UserError if it is damaged."""
-    with visits_path(path).open("rb") as file:
-        try:
-            return Purpose.model_validate_json(file.readline())
-        except ValueError:
-            where = f"{visits_path(path)}:1"
-            raise UserError(f"{where}: is no line of a build; --force starts afresh") from None
+    return first_line(visits_path(path), Purpose, noun=NOUN, remedy=REMEDY)
 
 
 def open_journal(path: Path, purpose: Purpose, *, resume: bool) -> Journal[Chunk]:
@@ -184,8 +183,8 @@ def open_journal(path: Path, purpose: Purpose, *, resume: bool) -> Journal[Chunk
     return Journal(
         visits_path(path),
         TypeAdapter(Chunk),
-        noun="a build",
-        remedy="--force starts afresh",
+        noun=NOUN,
+        remedy=REMEDY,
         header=purpose,
         resume=resume,
     )

@@ -17,9 +17,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 from scipy.special import stdtrit
 
 State = Literal["warm", "cold"]
@@ -48,17 +49,21 @@ LEAST_FOR_SPEED = 24
 """Visits from which the weights of neighbours can be told."""
 
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class Visit(NamedTuple):
     """A visit to a graph: the runs once warm, and the run after the caches were then read over.
 
-    Latencies are ms; ``runs`` counts all runs, ``seconds`` is the time of the whole visit.
+    Latencies are ms; ``runs`` counts all runs, ``seconds`` is the time of the whole visit. Journals
+    hold visits: the bounds are for what is read from them.
     """
 
     graph: str
-    warm: float
-    cold: float
-    runs: int
-    seconds: float
+    warm: Positive
+    cold: Positive
+    runs: Annotated[int, Field(gt=0)]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)

@@ -348,11 +348,13 @@ def _parse_cells(cells: list[str]) -> tuple[Key, Row]:
     signature, shape_cell, *numbers, params, macs, status = cells
     channels, height, width = map(int, shape_cell.split("x"))
     ms, low, high, cold, cold_low, cold_high = map(float, numbers)
-    for name, value in (("ms", ms), ("cold_ms", cold)):
+    for name, value, least, most in (
+        ("ms", ms, low, high),
+        ("cold_ms", cold, cold_low, cold_high),
+    ):
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be a number above zero, got {value:g}")
-    for name, least, value, most in (("ms", low, ms, high), ("cold_ms", cold_low, cold, cold_high)):
-        if not 0 <= least <= value <= most < math.inf:
+        if not 0 <= least <= value <= most:  # of two visits the highest may be infinite
             raise ValueError(
                 f"{name} must lie in its interval, got {value:g}, {least:g} to {most:g}"
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -32,6 +31,7 @@ from nas.report.terminal import (
     share,
 )
 from nas.slim.result import FILES, FinalNetwork, LayerShare, RivalNetwork, SearchResult, WalkStep
+from nas.training import log
 
 PAGE_FILE, REPORT_FILE, LOG_FILE = FILES["page"], FILES["report"], "log.jsonl"
 TEMPLATE = Path(__file__).parent / "template"
@@ -62,8 +62,8 @@ def read_folder(folder: Path) -> FolderContents:
         raise UserError(f"{folder}: no such folder")
     found = [*folder.glob(REPORT_FILE), *sorted(folder.glob(f"*/{REPORT_FILE}"))]
     searches = {path.parent.resolve().name: SearchResult.load(path) for path in found}
-    log = folder / LOG_FILE
-    training = read_log(log) if log.is_file() else None
+    path = folder / LOG_FILE
+    training = read_log(path) if path.is_file() else None
     if not searches and not (training and training.epochs):
         raise UserError(
             f"{folder}: nothing to report: neither a search ({REPORT_FILE}, which nas slim "
@@ -75,15 +75,12 @@ def read_folder(folder: Path) -> FolderContents:
 def read_log(path: Path) -> TrainingLog:
     """Read the epochs and the setbacks of a training; numbers that are not finite become None."""
     epochs, setbacks = list[dict[str, Any]](), list[dict[str, Any]]()
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]  # the last line may be under way
-    for number, line in enumerate(whole.splitlines(), 1):
-        try:
-            entry = json.loads(line, parse_constant=lambda _: None)
-            int(entry["epoch"])
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}:{number}: is damaged; delete that line") from None
-        (setbacks if "setback" in entry else epochs).append(entry)
+    for line in log.read_log(path):
+        entry = {
+            name: None if isinstance(it, float) and not math.isfinite(it) else it
+            for name, it in line.model_dump(mode="json").items()
+        }
+        (setbacks if isinstance(line, log.SetbackLine) else epochs).append(entry)
     return TrainingLog(tuple(epochs), tuple(setbacks))
 
 

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
-    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
 SamplerName = Literal["nsga2", "tpe", "random"]
@@ -53,11 +51,13 @@ def open_study(storage: str | None, name: str, *, subject: str) -> Study:
     """
     import optuna
 
+    from nas.search.storage import open_storage
+
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.create_study(
-            storage=_storage(storage) if storage else None,
+            storage=open_storage(storage) if storage else None,
             study_name=name,
             directions=["maximize", "minimize"],
             load_if_exists=True,
@@ -186,13 +186,22 @@ def work(
 
 
 def evaluated_in(trials: Sequence[FrozenTrial], problem: Problem) -> dict[Assignment, float]:
-    """Return the accuracy of each assignment that a worker evaluated, in the order of trials."""
-    return {
-        proposal: trial.values[0]
-        for trial in trials
-        if trial.user_attrs.get(EVALUATED) and trial.values is not None
-        if (proposal := _proposal(trial, problem)) is not None
-    }
+    """Return the accuracy of each assignment that a worker evaluated, in the order of trials.
+
+    Raises UserError if a trial holds what no worker writes.
+    """
+    found: dict[Assignment, float] = {}
+    for trial in trials:
+        if trial.user_attrs.get(EVALUATED) and trial.values is not None:
+            accuracy, proposal = trial.values[0], _proposal(trial, problem)
+            if not 0 <= accuracy <= 1:  # so is what is no number
+                raise UserError(
+                    f"trial {trial.number} of the study: accuracy must be from 0 to 1, got "
+                    f"{accuracy:g}; name another storage"
+                )
+            if proposal is not None:
+                found[proposal] = accuracy
+    return found
 
 
 def _evaluate(
@@ -290,7 +299,10 @@ def _beating(trial: Trial, seconds: float) -> Iterator[None]:
         count = 0
         while not done.wait(seconds):
             count += 1
-            trial.set_user_attr(BEAT, count)
+            try:
+                trial.set_user_attr(BEAT, count)
+            except Exception:  # noqa: BLE001 - the worker cannot write its accuracy either
+                return
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -301,22 +313,18 @@ def _beating(trial: Trial, seconds: float) -> Iterator[None]:
         thread.join()
 
 
-def _storage(storage: str) -> BaseStorage:
-    from optuna.storages import JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    if "://" in storage:
-        return RDBStorage(storage)
-    Path(storage).parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(storage))
-
-
 def _proposal(trial: FrozenTrial, problem: Problem) -> Assignment | None:
     """Return a trial's proposal; None until all its choices have reached the storage."""
-    choices = range(len(problem.sizes))
-    if len(trial.params) < len(choices):
+    if len(trial.params) < len(problem.sizes):
         return None
-    return problem.canonical(tuple(trial.params[str(choice)] for choice in choices))
+    options = [trial.params.get(str(choice), -1) for choice in range(len(problem.sizes))]
+    for option, size in zip(options, problem.sizes, strict=True):
+        if not (isinstance(option, int) and 0 <= option < size):
+            raise UserError(
+                f"trial {trial.number} of the study: its options must be whole numbers below "
+                f"{', '.join(map(str, problem.sizes))}, got {options}; name another storage"
+            )
+    return problem.canonical(tuple(options))
 
 
 def _solution(problems: Sequence[Problem], evaluated: dict[Assignment, float]) -> Solution:

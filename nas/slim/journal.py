@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from nas.documents import Value
+from nas.errors import UserError
 from nas.latency.estimator import Visit
 from nas.slim.plan import Plan
 from nas.space import Assignment
 from nas.store.journal import Journal, Words
+from nas.training.settings import Share
+
+Options = tuple[Annotated[int, Field(ge=0)], ...]
+"""An assignment that was read."""
 
 
 class Identity(Value):
@@ -27,8 +32,8 @@ class Identity(Value):
 class Judged(Value):
     """A line: the accuracy of a network on the search slice."""
 
-    assignment: Assignment
-    accuracy: float
+    assignment: Options
+    accuracy: Share
 
 
 class Timed(Value):
@@ -54,9 +59,15 @@ class Measured(Value):
 class Raced(Value):
     """A line: the accuracies of its candidates that a race from ``current`` found."""
 
-    current: Assignment
-    candidates: tuple[Assignment, ...]
-    accuracies: tuple[float, ...]
+    current: Options
+    candidates: tuple[Options, ...]
+    accuracies: tuple[Share, ...]
+
+    @model_validator(mode="after")
+    def _require_one_each(self) -> Self:
+        if len(self.candidates) != len(self.accuracies):
+            raise ValueError("needs an accuracy for each candidate")
+        return self
 
 
 Line = Judged | Raced | Timed | Measured
@@ -70,6 +81,7 @@ class Memory:
         self.sessions: dict[tuple[str, tuple[str, ...]], list[Timed]] = {}
         """Sessions on a unit, by the networks that were timed, in order; some were stopped."""
         self.races: dict[tuple[Assignment, ...], tuple[float, ...]] = {}
+        self.remark = journal.remark if journal else None
         self._journal = journal
         for line in journal.lines if journal else ():
             self._remember(line)
@@ -89,10 +101,28 @@ class Memory:
 
 
 @contextmanager
-def open_journal(path: Path, identity: Identity, *, resume: bool) -> Iterator[Memory]:
-    """Begin or ``resume`` a journal; UserError if it is another search's, damaged or unwritable."""
+def open_journal(
+    path: Path, identity: Identity, *, sizes: Sequence[int], resume: bool
+) -> Iterator[Memory]:
+    """Begin or ``resume`` a journal; UserError if it is another search's, damaged or unwritable.
+
+    ``sizes`` are the numbers of options of the space's choices.
+    """
     remedy = "name another --out, or start anew with --force"
     kind: TypeAdapter[Line] = TypeAdapter(Line)
     noun = "a search"
     with Journal(path, kind, noun=noun, remedy=remedy, header=identity, resume=resume) as journal:
+        for number, line in enumerate(journal.lines, start=2):
+            for found in _assignments(line):
+                if len(found) != len(sizes) or any(map(int.__ge__, found, sizes)):
+                    raise UserError(
+                        f"{path}:{number}: {found} is no network of the space; {remedy}"
+                    )
         yield Memory(journal)
+
+
+def _assignments(line: Line) -> tuple[Assignment, ...]:
+    """The networks that a line is about."""
+    if isinstance(line, Raced):
+        return (line.current, *line.candidates)
+    return (line.assignment,) if isinstance(line, Judged) else ()

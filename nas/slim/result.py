@@ -13,14 +13,17 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pandas as pd
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic_core import PydanticCustomError
 
 from nas.documents import Value, read_document, write_atomically, write_json
 from nas.latency.estimator import STATES, State
 from nas.search.problem import Costs, meets
+from nas.slim.consistency import complaints
 from nas.slim.plan import Term, target_text, weighted_score
 from nas.space import Assignment
 from nas.statistics import mcnemar
+from nas.training.settings import Count, NonNegative, Share
 
 FILES = {
     "trace": "trace.jsonl",
@@ -41,6 +44,12 @@ LEVEL = 0.05
 COUNTS = ("params", "macs")
 """The costs that are whole numbers; all others are latencies."""
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Price = Annotated[float, Field(gt=0)]
+Prices = dict[str, Annotated[Price, Field(allow_inf_nan=False)]]
+"""What a network costs by the names of costs."""
+Bounds = Annotated[Prices, Field(min_length=1)]
+
 
 def _read_option(option: float | str) -> int | float | str:
     """The number that a text stands for, if it stands for one."""
@@ -59,10 +68,10 @@ Option = Annotated[
 class EvaluatedNetwork(Value):
     """A network that a method evaluated; ``order`` counts the method's evaluations from 0."""
 
-    order: int
+    order: Annotated[int, Field(ge=0)]
     assignment: tuple[int, ...]
-    costs: dict[str, float]
-    accuracy: float
+    costs: Prices
+    accuracy: Share
 
 
 class MethodResult(Value):
@@ -70,7 +79,7 @@ class MethodResult(Value):
 
     name: str
     evaluated: tuple[EvaluatedNetwork, ...]
-    hypervolume: float
+    hypervolume: NonNegative
 
 
 class WalkAction(Value):
@@ -78,17 +87,17 @@ class WalkAction(Value):
 
     choice: str
     option: Option
-    costs: dict[str, float]
-    score: float
-    accuracy: float | None
+    costs: Prices
+    score: Finite
+    accuracy: Share | None
 
 
 class WalkStep(Value):
     """A step of the walk: its start, the considered actions, and the index of the one it took."""
 
-    costs: dict[str, float]
-    score: float
-    accuracy: float | None
+    costs: Prices
+    score: Finite
+    accuracy: Share | None
     actions: tuple[WalkAction, ...]
     taken: int
 
@@ -98,7 +107,7 @@ class LayerShare(Value):
 
     slot: str
     layer: str
-    costs: dict[str, float]
+    costs: dict[str, Finite]
 
 
 class TimedLatency(Value):
@@ -106,22 +115,22 @@ class TimedLatency(Value):
 
     cost: str
     state: State = "warm"  # files of version 0.1 lack it
-    measured: float
-    low: float
-    high: float
+    measured: Price
+    low: NonNegative
+    high: Price
 
 
 class MeasuredLatency(TimedLatency):
     """A measured latency, and what the table predicts."""
 
-    predicted: float
+    predicted: Price
 
 
 class WithLatencies(Value):
     """A network that was measured; ``costs`` and ``state`` are those of targets."""
 
     name: str
-    costs: dict[str, float]
+    costs: Prices
     latencies: tuple[TimedLatency, ...]
     state: State = "warm"
 
@@ -148,9 +157,9 @@ class RivalNetwork(WithLatencies):
     """A finished network beside those of the search; its latencies in ``costs`` are measured."""
 
     target: None = None
-    score: float | None
+    score: Finite | None
     search_accuracy: None = None
-    test_accuracy: float | None = None
+    test_accuracy: Share | None = None
     of_target: None = None
     fits: Literal[True] = True
     remark: None = None
@@ -181,14 +190,14 @@ class FinalNetwork(WithLatencies):
     same class. ``remark`` says why the network is not near its target, if it is not.
     """
 
-    target: dict[str, float] | None
+    target: Bounds | None
     assignment: tuple[int, ...]
-    score: float
+    score: Finite
     latencies: tuple[MeasuredLatency, ...]
-    search_accuracy: float
-    test_accuracy: float | None
+    search_accuracy: Share
+    test_accuracy: Share | None
     layers: tuple[LayerShare, ...]
-    int8_agreement: float | None = None
+    int8_agreement: Share | None = None
     remark: str | None = None
 
     def predicted(self, cost: str) -> float:
@@ -245,12 +254,12 @@ class Comparison(Value):
     ``p`` is of McNemar's exact test; ``winner`` is None where chance may have decided.
     """
 
-    target: dict[str, float]
+    target: Bounds
     winner: str | None
     compared: tuple[str, str]
-    accuracies: tuple[float, float]
-    p: float
-    images: int
+    accuracies: tuple[Share, Share]
+    p: Share
+    images: Count
 
     @classmethod
     def of(cls, target: Costs, hits: Mapping[str, np.ndarray], wanted: str) -> Comparison:
@@ -282,7 +291,7 @@ class Point(NamedTuple):
 
     assignment: Assignment
     costs: Costs
-    accuracy: float
+    accuracy: Share
     methods: tuple[str, ...]
 
 
@@ -301,18 +310,25 @@ class SearchResult(Value):
     data: str
     strategy: str
     seed: int
-    targets: tuple[dict[str, float], ...]
+    targets: Annotated[tuple[Bounds, ...], Field(min_length=1)]
     wanted: str = "slimmed"
     choices: tuple[str, ...]
     options: tuple[tuple[Option, ...], ...]
     methods: tuple[MethodResult, ...]
     trace: tuple[WalkStep, ...]
-    networks: tuple[FinalNetwork, ...]
+    networks: Annotated[tuple[FinalNetwork, ...], Field(min_length=1)]
     verdicts: tuple[str, ...] = ()
     terms: dict[str, Term] = {}
     comparisons: tuple[Comparison, ...] = ()
     walk: tuple[tuple[int, ...], ...] = ()
     rivals: tuple[RivalNetwork, ...] = ()
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Self:
+        for location, message in complaints(self, COUNTS):
+            context = {"location": location, "message": message}
+            raise PydanticCustomError("misfit", "{message}", context)
+        return self
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -25,7 +25,7 @@ from nas.slim.methods import BASELINES, Baseline, Method, Searched, Slimming, Un
 from nas.slim.plan import Plan, target_text
 from nas.slim.result import FILES, Comparison, SearchResult
 from nas.slim.rivals import Rival, load_rivals
-from nas.store.folder import LOCK_FILE, HeldError, hold_folder, hold_lock
+from nas.store.lock import LOCK_FILE, HeldError, Lock, hold_folder, hold_lock, require_unheld
 from nas.training.evaluation import find_hits
 from nas.training.run import Run
 
@@ -60,22 +60,26 @@ def slim_run(
     measured = _usable_tables(run, prices, accept_tables=accept_tables, must_measure=True)
     plan.require_possible(prices)
     if not (resume or force):
+        require_unheld(out, activity="searching", option="--out")
         _require_free(out)
     rivals = load_rivals(plan.rivals, run)  # before anything is written
+    identity, sizes = identify(run, plan), run.space.sizes
     with (
-        hold_folder(out, activity="searching", option="--out"),
-        open_journal(out / JOURNAL, identify(run, plan), resume=resume) as journal,
+        hold_folder(out, activity="searching", option="--out") as lock,
+        open_journal(out / JOURNAL, identity, sizes=sizes, resume=resume) as journal,
     ):
         _warn(prices, measured, progress)
+        if journal.remark:
+            progress.say(journal.remark)
         if journal.accuracies:
             progress.say(f"going on after {len(journal.accuracies)} evaluations")
         try:
-            images, supernet = _read_images(run), run.load_supernet()
+            images, supernet = _read_images(run, progress), run.load_supernet()
             candidates = Candidates(plan, prices, measured, supernet, images, journal, progress)
             methods: list[Method] = [Uniform(candidates)]
             if plan.baselines:
                 methods += [Baseline(candidates, name) for name in BASELINES]
-            return _finish(run, candidates, [*methods, Slimming(candidates)], out, rivals)
+            return _finish(run, candidates, [*methods, Slimming(candidates)], out, lock, rivals)
         except KeyboardInterrupt:
             raise UserError(
                 f"stopped after {len(journal.accuracies)} evaluations, which are kept; "
@@ -101,17 +105,17 @@ def search_run(
     if not force:
         _require_free(out)
     sampler, storage = study_settings
-    with _turn(out / FIRST) as is_first:  # makes the folder, or reports that it cannot
+    with _turn(out / FIRST) as first:  # makes the folder, or reports that it cannot
         # other workers must draw other numbers; those of other folders need a seed of their own
-        seed = plan.seed if is_first else None
-        hashes = f"weights {run.weights_sha256[:12]}, images {run.split_sha256[:12]}"
+        seed = plan.seed if first else None
+        hashes = f"weights {run.weights_sha256[:12]}, images {run.record.images_sha256[:12]}"
         cold = " cold" if plan.state == "cold" else ""
         wanted = f"{target_text(plan.targets[0])}{cold}"
         subject = f"{sampler} on {run.space.name} to {wanted} ({hashes})"
         study = open_study(storage or str(out / STORAGE), run.space.name, subject=subject)
         _warn(prices, measured, progress)
         torch.set_num_threads(1)
-        images, supernet = _read_images(run), run.load_supernet()
+        images, supernet = _read_images(run, progress), run.load_supernet()
         candidates = Candidates(plan, prices, measured, supernet, images, Memory(), progress)
         work(
             study,
@@ -125,17 +129,18 @@ def search_run(
         progress.say("the study is done; a worker on the table's machine delivers its network")
         return None
     evaluated = evaluated_in(study.get_trials(deepcopy=False), candidates.problem)
-    with _turn(out / LOCK_FILE) as is_free:
-        if not is_free or ((out / FILES["result"]).exists() and not force):
+    with _turn(out / LOCK_FILE) as lock:
+        if lock is None or ((out / FILES["result"]).exists() and not force):
             progress.say(f"the study is done; another worker delivers its network into {out}")
             return None
         methods = [Uniform(candidates), Searched(candidates, evaluated, out)]
-        return _finish(run, candidates, methods, out)
+        return _finish(run, candidates, methods, out, lock)
 
 
 def identify(run: Run, plan: Plan) -> Identity:
     """The identity of a search, the first line of its journal."""
-    return Identity(weights_sha256=run.weights_sha256, images_sha256=run.split_sha256, plan=plan)
+    images_sha256 = run.record.images_sha256
+    return Identity(weights_sha256=run.weights_sha256, images_sha256=images_sha256, plan=plan)
 
 
 def _usable_tables(
@@ -167,15 +172,16 @@ def _require_free(out: Path) -> None:
     """Raise UserError if a search, finished or stopped, would be written over."""
     if (out / FILES["result"]).exists():
         raise UserError(f"{out}: holds the results of a search; --force replaces them, or --out")
-    if (out / JOURNAL).exists():
+    journal = out / JOURNAL
+    if journal.exists() and journal.read_bytes().count(b"\n") > 1:  # more than its header
         raise UserError(
             f"{out}: holds a search that was stopped; --resume goes on, --force starts anew"
         )
 
 
-def _read_images(run: Run) -> Dataset:
+def _read_images(run: Run, progress: Progress) -> Dataset:
     keep_freed_memory()
-    return run.load_images()
+    return run.load_images(progress)
 
 
 def _finish(
@@ -183,6 +189,7 @@ def _finish(
     candidates: Candidates,
     methods: Sequence[Method],
     out: Path,
+    lock: Lock,
     rivals: Sequence[Rival] = (),
 ) -> SearchResult:
     """Deliver and judge each method's networks, and write the result; the last is ``wanted``."""
@@ -228,6 +235,8 @@ def _finish(
         walk=tuple(step.taken.assignment for step in main.trace),
         rivals=judged,
     )
+    lock.require()  # writing would make a folder again that is gone
+    (out / FILES["result"]).unlink(missing_ok=True)  # it marks the end
     for network in networks:
         if network.figures.name == main.name and network.figures.target:
             network.save(result.folder_of(network.figures.target, out))
@@ -236,12 +245,12 @@ def _finish(
 
 
 @contextmanager
-def _turn(path: Path) -> Iterator[bool]:
-    """Whether this process holds the lock; False where another does."""
+def _turn(path: Path) -> Iterator[Lock | None]:
+    """The lock, or None where another process holds it."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(hold_lock(path, held=f"{path}: another process holds it"))
+            lock = stack.enter_context(hold_lock(path, held=f"{path}: another process holds it"))
         except HeldError:
-            yield False
+            yield None
         else:
-            yield True
+            yield lock

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from nas.documents import Value
 from nas.errors import UserError, writing
+from nas.store.lock import PARTIAL
 
 if TYPE_CHECKING:  # torch takes seconds to load, and a folder can be opened without it
     from torch import Tensor, nn
@@ -74,9 +75,10 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, state: S
     tensors = {
         prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()
     }
-    temporary = path.with_name(f".{path.name}.partial")  # one name: a kill leaves one at most
+    temporary = path.with_name(f".{path.name}{PARTIAL}")  # one name: a kill leaves one at most
     try:
         with writing(path):
+            temporary.unlink(missing_ok=True)  # it might be a link
             save_file(tensors, temporary, metadata={HEADER_KEY: header.model_dump_json()})
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())

@@ -1,65 +1,54 @@
-"""Locks, and the folders in which trainings leave their results.
-
-Locks are filelock's: on Linux and macOS an flock, which ends with the process; children of a fork
-do not hold it. On a network file system without flock, filelock warns and uses a marker file: a
-killed process leaves it behind, and processes of two machines may both hold it. A process that asks
-in the moment in which another one releases the lock may be refused.
-"""
+"""The folders in which trainings leave their results: begun, resumed, replaced."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
-from filelock import FileLock, Timeout
-
 from nas.documents import Value, read_document, write_json
-from nas.errors import UserError, writing
+from nas.errors import UserError
 from nas.progress import SILENT, Progress
 from nas.store.checkpoint import PREVIOUS, DamagedError, State, mend_checkpoint, read_state
+from nas.store.lock import LOCK_FILE, PARTIAL, Lock, hold_folder, require_unheld
 
-LOCK_FILE = ".lock"
 CHECKPOINT, LOG, CURVES = "checkpoint.safetensors", "log.jsonl", "tensorboard"
 REMEDY = "name another --run, or start anew with --force"
 
 
-class HeldError(UserError):
-    """Another process holds a lock."""
+def require_no_links(folder: Path, names: Iterable[str]) -> None:
+    """Raise UserError if one of these names in a folder is a link, through which we would write."""
+    for name in names:
+        if (folder / name).is_symlink():
+            raise UserError(
+                f"{folder / name}: is a link, through which nothing is written; put in its place "
+                "what it points at"
+            )
 
 
-@contextmanager
-def hold_lock(path: Path, *, held: str) -> Iterator[None]:
-    """Hold the lock of a file, which exists meanwhile; a killed process leaves it, unlocked.
+def delete_all(folder: Path, names: Iterable[str]) -> None:
+    """Delete files, folders and links (but nothing that they point at) in this order.
 
-    Raises HeldError with the message ``held`` if another process holds the lock, UserError if the
-    folder cannot be written.
+    Raises UserError before anything is deleted if one of them cannot be.
     """
-    lock = FileLock(path, timeout=0)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    paths = [path for name in names if os.path.lexists(path := folder / name)]
+    for path in paths:
+        _require_deletable(path)
+    for path in paths:
         try:
-            lock.acquire()
-        except Timeout:
-            raise HeldError(held) from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows, where filelock deletes it itself; or the folder is gone
-            path.unlink()
-        lock.release()
-
-
-def hold_folder(path: Path, *, activity: str, option: str) -> AbstractContextManager[None]:
-    """Keep other processes from an activity in a folder; ``option`` names another folder."""
-    held = f"{path}: another process is {activity} there; wait for it or name another {option}"
-    return hold_lock(path / LOCK_FILE, held=held)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be deleted: {error.strerror}") from None
 
 
 Subject = TypeVar("Subject")
@@ -106,11 +95,22 @@ class RunFolder(ABC, Generic[Subject, Record]):
     @classmethod
     def require_free(cls, path: Path, *, force: bool = False) -> None:
         """Raise UserError unless a training may begin there, with ``force`` in place of another."""
+        require_unheld(path, activity="training", option="--run")
+        cls._require_free(path, force=force)
+
+    @classmethod
+    def _require_free(cls, path: Path, *, force: bool) -> None:
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: must be a folder, is a file")
         found = {it.name for it in path.iterdir()} - {LOCK_FILE} if path.is_dir() else set()
+        found = {name for name in found if not name.endswith(PARTIAL)}  # a killed process's
         if not found:
             return
+        if found.issubset(cls._files()) and cls.record_file not in found and not force:
+            raise UserError(
+                f"{path}: holds {', '.join(sorted(found))}, which a {cls.noun} left that was "
+                "stopped as it began, or which are yours; --force replaces them"
+            )
         if not found & {cls.record_file, *(cls._files() if force else ())}:
             raise UserError(f"{path}: holds other things than a {cls.noun}; name a new folder")
         if force:
@@ -130,10 +130,9 @@ class RunFolder(ABC, Generic[Subject, Record]):
         Raises UserError if the folder is not free, or another process trains there.
         """
         with hold_folder(self.path, activity="training", option="--run"):
-            self.require_free(self.path, force=force)
+            self._require_free(self.path, force=force)
             described = self.descriptions()
-            for name in (*self._files(), *self.result_folders, *described):
-                _delete(self.path / name)
+            delete_all(self.path, (*described, *self.result_folders, *reversed(self._files())))
             if described:
                 progress.say(
                     f"{self.path}: what described the weights before is removed: "
@@ -143,13 +142,18 @@ class RunFolder(ABC, Generic[Subject, Record]):
             write_json(self.path / self.record_file, self.record.model_dump(mode="json"))
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from training here, or replacing the training."""
-        with hold_folder(self.path, activity="training", option="--run"):
+    def locked(self) -> Iterator[Lock]:
+        """Keep other processes from training here, or replacing the training.
+
+        Raises UserError if another process does, or files of the training are links.
+        """
+        self.open(self.path)  # a folder that is gone is not made again for its lock
+        with hold_folder(self.path, activity="training", option="--run") as lock:
             found = self.open(self.path)
             if (found.subject, found.record) != (self.subject, self.record):
                 raise UserError(f"{self.path}: another process has begun another {self.noun} there")
-            yield
+            require_no_links(self.path, (*self._files(), *self.result_folders))
+            yield lock
 
     def descriptions(self) -> list[str]:
         """The names of files and folders here that describe the weights of the training."""
@@ -165,11 +169,16 @@ class RunFolder(ABC, Generic[Subject, Record]):
         """Identifies subject, images and settings; a checkpoint carries it.
 
         It is the hash of the files, not of the values read from them: a later version, whose values
-        have one more field, finds the same.
+        have one more field, finds the same. Images count by what they are, not by their place, if
+        the record knows that.
         """
         files = (self.path / name for name in (self.subject_file, self.record_file))
-        contents = [read_document(file).data for file in files]
-        return _sha256(json.dumps([{**it, "made": None} for it in contents], sort_keys=True))
+        contents = [{**read_document(file).data, "made": None} for file in files]
+        for content in contents:
+            if "held_out" in content:
+                data = content["data"].items()
+                content["data"] = {name: it for name, it in data if name != "spec"}
+        return _sha256(json.dumps(contents, sort_keys=True))
 
     @property
     def weights_sha256(self) -> str:
@@ -241,7 +250,7 @@ class RunFolder(ABC, Generic[Subject, Record]):
 
     @classmethod
     def _files(cls) -> tuple[str, ...]:
-        """The names of all that a training leaves; the record first, as it marks the training."""
+        """The names of all that a training leaves; the record first, which is deleted last."""
         return (cls.record_file, cls.subject_file, CHECKPOINT, PREVIOUS, LOG, CURVES, *cls.results)
 
 
@@ -249,11 +258,9 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _delete(path: Path) -> None:
-    try:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be deleted: {error.strerror}") from None
+def _require_deletable(path: Path) -> None:
+    """Raise UserError unless the folders that hold it, and what is in it, may be changed."""
+    inner = [path] if path.is_dir() and not path.is_symlink() else []
+    for place in (path.parent, *inner, *(it for each in inner for it in each.rglob("*/"))):
+        if not place.is_symlink() and not os.access(place, os.W_OK | os.X_OK):
+            raise UserError(f"{path}: cannot be deleted: {place} must not be written")

@@ -20,11 +20,13 @@ from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
 from nas.statistics import Interval, kendall, spread_over, with_interval
 from nas.store.journal import Journal
+from nas.store.lock import hold_lock
 from nas.training.alone import train_alone
 from nas.training.evaluation import accuracy, inherited_accuracy
 from nas.training.run import Run
-from nas.training.settings import Recipe
+from nas.training.settings import Recipe, Share
 
+LOCK = ".check.lock"
 JOURNAL = "check.jsonl"  # in a run's folder: the finished trainings of all its checks
 CANDIDATES = 20
 """Random architectures for each one that is picked: enough to have one near every size."""
@@ -35,7 +37,7 @@ class Finished(Value):
     """A line of the journal: a training's key, and its accuracy on the search slice."""
 
     training: str
-    accuracy: float
+    accuracy: Share
 
 
 class Compared(Value):
@@ -92,7 +94,13 @@ def check_supernet(
     path = run.path / JOURNAL
     try:
         kind, remedy = TypeAdapter(Finished), "mend or delete the file"
-        with Journal(path, kind, noun="a check", remedy=remedy) as journal:
+        held = f"{run.path}: another process is checking it; wait for it"
+        with (
+            hold_lock(run.path / LOCK, held=held),
+            Journal(path, kind, noun="a check", remedy=remedy) as journal,
+        ):
+            if journal.remark:
+                progress.say(journal.remark)
             accuracies = {line.training: line.accuracy for line in journal.lines}
             for number, (key, (own, architecture)) in enumerate(trainings.items()):
                 if key in accuracies:
@@ -160,7 +168,11 @@ def spanning_architectures(space: SearchSpace, count: int) -> list[Architecture]
 def training_key(recipe: Recipe, architecture: Architecture, run: Run) -> str:
     """Identifies a training: trainings with the same key have the same accuracy."""
     text = architecture.to_json() + recipe.model_dump_json()
-    text += run.data.model_dump_json() + run.split_sha256
+    if run.record.held_out:
+        text += run.data.model_copy(update={"spec": ""}).model_dump_json()
+    else:
+        text += run.data.model_dump_json()
+    text += run.record.images_sha256
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

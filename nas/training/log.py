@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_serializer
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from nas.documents import Value
 from nas.errors import UserError, writing
-from nas.store.journal import Journal
+from nas.store.journal import Journal, read_lines
+from nas.training.settings import Count, Share
 
 
 class SetbackLine(Value):
     """The ``setback``-th time that something went wrong, in ``epoch``, from 1."""
 
-    setback: int
-    epoch: int
-    step: int
+    setback: Count
+    epoch: Count
+    step: Count
     reason: str
 
 
 class EpochLine(Value, extra="allow"):
     """A finished epoch, from 1, with its numbers and ``paths``, its path probabilities."""
 
-    epoch: int
+    __pydantic_extra__: dict[str, float | None]
+    epoch: Count
+    paths: dict[str, dict[str, Share]] | None = None
+
+    @model_serializer(mode="wrap")
+    def _paths_last(self, serialize: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        found = serialize(self)
+        paths = found.pop("paths")
+        return found if paths is None else {**found, "paths": paths}
 
 
 Line = Annotated[SetbackLine | EpochLine, Field(union_mode="left_to_right")]
+KIND: TypeAdapter[SetbackLine | EpochLine] = TypeAdapter(Line)
+NOUN, REMEDY = "a training", "delete that line"
+
+
+def read_log(path: Path) -> list[SetbackLine | EpochLine]:
+    """The lines of a log that may be under way; raises UserError at the first damaged one."""
+    return read_lines(path, KIND, noun=NOUN, remedy=REMEDY)
 
 
 class Log:
@@ -48,14 +65,14 @@ class Log:
     def __init__(
         self, path: Path, curves: Path, *, finished_epochs: int, setbacks: int = 0
     ) -> None:
-        def is_kept(line: Line) -> bool:
+        def is_kept(line: SetbackLine | EpochLine) -> bool:
             if isinstance(line, SetbackLine):
                 return line.setback <= setbacks
             return line.epoch <= finished_epochs
 
         self._curves = curves
-        kind, remedy = TypeAdapter[Line](Line), "delete that line"
-        self._journal = Journal(path, kind, noun="a training", remedy=remedy, keep=is_kept)
+        self._journal = Journal(path, KIND, noun=NOUN, remedy=REMEDY, keep=is_kept)
+        self.remark = self._journal.remark
         hide_later = SessionLog(status=SessionLog.START)
         try:
             with writing(curves):
@@ -98,4 +115,8 @@ class Log:
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
-        RecordWriter(self._events).write(event.SerializeToString())
+        record = io.BytesIO()
+        RecordWriter(record).write(event.SerializeToString())
+        rest = record.getbuffer()
+        while rest:  # a disk that is nearly full takes a part, and says nothing
+            rest = rest[self._events.write(rest) :]

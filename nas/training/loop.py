@@ -253,6 +253,8 @@ def train_epochs(
             if processes.is_first and not training.is_finished:
                 done = {"finished_epochs": training.epoch, "setbacks": training.setbacks}
                 log = stack.enter_context(Log(folder.log_path, folder.tensorboard_path, **done))
+                if log.remark:
+                    training.progress.say(log.remark)
                 training.show_accuracies()
         while not training.is_finished:
             try:

@@ -12,6 +12,7 @@ Checkpoints, log, curves and lock are those of a supernet's run, see ``nas.train
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,14 +28,14 @@ from nas.documents import location_text, read_document, write_json
 from nas.errors import UserError
 from nas.network import build, measure_size
 from nas.progress import SILENT, Progress
-from nas.store.folder import REMEDY, RunFolder
+from nas.store.folder import REMEDY
 from nas.training import settings
 from nas.training.alone import NetworkTraining, fresh_network
 from nas.training.batches import reading_size
 from nas.training.distillation import Teacher, load_teacher
 from nas.training.evaluation import accuracy, inherited_network
 from nas.training.loop import train_epochs
-from nas.training.run import ImagesRecord, Run, describe
+from nas.training.run import ImagesFolder, ImagesRecord, Run, RunRecord, describe
 
 INHERITED, WEIGHTS, RESULT = "inherited.safetensors", "weights.safetensors", "result.json"
 
@@ -45,7 +46,7 @@ class RetrainingRecord(ImagesRecord):
     ``supernet`` is the folder of the run inherited from, ``weights`` a file of pretrained weights.
     """
 
-    later = frozenset({"weights"})
+    later = ImagesRecord.later | {"weights"}
 
     recipe: settings.Recipe
     supernet: str | None
@@ -54,7 +55,7 @@ class RetrainingRecord(ImagesRecord):
     made: dict[str, Any]
 
 
-class Retraining(RunFolder[Architecture, RetrainingRecord]):
+class Retraining(ImagesFolder[Architecture, RetrainingRecord]):
     """A retraining's folder that exists."""
 
     noun, record_file, subject_file = "retraining", "retraining.json", "architecture.json"
@@ -99,6 +100,8 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         light = _recipe("light", changes)
         size = reading_size(architecture, light.resolutions)  # as of all recipes
         dataset = data.load(size, architecture.preprocessing)
+        if supernet is not None and (remark := remark_on_tests(supernet.record, dataset)):
+            progress.say(f"{supernet.path}: {remark}")
         architecture = architecture.with_classes(len(dataset.classes))
         usual = settings.suitable_recipe(len(dataset.train))
         is_pretrained = supernet is not None and bool(supernet.settings.weights)
@@ -137,18 +140,17 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
     def is_finished(self) -> bool:
         return (self.path / RESULT).exists()
 
-    def load_images(self) -> Dataset:
+    def load_images(self, progress: Progress = SILENT) -> Dataset:
         """The images it was started with; raises UserError if they are others now."""
         size = reading_size(self.architecture, self.record.recipe.resolutions)
-        dataset = self.record.data.load(size, self.architecture.preprocessing)
-        self.record.require_images(dataset, self)
-        return dataset
+        return self._load_images(size, self.architecture.preprocessing, progress)
 
     def require_same(self, architecture: Architecture | None, given: Mapping[str, object]) -> None:
         """Raise UserError unless the options that are given, not None, are the retraining's."""
         mine, record = self.architecture, self.record
         if architecture is not None and architecture.with_classes(mine.classes) != mine:
             raise UserError(f"{self.path}: trains another architecture; {REMEDY}")
+        given = {name: it for name, it in given.items() if name != "spec"}  # images are compared
         known = {**record.model_dump(), **record.data.model_dump(), **record.recipe.model_dump()}
         known["recipe"] = known["name"]
         options = {{"name": "recipe"}.get(name, name): option for name, option in given.items()}
@@ -204,11 +206,13 @@ def retrain(
         )
 
     try:
-        with retraining.locked():
+        with retraining.locked() as lock:
             retraining.mend(progress)
             network = train_epochs(begin, retraining).delivered
+            result = _result(retraining, dataset, network, device)
+            lock.require()  # writing would make a folder again that is gone
             save_weights(network, path / WEIGHTS)
-            write_json(path / RESULT, result := _result(retraining, dataset, network, device))
+            write_json(path / RESULT, result)
             return result
     except KeyboardInterrupt:
         raise retraining.interrupted() from None
@@ -223,7 +227,7 @@ def _result(
         inherited = accuracy(retraining.start().to(device), images)
     return {
         "architecture": retraining.architecture.name,
-        "data": retraining.record.data.spec,
+        "data": retraining.data.spec,
         "recipe": retraining.record.recipe.name,
         "epochs": retraining.record.recipe.epochs,
         **measure_size(retraining.architecture)._asdict(),
@@ -264,6 +268,49 @@ def _pretrained(
     network = fresh_network(architecture, seed=recipe.seed, layer_scale=recipe.layer_scale)
     found.load_into(network)
     return network, found.notes
+
+
+def remark_on_tests(record: ImagesRecord, dataset: Dataset) -> str | None:
+    """What is to be said of a test set, if it is not what a training held out.
+
+    Raises UserError if it is split off the same data set, which has changed, so that pictures which
+    were trained on are in it now.
+    """
+    if record.held_out is None:
+        return "is of an earlier version, which did not record which pictures it held out"
+    if dataset.held_out.test_sha256 == record.held_out.test_sha256:
+        return None
+    remark = (
+        f"the test set of {dataset.name} is not the one that was held out in the training on "
+        f"{record.data.spec}: pictures in it may have been trained on"
+    )
+    if dataset.held_out.is_split and _place(dataset.name) == _place(record.data.spec):
+        raise UserError(f"{remark}; put back what was renamed, added or removed")
+    return remark
+
+
+def _place(spec: str) -> str:
+    """The data set that a spec names, however its path is written."""
+    kind, _, path = spec.partition(":")
+    is_path = kind in ("folder", "parquet")
+    return f"{kind}:{Path(path).expanduser().resolve()}" if is_path else spec
+
+
+def record_beside(weights: Path) -> ImagesRecord | None:
+    """The record of the training whose folder a file of weights lies in, at most two levels down.
+
+    None if there is none, or it cannot be read.
+    """
+    kinds: dict[str, type[ImagesRecord]] = {
+        Retraining.record_file: RetrainingRecord,
+        Run.record_file: RunRecord,
+    }
+    for folder in weights.absolute().parents[:3]:
+        for name, kind in kinds.items():
+            if (folder / name).is_file():
+                with suppress(UserError):
+                    return read_document(folder / name).validated(kind)
+    return None
 
 
 def _inherit(

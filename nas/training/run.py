@@ -1,6 +1,6 @@
 """A run folder: data and settings of a supernet's training, its weights and its log.
 
-run.json                data, split, settings; versions, date
+run.json                data, hashes of the held-out pictures, settings; versions, date
 space.json              the search space
 checkpoint.safetensors  weights and optimizer after the last finished epoch
 previous.safetensors    the checkpoint before, should that one be damaged
@@ -14,14 +14,17 @@ slim_*/, search_*/      the results of searches
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
+from nas.data.identity import HeldOut
 from nas.documents import GrownValue, read_document, write_atomically
 from nas.errors import UserError
+from nas.preprocessing import Preprocessing
 from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
 from nas.store.folder import REMEDY, RunFolder
@@ -43,19 +46,85 @@ SLIMMING, SEARCH, SEARCH_RESULT = "slim_", "search_", "result.json"
 
 
 class ImagesRecord(GrownValue):
-    """The part of a training's record that describes its images."""
+    """The part of a training's record that describes its images.
+
+    Records of version 0.1 lack ``held_out``, and know the positions of the search slice alone.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset({"held_out"})
 
     data: DataSettings
     classes: tuple[str, ...]
     split_sha256: str
+    held_out: HeldOut | None = None
 
-    def require_images(self, dataset: Dataset, folder: RunFolder[Any, Any]) -> None:
-        """Raise UserError unless the data set has these classes and this search slice."""
-        if (dataset.classes, dataset.split_sha256) != (self.classes, self.split_sha256):
+    @property
+    def images_sha256(self) -> str:
+        """Identifies the search slice, by its pictures where they are known."""
+        return self.held_out.search_sha256 if self.held_out else self.split_sha256
+
+    def differences(self, dataset: Dataset) -> list[str]:
+        """What of a data set differs: nothing if the same pictures are held out."""
+        found = [] if dataset.classes == self.classes else ["classes"]
+        if self.held_out is None:
+            return found + ["search slice"] * (dataset.split_sha256 != self.split_sha256)
+        now, was = dataset.held_out, self.held_out
+        found += ["search slice"] * (now.search_sha256 != was.search_sha256)
+        return found + ["test set"] * (now.test_sha256 != was.test_sha256)
+
+
+Subject = TypeVar("Subject")
+Record = TypeVar("Record", bound=ImagesRecord)
+
+
+class ImagesFolder(RunFolder[Subject, Record]):
+    """The folder of a training on images, which it knows whatever their place: ``data``."""
+
+    def __init__(self, path: Path, subject: Subject, record: Record, *, epochs: int) -> None:
+        super().__init__(path, subject, record, epochs=epochs)
+        self.data = record.data
+
+    def relocated(self, spec: str | None) -> Self:
+        """The same with its images at another place, if one is given.
+
+        Raises UserError if it is of a version that could not tell whether they are the same.
+        """
+        if spec is None or spec == self.data.spec:
+            return self
+        if self.record.held_out is None:
             raise UserError(
-                f"{folder.path}: the images of {self.data.spec} are not those that the "
-                f"{folder.noun} was started with; {REMEDY}"
+                f"{self.path}: knows its pictures by their positions only, as it was started by an "
+                f"earlier version; put them back at {self.data.spec}"
             )
+        moved = copy.copy(self)
+        moved.data = self.data.model_copy(update={"spec": spec})
+        return moved
+
+    def require_images(self, dataset: Dataset) -> None:
+        """Raise UserError unless the data set has these classes and these held-out pictures."""
+        if differences := self.record.differences(dataset):
+            reason = f"the {' and the '.join(differences)} would be others"
+            raise UserError(
+                f"{self.path}: the images of {dataset.name} are not those that the {self.noun} was "
+                f"started with: {reason}, and may have been trained on; put back what was renamed, "
+                f"added or removed, {REMEDY}"
+            )
+
+    def _load_images(self, size: int, preprocessing: Preprocessing, progress: Progress) -> Dataset:
+        kind, _, place = self.data.spec.partition(":")
+        if kind in ("folder", "parquet") and not Path(place).expanduser().exists():
+            raise UserError(
+                f"{self.path}: its pictures are no longer at {self.data.spec}; --data names the "
+                "place where they are now"
+            )
+        if self.record.held_out is None:
+            progress.say(
+                f"{self.path}: was started by an earlier version, which did not record what its "
+                f"pictures are: only their number and order in {self.data.spec} are checked"
+            )
+        dataset = self.data.load(size, preprocessing)
+        self.require_images(dataset)
+        return dataset
 
 
 class RunRecord(ImagesRecord):
@@ -65,7 +134,7 @@ class RunRecord(ImagesRecord):
     made: dict[str, Any]
 
 
-class Run(RunFolder[SearchSpace, RunRecord]):
+class Run(ImagesFolder[SearchSpace, RunRecord]):
     """A run folder that exists; the head of its ``space`` has the classes of the images."""
 
     noun, record_file, subject_file = "run", "run.json", "space.json"
@@ -76,8 +145,7 @@ class Run(RunFolder[SearchSpace, RunRecord]):
     def __init__(self, path: Path, space: SearchSpace, record: RunRecord) -> None:
         super().__init__(path, space, record, epochs=record.settings.epochs)
         self.space, self.space_path = space, path / self.subject_file
-        self.data, self.settings = record.data, record.settings
-        self.classes, self.split_sha256 = record.classes, record.split_sha256
+        self.settings, self.classes = record.settings, record.classes
 
     @classmethod
     def create(
@@ -128,11 +196,9 @@ class Run(RunFolder[SearchSpace, RunRecord]):
         )
         return [*checks, *searches]
 
-    def load_images(self) -> Dataset:
+    def load_images(self, progress: Progress = SILENT) -> Dataset:
         """The images it was started with; raises UserError if they are others now."""
-        dataset = self.data.load(self.image_size, self.space.preprocessing)
-        self.require_images(dataset)
-        return dataset
+        return self._load_images(self.image_size, self.space.preprocessing, progress)
 
     def load_supernet(self) -> Supernet:
         """The supernet with the weights of the last finished epoch, in evaluation mode."""
@@ -193,11 +259,12 @@ class Run(RunFolder[SearchSpace, RunRecord]):
             raise UserError(f"{self.path}: holds weights of the space {names}; {REMEDY}")
         for mine, theirs in ((self.data, data), (self.settings, settings)):
             given = {name: it for name, it in theirs if name in theirs.model_fields_set}
+            given.pop("spec", None)  # the pictures themselves are compared
             self.require_given(dict(mine), given)
 
     def require_images(self, dataset: Dataset) -> None:
         _require_classes(self.space, dataset)
-        self.record.require_images(dataset, self)
+        super().require_images(dataset)
 
 
 def _require_classes(space: SearchSpace, dataset: Dataset) -> None:
@@ -218,5 +285,10 @@ def describe(data: DataSettings, dataset: Dataset) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
-    split = dataset.split_sha256
-    return {"data": data, "classes": dataset.classes, "split_sha256": split, "made": made}
+    return {
+        "data": data,
+        "classes": dataset.classes,
+        "split_sha256": dataset.split_sha256,
+        "held_out": dataset.held_out,
+        "made": made,
+    }

@@ -18,6 +18,9 @@ class OnePicture(Pictures):
     def open(self, index: int) -> Image.Image:  # noqa: ARG002 one picture for every index
         return self.image.copy()
 
+    def encoded(self, index: int) -> bytes:  # noqa: ARG002
+        return self.image.tobytes()
+
     def place(self, index: int) -> str:
         return f"picture {index}"
 

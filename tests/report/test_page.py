@@ -304,11 +304,11 @@ def test_nothing_to_report_is_one_line(tmp_path):
         read_folder(tmp_path)
 
 
-@pytest.mark.parametrize("line", ["{", '{"loss": 1}', "[1]"])
+@pytest.mark.parametrize("line", [b"{", b'{"loss": 1}', b"[1]", b"\x80", b'{"epoch": 9, "loss": "high"}', b'{"epoch": 9, "paths": 3}'])  # fmt: skip
 def test_a_damaged_log_is_told_by_its_line(run_folder, line):
     path = run_folder / "log.jsonl"
-    path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(UserError, match=r"log\.jsonl:10: is damaged; delete that line"):
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(UserError, match=r"log\.jsonl:10: is no line of a training; delete that"):
         read_folder(run_folder)
 
 
@@ -317,6 +317,61 @@ def test_a_damaged_report_is_told_by_its_key(run_folder):
     path.write_text('{"space": "a"}')
     with pytest.raises(UserError, match=r"report\.json.*key 'data' is missing"):
         read_folder(run_folder)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("choices",), [], r"options: must be those of 0 choices"),
+        (("choices", 0), "x", r"choices\[0\]: 'x' is the name of no choice"),
+        (("options", 0), [], r"options\[0\]: a choice needs at least one option"),
+        (("targets",), [], r"targets: "),
+        (("targets", 0), {"watts": 1.0}, r"targets\[0\]: must be of latency_ms, macs, params, got wa"),
+        (("targets", 0, "latency_ms"), 0.0, r"targets\[0\]\.latency_ms: .* greater than 0, got 0"),
+        (("networks",), [], r"networks: "),
+        (("networks", 0, "costs"), {}, r"must be of macs, params, got "),
+        (("networks", 0, "costs", "params"), 0.0, r"costs\.params: .* greater than 0, got 0"),
+        (("networks", 1, "assignment", 0), 99, r"networks\[1\]\.assignment: must have an index below"),
+        (("networks", 1, "assignment"), [], r"networks\[1\]\.assignment: must have an index below"),
+        (("networks", 1, "search_accuracy"), 7.0, r"search_accuracy: .* less than or equal to 1"),
+        (("networks", 1, "state"), "cold", None),
+        (("methods", 0, "evaluated", 0, "accuracy"), -1.0, r"accuracy: .* greater than or equal to"),
+        (("methods", 0, "evaluated", 0, "costs"), {"params": 1.0}, r"evaluated\[0\]\.costs: must be of"),
+        (("methods", 0, "evaluated", 0, "assignment", 0), -1, r"assignment: must have an index below"),
+        (("trace", 0, "actions"), [], r"trace\[0\]\.taken: must be the index of an action"),
+        (("trace", 0, "taken"), -1, r"trace\[0\]\.taken: must be the index of an action, got -1"),
+        (("trace", 0, "costs"), {}, r"trace\[0\]\.costs: must be of"),
+        (("trace", 0, "actions", 0, "costs"), {}, r"actions\[0\]\.costs: must be of"),
+        (("walk", 0), [0], r"walk\[0\]: must have an index below each of"),
+    ],
+)  # fmt: skip
+def test_a_report_whose_parts_are_not_of_one_search_is_one_line(run_folder, place, value, message):
+    path = run_folder / "slim_2" / "report.json"
+    data = json.loads(path.read_text())
+    *outer, last = place
+    part = data
+    for key in outer:
+        part = part[key]
+    part[last] = value
+    path.write_text(json.dumps(data))
+    if message is None:  # it agrees with the rest
+        write_folder_page(run_folder / "p.html", read_folder(run_folder), title="", force=False)
+        return
+    with pytest.raises(UserError, match=message) as error:
+        read_folder(run_folder)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80", b"[]", b"null", b"3", b'{"space": "a", "neu": 1}']
+)
+def test_a_report_that_is_none_is_one_line(run_folder, content):
+    path = run_folder / "slim_2" / "report.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"report\.json:") as error:
+        read_folder(run_folder)
+    assert "\n" not in str(error.value)
 
 
 def test_a_last_line_that_is_still_being_written_is_left_out(run_folder):

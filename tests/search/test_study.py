@@ -1,8 +1,10 @@
+import json
 import subprocess
 import sys
 import threading
 import time
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,3 +208,85 @@ def test_a_storage_holds_a_study_of_one_subject(tmp_path):
 def test_a_storage_that_cannot_be_opened_is_one_line(storage):
     with pytest.raises(UserError, match=r"cannot be opened as a storage: [^\n]+$"):
         open_study(storage, "study", subject="sums")
+
+
+def test_the_lock_of_a_killed_worker_blocks_nobody(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    worked(open_study("journal", "study", subject="sums"), evaluations=2)
+    Path("journal.lock").symlink_to("journal")  # what version 0.1 left on a relative path
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, cwd=tmp_path
+    )  # fmt: skip
+    with holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        holder.kill()
+        holder.wait()
+    assert len(worked(open_study("journal", "study", subject="sums"), evaluations=4)) == 4
+    assert sorted(it.name for it in tmp_path.iterdir()) == ["journal"]
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from nas.search.storage import JournalFile
+with JournalFile(Path("journal"))._locked():
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_half_a_line_is_cut_before_the_next_is_written(tmp_path):
+    storage = tmp_path / "journal"
+    worked(open_study(str(storage), "study", subject="sums"), evaluations=2)
+    whole = storage.read_bytes()
+    for end in (b'{"op_code":', b"x" * 10_000, b"\x80"):
+        storage.write_bytes(whole + end)
+        open_study(str(storage), "study", subject="sums")
+        found = storage.read_bytes()
+        assert found.startswith(whole)
+        assert all(json.loads(line) for line in found.splitlines())
+    storage.write_bytes(whole + b"{")
+    assert len(worked(open_study(str(storage), "study", subject="sums"), evaluations=4)) == 4
+
+
+def test_a_full_disk_is_one_line_and_the_study_goes_on(tmp_path, files_limited):
+    storage = tmp_path / "journal"
+    study = open_study(str(storage), "study", subject="sums")
+    worked(study, evaluations=2)
+    for spare in range(0, 400, 80):
+        with (
+            pytest.raises(UserError, match="journal: cannot be written: ") as error,
+            files_limited(storage.stat().st_size + spare),
+        ):
+            worked(study, evaluations=24)
+        assert "\n" not in str(error.value)
+        assert storage.read_bytes().endswith(b"\n")
+    again = open_study(str(storage), "study", subject="sums")
+    assert len(worked(again, pulse=Pulse(0.05, 0.1))) == 24
+
+
+@pytest.mark.parametrize("accuracy", [7.0, -1.0, float("inf")])
+def test_an_accuracy_that_no_worker_writes_is_one_line(accuracy):
+    study = open_study(None, "study", subject="sums")
+    worked(study, evaluations=2)
+    trial = study.ask()
+    for choice, size in enumerate(SIZES):
+        trial.suggest_int(str(choice), 0, size - 1)
+    trial.set_user_attr("evaluated", True)
+    study.tell(trial, [accuracy, 1.0])
+    with pytest.raises(
+        UserError, match=r"trial \d+ of the study: accuracy must be from 0 to 1, got"
+    ):
+        worked(study, evaluations=4)
+
+
+def test_options_that_no_worker_writes_are_one_line():
+    study = open_study(None, "study", subject="sums")
+    trial = study.ask()
+    for choice, size in enumerate(SIZES):
+        trial.suggest_int(str(choice), size, size)
+    trial.set_user_attr("evaluated", True)
+    study.tell(trial, [0.5, 1.0])
+    with pytest.raises(UserError, match="its options must be whole numbers below 3, 4, 2, 3, got"):
+        worked(study, evaluations=4)

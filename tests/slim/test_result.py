@@ -49,7 +49,9 @@ def final(measured, **changes):
 @pytest.fixture
 def result():
     action = WalkAction(choice="stage1.width", option=24, costs=CHEAP, score=9.0, accuracy=None)
-    other = action.model_copy(update={"choice": "ffn.expansion", "option": 1.5, "accuracy": 0.25})
+    other = action.model_copy(
+        update={"choice": "stage1.block1.ffn.expansion", "option": 1.5, "accuracy": 0.25}
+    )
     step = WalkStep(costs=LARGE, score=8.0, accuracy=0.5, actions=(action, other), taken=1)
     methods = (
         MethodResult(
@@ -64,7 +66,7 @@ def result():
     return SearchResult(
         space="tiny", data="digits", strategy="frontier", seed=0, targets=(TARGET,),
         terms={"params": Term(unit=1.0, exponent=1.0)},
-        choices=("stage1.width", "ffn.expansion"), options=((24, 32), (1.5, 2.0)),
+        choices=("stage1.width", "stage1.block1.ffn.expansion"), options=((24, 32), (1.5, 2.0)),
         methods=methods, trace=(step,), networks=(final(1.5),), verdicts=(str(COMPARISON),),
         comparisons=(COMPARISON,), walk=((1, 0),),
     )  # fmt: skip
@@ -146,7 +148,7 @@ def in_both_states(state):
     """Warm it fits 2 ms, cold it does not; of version 0.1 is the form without a state."""
     warm = MeasuredLatency(cost="latency_ms", predicted=1.9, measured=1.8, low=1.7, high=2.5)
     cold = warm.model_copy(update={"state": "cold", "predicted": 2.9, "measured": 3.0})
-    return final(0.0, latencies=(warm, cold), state=state)
+    return final(1.0, latencies=(warm, cold), state=state)
 
 
 @pytest.mark.parametrize(("state", "ms", "fits"), [("warm", 1.8, True), ("cold", 3.0, False)])
@@ -172,7 +174,7 @@ def test_of_several_bounded_latencies_the_tightest_is_that_of_target():
         MeasuredLatency(cost=cost, predicted=1, measured=ms, low=ms, high=ms)
         for cost, ms in (("latency_ms[a]", 1.0), ("latency_ms[b]", 1.5), ("latency_ms[c]", 9.0))
     )
-    network = final(0.0, latencies=latencies, target={"latency_ms[a]": 4.0, "latency_ms[b]": 2.0})
+    network = final(1.0, latencies=latencies, target={"latency_ms[a]": 4.0, "latency_ms[b]": 2.0})
     assert network.of_target == pytest.approx(0.75)
     assert final(1.0, target={"params": 3.0}).of_target is None
     assert final(1.0, target=None).of_target is None

@@ -11,8 +11,9 @@ from nas.search.problem import meets
 from nas.slim.plan import Plan, Term
 from nas.slim.result import SearchResult
 from nas.slim.search import StudySettings, search_run, slim_run
-from nas.store.folder import hold_lock
+from nas.store.lock import hold_lock
 from nas.training.evaluator import Evaluator
+from nas.training.run import Run
 
 METHODS = ("uniform", "random", "evolution", "slimmed")
 
@@ -140,6 +141,30 @@ def test_another_process_is_refused_and_so_are_other_settings(run, tables, found
         slim(run, tables, out, resume=True)
     with pytest.raises(UserError, match="holds the results of a search; --force replaces them"):
         slim(run, tables, out)
+
+
+def test_a_second_search_is_told_that_one_is_running(run, tables, tmp_path):
+    (tmp_path / "journal.jsonl").write_text("{}\n{}\n")  # of the one that is running
+    with (
+        hold_lock(tmp_path / ".lock", held=""),
+        pytest.raises(UserError, match="another process is searching there; wait for it or name"),
+    ):
+        slim(run, tables, tmp_path)
+    with pytest.raises(UserError, match="holds a search that was stopped; --resume goes on"):
+        slim(run, tables, tmp_path)
+
+
+def test_a_search_that_failed_before_its_first_evaluation_needs_no_option(
+    run, tables, tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise UserError("the images are gone")
+
+    monkeypatch.setattr(Run, "load_images", refuse)
+    for _ in range(2):
+        with pytest.raises(UserError, match="the images are gone"):
+            slim(run, tables, tmp_path)
+    assert [it.name for it in tmp_path.iterdir()] == ["journal.jsonl"]
 
 
 def test_a_table_of_another_machine_needs_one_of_this_beside_it(run, tables, tmp_path):

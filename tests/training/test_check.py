@@ -162,6 +162,8 @@ def test_only_what_was_trained_alike_is_taken_from_the_journal(
 
 
 def test_other_images_are_refused(run: Run, dataset: Dataset, recipe: Recipe) -> None:
-    changed = dataclasses.replace(dataset, split_sha256="another")
+    changed = dataclasses.replace(
+        dataset, held_out=dataset.held_out.model_copy(update={"search_sha256": "another"})
+    )
     with pytest.raises(UserError, match="the images of digits are not those that the run was"):
         check_supernet(run, changed, recipe, architectures=4, seeds=1)

@@ -40,7 +40,7 @@ def small(digits: Dataset) -> Dataset:
     """A third of the images, which makes these tests three times as fast."""
     return Dataset(
         digits.name, digits.classes, digits.train.subset(range(300)), digits.search, digits.test,
-        digits.split_sha256, digits.augmentation,
+        digits.split_sha256, digits.augmentation, digits.held_out,
     )  # fmt: skip
 
 

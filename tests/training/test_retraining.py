@@ -8,16 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.deploy.weights import load_weights
+from nas.deploy.weights import load_weights, save_weights
 from nas.errors import UserError
 from nas.network import build
 from nas.space import SearchSpace
 from nas.training.evaluation import accuracy, inherited_accuracy
-from nas.training.retraining import Retraining, retrain
+from nas.training.retraining import Retraining, record_beside, remark_on_tests, retrain
 from nas.training.run import Run
 from nas.training.settings import DataSettings, SupernetSettings
 from nas.training.supernets import train_supernet
@@ -61,6 +63,7 @@ def lines(path: Path) -> list[dict[str, float]]:
     found = [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
     for line in found:
         line.pop("images_per_second", None)
+        line.pop("check")
     return [it for it in found if "setback" not in it]
 
 
@@ -90,7 +93,7 @@ KILLED = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from nas.training.retraining import Retraining, retrain
+from nas.training.retraining import Retraining, record_beside, retrain, remark_on_tests
 opened = Retraining.open(Path(sys.argv[1]))
 class Printing:
     def update(self, text, done, total=None):
@@ -260,6 +263,94 @@ def test_the_folder_needs_its_supernet_no_more(
     shutil.rmtree(tmp_path / "supernet")
     opened = Retraining.open(tmp_path / "run")
     assert retrain(opened, opened.load_images())["inherited_test_accuracy"] > 0
+
+
+def photos_in(path: Path) -> Path:
+    """A folder of nine pictures of each of ten classes."""
+    rng = np.random.default_rng(0)
+    for label in range(10):
+        (path / f"class{label}").mkdir(parents=True)
+        for number in range(9):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path / f"class{label}" / f"{number}.png")
+    return path
+
+
+def rename_one_of_each_class(photos: Path) -> None:
+    for folder in photos.iterdir():
+        (folder / "0.png").rename(folder / "99.png")
+
+
+def test_what_a_supernet_was_trained_on_is_not_tested_on(
+    tmp_path: Path, small: Architecture, tiny_space: SearchSpace, recorder
+) -> None:
+    photos = photos_in(tmp_path / "photos")
+    data = DataSettings(spec=f"folder:{photos}")
+    dataset = data.load(32)
+    settings = SupernetSettings(epochs=1, batch_size=16)
+    run = Run.create(
+        tmp_path / "supernet", space=tiny_space, data=data, settings=settings, dataset=dataset
+    )
+    train_supernet(run, dataset)
+    options = {"supernet": run, "recipe": {"epochs": 1}, "force": True}
+    moved = shutil.copytree(photos, tmp_path / "moved")
+    for images in ({}, {"spec": f"folder:{moved}"}, {"seed": 3, "search_share": 0.2}):
+        progress = recorder()
+        begun, _ = Retraining.begin(
+            tmp_path / "run", small, images=images, progress=progress, **options
+        )
+        assert progress.lines == []
+        if not images:
+            save_weights(begun.start(), begun.path / "weights.safetensors")
+            record = record_beside(begun.path / "weights.safetensors")
+            assert record == begun.record
+            assert remark_on_tests(record, dataset) is None
+    rename_one_of_each_class(moved)
+    progress = recorder()
+    Retraining.begin(
+        tmp_path / "run", small, images={"spec": f"folder:{moved}"}, progress=progress, **options
+    )
+    assert progress.lines == [
+        f"{run.path}: the test set of folder:{moved} is not the one that was held out in the "
+        f"training on folder:{photos}: pictures in it may have been trained on"
+    ]
+    rename_one_of_each_class(photos)
+    with pytest.raises(
+        UserError, match=r"the test set of folder:.* trained on; put back what was renamed"
+    ):
+        Retraining.begin(tmp_path / "run", small, **options)
+
+
+def test_a_retraining_goes_on_where_its_pictures_are_now(
+    tmp_path: Path, small: Architecture
+) -> None:
+    photos = photos_in(tmp_path / "photos")
+    images, recipe = {"spec": f"folder:{photos}"}, {"epochs": 1}
+    begin(tmp_path / "one", small, images=images, recipe=recipe)
+    begin(tmp_path / "other", small, images=images, recipe=recipe)
+    expected = Retraining.open(tmp_path / "one")
+    retrain(expected, expected.load_images())
+    photos.rename(moved := tmp_path / "moved")
+    begun = Retraining.open(tmp_path / "other")
+    with pytest.raises(UserError, match=r"its pictures are no longer at folder:.*; --data names"):
+        begun.load_images()
+    begun = begun.relocated(f"folder:{moved}")
+    begun.require_same(small, {"spec": f"folder:{moved}"})
+    assert retrain(begun, begun.load_images())["data"] == f"folder:{moved}"
+    assert_same(tmp_path / "other", tmp_path / "one")
+
+
+def test_a_retraining_whose_folder_is_deleted_leaves_it_deleted(
+    tmp_path: Path, small: Architecture, recorder
+) -> None:
+    begun, dataset = begin(tmp_path / "run", small, recipe={"epochs": 1})
+
+    def delete(text: str, done: int, total: int | None) -> None:
+        shutil.rmtree(begun.path, ignore_errors=True)
+
+    with pytest.raises(UserError, match="was deleted or replaced while a training was under way"):
+        retrain(begun, dataset, progress=recorder(delete))
+    assert not begun.path.exists()
 
 
 def test_a_head_gets_the_classes_of_the_images(tmp_path: Path, small: Architecture) -> None:

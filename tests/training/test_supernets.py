@@ -20,6 +20,7 @@ from nas.errors import UserError
 from nas.space import SearchSpace
 from nas.store.checkpoint import read_state
 from nas.training.evaluation import accuracy, inherited_accuracy, inherited_network
+from nas.training.log import Log
 from nas.training.run import Run
 from nas.training.settings import DataSettings, SupernetSettings
 from nas.training.supernets import train_supernet
@@ -57,6 +58,7 @@ def lines(run: Run) -> list[dict[str, float]]:
     found = [json.loads(line) for line in run.log_path.read_text().splitlines()]
     for line in found:
         line.pop("images_per_second", None)
+        line.pop("check")
     return [it for it in found if "setback" not in it]
 
 
@@ -137,8 +139,8 @@ train_supernet(run, dataset, progress=Stopping())
 STEPS_OF_AN_EPOCH = 4
 MOMENTS = {  # of the second epoch: what happens, to what, and how many times by then
     "after its last step": ("step", "8", "1"),
-    "while the log is written": ("open", "/.checkpoint.safetensors.partial", "2"),
-    "between log and checkpoint": ("open", "/.checkpoint.safetensors.partial", "2"),
+    "while the log is written": ("open", "/.checkpoint.safetensors.nas-partial", "2"),
+    "between log and checkpoint": ("open", "/.checkpoint.safetensors.nas-partial", "2"),
     "before the checkpoint becomes the previous one": ("os.rename", "/previous.safetensors", "1"),
     "between the renames": ("os.rename", "/checkpoint.safetensors", "2"),
 }
@@ -164,7 +166,7 @@ def test_a_killed_process_goes_on_as_if_nothing_had_happened(
         assert process.stdout is not None
         assert process.stdout.readline() == "stopped\n"
         process.kill()
-    partial = run.path / ".checkpoint.safetensors.partial"
+    partial = run.path / ".checkpoint.safetensors.nas-partial"
     if moment == "while the log is written":
         run.log_path.write_bytes(run.log_path.read_bytes()[:-7])
         partial.unlink()
@@ -185,8 +187,8 @@ def test_what_was_logged_but_not_saved_is_dropped(
     run = new_run()
     with pytest.raises(UserError, match="stopped in epoch 2"):
         train_supernet(run, dataset, progress=stop_at(8))
-    with run.log_path.open("a") as file:
-        file.write('{"epoch": 2, "loss/largest": 9.9}\n')
+    with Log(run.log_path, run.tensorboard_path, finished_epochs=1) as log:
+        log.append(2, {"loss/largest": 9.9})
     train_supernet(run, dataset, resume=True)
     assert_same(run, uninterrupted)
 
@@ -251,6 +253,8 @@ def test_progress_counts_to_the_end(new_run, dataset: Dataset, recorder) -> None
 
 def setbacks(run: Run) -> list[dict[str, object]]:
     found = [json.loads(line) for line in run.log_path.read_text().splitlines()]
+    for line in found:
+        line.pop("check")
     return [it for it in found if "setback" in it]
 
 

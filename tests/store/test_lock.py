@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from nas.errors import UserError
-from nas.store.folder import hold_lock
+from nas.store.lock import hold_lock
 
 HOLDER = """
 import os, sys
 from pathlib import Path
-from nas.store.folder import hold_lock
+from nas.store.lock import hold_lock
 with hold_lock(Path(sys.argv[1]), held="no"):
     child = os.fork() if "fork" in sys.argv else 0
     if not child:
@@ -70,7 +71,7 @@ def test_children_of_a_killed_process_do_not_hold_its_lock(tmp_path: Path) -> No
 COUNTER = """
 import sys
 from pathlib import Path
-from nas.store.folder import HeldError, hold_lock
+from nas.store.lock import HeldError, hold_lock
 folder, count = Path(sys.argv[1]), 0
 while count < 200:
     try:
@@ -96,3 +97,31 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="lock: cannot be written: ") as error:
         hold_lock(tmp_path / "file" / "lock", held="").__enter__()
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_was_deleted_meanwhile_is_one_line_and_stays_deleted(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    def work() -> None:
+        with hold_lock(folder / ".lock", held="") as lock:
+            lock.require()
+            shutil.rmtree(folder)
+            assert not lock.is_there
+
+    with pytest.raises(UserError, match=r"run: was deleted or replaced while this process was"):
+        work()
+    assert not folder.exists()
+
+
+def test_the_lock_of_another_process_in_a_new_folder_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run" / ".lock"
+
+    def work() -> None:
+        with hold_lock(path, held=""):
+            shutil.rmtree(path.parent)
+            path.parent.mkdir()
+            path.write_text("another's")
+
+    with pytest.raises(UserError, match="was deleted or replaced"):
+        work()
+    assert path.read_text() == "another's"
