@@ -19,6 +19,11 @@ class ConvStem(base.Downsampling):
     in_channels: base.Positive = 3
     activation: base.Activation = "gelu"
 
+    def output_shape(self, input_shape: base.Shape) -> base.Shape:
+        if self.out_channels < 2:
+            raise ValueError(f"{self.slot}: the width must be at least 2, got {self.out_channels}")
+        return super().output_shape(input_shape)
+
     @staticmethod
     def module_class() -> type[nn.Module]:
         from nas.families.efficientformer_v2.modules import ConvStemModule
