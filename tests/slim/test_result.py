@@ -120,7 +120,7 @@ def test_a_file_of_version_0_1_is_read(result, tmp_path):
 
 
 def test_a_damaged_result_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"report\.json: cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"report\.json: no such file"):
         SearchResult.load(tmp_path / "report.json")
     (tmp_path / "report.json").write_text('{"space": "a"}')
     with pytest.raises(UserError, match=r"report\.json.*key 'data' is missing"):
