@@ -31,7 +31,7 @@ class SetbackLine(Value):
     reason: str
 
 
-class EpochLine(Value, extra="allow"):
+class EpochLine(Value, extra="allow", allow_inf_nan=True):
     """A finished epoch, from 1, with its numbers and ``paths``, its path probabilities."""
 
     __pydantic_extra__: dict[str, float | None]

@@ -203,20 +203,6 @@ def test_damaged_sidecar_is_pointed_at(table):
         (LINE.replace("0.010000", "nan"), "t.csv:3: ms must be a number above zero, got nan"),
         (LINE.replace("0.010000", "0"), "t.csv:3: ms must be a number above zero, got 0"),
         (LINE.replace("0.010000", "-1"), "t.csv:3: ms must be a number above zero, got -1"),
-        (
-            LINE.replace("0.010000", "0.5"),
-            "t.csv:3: ms must lie within its interval, got 0.009 to 0.011",
-        ),
-        (
-            LINE.replace("0.009000", "nan"),
-            "t.csv:3: ms must lie within its interval, got nan to 0.011",
-        ),
-        (
-            LINE.replace("0.022000", "0.019"),
-            "t.csv:3: cold_ms must lie within its interval, got 0.018 to 0.019",
-        ),
-        (LINE.replace("300", "-300"), "t.csv:3: params must not be below zero, got -300"),
-        (LINE.replace("4000", "-4000"), "t.csv:3: macs must not be below zero, got -4000"),
         (LINE.replace("0.020000", "-1"), "t.csv:3: cold_ms must be a number above zero, got -1"),
         (LINE.replace(",ok", ",good"), "t.csv:3: status must be ok, noisy or modelled, got 'good'"),
         (LINE.replace("0.009000", "nan"), "t.csv:3: ms must lie in its interval"),
