@@ -99,7 +99,8 @@ def train(
         Run.require_free(path, force=force)  # before the images are read, which may take long
         if settings.weights:
             read_pretrained(settings.weights, space.largest())
-        dataset = images.load(reading_size(space, settings.resolutions), space.preprocessing)
+        side = reading_size(space, settings.resolutions)
+        dataset = images.load(side, space.preprocessing, progress)
         run = Run.create(
             path,
             space=space.with_classes(len(dataset.classes)),
@@ -214,6 +215,7 @@ def export(
     data: str | None = None,
     runtime: str = "onnxruntime",
     force: bool = False,
+    progress: Progress = SILENT,
 ) -> Exported:
     """Write a network in a format that others read, proven to compute the same as torch.
 
@@ -241,7 +243,7 @@ def export(
 
         where = placement(detect_target(runtime=runtime, precision="int8"))
         seen = architecture.preprocessing
-        dataset = load_dataset(data, architecture.input_size, preprocessing=seen)
+        dataset = load_dataset(data, architecture.input_size, preprocessing=seen, progress=progress)
         rounding = Rounding(take_examples(dataset), where)
     exported = export_network(architecture, network, form, Path(out), rounding)
     for file, content in exported.files.items():

@@ -98,7 +98,7 @@ class Retraining(RunFolder[Architecture, RetrainingRecord]):
         changes = dict(recipe or {})
         light = _recipe("light", changes)
         size = reading_size(architecture, light.resolutions)  # as of all recipes
-        dataset = data.load(size, architecture.preprocessing)
+        dataset = data.load(size, architecture.preprocessing, progress)
         architecture = architecture.with_classes(len(dataset.classes))
         usual = settings.suitable_recipe(len(dataset.train))
         is_pretrained = supernet is not None and bool(supernet.settings.weights)
