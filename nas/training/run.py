@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from nas.documents import GrownValue, read_document, write_atomically
+from nas.documents import GrownValue, read_document
 from nas.errors import UserError
 from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
@@ -105,7 +105,7 @@ class Run(RunFolder[SearchSpace, RunRecord]):
             run.require_path_choice("a latency term and path sampling need path choice")
         cls.require_free(path, force=force)
         with run.begun(force=force, progress=progress):
-            write_atomically(run.space_path, space.to_json())
+            space.save(run.space_path)
         return run
 
     @classmethod
