@@ -230,6 +230,8 @@ def export(
 
     if (form == "onnx-int8") != (data is not None):
         raise UserError("export: --format onnx-int8 needs --data, and no other format takes it")
+    if data is None and runtime != "onnxruntime":
+        raise UserError("export: --runtime is of --format onnx-int8, and no other format takes it")
     for file in files_of(form, Path(out)):
         require_new(file, force=force)
     network = build(architecture).eval()

@@ -45,7 +45,7 @@ def open_picture(source: str | BytesIO) -> Image.Image:
     Raises ValueError above ``MOST_PIXELS``, OSError for what is no picture.
     """
     try:
-        image = Image.open(source, formats=[it for it in FORMATS if it != "MPO"])
+        image = Image.open(source, formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         _refuse_size("more than twice as many")
     if image.width * image.height > MOST_PIXELS:
@@ -53,6 +53,13 @@ def open_picture(source: str | BytesIO) -> Image.Image:
         image.close()
         _refuse_size(size)
     return image
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that this Pillow has a reader for."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
