@@ -16,7 +16,7 @@ from nas.errors import UserError
 from nas.families import BlockFile, Layer, Shape
 from nas.families.layer import Positive
 from nas.families.limits import MOST_LAYERS, MOST_PIXELS, least_size, too_large
-from nas.families.own import AnyLayer, files_of, locate_blocks, with_own_kinds
+from nas.families.own import AnyLayer, files_of, keep_beside, with_own_kinds
 from nas.preprocessing import IMAGENET, Preprocessing
 
 COLOURS = 3
@@ -145,7 +145,7 @@ class Architecture(documents.GrownValue):
             raise document.error((), "an architecture is a mapping with 'input_shape', 'layers'")
         if "stages" in document.data:
             raise document.error((), "is a search space, not an architecture")
-        return locate_blocks(document).validated(cls)
+        return document.validated(cls)
 
     def to_json(self) -> str:
         """Returns JSON with one line per layer; defaults are left out."""
@@ -166,5 +166,6 @@ class Architecture(documents.GrownValue):
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes ``to_json`` to ``path``, atomically."""
+        """Writes ``to_json`` to ``path``, atomically, and the files of own kinds beside it."""
+        keep_beside(files_of(self.layers), Path(path))
         documents.write_atomically(Path(path), self.to_json())

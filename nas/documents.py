@@ -12,6 +12,7 @@ import re
 import reprlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -25,6 +26,10 @@ from nas.parsing import MOST_BYTES, Form, Location, Place, parse_text
 _HERE = Path(__file__).parent  # in a wheel the spaces are beside it, in a checkout above
 BUILT_IN = next(filter(Path.is_dir, (_HERE / "search_spaces", _HERE.parent / "search_spaces")))
 """The folder of the built-in spaces; ``published/`` in it holds the built-in architectures."""
+
+
+READING: ContextVar[Path | None] = ContextVar("reading", default=None)
+"""The document that is being validated, from whose folder the paths in it count."""
 
 
 class Value(BaseModel):
@@ -93,10 +98,13 @@ class Document:
 
     def validated(self, model: type[Model]) -> Model:
         """Returns the data as a value; raises UserError, which points at the invalid part."""
+        reading = READING.set(Path(self.path))
         try:
             return model.model_validate(self.data)
         except ValidationError as error:
             raise self.validation_error(error) from None
+        finally:
+            READING.reset(reading)
 
     def validation_error(self, error: ValidationError) -> UserError:
         """Returns the most relevant of pydantic's complaints, with its place in the document."""

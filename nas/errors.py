@@ -14,6 +14,10 @@ class UserError(Exception):
     """
 
 
+class StoppedError(UserError):
+    """Ctrl-C stopped the work; the message says what is kept and how to go on."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns an OSError of the block, such as a full disk, into a UserError about ``path``."""

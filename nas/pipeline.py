@@ -99,7 +99,8 @@ def train(
         Run.require_free(path, force=force)  # before the images are read, which may take long
         if settings.weights:
             read_pretrained(settings.weights, space.largest())
-        dataset = images.load(reading_size(space, settings.resolutions), space.preprocessing)
+        side = reading_size(space, settings.resolutions)
+        dataset = images.load(side, space.preprocessing, progress)
         run = Run.create(
             path,
             space=space.with_classes(len(dataset.classes)),
@@ -214,6 +215,7 @@ def export(
     data: str | None = None,
     runtime: str = "onnxruntime",
     force: bool = False,
+    progress: Progress = SILENT,
 ) -> Exported:
     """Write a network in a format that others read, proven to compute the same as torch.
 
@@ -228,6 +230,8 @@ def export(
 
     if (form == "onnx-int8") != (data is not None):
         raise UserError("export: --format onnx-int8 needs --data, and no other format takes it")
+    if data is None and runtime != "onnxruntime":
+        raise UserError("export: --runtime is of --format onnx-int8, and no other format takes it")
     for file in files_of(form, Path(out)):
         require_new(file, force=force)
     network = build(architecture).eval()
@@ -241,7 +245,7 @@ def export(
 
         where = placement(detect_target(runtime=runtime, precision="int8"))
         seen = architecture.preprocessing
-        dataset = load_dataset(data, architecture.input_size, preprocessing=seen)
+        dataset = load_dataset(data, architecture.input_size, preprocessing=seen, progress=progress)
         rounding = Rounding(take_examples(dataset), where)
     exported = export_network(architecture, network, form, Path(out), rounding)
     for file, content in exported.files.items():

@@ -1,4 +1,4 @@
-"""Ctrl-C in real processes: one line, exit code 2, and what was done stays usable."""
+"""Ctrl-C in real processes: one line, exit code 130, and what was done stays usable."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def test_training_stops_at_a_finished_epoch_and_goes_on(tmp_path):
         lambda: log.exists() and log.read_text().count("\n") >= 2,
         tmp_path, *train, "--epochs", "500",
     )  # fmt: skip
-    assert code == 2
+    assert code == 130
     assert line.startswith("nas: stopped in epoch ")
     assert "to continue: nas train-supernet --run r --resume" in line
     run = Run.open(tmp_path / "r")
@@ -83,7 +83,7 @@ def test_measuring_keeps_its_visits_and_goes_on(tmp_path):
         lambda: visits_path(path).exists() and visits_path(path).read_text().count("\n") >= 2,
         tmp_path, *measure,
     )  # fmt: skip
-    assert code == 2
+    assert code == 130
     assert line == (
         "nas: stopped; what was measured is kept, to continue: nas build-lut --space tiny.yaml "
         "--device cpu --runtime onnxruntime --threads 1 --batch 1 --precision float32 "

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
 import os
 import sys
 from collections.abc import Mapping
-from typing import NoReturn
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -40,27 +42,67 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 INTERRUPTED = 130
 """What typer returns after Ctrl-C."""
 
+DEBUG, TRUST = "--debug", "--trust"
+
 
 def main() -> None:
     """Run a command; a user's mistake is one line on standard error and exit code 2."""
     # Before torch is loaded: with another program on the cores, threads that spin while they wait
     # made training on two of them 30 times slower, 200 ms an image instead of 6.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    called = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a letter of a name
+            stream.reconfigure(errors="backslashreplace")
+    is_debug = DEBUG in sys.argv[1:]
     try:
-        code = _application(called)(standalone_mode=False)
-    except KeyboardInterrupt:  # while modules were loaded; later typer returns INTERRUPTED
-        code = INTERRUPTED
-    except UserError as error:
-        _fail(str(error))
-    except typer.TyperException as error:
-        message = error.format_message() if hasattr(error, "format_message") else str(error)
-        message = message.replace(": Value error, ", ": ")  # pydantic's, by which typer checks
-        _fail(message if message.startswith("Usage:") else " ".join(message.split()))
-    if code == INTERRUPTED:
-        _fail("interrupted; what was written before is kept")
+        code = _run([word for word in sys.argv[1:] if word != DEBUG])
+        sys.stdout.flush()
+    except BaseException as error:
+        from nas.cli.mistakes import explain
+
+        ending = None if is_debug else explain(error)
+        if ending is None:
+            raise
+        code = ending.code
+        if ending.line:
+            _tell(ending.line)
+        else:  # nobody reads any more: what is left must not be written when Python ends
+            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     if code:
         sys.exit(code)
+
+
+def _run(words: list[str]) -> int | None:
+    """Run the command of these words; returns its exit code, which None stands for 0 in."""
+    words, trusted = _without_trusted(words)
+    called = next((word for word in words if not word.startswith("-")), None)
+    application = _application(called)
+    if not trusted:
+        code: int | None = application(words, standalone_mode=False)
+    else:
+        from nas.families.own import trusting
+
+        with trusting(trusted):
+            code = application(words, standalone_mode=False)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return code
+
+
+def _without_trusted(words: list[str]) -> tuple[list[str], list[Path]]:
+    """The words without ``--trust FILE``, which may stand anywhere, and the files."""
+    rest: list[str] = []
+    files: list[Path] = []
+    waiting = iter(words)
+    for word in waiting:
+        option, equals, value = word.partition("=")
+        if option != TRUST:
+            rest.append(word)
+        elif file := value if equals else next(waiting, ""):
+            files.append(Path(file))
+        else:
+            raise UserError(f"{TRUST} needs a file")
+    return rest, files
 
 
 def _application(called: str | None) -> typer.Typer:
@@ -72,6 +114,7 @@ def _application(called: str | None) -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
+    application.callback()(_everywhere)
     for name, (module, description) in COMMANDS.items():
         function = _not_called
         if name == called:
@@ -81,9 +124,28 @@ def _application(called: str | None) -> typer.Typer:
     return application
 
 
+def _everywhere(
+    *,
+    debug: Annotated[
+        bool, typer.Option(DEBUG, help="Show the traceback of an error; anywhere in a command.")
+    ] = False,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Run this block file, which a document names; several."),
+    ] = None,
+) -> None:
+    """The help of what ``main`` takes out of the words before typer reads them."""
+    del debug, trust
+
+
 def _not_called() -> None: ...
 
 
-def _fail(message: str) -> NoReturn:
-    print(f"nas: {message}", file=sys.stderr)
-    sys.exit(2)
+def _tell(line: str) -> None:
+    from nas.printing import print_line
+
+    is_usage = line.startswith("Usage:")
+    for part in (
+        f"nas: {line}".splitlines() if is_usage else [f"nas: {' '.join(line.splitlines())}"]
+    ):
+        print_line(part, file=sys.stderr)

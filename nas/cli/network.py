@@ -14,6 +14,7 @@ from nas.data import require_source
 from nas.deploy.formats import ExportFormat, files_of
 from nas.documents import require_file, require_new, write_json
 from nas.errors import UserError
+from nas.printing import print_line
 from nas.space import DEFAULT_SPACE, SearchSpace
 from nas.training.run import CHECKS, Run
 from nas.training.settings import (
@@ -194,13 +195,16 @@ def evaluate(
     from nas.data import load_dataset
     from nas.deploy.weights import load_weights
     from nas.network import build
+    from nas.report.terminal import ProgressBar
     from nas.training.evaluation import accuracy
     from nas.training.retraining import record_beside, remark_on_tests
 
     loaded.require_colour()
     network = build(loaded)
     load_weights(network, weights)
-    dataset = load_dataset(data, loaded.input_size, preprocessing=loaded.preprocessing)
+    seen = loaded.preprocessing
+    with ProgressBar("reading", quiet=as_json) as bar:
+        dataset = load_dataset(data, loaded.input_size, preprocessing=seen, progress=bar)
     classes, images = len(dataset.classes), len(dataset.test)
     if classes != loaded.classes:
         raise UserError(
@@ -215,7 +219,12 @@ def evaluate(
     if remark:
         lines.append(f"{weights}: {remark}")
         result["remark"] = remark
-    options.print_result(result, as_json=as_json, show=lambda: print(*lines, sep="\n"))
+
+    def show() -> None:
+        for line in lines:
+            print_line(line)
+
+    options.print_result(result, as_json=as_json, show=show)
 
 
 def resize(
@@ -259,10 +268,19 @@ def export(
         require_file(weights)
 
     from nas import pipeline
+    from nas.report.terminal import ProgressBar
 
-    exported = pipeline.export(
-        loaded, out, weights=weights, form=form, data=data, runtime=runtime, force=force
-    )
+    with ProgressBar("exporting", quiet=as_json) as bar:
+        exported = pipeline.export(
+            loaded,
+            out,
+            weights=weights,
+            form=form,
+            data=data,
+            runtime=runtime,
+            force=force,
+            progress=bar,
+        )
     agreement, difference = exported.agreement, exported.relative_difference
     if agreement is not None:
         line = f"{out}: predicts what torch predicts for {100 * agreement:.1f} % of images"
@@ -270,7 +288,7 @@ def export(
         line = f"{out}: differs from torch by {difference:.1e} of the largest logit"
     result = {"file": str(out), "format": form, "agreement": agreement}
     result["relative_difference"] = difference
-    options.print_result(result, as_json=as_json, show=lambda: print(line))
+    options.print_result(result, as_json=as_json, show=lambda: print_line(line))
 
 
 def _latency_term(

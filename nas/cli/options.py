@@ -15,6 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from typer import BadParameter, Option
 
+from nas.printing import print_line
 from nas.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -105,11 +106,11 @@ def print_result(
 ) -> None:
     """Print a result as JSON; or show it to a person, and then its files, one a line."""
     if as_json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(result, indent=2))  # noqa: T201 - JSON escapes control characters itself
         return
     show()
     for name, path in paths.items():
-        print(f"{name + ':':<14}{path}")
+        print_line(f"{name + ':':<14}{path}")
 
 
 def default_table(space: SearchSpace, target: Target | None = None) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 from nas.cli import options
-from nas.errors import UserError
+from nas.errors import StoppedError
 from nas.report import describe_search
 from nas.search import STRATEGIES
 from nas.search.study import SamplerName
@@ -159,7 +159,7 @@ def search(
                 accept_tables=accept_table,
             )
     except KeyboardInterrupt:
-        raise UserError("stopped; the study is kept, the same command goes on") from None
+        raise StoppedError("stopped; the study is kept, the same command goes on") from None
     if result:
         write_search(out, result)
         _print_search(result, describe_search(out, result), as_json=as_json)

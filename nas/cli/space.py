@@ -14,6 +14,7 @@ from nas.cli.options import Force, Json, print_result
 from nas.data import open_source
 from nas.documents import did_you_mean, read_document, require_new, write_atomically
 from nas.errors import UserError
+from nas.printing import print_line
 from nas.space import DEFAULT_SPACE, SearchSpace, built_in_architectures, built_in_spaces
 from nas.training.run import Run
 
@@ -33,8 +34,8 @@ def spaces(as_json: Json = False) -> None:
         print_table(
             columns, [(name, str(len(it.choices)), it.description) for name, it in found.items()]
         )
-        print(f"default: {DEFAULT_SPACE}")
-        print(f"architectures: {', '.join(architectures)}")
+        print_line(f"default: {DEFAULT_SPACE}")
+        print_line(f"architectures: {', '.join(architectures)}")
 
     result = {"default": DEFAULT_SPACE, "spaces": listed, "architectures": architectures}
     print_result(result, as_json=as_json, show=print_spaces)
@@ -90,8 +91,9 @@ def new_space(
         raise UserError("--classes and --data exclude each other: data has its own classes")
     if input_size:
         given = given.with_input_size(input_size)
-    if data:
-        classes = len(open_source(data).classes)
+    source = open_source(data) if data else None
+    if source:
+        classes = len(source.classes)
     if classes:
         given = given.with_classes(classes)
     name = f"{given.name or Path(architecture).stem}_{given.input_size}px"
@@ -114,8 +116,10 @@ def new_space(
     }
 
     def print_sizes() -> None:
+        if source:
+            print_line(source.summary)
         least, most = sizes
-        print(
+        print_line(
             f"{len(space.choices)} choices, {least.macs / 1e6:,.0f} to {most.macs / 1e6:,.0f} "
             f"million MACs, {least.params / 1e6:.2f} to {most.params / 1e6:.2f} million parameters"
         )

@@ -12,7 +12,8 @@ from nas.architecture import Architecture
 from nas.cli import options
 from nas.deploy.quantize import Precision
 from nas.documents import require_file, require_new
-from nas.errors import UserError
+from nas.errors import StoppedError, UserError
+from nas.printing import command, print_line
 from nas.space import DEFAULT_SPACE, SearchSpace
 
 
@@ -57,6 +58,11 @@ def build_lut(
     from nas.report.terminal import ProgressBar
 
     settings = BuildSettings(space_argument=space, seed=seed, quick=quick, minutes=minutes)
+    words = ["nas", "build-lut", "--space", space, "--device", device, "--runtime", runtime]
+    words += ["--threads", str(threads), "--batch", str(batch), "--precision", precision]
+    words += ["--quick"] if quick else []
+    words += ["--minutes", f"{minutes:g}"] if minutes else []
+    words += ["--out", str(path)]
     try:
         with ProgressBar("measuring", quiet=as_json) as bar:
             table = pipeline.build_table(
@@ -69,11 +75,8 @@ def build_lut(
                 progress=bar,
             )
     except KeyboardInterrupt:
-        raise UserError(
-            f"stopped; what was measured is kept, to continue: nas build-lut --space {space} "
-            f"--device {device} --runtime {runtime} --threads {threads} --batch {batch} "
-            f"--precision {precision} {'--quick ' if quick else ''}"
-            f"{f'--minutes {minutes:g} ' if minutes else ''}--out {path} --resume"
+        raise StoppedError(
+            f"stopped; what was measured is kept, to continue: {command(*words, '--resume')}"
         ) from None
     paths = {"table": str(path), "sidecar": str(path.with_suffix(".json"))}
     if table.validation:
@@ -172,7 +175,7 @@ def bench(
     def show() -> None:
         print_found(found, precisions, title=f"{hardware}, {threads} thread(s), batch {batch}")
         if unit and (line := unit.describe_shift(found.shift, str(table))):
-            print(line)
+            print_line(line)
 
     options.print_result(result, as_json=as_json, show=show)
 

@@ -10,14 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.data.folders import folder
 from nas.data.identity import HeldOut, hash_pictures
-from nas.data.sources import Pictures, Source, decode_all, digits, folder
+from nas.data.sources import Pictures, Source, decode_all, digits, look_for_transparency
 from nas.data.splits import Indices, split_source
 from nas.data.tables import hub, parquet
 from nas.documents import did_you_mean
 from nas.errors import UserError
 from nas.machine import usable_cores
 from nas.preprocessing import IMAGENET, Preprocessing
+from nas.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from nas.data.augmentation import Augmentation
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 KINDS = ("digits", "folder:PATH", "parquet:PATH", "hf:NAME")
 MEMORY_BYTES = 2 * 1024**3
 MOST_WORKERS = 8
+LOOKED_AT = 100
+"""Images of a part that is streamed, to see whether there are transparent ones among them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +63,15 @@ def load_dataset(
     search_share: float = 0.1,
     limit: int | None = None,
     preprocessing: Preprocessing = IMAGENET,
+    progress: Progress = SILENT,
 ) -> Dataset:
     """The data set that ``spec`` names, as square images of ``image_size`` pixels.
 
     ``preprocessing`` is the network's, which finds in them what its weights were trained on.
     ``search_share``, ``limit`` and ``seed`` are those of ``split_source``. Images of up to 2 GiB
-    are kept in memory, others are decoded whenever they are needed. Raises UserError if there is no
-    such data set, or its images cannot be read or split.
+    are kept in memory, others are decoded whenever they are needed. ``progress`` receives what was
+    found, for the user to confirm. Raises UserError if there is no such data set, or its images
+    cannot be read or split.
     """
     import torch
 
@@ -75,12 +81,16 @@ def load_dataset(
     def images(pictures: Pictures, indices: Indices) -> Images:
         labels = torch.from_numpy(pictures.labels[indices])
         if not is_streamed:
-            pixels = decode_all(pictures, indices, image_size, preprocessing.crop)
+            pixels = decode_all(
+                pictures, indices, image_size, preprocessing.crop, progress=progress
+            )
             return MemoryImages(pixels, labels, preprocessing)
+        look_for_transparency(pictures, indices[:: max(1, len(indices) // LOOKED_AT)], progress)
         workers = min(usable_cores(), MOST_WORKERS)
         return StreamedImages(pictures, indices, labels, image_size, workers, preprocessing)
 
     source = open_source(spec)
+    progress.say(source.summary)
     split = split_source(source, seed=seed, search_share=search_share, limit=limit)
     test_pictures = source.train if source.test is None else source.test
     count = len(split.train) + len(split.search) + len(split.test)

@@ -1,35 +1,35 @@
-"""Sources of images, such as folders: encoded pictures, decoded to square RGB pixels."""
+"""Sources of images: encoded pictures, decoded to square RGB pixels."""
 
 from __future__ import annotations
 
-import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from nas.data.pictures import LARGE_PIXELS, is_transparent, to_rgb
 from nas.errors import UserError
 from nas.machine import usable_cores
+from nas.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-TEST_NAMES = ("test", "val", "valid", "validation")
-
 # The errors that Pillow raises for broken files depend on their format.
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError)
 # Area and aspect ratio of a random resized crop, from Szegedy et al. 2015, section 6.
 CROP_AREA = (0.08, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
+
+_ONE_LARGE = threading.Lock()
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -62,6 +62,17 @@ class Source:
     train: Pictures
     test: Pictures | None = None
     mirror: bool = True  # whether a mirrored image keeps its class
+    unused: tuple[str, ...] = ()  # what else was found, and left out
+
+    @property
+    def summary(self) -> str:
+        """What was found, and what of it is not used: one line for the user to confirm."""
+        test = "no test images (a part is held out)"
+        if self.test is not None:
+            test = f"{len(self.test.labels):,} test images"
+        found = f"{len(self.classes)} classes, {len(self.train.labels):,} training images, {test}"
+        unused = f"; not used: {', '.join(self.unused)}" if self.unused else ""
+        return f"{self.spec}: {found}{unused}"
 
     def __post_init__(self) -> None:
         """Raise UserError for a class whose name no document can hold."""
@@ -89,24 +100,6 @@ class DigitPictures(Pictures):
         return f"digits: image {index}"
 
 
-@dataclass(frozen=True, eq=False)
-class FilePictures(Pictures):
-    """One file for each picture, at ``names[index]`` below ``path``."""
-
-    path: Path
-    names: pa.LargeBinaryArray  # a million objects would be copied into every worker process
-    labels: NDArray[np.int64]
-
-    def open(self, index: int) -> Image.Image:
-        return Image.open(self.place(index))
-
-    def encoded(self, index: int) -> bytes:
-        return Path(self.place(index)).read_bytes()
-
-    def place(self, index: int) -> str:
-        return str(self.path / os.fsdecode(self.names[index].as_py()))
-
-
 def digits() -> Source:
     """The 1,797 handwritten digits that scikit-learn carries: data without a download."""
     from sklearn.datasets import load_digits  # heavy, and only this source needs it
@@ -116,17 +109,6 @@ def digits() -> Source:
     pictures = DigitPictures(grey, bunch.target.astype(np.int64))
     classes = tuple(str(name) for name in bunch.target_names)
     return Source("digits", classes, pictures, mirror=False)
-
-
-def folder(spec: str, path: Path) -> Source:
-    """The images in one folder per class, below ``path`` or below its ``train`` and ``test``."""
-    if not path.is_dir():
-        problem = "is no folder" if path.exists() else "no such folder"
-        raise UserError(f"{spec}: {problem}; give a folder with one folder of images per class")
-    try:
-        return _folder(spec, path)
-    except OSError as error:
-        raise UserError(f"{spec}: cannot be read: {error.strerror}: {error.filename}") from None
 
 
 def require_test_classes(where: str, train: tuple[str, ...], test: tuple[str, ...]) -> None:
@@ -139,19 +121,23 @@ def require_test_classes(where: str, train: tuple[str, ...], test: tuple[str, ..
         raise UserError(f"{where}: must have the classes of the training set: {found}")
 
 
+class Decoded(NamedTuple):
+    """A picture at the wanted size, (3, side, side), and whether a part of it was transparent."""
+
+    pixels: NDArray[np.uint8]
+    is_transparent: bool
+
+
 def decode(pictures: Pictures, index: int, side: int, crop: float = 1.0) -> NDArray[np.uint8]:
     """The share ``crop`` of the picture's central square at ``side`` pixels, (3, side, side)."""
-    # JPEG can be decoded at 1/2, 1/4 or 1/8: a photo of 12 megapixels in 16 ms, not 115
-    least = round(2 * side / crop)
-    image = _open(pictures, index, draft=(least, least))
-    return _pixels(image, side, _central_square(*image.size, crop), pictures.resampling)
+    return _decode(pictures, index, side, crop).pixels
 
 
 def decode_random_crop(
     pictures: Pictures, index: int, side: int, rng: np.random.Generator, *, mirror: bool
 ) -> NDArray[np.uint8]:
     """A random part of the picture at ``side`` pixels, (3, side, side), for training."""
-    image = _open(pictures, index)
+    image, _ = _open(pictures, index)
     pixels = _pixels(image, side, _random_box(*image.size, rng), pictures.resampling)
     return pixels[:, :, ::-1] if mirror and rng.random() < 0.5 else pixels
 
@@ -161,38 +147,70 @@ def decode_all(
     indices: Sequence[int] | NDArray[np.int64],
     side: int,
     crop: float = 1.0,
+    *,
+    progress: Progress = SILENT,
 ) -> Tensor:
-    """``decode`` of many pictures, (N, 3, side, side) uint8."""
+    """``decode`` of many pictures, (N, 3, side, side) uint8; transparent ones are counted."""
     pixels = np.empty((len(indices), 3, side, side), np.uint8)
 
-    def fill(positions: range) -> None:
+    def fill(positions: range) -> list[int]:
+        transparent = []
         for position in positions:
-            pixels[position] = decode(pictures, int(indices[position]), side, crop)
+            found = _decode(pictures, int(indices[position]), side, crop)
+            pixels[position] = found.pixels
+            transparent += [int(indices[position])] if found.is_transparent else []
+        return transparent
 
     parts = [range(len(indices))[start : start + 64] for start in range(0, len(indices), 64)]
     with ThreadPoolExecutor(usable_cores()) as threads:  # Pillow decodes without the GIL
         try:
-            for _ in threads.map(fill, parts):
-                pass
+            transparent = [index for found in threads.map(fill, parts) for index in found]
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
+    _tell_transparent(pictures, transparent, len(indices), progress)
     import torch
 
     return torch.from_numpy(pixels)
 
 
-def _open(pictures: Pictures, index: int, draft: tuple[int, int] | None = None) -> Image.Image:
+def look_for_transparency(
+    pictures: Pictures, indices: Sequence[int] | NDArray[np.int64], progress: Progress
+) -> None:
+    """Count transparent pictures among those at ``indices``, as ``decode_all`` does."""
+    found = [int(index) for index in indices if _open(pictures, int(index))[1]]
+    _tell_transparent(pictures, found, len(indices), progress)
+
+
+def _tell_transparent(
+    pictures: Pictures, found: Sequence[int], among: int, progress: Progress
+) -> None:
+    if found:
+        progress.say(
+            f"{len(found):,} of {among:,} images are partly transparent and read on white, "
+            f"such as {pictures.place(found[0])}"
+        )
+
+
+def _decode(pictures: Pictures, index: int, side: int, crop: float) -> Decoded:
+    # JPEG can be decoded at 1/2, 1/4 or 1/8: a photo of 12 megapixels in 16 ms, not 115
+    least = round(2 * side / crop)
+    image, had_alpha = _open(pictures, index, draft=(least, least))
+    pixels = _pixels(image, side, _central_square(*image.size, crop), pictures.resampling)
+    return Decoded(pixels, had_alpha)
+
+
+def _open(
+    pictures: Pictures, index: int, draft: tuple[int, int] | None = None
+) -> tuple[Image.Image, bool]:
+    """The picture in RGB, and whether a part of it was transparent."""
     try:
         with pictures.open(index) as file:
             if draft:
                 file.draft("RGB", draft)
-            if file.mode.startswith(("I", "F")):
-                raise ValueError(f"mode {file.mode} has more than 8 bits per channel")
-            image = ImageOps.exif_transpose(file)  # cameras store portraits lying on their side
-            if "transparency" in image.info:
-                image = image.convert("RGBA")  # Pillow warns on the direct way
-            return image.convert("RGB")
+            large = file.width * file.height > LARGE_PIXELS
+            with _ONE_LARGE if large else nullcontext():
+                return to_rgb(file), is_transparent(file)
     except UNREADABLE as error:
         raise unreadable(pictures, index, error) from None
 
@@ -226,50 +244,3 @@ def _random_box(width: int, height: int, rng: np.random.Generator) -> Box:
             top = int(rng.integers(height - crop_height + 1))
             return left, top, left + crop_width, top + crop_height
     return _central_square(width, height)
-
-
-def _folder(spec: str, path: Path) -> Source:
-    train_path = path / "train"
-    if not (train_path.is_dir() and _class_folders(train_path)):  # "train" may be a class
-        train_path = path
-    classes, train = _pictures(spec, train_path)
-    test_path = next((path / name for name in TEST_NAMES if (path / name).is_dir()), None)
-    if train_path == path or test_path is None:
-        return Source(spec, classes, train)
-    test_classes, test = _pictures(spec, test_path)
-    require_test_classes(str(test_path), classes, test_classes)
-    return Source(spec, classes, train, test)
-
-
-def _pictures(spec: str, path: Path) -> tuple[tuple[str, ...], FilePictures]:
-    folders = _class_folders(path)
-    files = [_image_files(class_folder) for class_folder in folders]
-    if not any(files):
-        raise UserError(
-            f"{spec}: holds no images; put them at {path}/CLASS/*.jpg, or at "
-            f"{path}/train/CLASS/*.jpg and {path}/test/CLASS/*.jpg"
-        )
-    for class_folder, images in zip(folders, files, strict=True):
-        if not images:
-            raise UserError(f"{spec}: class '{class_folder.name}': holds no images")
-    labels = np.repeat(np.arange(len(files)), [len(images) for images in files])
-    names = pa.array([os.fsencode(name) for images in files for name in images], pa.large_binary())
-    return tuple(each.name for each in folders), FilePictures(path, names, labels)
-
-
-def _class_folders(path: Path) -> list[Path]:
-    return sorted(each for each in path.iterdir() if each.is_dir() and each.name[0] != ".")
-
-
-def _image_files(path: Path) -> list[Path]:
-    """The images of one class, by their paths from the folder around ``path`` on."""
-    return sorted(
-        Path(folder, name).relative_to(path.parent)
-        for folder, _, names in os.walk(path, onerror=_refuse)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-    )
-
-
-def _refuse(error: OSError) -> None:
-    raise error

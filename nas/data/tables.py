@@ -8,6 +8,7 @@ extra ``hf``, lays the images out in its cache (at ``HF_HOME``) and maps that in
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from nas.data.pictures import open_picture
 from nas.data.sources import Pictures, Source, require_test_classes
 from nas.errors import UserError
 
@@ -65,7 +67,7 @@ class HubPictures(Pictures):
     def open(self, index: int) -> Image.Image:
         encoded = self.split[index][self.column]
         if encoded and encoded["bytes"] is None and encoded["path"] is not None:
-            return Image.open(encoded["path"])
+            return open_picture(encoded["path"])
         return _open(encoded and encoded["bytes"], self.place(index))
 
     def encoded(self, index: int) -> bytes:
@@ -113,7 +115,7 @@ def hub(spec: str, name: str) -> Source:
         encoded = splits[split].select_columns([image])
         encoded = encoded.cast_column(image, datasets.Image(decode=False))
         pictures = HubPictures(f"{spec}: {split}", encoded, image, labels)
-        _require_labels(pictures, classes)
+        _require_labels(pictures, classes, values)
         return classes, pictures
 
     classes, train = read("train", _values(spec, splits, "train", label))
@@ -130,24 +132,29 @@ def hub(spec: str, name: str) -> Source:
 def _open(encoded: bytes | None, place: str) -> Image.Image:
     if encoded is None:
         raise UserError(f"{place}: holds no image bytes")
-    return Image.open(BytesIO(encoded))
+    return open_picture(BytesIO(encoded))
 
 
 def _numbered(values: NDArray[Any], names: Names | None) -> tuple[Names, NDArray[np.int64]]:
     """The classes and each row's class: ``values`` (N,), or their places among sorted values."""
+    if names is not None and values.dtype.kind not in "iu":  # text, as the names are
+        places = {name: place for place, name in enumerate(names)}
+        return names, np.array([places.get(str(value), -1) for value in values], np.int64)
     if names is not None:
-        return tuple(names), values.astype(np.int64)
+        return names, values.astype(np.int64)
     classes, labels = np.unique(values, return_inverse=True)
     return tuple(str(value) for value in classes), labels.astype(np.int64)
 
 
-def _require_labels(pictures: Pictures, names: Names) -> None:
-    """Raise UserError unless every label is the number of a name."""
+def _require_labels(pictures: Pictures, names: Names, values: NDArray[Any]) -> None:
+    """Raise UserError unless every label, made from ``values``, is the number of a name."""
     labels = pictures.labels
     wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
     if len(wrong):
-        place, last, label = pictures.place(int(wrong[0])), len(names) - 1, labels[wrong[0]]
-        raise UserError(f"{place}: label must be 0 to {last}, got {label}")
+        place, label = pictures.place(int(wrong[0])), values[wrong[0]]
+        is_number = values.dtype.kind in "iu"
+        rule = f"0 to {len(names) - 1}" if is_number else "the name of a class"
+        raise UserError(f"{place}: label must be {rule}, got {label}")
 
 
 def _find(spec: str, path: Path) -> tuple[list[Path], list[Path]]:
@@ -173,10 +180,15 @@ def _read(files: list[Path]) -> tuple[Names, ParquetPictures]:
     starts = np.cumsum([0, *(table.num_rows for table in tables[:-1])]).tolist()
     chunks = [chunk for table in tables for chunk in table["bytes"].chunks]
     encoded = pa.chunked_array(chunks, pa.large_binary())
-    values = np.concatenate([table["label"].to_numpy() for table in tables])
-    names, labels = _numbered(values, _class_names(tables[0].schema))
+    columns = [table["label"].to_numpy() for table in tables]
+    if len({column.dtype.kind == "O" for column in columns}) > 1:
+        raise UserError(
+            f"{files[0].parent}: column 'label' holds integers in some files, else text"
+        )
+    values = np.concatenate(columns)
+    names, labels = _numbered(values, _class_names(files[0], tables[0].schema))
     pictures = ParquetPictures(tuple(files), tuple(starts), encoded, labels)
-    _require_labels(pictures, names)
+    _require_labels(pictures, names, values)
     return names, pictures
 
 
@@ -185,14 +197,14 @@ def _read_table(file: Path) -> pa.Table:
     try:
         schema = pq.read_schema(file)
         image = next((name for name in ("image", "bytes") if name in schema.names), None)
-        if image is None or "label" not in schema.names:
+        if image is None or schema.names.count("label") != 1:
             has = ", ".join(schema.names)
             raise UserError(
                 f"{file}: needs the columns 'image' (or 'bytes') and 'label', has {has}"
             )
         table = pq.read_table(file, columns=[image, "label"])
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, LookupError, pa.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{file}: cannot be read as parquet: {reason}") from None
     encoded, label = table[image], table["label"]
     if pa.types.is_struct(encoded.type) and encoded.type.get_field_index("bytes") >= 0:
@@ -231,11 +243,28 @@ def _require_no_gaps(column: pa.ChunkedArray, where: str, name: str) -> None:
         raise UserError(f"{where}: column '{name}' must not be empty, is in {count} rows")
 
 
-def _class_names(schema: pa.Schema) -> Names | None:
+def _class_names(file: Path, schema: pa.Schema) -> Names | None:
     """The names in the features that Hugging Face's datasets writes into the metadata."""
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    label = metadata.get("info", {}).get("features", {}).get("label", {})
-    return tuple(label["names"]) if "names" in label else None
+    written = (schema.metadata or {}).get(b"huggingface")
+    if written is None:
+        return None
+    try:
+        found: Any = json.loads(written)
+        for key in ("info", "features", "label"):
+            found = found.get(key, {})
+        names = found.get("names")
+    except (ValueError, AttributeError, RecursionError):
+        raise UserError(
+            f"{file}: metadata 'huggingface' is no JSON as datasets writes it; write the file "
+            "again without it, and classes are named by their labels"
+        ) from None
+    if names is None:
+        return None
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise UserError(f"{file}: metadata 'huggingface': the names of classes must be texts")
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"{file}: metadata 'huggingface': class '{repeated[0]}' stands twice")
+    return tuple(names)
 
 
 def _import_datasets() -> Any:  # noqa: ANN401

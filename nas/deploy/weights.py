@@ -8,7 +8,6 @@ from pathlib import Path
 
 import onnx
 import torch
-from google.protobuf.message import DecodeError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -61,7 +60,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path}: is no safetensors file: {error}") from None
 
 
@@ -81,14 +80,20 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """An ONNX model from a file; raises UserError if there is none, or no valid one."""
+    """An ONNX model in its binary form, with weights that lie beside it, from a file.
+
+    Raises UserError if there is none, or no valid one.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, format="protobuf")  # whatever the suffix promises
         onnx.checker.check_model(model)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, DecodeError, onnx.checker.ValidationError) as error:
-        raise UserError(f"{path}: is no ONNX model: {str(error).splitlines()[0]}") from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: is no ONNX model: {reason}") from error
     return model
 
 

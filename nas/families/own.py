@@ -1,6 +1,7 @@
 """Layers in documents: of built-in kinds, and of those that a user's own Python files add.
 
-A user's file is executed, its layers are checked, and it is found again by its hash.
+A user's file is executed, its layers are checked, and it is found again by its hash. A document of
+somebody else executes nothing but what lies below it with the hash that it names.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import importlib
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar, Union
 
 from pydantic import (
     BaseModel,
@@ -26,10 +28,22 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from nas.documents import Document
+from nas.documents import READING, write_atomically
 from nas.families import LAYERS, NAME, BlockFile, Layer
+from nas.printing import command
 
 T = TypeVar("T", bound=BaseModel)
+
+_TRUSTED: ContextVar[frozenset[Path]] = ContextVar("trusted", default=frozenset())
+
+
+class _Executed(NamedTuple):
+    module: ModuleType
+    source: bytes
+
+
+_MODULES: dict[str, _Executed] = {}
+"""What was executed in this process, by its hash, as in ``sys.modules``."""
 
 Kinds = Mapping[str, type[Layer]]
 """The context of a validation: a class for each kind that is not built in."""
@@ -81,26 +95,28 @@ else:  # pydantic picks the class by its kind, and reports errors at the right k
     ]
 
 
-def locate_blocks(document: Document) -> Document:
-    """Returns the document with the paths of its ``blocks``, which count from its own folder.
+@contextmanager
+def trusting(files: Iterable[Path]) -> Iterator[None]:
+    """Within the block, documents may name these files wherever they lie: the user did."""
+    trusted = _TRUSTED.set(frozenset(file.resolve() for file in files))
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(trusted)
 
-    A file that is no longer at its path may lie beside the document, under its name.
+
+def keep_beside(files: Iterable[BlockFile], document: Path) -> None:
+    """Write the files that a document names beside it, where they are found and may run.
+
+    A file of the same name and another content stays: the copy gets its hash into its name.
     """
-    data = document.data
-    if not isinstance(data, Mapping) or not isinstance(data.get("blocks"), list):
-        return document
-    folder = Path(document.path).resolve().parent
-    blocks = [_located(entry, folder) for entry in data["blocks"]]
-    return replace(document, data={**data, "blocks": blocks})
-
-
-def _located(entry: object, folder: Path) -> object:
-    if isinstance(entry, str):
-        return str(folder / entry)
-    if isinstance(entry, Mapping) and isinstance(entry.get("path"), str):
-        path, beside = folder / entry["path"], folder / Path(entry["path"]).name
-        return {**entry, "path": str(beside if not path.exists() and beside.exists() else path)}
-    return entry
+    for file in files:
+        source = _MODULES[file.sha256].source
+        here = _candidates(file, document)
+        there = [it for it in here if it.is_file() and _is_below(it, document)]
+        if not any(_content(it) == source for it in there):
+            beside = next((it for it in here[1:] if not it.exists()), here[-1])
+            write_atomically(beside, source)
 
 
 class _Named(BaseModel):
@@ -120,7 +136,7 @@ def with_own_kinds(model: type[T], data: object, handler: ValidatorFunctionWrapH
     kinds: dict[str, type[Layer]] = {}
     for index, file in enumerate(_Named.model_validate({"blocks": given}).blocks):
         try:
-            recorded, module = _execute(file)
+            recorded, module = _execute(file, READING.get())
             kinds |= _layers(module, recorded, taken={"identity", *LAYERS, *kinds})
         except ValueError as error:
             context = {"location": ("blocks", index), "message": str(error)}
@@ -134,43 +150,97 @@ def files_of(layers: Sequence[Layer]) -> tuple[BlockFile, ...]:
     return tuple(dict.fromkeys(layer.origin for layer in layers if layer.origin is not None))
 
 
-def _execute(file: BlockFile) -> tuple[BlockFile, ModuleType]:
-    """The file with its hash, and its module; no content is executed twice."""
-    path = Path(file.path)
-    known = sys.modules.get(_module_name(path, file.sha256)) if file.sha256 else None
-    if known is not None:
-        return BlockFile(path=str(known.__file__), sha256=file.sha256), known
+def _execute(file: BlockFile, document: Path | None) -> tuple[BlockFile, ModuleType]:
+    """The file with its hash, and its module; no content is executed twice.
+
+    Raises ValueError unless the file may run: the user named it, or his own space, which is a YAML
+    above it; or ``document`` recorded its hash and lies above it.
+    """
+    if file.sha256 not in _MODULES:
+        path = _permitted(file, document)
+        source = _content(path)
+        sha256 = _sha256(source)
+        if file.sha256 and file.sha256 != sha256:
+            raise ValueError(
+                f"{path}: has changed since it was recorded: SHA-256 {file.sha256[:12]} then, "
+                f"{sha256[:12]} now; bring that version back"
+            )
+        if sha256 not in _MODULES:
+            _MODULES[sha256] = _Executed(_run(path, source, sha256), source)
+        file = BlockFile(path=str(path), sha256=sha256)
+    module = _MODULES[file.sha256].module
+    return BlockFile(path=str(module.__file__), sha256=file.sha256), module
+
+
+def _permitted(file: BlockFile, document: Path | None) -> Path:
+    """Where the file lies; raises ValueError if it may not run there. Nothing else is read."""
+    found = [it for it in _candidates(file, document) if it.is_file()]
+    if not found:
+        raise ValueError(f"{_candidates(file, document)[0]}: cannot be read: No such file")
+    is_space = document is not None and document.suffix.lower() in (".yaml", ".yml")
+    is_known = is_space or bool(file.sha256)
+    may_run = [it for it in found if _is_trusted(it) or (is_known and _is_below(it, document))]
+    if not may_run:
+        lacks = "lies outside the folder of" if is_known else "has no hash in"
+        raise ValueError(
+            f"{found[0]}: is code that {lacks} the document that names it, and is not run; read "
+            f"it, and to allow it add {command('--trust', found[0])}"
+        )
+    return next((it for it in may_run if _sha256(_content(it)) == file.sha256), may_run[0])
+
+
+def _candidates(file: BlockFile, document: Path | None) -> list[Path]:
+    """Where a file may lie: at its path, which counts from the document, or beside that."""
+    folder = (document or Path("document")).resolve().parent
+    path = folder / file.path
+    marked = f"{path.stem}_{file.sha256[:8]}{path.suffix}"
+    return [path, folder / path.name, folder / marked]
+
+
+def _is_below(path: Path, document: Path | None) -> bool:
     try:
-        source = path.read_bytes()
+        return document is not None and path.resolve().is_relative_to(document.resolve().parent)
+    except (OSError, RuntimeError):  # links in a circle
+        return False
+
+
+def _is_trusted(path: Path) -> bool:
+    return path.resolve() in _TRUSTED.get()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
-    sha256 = hashlib.sha256(source).hexdigest()
-    if file.sha256 and file.sha256 != sha256:
-        raise ValueError(
-            f"{path}: has changed since it was recorded: SHA-256 {file.sha256[:12]} then, "
-            f"{sha256[:12]} now; bring that version back"
-        )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _run(path: Path, source: bytes, sha256: str) -> ModuleType:
+    """The module that the source makes; raises ValueError with line and reason if it fails."""
     name = _module_name(path, sha256)
-    if name not in sys.modules:
-        module = ModuleType(name)
-        module.__file__ = str(path)
-        sys.modules[name] = module  # where pydantic and pickle look for the names in it
-        for old, new in RENAMED.items():
-            if old.encode() in source:
-                sys.modules.setdefault(old, importlib.import_module(new))
-        try:
-            exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 - named by the user
-        except Exception as error:  # noqa: BLE001 - whatever the user's code raises
-            del sys.modules[name]
-            raise ValueError(_reason(path, error)) from None
-    return BlockFile(path=str(sys.modules[name].__file__), sha256=sha256), sys.modules[name]
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module  # where pydantic and pickle look for the names in it
+    for old, new in RENAMED.items():
+        if old.encode() in source:
+            sys.modules.setdefault(old, importlib.import_module(new))
+    try:
+        exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 - it is permitted
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises
+        del sys.modules[name]
+        raise ValueError(_reason(path, error)) from None
+    return module
 
 
 def _module_name(path: Path, sha256: str) -> str:
     return f"nas_block_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{sha256[:16]}"
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: Path, error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{path}:{error.lineno}: SyntaxError: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)

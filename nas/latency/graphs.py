@@ -304,9 +304,11 @@ def with_batch(model: onnx.ModelProto, images: int) -> onnx.ModelProto:
     """The same model for so many images at once; its own batch may be fixed or open."""
     found = onnx.ModelProto()
     found.CopyFrom(model)
-    values = [*found.graph.input, *found.graph.output]
-    batches = [value.type.tensor_type.shape.dim[0] for value in values]
-    own = batches[0].dim_value  # 0 if it is open
+    weights = {tensor.name for tensor in found.graph.initializer}
+    inputs = [value for value in found.graph.input if value.name not in weights]
+    values = [value.type.tensor_type.shape.dim for value in (*inputs, *found.graph.output)]
+    batches = [sizes[0] for sizes in values if sizes]  # what has no sizes has no batch
+    own = batches[0].dim_value if batches else 0  # 0 if it is open
     if all(batch.dim_value == images for batch in batches):
         return model
     del found.graph.value_info[:]  # shapes of the other batch

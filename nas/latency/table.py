@@ -21,10 +21,12 @@ from nas.architecture import Architecture
 from nas.documents import Value, did_you_mean, read_document, write_atomically
 from nas.errors import UserError
 from nas.families import Layer, Shape
+from nas.families.own import keep_beside
 from nas.latency.calibration import Calibration, RowSums, Validation, judge
 from nas.latency.estimator import STATES, State
 from nas.latency.target import Target, detect_again
 from nas.latency.unit import Reference, Unit
+from nas.printing import command
 from nas.space import Assignment, SearchSpace
 
 COLUMNS = (
@@ -159,6 +161,8 @@ class LatencyTable:
         content = format_rows(self.rows).encode()
         sidecar = self.provenance.model_dump(mode="json")
         sidecar["csv_sha256"] = rows_hash(content)
+        networks = [it.network for it in (self.provenance.reference, *self.provenance.companions)]
+        keep_beside(dict.fromkeys(file for it in networks for file in it.blocks), self.path)
         write_atomically(self.path, content)
         write_atomically(sidecar_path(self.path), json.dumps(sidecar, indent=1) + "\n")
 
@@ -168,10 +172,10 @@ class LatencyTable:
         if row is not None:
             return row
         named = {"space_argument": space_argument or self.provenance.space_argument}
-        command = build_command(self.path, self.provenance.model_copy(update=named))
+        building = build_command(self.path, self.provenance.model_copy(update=named))
         raise UserError(
             f"{self.path}: no row for '{layer.signature}' on {_shape_text(input_shape)} "
-            f"({layer.slot}); add what the space is missing: {command} --resume"
+            f"({layer.slot}); add what the space is missing: {building} --resume"
         )
 
     def sums(self, architecture: Architecture) -> RowSums:
@@ -295,11 +299,13 @@ def build_command(path: Path, provenance: Provenance) -> str:
             words += [f"--{name}", str(value)]
     if provenance.modelled:
         words.append("--quick")
-    return " ".join([*words, "--out", str(path)])
+    return command(*words, "--out", path)
 
 
 def space_hash(space: SearchSpace) -> str:
-    """Distinguishes two versions of a space of one name."""
+    """Distinguishes two versions of a space of one name, wherever the user's own kinds lie."""
+    named = tuple(file.model_copy(update={"path": Path(file.path).name}) for file in space.blocks)
+    space = space.model_copy(update={"blocks": named}) if named else space
     return hashlib.sha256(space.to_json().encode()).hexdigest()
 
 
@@ -372,21 +378,22 @@ def _read_files(path: Path) -> tuple[Provenance, bytes, bool]:
     """A table's provenance, the content of its CSV, and whether that is as it was written."""
     if path.suffix != ".csv":
         raise UserError(f"{path}: a latency table is a .csv file with a .json file beside it")
-    command = f"nas build-lut --space SPACE --device cpu --out {path}"
+    build = ["nas", "build-lut", "--space", "SPACE", "--device", "cpu", "--out", str(path)]
     if not path.exists() and not sidecar_path(path).exists():
-        raise UserError(f"{path}: no such latency table; build it: {command}")
+        raise UserError(f"{path}: no such latency table; build it: {command(*build)}")
     try:
         document = read_document(sidecar_path(path))
         is_old = isinstance(document.data, dict) and "reference" not in document.data
         sidecar = None if is_old else document.validated(Sidecar)
     except UserError as error:
         problem = f"{error}; without it {path.name} is of no use"
-        raise UserError(f"{problem}, rebuild: {command} --force") from None
+        raise UserError(f"{problem}, rebuild: {command(*build, '--force')}") from None
     if sidecar is None:
-        command = command.replace("SPACE", str(document.data.get("space_argument", "SPACE")))
+        space = document.data.get("space_argument", "SPACE")
+        build[3] = str(space)
         raise UserError(
             f"{path}: is a table of an earlier version, which timed no layer cold and no "
-            f"reference network; rebuild: {command} --force"
+            f"reference network; rebuild: {command(*build, '--force')}"
         )
     try:
         content = path.read_bytes()

@@ -207,9 +207,21 @@ class Turns:
             for other in [other for other in self._runs if other not in keep]:
                 if size + sum(bytes_ for _, bytes_ in self._runs.values()) > self._open_bytes:
                     del self._runs[other]
-            run = self._thread.submit(prepare, self._runtime, graph, self.target).result()
+            run = self._prepared(name, graph)
             self._runs[name] = run, size
         return self._runs[name][1]
+
+    def _prepared(self, name: str, graph: onnx.ModelProto) -> Run:
+        """``prepare``; raises UserError with the graph's name if the runtime refuses it."""
+        try:
+            return self._thread.submit(prepare, self._runtime, graph, self.target).result()
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # each runtime has errors of its own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{name}: {self.target.runtime} does not run it: {reason}") from error
 
 
 def rounds(counts: Mapping[str, int]) -> Iterator[dict[str, int]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nas.latency.estimator import STATES
 from nas.latency.profile import OPERATORS, PARTS
 from nas.latency.unit import describe_machine, describe_spread
+from nas.printing import print_line
 from nas.report.terminal import STATES_MEAN, print_table, shape_text, share
 
 if TYPE_CHECKING:
@@ -53,9 +54,10 @@ def print_validation(table: LatencyTable) -> None:
         ],
         title=title,
     )
-    print(*_evidence(found), sep="\n")
+    for text in _evidence(found):
+        print_line(text)
     if line := describe_spread(table.provenance.spread):
-        print(line)
+        print_line(line)
 
 
 def _figures(found: Figures) -> tuple[str, ...]:
@@ -97,9 +99,9 @@ def print_found(found: Found, files: Mapping[str, str], *, title: str) -> None:
         rows,
         title=title,
     )
-    print(STATES_MEAN)
+    print_line(STATES_MEAN)
     if line := describe_spread(found.spread):
-        print(line)
+        print_line(line)
 
 
 def print_drift(drift: Drift, path: Path, *, rebuild: str) -> None:
@@ -124,7 +126,7 @@ def print_drift(drift: Drift, path: Path, *, rebuild: str) -> None:
         "calibration",
         "rebuild": f"the table does not hold any more; build it again: {rebuild}",
     }
-    print(verdicts[drift.action])
+    print_line(verdicts[drift.action])
 
 
 def _signed(number: float, digits: int = 1) -> str:
@@ -156,7 +158,7 @@ def print_profiles(profiles: Sequence[Profile], target: Target) -> None:
         for name in ("sum", "measured")
     }
     _print_shares("layers", profiles, [profile.parts for profile in profiles], both)
-    print(
+    print_line(
         "measured: the whole network; warm it also fetches from memory what no cache holds, and "
         "cold it fetches some weights while it computes with others"
     )
@@ -165,7 +167,7 @@ def print_profiles(profiles: Sequence[Profile], target: Target) -> None:
         wholes = {"measured, warm": [profile.whole.warm.ms for profile in profiles]}
         _print_shares("operators", profiles, operators, wholes)
     else:
-        print(f"{target.runtime} has no profiler for {target.device}: classes of layers only")
+        print_line(f"{target.runtime} has no profiler for {target.device}: classes of layers only")
 
 
 def _print_shares(

@@ -10,6 +10,7 @@ from nas.families import Layer, Shape
 from nas.latency.staircase import plateaus
 from nas.latency.table import LatencyTable
 from nas.network import layer_size, measure_size
+from nas.printing import print_line
 from nas.report.terminal import count, print_table, shape_text, share
 from nas.search import mobile_efficiency_score
 from nas.space import SearchSpace
@@ -155,7 +156,7 @@ def _print_architecture(described: Description) -> None:
     total = f"{described['params']:,} parameters, {count(described['macs'])} MACs"
     if priced:
         total += f", {_latency_text(described)} predicted, MES {described['mes']:.1f}"
-    print(total)
+    print_line(total)
 
 
 def _latency_text(described: Description) -> str:
@@ -171,7 +172,7 @@ def _print_run(described: Description) -> None:
         title=f"{described['run']}: path probabilities",
     )
     accuracies = ", ".join(f"{name} {share(it)}" for name, it in described["accuracies"].items())
-    print(
+    print_line(
         f"{described['finished_epochs']} of {described['epochs']} epochs on {described['space']}; "
         f"accuracy on the search slice: {accuracies}"
     )
@@ -186,17 +187,19 @@ def _print_space(described: Description) -> None:
     for name in ("smallest", "largest"):
         end = described[name]
         latency = f", {_latency_text(end)}" if "latency_ms" in end else ""
-        print(f"{name}: {end['params']:,} parameters, {count(end['macs'])} MACs{latency}")
+        print_line(f"{name}: {end['params']:,} parameters, {count(end['macs'])} MACs{latency}")
     assignments = described["assignments"]
     number = f"{assignments:,.0f}" if assignments < MANY else f"{assignments:.1e}"
-    print(f"{number} assignments of {described['distinct_layers']} distinct layers")
+    print_line(f"{number} assignments of {described['distinct_layers']} distinct layers")
     step = described.get("channel_step")
     if step == 1:
-        print("this device has no clear step of channels: each width costs what it computes")
+        print_line("this device has no clear step of channels: each width costs what it computes")
     elif step:
-        print(f"this device computes {step} channels at once: others are rounded up to a multiple")
+        print_line(
+            f"this device computes {step} channels at once: others are rounded up to a multiple"
+        )
     for plateau in described.get("plateaus", ()):
-        print(
+        print_line(
             f"{plateau['choice']}: {plateau['option']} costs as much as {plateau['dearer_option']}"
             f" ({plateau['ms']:.3f} and {plateau['dearer_ms']:.3f} ms)"
         )

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import rich.progress
 from rich import box
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.documents import write_atomically
+from nas.printing import MOST_OF_A_CELL, print_line, readable
 
 if TYPE_CHECKING:
     from nas.latency.estimator import State
@@ -29,11 +30,11 @@ class ProgressBar:
 
     def __init__(self, title: str, *, quiet: bool = False) -> None:
         self._title, self._quiet = title, quiet
-        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._progress: rich.progress.Progress | None = None
         if self._console.is_terminal and not quiet:
             self._progress = rich.progress.Progress(
-                rich.progress.TextColumn("{task.fields[text]}"),
+                rich.progress.TextColumn("{task.fields[text]}", markup=False),
                 rich.progress.BarColumn(),
                 rich.progress.MofNCompleteColumn(),
                 rich.progress.TimeElapsedColumn(),
@@ -57,6 +58,7 @@ class ProgressBar:
     def update(self, text: str, done: int, total: int | None = None) -> None:
         if self._progress:
             label = f"{self._title}: {text}" if text else self._title
+            label = readable(label, MOST_OF_A_CELL)
             self._progress.update(self._task, text=label, completed=done, total=total)
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self.say(f"{self._title}: {text} {done}" + (f" of {total}" if total else ""))
@@ -66,22 +68,24 @@ class ProgressBar:
             return
         self._last_line = time.monotonic()
         if self._progress:
-            self._progress.console.print(line)
+            self._progress.console.print(readable(line))
         else:
-            print(line, file=sys.stderr, flush=True)
+            print_line(line, file=sys.stderr)
 
 
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None
 ) -> None:
     """Print aligned columns; all but the first are right-aligned."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    heading = title and readable(title, MOST_OF_A_CELL)
+    table = Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        side: Literal["left", "right"] = "left" if index == 0 else "right"
+        table.add_column(readable(column, MOST_OF_A_CELL), justify=side, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(readable(cell, MOST_OF_A_CELL) for cell in row))
     # without markup: the name latency_ms[cpu] is no style
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:  # a pipe or a file has no edge at which to wrap
         console.width = 160
     console.print(table)
@@ -142,9 +146,9 @@ def print_networks(
     for network in networks:
         if network.remark:
             owner = f"{network.name} to {_bounds(network)}" if several else network.name
-            print(f"{owner}: {network.remark}")
+            print_line(f"{owner}: {network.remark}")
     if has_states(networks):
-        print(STATES_MEAN)
+        print_line(STATES_MEAN)
 
 
 def has_states(networks: Iterable[FinalNetwork]) -> bool:
@@ -196,7 +200,8 @@ def print_search(result: SearchResult, *, title: str | None = None) -> None:
     print_networks(
         result.networks, title=title or f"{result.space}, {result.data}", rivals=result.rivals
     )
-    print(*result.verdicts, sep="\n", end="\n\n")
+    for verdict in (*result.verdicts, ""):
+        print_line(verdict)
 
 
 def print_retrained(result: Mapping[str, Any]) -> None:
@@ -225,7 +230,7 @@ def print_check(check: Check) -> None:
     )
     (low, high), between = check.tau_interval, check.tau_between_seeds
     seeds = "" if between is None else f"; {between:.2f} between the seeds"
-    print(
+    print_line(
         f"Kendall tau {check.tau:.2f} (95 %: {low:.2f} to {high:.2f}) between inherited and "
         f"stand-alone accuracy{seeds}; mean gap {100 * check.gap:+.1f} points"
     )

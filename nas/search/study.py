@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from nas.errors import UserError
+from nas.printing import readable
 from nas.progress import SILENT, Progress
 from nas.search.problem import Assignment, Problem
 from nas.search.walk import Solution, most_accurate
@@ -53,6 +54,7 @@ def open_study(storage: str | None, name: str, *, subject: str) -> Study:
 
     from nas.search.storage import open_storage
 
+    place = readable(storage or "memory")  # without the password of a database
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -67,12 +69,12 @@ def open_study(storage: str | None, name: str, *, subject: str) -> Study:
             study.set_user_attr(SUBJECT, subject)
     except Exception as error:  # noqa: BLE001 - each database has errors of its own
         detail = str(error).partition("\n")[0]
-        raise UserError(f"{storage}: cannot be opened as a storage: {detail}") from None
+        raise UserError(f"{place}: cannot be opened as a storage: {readable(detail)}") from None
     finally:
         optuna.logging.set_verbosity(verbosity)
     if known not in (None, subject):
         raise UserError(
-            f"{storage}: its study '{name}' is about {known}, not {subject}; name another storage"
+            f"{place}: its study '{name}' is about {known}, not {subject}; name another storage"
         )
     return study
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nas.errors import UserError
+from nas.printing import command
 from nas.progress import SILENT, Progress
 from nas.search import InfeasibleTarget
 from nas.search.problem import Assignment, Costs
@@ -192,7 +193,7 @@ class Loop:
         return UserError(
             f"{pair.method.name}: {target[cost]:g} ms not met when measured: {tried} takes "
             f"{measured[cost]:.4g} ms; the table may be out of date: "
-            f"nas check-lut {self.judges.tables[cost]}"
+            f"{command('nas', 'check-lut', self.judges.tables[cost])}"
         )
 
 

@@ -17,6 +17,7 @@ from nas.deploy.pretrained import read_pretrained
 from nas.deploy.weights import load_weights
 from nas.errors import UserError
 from nas.network import build
+from nas.printing import command
 from nas.training.run import REFERENCE, Run
 
 
@@ -59,8 +60,11 @@ def load_rivals(specs: Sequence[str], run: Run) -> list[Rival]:
         if weights_of.fresh:
             raise UserError(
                 f"rival '{spec}': its classifier does not tell the {len(run.classes)} classes of "
-                f"{run.data.spec} apart; train it first: nas retrain --architecture {name} "
-                f"--weights {weights_name} --data {run.data.spec} --run FOLDER"
+                f"{run.data.spec} apart; train it first: "
+                + command(
+                    *("nas", "retrain", "--architecture", name, "--weights", weights_name),
+                    *("--data", run.data.spec, "--run", "FOLDER"),
+                )
             )
         network = build(rival)
         weights_of.load_into(network)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from nas.data import Dataset
-from nas.errors import UserError
+from nas.errors import StoppedError, UserError
 from nas.latency.calibration import judge
 from nas.latency.table import LatencyTable, Prices
 from nas.latency.target import detect_again
@@ -81,7 +81,7 @@ def slim_run(
                 methods += [Baseline(candidates, name) for name in BASELINES]
             return _finish(run, candidates, [*methods, Slimming(candidates)], out, lock, rivals)
         except KeyboardInterrupt:
-            raise UserError(
+            raise StoppedError(
                 f"stopped after {len(journal.accuracies)} evaluations, which are kept; "
                 "the same command with --resume goes on"
             ) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,14 @@ from nas.documents import parse_document
 from nas.errors import UserError
 from nas.families import CONTEXT_FIELDS, Layer
 from nas.families.layer import ResidualLayer
+from nas.printing import command, readable
 from nas.space.document import IDENTITY
 from nas.space.search_space import SearchSpace
+
+EXAMPLE = ("--weights", "FILE", "--data", "folder:photos")
+
+PLAIN_TEXT = r"(?!(?i:null|true|false)$)[A-Za-z][A-Za-z0-9_. -]*"
+"""What YAML reads as this text; all else stands in quotes."""
 
 SMALLEST = 0.25
 """Multiply-accumulates of the smallest network, as a share of the given one's."""
@@ -76,16 +83,17 @@ class Sketch:
         stem, *body, head = self.architecture.layers
         stages = list(_stages(body))
         given = self.architecture.name or "a given network"
+        file = f"{self.name}.yaml"
         lines = [
-            f"# Around {given}, the largest network here, with {macs / 1e6:,.0f} million",
+            f"# Around {readable(given)}, the largest network here, with {macs / 1e6:,.0f} million",
             f"# multiply-accumulates at {self.architecture.input_size} px. A list is a choice,",
             "# cheapest option first; all else is fixed. Widths are channels of stages, expansions",
             "# multiply them inside a block, and identity leaves a block out.",
-            f"#   nas show {self.name}.yaml",
-            f"#   nas build-lut --space {self.name}.yaml --device cpu",
-            f"#   nas train-supernet --space {self.name}.yaml --weights FILE --data folder:photos",
-            f"name: {self.name}",
-            f"description: around {given} at {self.architecture.input_size} px",
+            f"#   {readable(command('nas', 'show', file))}",
+            f"#   {readable(command('nas', 'build-lut', '--space', file, '--device', 'cpu'))}",
+            f"#   {readable(command('nas', 'train-supernet', '--space', file, *EXAMPLE))}",
+            f"name: {_text(self.name)}",
+            f"description: {_text(f'around {given} at {self.architecture.input_size} px')}",
             f"input_size: {self.architecture.input_size}",
             f"classes: {self.architecture.classes}",
         ]
@@ -237,6 +245,11 @@ def _spec(layer: Layer) -> dict[str, Any]:
     """The fields of a layer as a space states them."""
     fields = layer.model_dump(mode="json", exclude=set(CONTEXT_FIELDS), exclude_defaults=True)
     return {"kind": layer.kind, **{name: it for name, it in fields.items() if name != "kind"}}
+
+
+def _text(text: str) -> str:
+    """A text in YAML, in quotes where it could mean something else."""
+    return text if re.fullmatch(PLAIN_TEXT, text) else json.dumps(text, ensure_ascii=False)
 
 
 def _flow(value: object) -> str:

@@ -20,7 +20,7 @@ from nas.errors import UserError
 from nas.families import BlockFile, Layer, MapMisfitError, Shape
 from nas.families.layer import Classes, Positive
 from nas.families.limits import MOST_LAYERS
-from nas.families.own import files_of, locate_blocks, with_own_kinds
+from nas.families.own import files_of, keep_beside, with_own_kinds
 from nas.parsing import Location
 from nas.preprocessing import IMAGENET, Preprocessing
 from nas.space.choices import (
@@ -88,11 +88,16 @@ class SearchSpace(documents.Value):
         """Returns the space of a document; errors name its file, line and column."""
         if not isinstance(document.data, dict) or "layers" in document.data:
             raise document.error((), "a search space is a mapping with 'stages'")
-        return locate_blocks(document).validated(cls)
+        return document.validated(cls)
 
     def to_json(self) -> str:
         """Returns JSON from which ``load`` reads an equal space."""
         return json.dumps(self.model_dump(mode="json", exclude_defaults=True), indent=1) + "\n"
+
+    def save(self, path: Path) -> None:
+        """Writes ``to_json`` to ``path``, atomically, and the files of own kinds beside it."""
+        keep_beside(self.blocks, path)
+        documents.write_atomically(path, self.to_json())
 
     def with_classes(self, classes: int) -> SearchSpace:
         """Returns the same space with another number of classes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
 from nas.documents import Value, read_document, write_json
-from nas.errors import UserError
+from nas.errors import StoppedError, UserError
+from nas.printing import command
 from nas.progress import SILENT, Progress
 from nas.store.checkpoint import PREVIOUS, DamagedError, State, mend_checkpoint, read_state
 from nas.store.lock import LOCK_FILE, PARTIAL, Lock, hold_folder, require_unheld
@@ -89,7 +91,8 @@ class RunFolder(ABC, Generic[Subject, Record]):
         path = Path(path)
         if not (path / cls.record_file).is_file():
             problem = "holds no" if path.is_dir() else "no such"
-            raise UserError(f"{path}: {problem} {cls.noun}; {cls.beginning.format(path=path)}")
+            beginning = cls.beginning.format(path=shlex.quote(str(path)))
+            raise UserError(f"{path}: {problem} {cls.noun}; {beginning}")
         return cls.read(path)
 
     @classmethod
@@ -162,7 +165,7 @@ class RunFolder(ABC, Generic[Subject, Record]):
     @property
     def resume_command(self) -> str:
         """The command that continues the training."""
-        return f"{self.command} --run {self.path} --resume"
+        return command(*self.command.split(), "--run", self.path, "--resume")
 
     @cached_property
     def recipe_sha256(self) -> str:
@@ -229,11 +232,11 @@ class RunFolder(ABC, Generic[Subject, Record]):
         if warning is not None:
             progress.say(warning)
 
-    def interrupted(self) -> UserError:
+    def interrupted(self) -> StoppedError:
         """The error after Ctrl-C: which epoch is saved, and how to continue."""
         done = self.finished_epochs
         saved = f"epoch {done} is saved" if done else "no epoch was finished"
-        return UserError(
+        return StoppedError(
             f"stopped in epoch {min(done + 1, self.epochs)} of {self.epochs}, {saved}; "
             f"to continue: {self.resume_command}"
         )

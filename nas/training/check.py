@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.documents import Value
-from nas.errors import UserError
+from nas.errors import StoppedError, UserError
 from nas.network import measure_size
 from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
@@ -110,7 +110,7 @@ def check_supernet(
                 accuracies[key] = accuracy(network, dataset.search.at(architecture.input_size))
                 journal.append(Finished(training=key, accuracy=accuracies[key]))
     except KeyboardInterrupt:
-        raise UserError(
+        raise StoppedError(
             f"stopped; {len(accuracies)} trainings are kept in {path}, the same command goes on"
         ) from None
     alone = [accuracies[key] for key in trainings]

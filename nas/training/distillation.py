@@ -107,7 +107,11 @@ def load_teacher(
         teacher, own = _from_weights(name, Path(weights), image_size, torch.device(device))
     else:
         raise UserError(f"teacher '{spec}': must be ARCHITECTURE:WEIGHTS or a file *.onnx")
-    shape = tuple(teacher(torch.zeros(2, 3, image_size, image_size, device=device)).shape)
+    try:
+        shape = tuple(teacher(torch.zeros(2, 3, image_size, image_size, device=device)).shape)
+    except Exception as error:  # of onnxruntime, on a graph that does not compute
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"teacher '{spec}': does not run: {reason}") from error
     if shape != (2, classes):
         found = f"{shape[1]} classes" if len(shape) == 2 else f"outputs of the shape {shape}"
         raise UserError(f"teacher '{spec}': must tell {classes} classes apart, has {found}")
@@ -163,9 +167,13 @@ def _from_onnx(path: str, image_size: int, device: torch.device) -> tuple[Teache
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"teacher '{path}': onnxruntime refuses it: {reason}") from error
-    entry, *others = session.get_inputs()
-    if others or len(entry.shape) != 4 or entry.type != "tensor(float)":
+    inputs = session.get_inputs()
+    kinds = [(entry.type, len(entry.shape)) for entry in inputs]
+    if kinds != [("tensor(float)", 4)]:
         raise UserError(f"teacher '{path}': must take one float32 tensor of images (N, 3, S, S)")
+    if session.get_outputs()[0].type != "tensor(float)":
+        raise UserError(f"teacher '{path}': its first output must be a float32 tensor of logits")
+    (entry,) = inputs
     batch, *sides = entry.shape  # an open dimension is a name
     shape = tuple(side if isinstance(side, int) else None for side in sides)
     _require_size(path, shape, image_size)

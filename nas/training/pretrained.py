@@ -16,6 +16,7 @@ from nas.data import Dataset
 from nas.deploy.weights import load_weights
 from nas.errors import UserError
 from nas.network import Network, build
+from nas.printing import command
 from nas.progress import Progress
 from nas.space import SearchSpace
 from nas.supernet import Supernet
@@ -37,8 +38,8 @@ def given_network(space: SearchSpace, architecture: str | None) -> Architecture:
     if given.layers != largest.layers:
         raise UserError(
             f"{architecture}: is not the largest network of the space '{space.name}': "
-            f"{_difference(given, largest)}; nas new-space {architecture} writes a space in which "
-            "it is"
+            f"{_difference(given, largest)}; {command('nas', 'new-space', architecture)} writes a "
+            "space in which it is"
         )
     return largest.with_preprocessing(given.preprocessing)
 

@@ -99,7 +99,7 @@ class Retraining(ImagesFolder[Architecture, RetrainingRecord]):
         changes = dict(recipe or {})
         light = _recipe("light", changes)
         size = reading_size(architecture, light.resolutions)  # as of all recipes
-        dataset = data.load(size, architecture.preprocessing)
+        dataset = data.load(size, architecture.preprocessing, progress)
         if supernet is not None and (remark := remark_on_tests(supernet.record, dataset)):
             progress.say(f"{supernet.path}: {remark}")
         architecture = architecture.with_classes(len(dataset.classes))

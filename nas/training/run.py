@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from nas.data.identity import HeldOut
-from nas.documents import GrownValue, read_document, write_atomically
+from nas.documents import GrownValue, read_document
 from nas.errors import UserError
 from nas.preprocessing import Preprocessing
 from nas.progress import SILENT, Progress
@@ -173,7 +173,7 @@ class Run(ImagesFolder[SearchSpace, RunRecord]):
             run.require_path_choice("a latency term and path sampling need path choice")
         cls.require_free(path, force=force)
         with run.begun(force=force, progress=progress):
-            write_atomically(run.space_path, space.to_json())
+            space.save(run.space_path)
         return run
 
     @classmethod

@@ -12,6 +12,7 @@ from nas.architecture import Architecture
 from nas.documents import GrownValue, Value
 from nas.families import LAYERS
 from nas.preprocessing import IMAGENET, Preprocessing
+from nas.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -180,10 +181,17 @@ class DataSettings(Value):
     search_share: float = Field(0.1, gt=0, lt=1, description="Share of images kept for searches.")
     limit: Count | None = Field(None, description="Use only this many training images.")
 
-    def load(self, image_size: int, preprocessing: Preprocessing = IMAGENET) -> Dataset:
+    def load(
+        self,
+        image_size: int,
+        preprocessing: Preprocessing = IMAGENET,
+        progress: Progress = SILENT,
+    ) -> Dataset:
         from nas.data import load_dataset
 
-        return load_dataset(image_size=image_size, preprocessing=preprocessing, **dict(self))
+        return load_dataset(
+            image_size=image_size, preprocessing=preprocessing, progress=progress, **dict(self)
+        )
 
 
 RECIPES: Mapping[str, Recipe] = {

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from nas.data.augmentation import Augmentation, RandAugment, normalise
+from nas.data.folders import folder
 from nas.data.images import Images, MemoryImages, StreamedImages
-from nas.data.sources import decode_all, folder
+from nas.data.sources import decode_all
 from nas.errors import UserError
 
 KINDS = ["memory", "streamed here", "streamed by two workers"]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -148,11 +150,6 @@ def test_folders_within_a_class_and_odd_names_belong_to_it(photos: Path) -> None
     assert places == [str(it) for it in (*expected, photos / "cat" / "tabby" / "grün.PNG")]
     with source.train.open(9) as image:
         assert image.size == (16, 16)
-
-
-def test_class_called_train_is_no_split(photos: Path) -> None:
-    (photos / "dog").rename(photos / "train")
-    assert load_dataset(f"folder:{photos}", 16).classes == ("cat", "train")
 
 
 @pytest.mark.parametrize(
@@ -336,6 +333,85 @@ def test_label_beyond_the_class_names_is_refused(
     labels = [0] * 10 + [1] * 9 + [-1]
     path = write_parquet(tmp_path / "a.parquet", encoded, labels, ("cat", "dog"))
     assert message_of(f"parquet:{path}") == f"{path}: row 19: label must be 0 to 1, got -1"
+
+
+def features(names: object) -> str:
+    return json.dumps({"info": {"features": {"label": {"names": names}}}})
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("{", "is no JSON as datasets writes it; write the file again without it"),
+        ("\udc80", "is no JSON as datasets writes it"),
+        ("[" * 100_000, "is no JSON as datasets writes it"),
+        ("[1, 2]", "is no JSON as datasets writes it"),
+        ('{"info": "text"}', "is no JSON as datasets writes it"),
+        ('{"info": {"features": {"label": null}}}', "is no JSON as datasets writes it"),
+        (features(7), "the names of classes must be texts"),
+        (features({"0": "cat"}), "the names of classes must be texts"),
+        (features(["cat", 2]), "the names of classes must be texts"),
+        (features(["cat", "dog", "cat"]), "class 'cat' stands twice"),
+    ],
+)
+def test_metadata_of_other_forms_are_one_line(
+    metadata: str, message: str, photos: Path, tmp_path: Path
+) -> None:
+    encoded = [file.read_bytes() for file in sorted(photos.rglob("*.png"))]
+    table = pa.table({"bytes": encoded, "label": [0] * 10 + [1] * 10})
+    written = {"huggingface": metadata.encode("utf-8", "surrogateescape")}
+    path = tmp_path / "a.parquet"
+    pq.write_table(table.replace_schema_metadata(written), path)
+    found = message_of(f"parquet:{path}")
+    assert found.startswith(f"{path}: metadata 'huggingface'")
+    assert message in found
+
+
+def test_text_labels_are_found_among_the_names(
+    photos: Path, tmp_path: Path, write_parquet: WriteParquet
+) -> None:
+    encoded = [file.read_bytes() for file in sorted(photos.rglob("*.png"))]
+    labels = ["dog"] * 10 + ["cat"] * 10
+    path = write_parquet(tmp_path / "a.parquet", encoded, labels, ("dog", "cat"))
+    source = nas.data.open_source(f"parquet:{path}")
+    assert source.classes == ("dog", "cat")
+    assert source.train.labels.tolist() == [0] * 10 + [1] * 10
+    write_parquet(path, encoded, [*labels[:-1], "cow"], ("dog", "cat"))
+    assert message_of(f"parquet:{path}") == (
+        f"{path}: row 19: label must be the name of a class, got cow"
+    )
+
+
+def test_files_whose_labels_are_of_two_kinds_are_refused(
+    photos: Path, tmp_path: Path, write_parquet: WriteParquet
+) -> None:
+    encoded = [file.read_bytes() for file in sorted(photos.rglob("*.png"))]
+    write_parquet(tmp_path / "train-0.parquet", encoded[:10], [0] * 10)
+    write_parquet(tmp_path / "train-1.parquet", encoded[10:], ["cat"] * 10)
+    assert "holds integers in some files" in message_of(f"parquet:{tmp_path}")
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    columns = [pa.array([b"x"]), pa.array([0]), pa.array([1])]
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(columns, names=["bytes", "label", "label"]), path)
+    assert message_of(f"parquet:{path}").endswith("has bytes, label, label")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_parquet_is_one_line_or_is_read(
+    seed: int, photos: Path, tmp_path: Path, write_parquet: WriteParquet
+) -> None:
+    encoded = [file.read_bytes() for file in sorted(photos.rglob("*.png"))]
+    path = write_parquet(tmp_path / "a.parquet", encoded, [0] * 10 + [1] * 10, ("cat", "dog"))
+    good, rng = path.read_bytes(), np.random.default_rng(seed)
+    for _ in range(60):
+        bad = bytearray(good)
+        for place in rng.integers(len(bad) - 900, len(bad), 3):  # among what describes the columns
+            bad[place] = rng.integers(256)
+        path.write_bytes(bytes(bad))
+        with suppress(UserError):
+            load_dataset(f"parquet:{path}", 8)
 
 
 def test_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:

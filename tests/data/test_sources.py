@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.data.sources import Pictures, decode, decode_random_crop
-from nas.errors import UserError
+from nas.data.sources import Pictures, decode, decode_all, decode_random_crop
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,24 @@ def test_orientation_of_the_camera_is_followed(tmp_path: Path) -> None:
     assert np.array_equal(turned, np.rot90(upright, -1, axes=(1, 2)))
 
 
-def test_sixteen_bits_are_refused_not_clipped() -> None:
-    image = Image.fromarray(np.full((8, 8), 40_000, np.uint16))
-    with pytest.raises(UserError) as error:
-        decode(OnePicture(image), 5, 8)
-    assert str(error.value) == (
-        "picture 5: unreadable image (mode I;16 has more than 8 bits per channel); "
-        "replace or remove it"
-    )
+@dataclass(frozen=True)
+class ManyPictures(Pictures):
+    images: tuple[Image.Image, ...]
+
+    def open(self, index: int) -> Image.Image:
+        return self.images[index].copy()
+
+    def place(self, index: int) -> str:
+        return f"picture {index}"
+
+
+def test_transparent_pictures_are_counted_and_one_is_named(recorder: type) -> None:
+    opaque = gradient(8, 8).convert("RGBA")
+    clear = opaque.copy()
+    clear.putpixel((3, 3), (0, 0, 0, 0))
+    heard = recorder()
+    pixels = decode_all(ManyPictures((opaque, clear, clear)), np.arange(3), 8, progress=heard)
+    assert pixels[1, :, 3, 3].tolist() == [255, 255, 255]
+    assert heard.lines == [
+        "2 of 3 images are partly transparent and read on white, such as picture 1"
+    ]

@@ -1,16 +1,23 @@
 """Layers of a user's own: the page that explains them works, and mistakes are one line."""
 
+import hashlib
+import json
 import re
 import runpy
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from nas import cli
 from nas.architecture import Architecture
 from nas.deploy.formats import export_network
+from nas.documents import Value, read_document
 from nas.errors import UserError
 from nas.latency.graphs import LayerGraphs
 from nas.latency.table import space_hash
@@ -273,14 +280,171 @@ def test_a_missing_or_changed_file_is_one_line_and_one_beside_the_document_will_
     loaded = SearchSpace.load(old / "own.yaml")
     path = new / "space.json"
     path.write_text(loaded.to_json().replace(loaded.blocks[0].sha256, "0" * 64))
+    with pytest.raises(UserError, match=r"space\.json:6:3: blocks\[0\].*outside .* is not run"):
+        SearchSpace.load(path)
+    (new / "gated_ffn.py").write_text(CODE)
     with pytest.raises(UserError, match=r"space\.json:6:3: blocks\[0\].*has changed since it was"):
         SearchSpace.load(path)
+    (new / "gated_ffn.py").unlink()
     (old / "gated_ffn.py").rename(old / "away.py")
     with pytest.raises(UserError, match=r"gated_ffn\.py: cannot be read: No such file"):
         SearchSpace.load(path)
     (old / "away.py").rename(new / "gated_ffn.py")
     path.write_text(loaded.to_json())
     assert measure_size(SearchSpace.load(path).largest()) == measure_size(loaded.largest())
+
+
+EVIL = """
+from pathlib import Path
+Path("ran").write_text("x")
+"""
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """A function that writes a document into a folder of its own, and code beside that folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "evil.py").write_text(EVIL + CODE + f"# {tmp_path}\n")
+    space = {"name": "stranger", "input_size": 32, "classes": 3, "stem": {"kind": "conv_stem"}}
+    space |= {"stages": [{"width": 8}], "head": {"kind": "classifier"}}
+    layers = [
+        {"slot": "stem", "kind": "conv_stem", "in_channels": 3, "out_channels": 8},
+        {"slot": "head", "kind": "classifier", "in_channels": 8, "classes": 3},
+    ]
+    network = {"input_shape": [3, 32, 32], "layers": layers}
+
+    def write(name, entry, kind="space"):
+        path = tmp_path / "sent" / name
+        path.write_text(json.dumps({**(space if kind == "space" else network), "blocks": [entry]}))
+        return path
+
+    return write
+
+
+def evil(tmp_path, path="../evil.py", sha256=None):
+    content = (tmp_path / "evil.py").read_bytes()
+    return {"path": path, "sha256": sha256 or hashlib.sha256(content).hexdigest()}
+
+
+@pytest.mark.parametrize("kind", ["space", "network"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        lambda folder: "../evil.py",
+        lambda folder: str(folder / "evil.py"),
+        lambda folder: {"path": "../evil.py"},
+        evil,
+        lambda folder: evil(folder, str(folder / "evil.py")),
+        lambda folder: "inside.py",  # below the document, but its hash is not recorded
+        lambda folder: "link.py",  # below the document, but only by name
+        lambda folder: evil(folder, "link.py"),
+        lambda folder: {"path": "/dev/zero", "sha256": "0" * 64},  # would be read for ever
+    ],
+)
+def test_code_that_a_document_names_is_not_run(tmp_path, stranger, capsys, kind, entry):
+    (tmp_path / "sent" / "inside.py").write_text(EVIL + CODE)
+    (tmp_path / "sent" / "link.py").symlink_to(tmp_path / "evil.py")
+    path = stranger("stranger.json", entry(tmp_path), kind)
+    with pytest.raises(UserError) as caught:
+        (SearchSpace if kind == "space" else Architecture).load(path)
+    assert re.search(
+        r"stranger\.json:1:\d+: blocks\[0\]: .*(not run.*--trust \S+\.py|No such file)$",
+        str(caught.value),
+    )
+    assert not Path("ran").exists()
+
+
+def test_a_yaml_runs_what_lies_below_it_and_nothing_else(tmp_path, stranger):
+    (tmp_path / "sent" / "below").mkdir()
+    (tmp_path / "sent" / "below" / "mine.py").write_text(EVIL + CODE)
+    SearchSpace.load(stranger("own.yaml", "below/mine.py"))
+    assert Path("ran").exists()
+    Path("ran").unlink()
+    with pytest.raises(UserError, match=r"is not run"):
+        SearchSpace.load(stranger("own.yaml", "../evil.py"))
+    assert not Path("ran").exists()
+
+
+def test_code_below_a_document_runs_if_its_hash_agrees(tmp_path, stranger):
+    entry = evil(tmp_path, "inside.py")
+    (tmp_path / "evil.py").rename(tmp_path / "sent" / "inside.py")
+    SearchSpace.load(stranger("stranger.json", entry))
+    assert Path("ran").exists()
+
+
+@pytest.mark.parametrize("form", ["--trust {}", "--trust={}"])
+def test_code_that_the_user_names_runs(tmp_path, stranger, monkeypatch, capsys, form):
+    path = stranger("stranger.json", str(tmp_path / "evil.py"))
+    words = form.format(tmp_path / "evil.py").split()
+    monkeypatch.setattr("sys.argv", ["nas", "show", str(path), *words])
+    cli.main()
+    assert Path("ran").exists()
+
+
+def test_the_advice_of_the_message_allows_it(tmp_path, stranger, monkeypatch, capsys):
+    path = stranger("stranger.json", "../evil.py")
+    monkeypatch.setattr("sys.argv", ["nas", "show", str(path)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    advice = capsys.readouterr().err.strip().partition("add ")[2]
+    monkeypatch.setattr("sys.argv", ["nas", "show", str(path), *advice.split()])
+    cli.main()
+    assert Path("ran").exists()
+
+
+def test_other_documents_that_hold_networks_run_nothing_either(tmp_path, stranger):
+    class Holder(Value):
+        network: Architecture
+
+    document = read_document(stranger("stranger.json", evil(tmp_path), "network"))
+    nested = replace(document, data={"network": document.data})
+    with pytest.raises(UserError, match="is not run"):
+        nested.validated(Holder)
+    with pytest.raises(ValidationError, match="is not run"):
+        Architecture.model_validate(document.data)
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("code", ["import sys\nsys.exit(0)\n", "raise SystemExit\n"])
+def test_a_block_file_that_ends_the_program_is_one_line(tmp_path, code):
+    (tmp_path / "gated_ffn.py").write_text(code + CODE)
+    (tmp_path / "own.yaml").write_text(YAML)
+    with pytest.raises(UserError, match=r"gated_ffn\.py:\d: SystemExit"):
+        SearchSpace.load(tmp_path / "own.yaml")
+
+
+IN_ANOTHER_PROCESS = """
+import sys
+from nas.architecture import Architecture
+from nas.space import SearchSpace
+kind = SearchSpace if sys.argv[1].endswith("space.json") else Architecture
+print(len(kind.load(sys.argv[1]).blocks))
+"""
+
+
+@pytest.mark.parametrize("name", ["space.json", "found.json"])
+@pytest.mark.parametrize("other", [None, "# another file of that name\n"])
+def test_what_is_saved_elsewhere_brings_its_code_along(tmp_path, name, other):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "mine" / "gated_ffn.py").write_text(CODE + f"# {tmp_path}\n")
+    (tmp_path / "mine" / "own.yaml").write_text(YAML)
+    if other:
+        (tmp_path / "saved" / "gated_ffn.py").write_text(other)
+    space = SearchSpace.load(tmp_path / "mine" / "own.yaml")
+    saved = tmp_path / "saved" / name
+    (space if name == "space.json" else space.largest()).save(saved)
+    (space if name == "space.json" else space.largest()).save(saved)  # again: nothing is added
+    assert len(list(saved.parent.glob("gated_ffn*.py"))) == (2 if other else 1)
+    if other:
+        assert (tmp_path / "saved" / "gated_ffn.py").read_text() == other
+    done = subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, str(saved)],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout == "1\n"
+    if name == "space.json":
+        assert SearchSpace.load(saved) == space
+        assert space_hash(SearchSpace.load(saved)) == space_hash(space)
 
 
 def test_the_source_of_a_block_that_needs_another_package_is_refused(tmp_path):

@@ -207,14 +207,16 @@ def test_a_model_that_fixes_its_batch_is_refused(target):
     del model.graph.output[0].type.tensor_type.shape.dim[2:]
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 128
     more = target.model_copy(update={"batch": 2})
-    with pytest.raises(UserError, match=r"^a model does not run with batch 2: "):
+    with pytest.raises(UserError, match=r"^m: a model does not run with batch 2: "):
         visits_of(Turns(more, {"m": lambda: model}, np.random.default_rng(0)), {"m": 1})
 
 
 def test_a_model_of_open_size_is_refused(target):
     model = pointwise((8, 4, 4))
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
-    with pytest.raises(UserError, match=r"^input 'images' has no fixed size: 1 x 8 x height x 4; "):
+    with pytest.raises(
+        UserError, match=r"^m: input 'images' has no fixed size: 1 x 8 x height x 4; "
+    ):
         visits_of(Turns(target, {"m": lambda: model}, np.random.default_rng(0)), {"m": 1})
 
 

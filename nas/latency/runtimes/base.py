@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import ClassVar
@@ -11,6 +12,16 @@ import onnx
 
 from nas.deploy.quantize import Placement
 from nas.errors import UserError
+
+NUMBERS = {
+    "FLOAT": "float32",
+    "FLOAT16": "float16",
+    "DOUBLE": "float64",
+    "BOOL": "bool",
+    **{f"INT{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"UINT{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+}
+"""The numbers that an input may hold, by ONNX's names and numpy's."""
 
 
 class Runtime(ABC):
@@ -48,15 +59,44 @@ class Runtime(ABC):
         return None
 
 
+MOST_NUMBERS = 100_000_000
+"""Of one input: a hundred photos of a telephone."""
+
+
 def random_inputs(model: onnx.ModelProto) -> Mapping[str, np.ndarray]:
-    """The same float32 numbers at each call, for each input by its name, which has a fixed size."""
+    """The same numbers at each call, for each input by its name; integers are zeros.
+
+    Raises UserError for inputs without a fixed size, or of other things than numbers.
+    """
     rng = np.random.default_rng(0)
-    found = {}
-    for value in model.graph.input:
-        sizes = value.type.tensor_type.shape.dim
-        shape = [size.dim_value for size in sizes]
-        if not all(shape):
-            text = " x ".join(str(size.dim_param or size.dim_value) for size in sizes)
-            raise UserError(f"input '{value.name}' has no fixed size: {text}; export it with one")
-        found[value.name] = rng.standard_normal(shape, dtype=np.float32)
+    found = {value.name: _random(value, rng) for value in inputs_of(model)}
+    if not found:
+        raise UserError("takes no input")
     return found
+
+
+def inputs_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """What a user feeds: early versions of ONNX list weights among the inputs, too."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in weights]
+
+
+def _random(value: onnx.ValueInfoProto, rng: np.random.Generator) -> np.ndarray:
+    name, kind = f"input '{value.name}'", value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        raise UserError(f"{name} is no tensor, but {str(kind or 'nothing').removesuffix('_type')}")
+    tensor = value.type.tensor_type
+    number = onnx.TensorProto.DataType.Name(tensor.elem_type)
+    if number not in NUMBERS:
+        raise UserError(f"{name} holds {number.lower()}; must hold {', '.join(NUMBERS.values())}")
+    sizes = tensor.shape.dim
+    shape = [size.dim_value for size in sizes]
+    if not (tensor.HasField("shape") and all(size > 0 for size in shape)):
+        text = " x ".join(str(size.dim_param or size.dim_value) for size in sizes) or "unknown"
+        raise UserError(f"{name} has no fixed size: {text}; export it with one")
+    if (count := math.prod(shape)) > MOST_NUMBERS:
+        raise UserError(f"{name} has {count:,} numbers, the most are {MOST_NUMBERS:,}")
+    dtype = np.dtype(NUMBERS[number])
+    if dtype.kind != "f":
+        return np.zeros(shape, dtype)
+    return np.asarray(rng.standard_normal(shape, dtype=np.float32), dtype)
