@@ -17,7 +17,7 @@ from nas.data.tables import hub, parquet
 from nas.documents import did_you_mean
 from nas.errors import UserError
 from nas.machine import usable_cores
-from nas.preprocessing import IMAGENET, Preprocessing
+from nas.preprocessing import IMAGENET, Interpolation, Preprocessing
 
 if TYPE_CHECKING:
     from nas.data.augmentation import Augmentation
@@ -30,7 +30,7 @@ MOST_WORKERS = 8
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images of one size.
+    """Images of one size, brought to it by ``interpolation``.
 
     ``split_sha256`` identifies the positions of the search slice, ``held_out`` its pictures and
     those of the test set.
@@ -44,6 +44,7 @@ class Dataset:
     split_sha256: str
     augmentation: Augmentation
     held_out: HeldOut
+    interpolation: Interpolation = "bicubic"
 
     def at(self, side: int) -> Dataset:
         """The same images, resized to ``side`` pixels as they are served."""
@@ -75,7 +76,7 @@ def load_dataset(
     def images(pictures: Pictures, indices: Indices) -> Images:
         labels = torch.from_numpy(pictures.labels[indices])
         if not is_streamed:
-            pixels = decode_all(pictures, indices, image_size, preprocessing.crop)
+            pixels = decode_all(pictures, indices, image_size, preprocessing)
             return MemoryImages(pixels, labels, preprocessing)
         workers = min(usable_cores(), MOST_WORKERS)
         return StreamedImages(pictures, indices, labels, image_size, workers, preprocessing)
@@ -98,6 +99,7 @@ def load_dataset(
             test_sha256=hash_pictures(test_pictures, split.test),
             is_split=source.test is None,
         ),
+        source.train.interpolation_for(preprocessing),
     )
 
 

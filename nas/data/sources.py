@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from nas.errors import UserError
 from nas.machine import usable_cores
+from nas.preprocessing import BACKGROUND, IMAGENET, Interpolation, Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +39,7 @@ class Pictures(ABC):
     """Labelled pictures that are decoded on demand."""
 
     labels: NDArray[np.int64]  # (N,)
-    resampling: ClassVar[Image.Resampling] = Image.Resampling.BICUBIC
+    interpolation: ClassVar[Interpolation] = "bicubic"
 
     @abstractmethod
     def open(self, index: int) -> Image.Image:
@@ -51,6 +52,10 @@ class Pictures(ABC):
     @abstractmethod
     def place(self, index: int) -> str:
         """The place of the picture, for messages: ``photos/cat/3.jpg``."""
+
+    def interpolation_for(self, seen: Preprocessing) -> Interpolation:
+        """How a network wants them to be resized; their own way where it does not mind."""
+        return seen.interpolation or self.interpolation
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +82,7 @@ class DigitPictures(Pictures):
     grey: NDArray[np.uint8]
     labels: NDArray[np.int64]
     # Bicubic would overshoot at every stroke: the digits are enlarged eight times and more.
-    resampling: ClassVar[Image.Resampling] = Image.Resampling.BILINEAR
+    interpolation: ClassVar[Interpolation] = "bilinear"
 
     def open(self, index: int) -> Image.Image:
         return Image.fromarray(self.grey[index])
@@ -139,20 +144,30 @@ def require_test_classes(where: str, train: tuple[str, ...], test: tuple[str, ..
         raise UserError(f"{where}: must have the classes of the training set: {found}")
 
 
-def decode(pictures: Pictures, index: int, side: int, crop: float = 1.0) -> NDArray[np.uint8]:
-    """The share ``crop`` of the picture's central square at ``side`` pixels, (3, side, side)."""
+def decode(
+    pictures: Pictures, index: int, side: int, seen: Preprocessing = IMAGENET
+) -> NDArray[np.uint8]:
+    """The part of the picture that is ``seen``, at ``side`` pixels, (3, side, side)."""
     # JPEG can be decoded at 1/2, 1/4 or 1/8: a photo of 12 megapixels in 16 ms, not 115
-    least = round(2 * side / crop)
+    least = round(2 * side / seen.crop)
     image = _open(pictures, index, draft=(least, least))
-    return _pixels(image, side, _central_square(*image.size, crop), pictures.resampling)
+    box = _central_square(*image.size, seen.crop)
+    return _pixels(image, side, box, pictures.interpolation_for(seen))
 
 
 def decode_random_crop(
-    pictures: Pictures, index: int, side: int, rng: np.random.Generator, *, mirror: bool
+    pictures: Pictures,
+    index: int,
+    side: int,
+    rng: np.random.Generator,
+    *,
+    mirror: bool,
+    seen: Preprocessing = IMAGENET,
 ) -> NDArray[np.uint8]:
     """A random part of the picture at ``side`` pixels, (3, side, side), for training."""
     image = _open(pictures, index)
-    pixels = _pixels(image, side, _random_box(*image.size, rng), pictures.resampling)
+    box = _random_box(*image.size, rng)
+    pixels = _pixels(image, side, box, pictures.interpolation_for(seen))
     return pixels[:, :, ::-1] if mirror and rng.random() < 0.5 else pixels
 
 
@@ -160,14 +175,14 @@ def decode_all(
     pictures: Pictures,
     indices: Sequence[int] | NDArray[np.int64],
     side: int,
-    crop: float = 1.0,
+    seen: Preprocessing = IMAGENET,
 ) -> Tensor:
     """``decode`` of many pictures, (N, 3, side, side) uint8."""
     pixels = np.empty((len(indices), 3, side, side), np.uint8)
 
     def fill(positions: range) -> None:
         for position in positions:
-            pixels[position] = decode(pictures, int(indices[position]), side, crop)
+            pixels[position] = decode(pictures, int(indices[position]), side, seen)
 
     parts = [range(len(indices))[start : start + 64] for start in range(0, len(indices), 64)]
     with ThreadPoolExecutor(usable_cores()) as threads:  # Pillow decodes without the GIL
@@ -190,9 +205,12 @@ def _open(pictures: Pictures, index: int, draft: tuple[int, int] | None = None) 
             if file.mode.startswith(("I", "F")):
                 raise ValueError(f"mode {file.mode} has more than 8 bits per channel")
             image = ImageOps.exif_transpose(file)  # cameras store portraits lying on their side
-            if "transparency" in image.info:
-                image = image.convert("RGBA")  # Pillow warns on the direct way
-            return image.convert("RGB")
+            if not image.has_transparency_data:
+                return image.convert("RGB")
+            # what hides behind transparent pixels is anything, often black
+            above = image.convert("RGBA")
+            below = Image.new("RGBA", above.size, BACKGROUND)
+            return Image.alpha_composite(below, above).convert("RGB")
     except UNREADABLE as error:
         raise unreadable(pictures, index, error) from None
 
@@ -204,8 +222,9 @@ def unreadable(pictures: Pictures, index: int, error: Exception) -> UserError:
 
 
 def _pixels(
-    image: Image.Image, side: int, box: Box, resampling: Image.Resampling
+    image: Image.Image, side: int, box: Box, interpolation: Interpolation
 ) -> NDArray[np.uint8]:
+    resampling = Image.Resampling[interpolation.upper()]
     square = image.resize((side, side), resampling, box=box)
     return np.asarray(square).transpose(2, 0, 1)  # (3, side, side)
 
