@@ -224,11 +224,14 @@ def evaluate(
         require_source(data)
 
     from nas.deploy.finished import open_finished
+    from nas.deploy.weights import read_weights
     from nas.training import classification
 
     if model:
         data = data or open_finished(model).description.data
     if not data:
+        if weights:
+            read_weights(weights)  # or is it no file of weights at all?
         raise UserError(
             f"{model or weights}: does not say what it was trained on; name the images: --data "
             "digits, folder:PATH, parquet:PATH or hf:NAME"

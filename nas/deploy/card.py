@@ -12,6 +12,8 @@ STATES_MEAN = (
     "*Warm*: the network runs again and again, as a benchmark's loop does. *Cold*: its first run "
     "after other work had the caches, as in an application."
 )
+LISTED = 50
+"""Classes that a card names; all of them stand in the metadata of the files."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class Card:
 
 def _purpose(described: Description) -> Iterator[str]:
     classes = described.classes
-    yield f"Tells {len(classes)} classes of pictures apart: {', '.join(classes)}."
+    more = f" and {len(classes) - LISTED} more" if len(classes) > LISTED else ""
+    named = ", ".join(classes[:LISTED]) + more
+    yield f"Tells {len(classes)} classes of pictures apart: {named}."
     yield (
         "```\npython classify.py PICTURE...     # needs onnxruntime, numpy and pillow\n"
         "nas classify . PICTURE...         # the same, with --json for machines\n```"

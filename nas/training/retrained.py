@@ -32,8 +32,8 @@ def origin_of(architecture: str | Path | None, command: str) -> dict[str, object
     The latencies are those in the weights beside the file of the architecture, if it was delivered.
     """
     origin: dict[str, object] = {COMMAND: command} if command else {}
-    beside = Path(architecture or "").with_name(WEIGHTS) if Path(architecture or "").name else None
-    if beside is not None and beside.is_file():
+    file = Path(architecture or "")
+    if file.is_file() and (beside := file.with_name(WEIGHTS)).is_file():
         measured = describe_weights(beside).measured
         origin[MEASURED] = [it.model_dump(mode="json") for it in measured]
     return origin

@@ -116,7 +116,7 @@ def test_a_model_of_an_open_batch_size_takes_one_picture_and_several(space, rand
     architecture = nas.SearchSpace.load(space).smallest()
     network = randomized(nas.build(architecture))
     model, difference = to_checked_onnx(network, architecture.input_shape, dynamic_batch=True)
-    assert difference <= 1e-4
+    assert difference <= 1e-3
     for value in (*model.graph.input, *model.graph.output):
         assert value.type.tensor_type.shape.dim[0].dim_param, "the batch size is open"
     images = torch.randn(5, *architecture.input_shape, generator=torch.manual_seed(1))

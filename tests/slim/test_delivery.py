@@ -14,7 +14,7 @@ from nas.slim.delivery import deliver, layer_shares
 from nas.slim.journal import Memory
 from nas.slim.loop import NEAR
 from nas.slim.methods import Slimming, Uniform
-from nas.slim.plan import Plan
+from nas.slim.plan import Plan, published_terms
 from nas.training.evaluation import inherited_network
 
 TARGET = {"latency_ms": 2.4}
@@ -120,12 +120,14 @@ def test_a_network_that_its_size_holds_below_a_latency_says_so(delivered):
 
 def test_int8_that_saves_no_time_on_this_machine_is_a_remark(run, table, monkeypatch):
     """Of two tables of this machine; the fake machine takes as long in both precisions."""
-    plan = Plan(targets=({"latency_ms[exact]": 2.4},), evaluations=20, baselines=False)
+    names = ["latency_ms[exact]", "latency_ms[rounded]"]
+    terms = published_terms(names)
+    plan = Plan(targets=({names[0]: 2.4},), terms=terms, evaluations=20, baselines=False)
     target = table.target.model_copy(update={"precision": "int8"})
     provenance = table.provenance.model_copy(update={"target": target})
     tables = {"exact": table, "rounded": replace(table, provenance=provenance)}
     prices = Prices(run.space, tables, plan.state)
-    measured = {f"latency_ms[{name}]": it for name, it in tables.items()}
+    measured = dict(zip(names, tables.values(), strict=True))
     supernet, dataset = run.load_supernet(), run.data.load(32)
     found = Candidates(plan, prices, measured, supernet, dataset, Memory(), SILENT)
     monkeypatch.setattr(found, "_export", partial(float32_twice, found, measured))
