@@ -164,7 +164,7 @@ def _from_model(spec: str, image_size: int, device: torch.device) -> tuple[Teach
     try:
         found = open_finished(Path(spec), threads=torch.get_num_threads())
     except UserError as error:
-        raise UserError(f"teacher '{spec}': {error}") from None
+        raise UserError(f"teacher {error}") from None
     _require_size(spec, (3, *found.sides), image_size)
     return lambda images: found.network(images).to(device), found.description
 

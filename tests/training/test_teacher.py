@@ -127,6 +127,6 @@ def test_a_teacher_with_metadata_of_others_is_one_line(tmp_path, network, tiny_s
     model = to_onnx(network, tiny_space.smallest().input_shape)
     helper.set_model_props(model, {"mean": "[123.7, grey]"})
     (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
-    rule = r"other\.onnx': its metadata say in no known form how it sees pictures: mean \[123\.7"
+    rule = r"other\.onnx: its metadata say in no known form how it sees pictures: mean \[123\.7"
     with pytest.raises(UserError, match=rule):
         load_teacher(str(tmp_path / "other.onnx"), classes=DIGITS, image_size=32)
