@@ -302,6 +302,7 @@ def test_slim_writes_what_it_promises(capsys, folder):
     assert f"| {slimmed['measured_ms']:.3f} | " in card
 
 
+@pytest.mark.slow
 def test_slim_ends_with_the_command_that_trains_what_it_found(capsys, folder):
     Path("a b").mkdir(exist_ok=True)
     call("slim", "--run", "r", "--table", "t.csv", "--target-params", str(MOST_PARAMS), "--out",
@@ -355,6 +356,7 @@ def test_slim_by_importance(capsys, folder):
     result = output(capsys, "slim", "--run", "r", "--table", "t.csv", "--target-params",
                     str(MOST_PARAMS), "--strategy", "importance", "--out", "i", "--force",
                     "--evaluations", "12", "--accept-table", "--no-baselines", "--json")  # fmt: skip
+    assert result["next"] == "nas retrain --architecture i/architecture.json --from r --run r_i"
     assert [row["name"] for row in result["networks"]] == ["largest", "uniform", "slimmed"]
     assert result["strategy"] == "importance"
     assert result["networks"][-1]["params"] <= MOST_PARAMS
