@@ -77,7 +77,7 @@ def test_int8_in_vain_is_told_for_the_same_network_only():
     latencies = {
         name: Latency(*[Measurement(ms, 0.95 * ms, 1.05 * ms)] * 2) for name, ms in times.items()
     }
-    found = Found(latencies, {}, (0.0, 0.0))
+    found = Found(latencies, {}, Machine(), (0.0, 0.0))
     precisions = {name: "int8" if name.endswith("8") else "float32" for name in times}
     assert compare_precisions(found, precisions, {name: name[0] for name in times}) == [
         "a8: int8 is not clearly faster than float32 on this device: 1.000 ms in int8, 1.020 ms in "
