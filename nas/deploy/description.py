@@ -108,7 +108,7 @@ class Description(Value):
             fields = {name: json.loads(text) for name, text in found.items()}
             described = cls.model_validate(fields)
             described.preprocessing  # noqa: B018 - its rules hold too
-        except ValueError:
+        except (ValueError, RecursionError):  # others may nest brackets without end
             told = ", ".join(f"{name} {text}" for name, text in found.items())
             problem = "its metadata say in no known form how it sees pictures"
             raise UserError(f"{problem}: {told}") from None

@@ -56,7 +56,8 @@ def test_files_of_others_may_use_our_words_in_their_own_way():
 
 @pytest.mark.parametrize(
     "told", [{"color_order": '"BGR"'}, {"value_range": "[0, 255]"}, {"std": "[0, 1, 1]"},
-             {"classes": "cat,dog"}, {"input_size": "0"}]
+             {"classes": "cat,dog"}, {"input_size": "0"},
+             {"mean": "[NaN, 0, 0]"}, {"classes": "[" * 100_000}]
 )  # fmt: skip
 def test_pictures_that_are_seen_in_another_way_are_refused(told):
     ((name, text),) = told.items()
