@@ -27,6 +27,8 @@ ORIGIN = frozenset({"nas_version", "run", "data", "measured"})
 DELIVERED = "delivered"
 """The folder of delivered networks, one for each method of a search, or of a retrained one."""
 MODEL_FILE = "model.onnx"
+MOST_TEXT = 200
+"""Characters of a field that a message shows."""
 NAMED = 3
 """Classes that a message names."""
 
@@ -109,7 +111,7 @@ class Description(Value):
             described = cls.model_validate(fields)
             described.preprocessing  # noqa: B018 - its rules hold too
         except (ValueError, RecursionError):  # others may nest brackets without end
-            told = ", ".join(f"{name} {text}" for name, text in found.items())
+            told = ", ".join(f"{name} {text[:MOST_TEXT]}" for name, text in found.items())
             problem = "its metadata say in no known form how it sees pictures"
             raise UserError(f"{problem}: {told}") from None
         return described
