@@ -245,7 +245,9 @@ def _finish(
         rivals=judged,
     )
     targets = " or ".join(map(target_text, plan.targets))
-    hand_over(run, candidates, networks, result, out, lock, command or f"nas.pipeline, {targets}")
+    lock.require()  # writing would make a folder again that is gone
+    (out / FILES["result"]).unlink(missing_ok=True)  # it marks the end
+    hand_over(run, candidates, networks, result, out, command or f"nas.pipeline, {targets}")
     result.save(out)
     return result
 
