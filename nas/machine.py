@@ -1,12 +1,21 @@
-"""This process and its machine: the cores that it may use, the memory that it frees."""
+"""This process and its machine: version, cores that it may use, memory that it frees."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
+
+
+def nas_version() -> str:
+    """Returns the version of this package."""
+    try:
+        return version("nas")
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def usable_cores() -> int:

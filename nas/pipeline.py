@@ -136,6 +136,7 @@ def slim(
     accept_tables: bool = False,
     resume: bool = False,
     force: bool = False,
+    command: str = "",
     progress: Progress = SILENT,
 ) -> SearchResult:
     """Slim a trained supernet until the exported networks meet their targets when measured.
@@ -143,7 +144,7 @@ def slim(
     ``tables`` is the latency table of the device, or those of several devices by name. ``target``
     has upper bounds, such as ``{"latency_ms": 2.0}``; a plan also has strategy, evaluations, score
     and seed. ``accept_tables`` uses tables that failed their validation, with a warning. ``out`` is
-    a folder for networks, tables, pictures and a page.
+    a folder for networks, tables, pictures and a page. ``command`` stands on the networks' cards.
     """
     from nas.latency.table import LatencyTable
     from nas.report import write_search
@@ -159,6 +160,7 @@ def slim(
         resume=resume,
         force=force,
         accept_tables=accept_tables,
+        command=command,
     )
     write_search(Path(out), result)
     return result
@@ -174,6 +176,7 @@ def retrain(
     recipe: Mapping[str, object] | None = None,
     device: str = "cpu",
     force: bool = False,
+    origin: Mapping[str, object] | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Train one architecture, and return ``result.json``: test accuracies, sizes, ``paths``.
@@ -182,11 +185,12 @@ def retrain(
     file or ``hf:OWNER/NAME``; ``images`` are fields of ``DataSettings`` that differ from the run's,
     or from digits. ``recipe`` holds the ``name`` of a
     recipe, fields of ``Recipe`` that differ from that recipe, and a ``teacher``. The head of the
-    architecture gets as many classes as the images have.
+    architecture gets as many classes as the images have. The folder ``delivered`` in ``out`` is for
+    those who use the network; ``origin``, of ``nas.training.retrained.origin_of``, stands there.
     """
     from nas.training.processes import find_device
+    from nas.training.retrained import finish
     from nas.training.retraining import Retraining
-    from nas.training.retraining import retrain as train_alone
 
     changes = dict(recipe or {})
     teacher = changes.pop("teacher", None)
@@ -200,10 +204,11 @@ def retrain(
         recipe=changes,
         teacher=None if teacher is None else str(teacher),
         force=force,
+        origin=origin,
         device=found_device,
         progress=progress,
     )
-    return train_alone(begun, dataset, progress=progress, device=found_device)
+    return finish(begun, dataset, progress=progress, device=found_device)
 
 
 def export(
@@ -214,6 +219,7 @@ def export(
     form: ExportFormat = "onnx",
     data: str | None = None,
     runtime: str = "onnxruntime",
+    dynamic_batch: bool = False,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> Exported:
@@ -221,9 +227,11 @@ def export(
 
     ``weights`` is a safetensors file; without one the weights are random. Some formats write a
     second file beside ``out``. An int8 network needs ``data``, whose images calibrate and judge it,
-    and the ``runtime`` that will execute it. Raises UserError if the exported network computes
-    something else than torch.
+    and the ``runtime`` that will execute it. With ``dynamic_batch`` an ONNX file takes any number
+    of images at once. What the weights say of themselves the written files say too. Raises
+    UserError if the exported network computes something else than torch.
     """
+    from nas.deploy.description import Description, describe_weights
     from nas.deploy.formats import Rounding, export_network, files_of
     from nas.deploy.weights import load_weights
     from nas.network import build
@@ -235,8 +243,10 @@ def export(
     for file in files_of(form, Path(out)):
         require_new(file, force=force)
     network = build(architecture).eval()
+    description = Description.of(architecture)
     if weights is not None:
         load_weights(network, Path(weights))
+        description = describe_weights(Path(weights)).told_of(architecture)
     rounding = None
     if data is not None:
         from nas.data import load_dataset
@@ -247,7 +257,15 @@ def export(
         seen = architecture.preprocessing
         dataset = load_dataset(data, architecture.input_size, preprocessing=seen, progress=progress)
         rounding = Rounding(take_examples(dataset), where)
-    exported = export_network(architecture, network, form, Path(out), rounding)
+    exported = export_network(
+        architecture,
+        network,
+        form,
+        Path(out),
+        rounding,
+        description=description,
+        dynamic_batch=dynamic_batch,
+    )
     for file, content in exported.files.items():
         write_atomically(file, content)
     return exported

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from PIL import Image
 from nas import cli, pipeline
 from nas.architecture import Architecture
 from nas.cli.options import default_run, default_table
+from nas.deploy.delivered import FILES
 from nas.deploy.weights import save_weights
 from nas.latency.build import BuildSettings, MeasuringPlan
 from nas.latency.table import LatencyTable, visits_path
@@ -138,6 +141,8 @@ ANSWERED_WITHOUT_TORCH = [
     ["search", "--target-ms", "1", "--run", "r", "--table", "nowhere.csv"],
     ["retrain", "--run", "x", "--architecture", "nothing"],
     ["evaluate", "--architecture", "efficientformer_v2_s0", "--weights", "nowhere"],
+    ["evaluate", "nowhere"],
+    ["classify", "nowhere", "picture.jpg"],
     ["resize", "--architecture", "nothing", "--weights", "w", "--input-size", "64", "--out", "o"],
     ["export", "--architecture", "efficientformer_v2_s0", "--out", "o", "--weights", "nowhere"],
     ["bench", "nowhere.onnx"],
@@ -286,6 +291,30 @@ def test_slim_writes_what_it_promises(capsys, folder):
     assert found == set(names[1:])
     assert Path("s/frontier.png").read_bytes().startswith(b"\x89PNG")
     assert Architecture.load("s/architecture.json").classes == 10
+    for row in result["networks"]:
+        place = Path("s/delivered") / row["name"]
+        assert {it.name for it in place.iterdir()} == set(FILES)
+        assert f"| parameters | {row['params']:,} |" in (place / "README.md").read_text()
+        found = output(capsys, "evaluate", str(place), "--json")
+        assert found["test_accuracy"] == pytest.approx(row["test_accuracy"], abs=0.003)
+    card = (place / "README.md").read_text()
+    assert "## How it was made\n\n```\nnas slim --run r --table t.csv --target-ms 0.1" in card
+    assert f"| {slimmed['measured_ms']:.3f} | " in card
+
+
+@pytest.mark.slow
+def test_slim_ends_with_the_command_that_trains_what_it_found(capsys, folder):
+    Path("a b").mkdir(exist_ok=True)
+    call("slim", "--run", "r", "--table", "t.csv", "--target-params", str(MOST_PARAMS), "--out",
+         "a b/s", "--evaluations", "1", "--accept-table", "--no-baselines", "--force")  # fmt: skip
+    *_, purpose, command = capsys.readouterr().out.splitlines()
+    assert purpose == "next, train this network alone, which adds several points as a rule:"
+    words = shlex.split(command)
+    assert words == ["nas", "retrain", "--architecture", "a b/s/architecture.json", "--from", "r",
+                     "--run", "r_s"]  # fmt: skip
+    call(*words[1:-1], "a b/n", "--epochs", "1")
+    assert Path("a b/n/delivered/model.onnx").exists()
+    assert not Path("a b/s/delivered/random").exists()
 
 
 def test_show_the_paths_of_a_run(capsys, folder):
@@ -327,6 +356,7 @@ def test_slim_by_importance(capsys, folder):
     result = output(capsys, "slim", "--run", "r", "--table", "t.csv", "--target-params",
                     str(MOST_PARAMS), "--strategy", "importance", "--out", "i", "--force",
                     "--evaluations", "12", "--accept-table", "--no-baselines", "--json")  # fmt: skip
+    assert result["next"] == "nas retrain --architecture i/architecture.json --from r --run r_i"
     assert [row["name"] for row in result["networks"]] == ["largest", "uniform", "slimmed"]
     assert result["strategy"] == "importance"
     assert result["networks"][-1]["params"] <= MOST_PARAMS
@@ -369,10 +399,24 @@ def test_retrain_shows_inherited_and_retrained_side_by_side(capsys, folder):
     again = output(capsys, "evaluate", "--architecture", "n/architecture.json", "--weights",
                    "n/weights.safetensors", "--json")  # fmt: skip
     assert again["test_accuracy"] == found["test_accuracy"]
+    assert (again["data"], again["note"]) == ("digits", None)
+    delivered = output(capsys, "evaluate", "n/delivered", "--json")
+    assert delivered["test_accuracy"] == pytest.approx(found["test_accuracy"], abs=0.003)
+    cards = [
+        Path(f"{place}/README.md").read_text() for place in ("s/delivered/slimmed", "n/delivered")
+    ]
+    (line,) = re.findall(r"\n\| .* \| onnxruntime [\d.]+ \| 1 \| float32 \| 20.* \|\n", cards[0])
+    assert line in cards[1], "the latencies are the architecture's"
+    assert " ".join(["nas", *start]) in cards[1]
+    shutil.rmtree("n/delivered")
     call("retrain", "--run", "n", "--resume")
     printed = capsys.readouterr().out
     assert "inherited" in printed
     assert "n/weights.safetensors" in printed
+    assert printed.endswith(
+        "\nnext, see what it says of pictures:\n  nas classify n/delivered PICTURE.jpg\n"
+    )
+    assert {it.name for it in Path("n/delivered").iterdir()} == set(FILES), "it is delivered again"
     assert "n: holds a finished retraining; --force" in complaint(capsys, *start)
     assert "was started with epochs 1, got 2" in complaint(
         capsys, "retrain", "--run", "n", "--resume", "--epochs", "2"
@@ -458,6 +502,10 @@ def test_export_and_bench(capsys, folder):
     found = output(capsys, "export", "--architecture", "s/architecture.json", "--weights",
                    "s/weights.safetensors", "--out", "e.onnx", "--force", "--json")  # fmt: skip
     assert found["relative_difference"] <= 1e-4
+    assert found["next"] == "nas bench e.onnx"
+    told = {it.key: json.loads(it.value) for it in onnx.load("e.onnx").metadata_props}
+    assert (told["classes"], told["run"], told["data"]) == (list("0123456789"), "r", "digits")
+    assert told["interpolation"] == "bilinear", "digits are enlarged so"
     measured = output(capsys, "bench", "e.onnx", "s/model.onnx", "--json")
     assert [row["file"] for row in measured["models"]] == ["e.onnx", "s/model.onnx"]
     for row in measured["models"]:
@@ -637,7 +685,10 @@ def test_default_paths_find_each_other():
         (["build-lut", "--precision", "int4"], "Invalid value for '--precision'"),
         (["build-lut", "--minutes", "0"], "Invalid value for '--minutes': must be above 0, got 0"),
         (["build-lut", "--minutes", "nan"], "Invalid value for '--minutes': must be above 0"),
-        (["evaluate", "--architecture", "efficientformer_v2_s0"], "Missing option '--weights'"),
+        (["evaluate", "--architecture", "efficientformer_v2_s0"],
+         "evaluate needs MODEL, or --architecture and --weights"),
+        (["export", "--architecture", "efficientformer_v2_s0", "--out", "o.py", "--format", "python",
+          "--dynamic-batch"], "export: --dynamic-batch is for ONNX files, got --format python"),
         (["check-lut", "none.csv"], "none.csv: no such latency table; build it"),
         (["check-lut", "none.csv", "--networks", "3"], "Invalid value for '--networks'"),
         (["report", "nowhere"], "nowhere: no such folder"),

@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "search": ("search", "Search a supernet by Optuna; start it again for one more worker."),
     "retrain": ("network", "Train one architecture, from scratch or from weights that are there."),
     "evaluate": ("network", "Compute the accuracy of a network on the test images."),
+    "classify": ("network", "Say what a finished network sees in pictures."),
     "resize": ("network", "Carry a network over to another input size."),
     "export": ("network", "Write a network as ONNX, or for OpenVINO, Python or timm."),
     "bench": ("table", "Measure the latency of ONNX models on this machine, side by side."),

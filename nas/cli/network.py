@@ -6,11 +6,12 @@ import math
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 from nas.architecture import Architecture
 from nas.cli import options
 from nas.data import require_source
+from nas.deploy.description import describe_weights, model_file
 from nas.deploy.formats import ExportFormat, files_of
 from nas.documents import require_file, require_new, write_json
 from nas.errors import UserError
@@ -26,6 +27,9 @@ from nas.training.settings import (
     like_the_supernet,
     price_paths,
 )
+
+SHOWN = 3
+"""The most probable classes of a picture that are printed."""
 
 
 @options.options_of(images=DataSettings, settings=SupernetSettings)
@@ -154,7 +158,7 @@ def retrain(
 
     from nas import pipeline
     from nas.report.terminal import ProgressBar, print_retrained
-    from nas.training import retraining
+    from nas.training import retrained, retraining
     from nas.training.processes import find_device
 
     with ProgressBar("training", quiet=as_json) as bar:
@@ -162,7 +166,7 @@ def retrain(
             begun = retraining.Retraining.open(run).relocated(images.get("spec"))
             taken = {"supernet": supernet and str(supernet), "teacher": teacher, "weights": weights}
             begun.require_same(loaded, {**taken, **images, **changes})
-            result = retraining.retrain(
+            result = retrained.finish(
                 begun, begun.load_images(bar), progress=bar, device=find_device(device)
             )
         else:
@@ -175,56 +179,109 @@ def retrain(
                 recipe={**changes, "teacher": teacher},
                 device=device,
                 force=force,
+                origin=retrained.origin_of(architecture, options.command_line()),
                 progress=bar,
             )
+    following = options.Following(
+        "see what it says of pictures",
+        ("nas", "classify", result["paths"]["delivered"], "PICTURE.jpg"),
+    )
     options.print_result(
-        result, result["paths"], as_json=as_json, show=lambda: print_retrained(result)
+        result,
+        result["paths"],
+        as_json=as_json,
+        show=lambda: print_retrained(result),
+        following=following,
     )
 
 
 def evaluate(
-    architecture: options.ArchitectureName,
-    weights: options.Weights,
-    data: Annotated[str, Option(help="digits, folder:PATH, parquet:PATH or hf:NAME.")] = "digits",
+    model: Annotated[
+        Path | None, Argument(metavar="[MODEL]", help="An ONNX file, or a delivered folder.")
+    ] = None,
+    architecture: Annotated[
+        str | None, Option(help="Name or JSON file, in place of MODEL.")
+    ] = None,
+    weights: Annotated[Path | None, Option(help="A safetensors file.")] = None,
+    data: Annotated[
+        str | None,
+        Option(
+            help="digits, folder:PATH, parquet:PATH or hf:NAME; if left out, what the files say "
+            "that the network was trained on."
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    loaded = Architecture.load(architecture)
-    require_file(weights)
-    require_source(data)
+    """Classes are matched by name; a data set of other classes is refused."""
+    if (model is None) == (weights is None) or (architecture is None) != (weights is None):
+        raise UserError("evaluate needs MODEL, or --architecture and --weights")
+    loaded = Architecture.load(architecture) if architecture else None
+    if model:
+        model_file(model)
+    elif weights:
+        require_file(weights)
+        data = data or describe_weights(weights).data
+    if data:
+        require_source(data)
 
-    from nas.data import load_dataset
-    from nas.deploy.weights import load_weights
-    from nas.network import build
+    from nas.deploy.finished import open_finished
+    from nas.deploy.weights import read_weights
     from nas.report.terminal import ProgressBar
-    from nas.training.evaluation import accuracy
-    from nas.training.retraining import record_beside, remark_on_tests
+    from nas.training import classification
 
-    loaded.require_colour()
-    network = build(loaded)
-    load_weights(network, weights)
-    seen = loaded.preprocessing
-    with ProgressBar("reading", quiet=as_json) as bar:
-        dataset = load_dataset(data, loaded.input_size, preprocessing=seen, progress=bar)
-    classes, images = len(dataset.classes), len(dataset.test)
-    if classes != loaded.classes:
+    if model:
+        data = data or open_finished(model).description.data
+    if not data:
+        if weights:
+            read_weights(weights)  # or is it no file of weights at all?
         raise UserError(
-            f"{data}: has {classes} classes, the architecture tells {loaded.classes} apart"
+            f"{model or weights}: does not say what it was trained on; name the images: --data "
+            "digits, folder:PATH, parquet:PATH or hf:NAME"
         )
-    record = record_beside(weights)
-    is_of_these = record is not None and record.classes == dataset.classes
-    remark = remark_on_tests(record, dataset) if record and is_of_these else None
-    found = accuracy(network.eval(), dataset.test)
-    lines = [f"test accuracy {100 * found:.2f} % on {images} images of {data}"]
-    result: dict[str, object] = {"test_accuracy": found, "images": images}
-    if remark:
-        lines.append(f"{weights}: {remark}")
-        result["remark"] = remark
+    with ProgressBar("reading", quiet=as_json) as bar:
+        if model:
+            found = classification.evaluate_model(model, data, progress=bar)
+        else:
+            assert loaded is not None
+            assert weights is not None
+            found = classification.evaluate_weights(loaded, weights, data, progress=bar)
+    line = f"test accuracy {100 * found.test_accuracy:.2f} % on {found.images} images of {data}"
+    lines = [line, *filter(None, [found.note, found.remark and f"{weights}: {found.remark}"])]
+    result = {**found._asdict(), "data": data}
+    if found.remark is None:
+        del result["remark"]
 
     def show() -> None:
         for line in lines:
             print_line(line)
 
     options.print_result(result, as_json=as_json, show=show)
+
+
+def classify(
+    model: Annotated[Path, Argument(metavar="MODEL", help="An ONNX file, or a delivered folder.")],
+    pictures: Annotated[list[Path], Argument(metavar="IMAGE...", help="Pictures to classify.")],
+    as_json: options.Json = False,
+) -> None:
+    """Pictures are seen as the model's metadata say; --json tells every class."""
+    model_file(model)
+    for picture in pictures:
+        if not picture.is_file():
+            problem = f"is a folder; name its pictures: {picture}/*" if picture.is_dir() else None
+            raise UserError(f"{picture}: {problem or 'no such file'}")
+
+    from nas.training.classification import classify as classify_pictures
+
+    result = []
+    for found in classify_pictures(model, pictures):
+        best, *_ = found.chances
+        told = {"picture": str(found.picture), "class": best.name, "probability": best.probability}
+        result.append({**told, "chances": [chance._asdict() for chance in found.chances]})
+        if not as_json:
+            shown = (f"{it.name} {100 * it.probability:.1f} %" for it in found.chances[:SHOWN])
+            print_line(f"{found.picture}: {', '.join(shown)}")
+    if as_json:
+        options.print_result(result, as_json=True)
 
 
 def resize(
@@ -246,7 +303,7 @@ def resize(
 
     state = resize_attention_biases(read_weights(weights), before, after)
     after.save(paths["architecture"])
-    write_weights(state, paths["weights"])
+    write_weights(state, paths["weights"], describe_weights(weights).told_of(after))
     written = {name: str(path) for name, path in paths.items()}
     options.print_result({"input_size": input_size, "paths": written}, paths, as_json=as_json)
 
@@ -258,6 +315,9 @@ def export(
     form: Annotated[ExportFormat, Option("--format")] = "onnx",
     data: Annotated[str | None, Option(help="onnx-int8: images that the network works on.")] = None,
     runtime: Annotated[str, Option(help="onnx-int8: what will execute it.")] = "onnxruntime",
+    dynamic_batch: Annotated[
+        bool, Option("--dynamic-batch", help="ONNX: take any number of images at once.")
+    ] = False,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
@@ -278,6 +338,7 @@ def export(
             form=form,
             data=data,
             runtime=runtime,
+            dynamic_batch=dynamic_batch,
             force=force,
             progress=bar,
         )
@@ -288,7 +349,12 @@ def export(
         line = f"{out}: differs from torch by {difference:.1e} of the largest logit"
     result = {"file": str(out), "format": form, "agreement": agreement}
     result["relative_difference"] = difference
-    options.print_result(result, as_json=as_json, show=lambda: print_line(line))
+    following = None
+    if form.startswith("onnx"):
+        following = options.Following("measure it on this machine", ("nas", "bench", out))
+    options.print_result(
+        result, as_json=as_json, show=lambda: print_line(line), following=following
+    )
 
 
 def _latency_term(

@@ -5,11 +5,23 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import shlex
+import sys
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -103,14 +115,37 @@ def print_result(
     *,
     as_json: bool,
     show: Callable[[], object] = lambda: None,
+    following: Following | None = None,
 ) -> None:
-    """Print a result as JSON; or show it to a person, and then its files, one a line."""
+    """Print a result as JSON; or show it to a person, then its files, and what may follow."""
     if as_json:
-        print(json.dumps(result, indent=2))  # noqa: T201 - JSON escapes control characters itself
+        added = {"next": following.command} if following and isinstance(result, dict) else {}
+        told = {**result, **added} if isinstance(result, dict) else result
+        print(json.dumps(told, indent=2))  # noqa: T201 - JSON escapes control characters itself
         return
     show()
     for name, path in paths.items():
         print_line(f"{name + ':':<14}{path}")
+    if following:
+        print_line(f"next, {following.purpose}:")
+        print_line(f"  {following.command}")
+
+
+class Following(NamedTuple):
+    """The command that a user most likely wants next, and what for."""
+
+    purpose: str
+    words: Sequence[str | Path]
+
+    @property
+    def command(self) -> str:
+        """The command line, quoted for the shell; PICTURE stands for what the user has."""
+        return shlex.join(map(str, self.words))
+
+
+def command_line() -> str:
+    """The command that this process runs, quoted for the shell."""
+    return shlex.join(["nas", *sys.argv[1:]])
 
 
 def default_table(space: SearchSpace, target: Target | None = None) -> Path:

@@ -111,9 +111,10 @@ def slim(
             accept_tables=accept_table,
             resume=resume,
             force=force,
+            command=options.command_line(),
             progress=bar,
         )
-    _print_search(result, describe_search(out, result), as_json=as_json)
+    _print_search(result, describe_search(out, result), run=opened, as_json=as_json)
 
 
 def search(
@@ -157,12 +158,13 @@ def search(
                 progress=bar,
                 force=force,
                 accept_tables=accept_table,
+                command=options.command_line(),
             )
     except KeyboardInterrupt:
         raise StoppedError("stopped; the study is kept, the same command goes on") from None
     if result:
         write_search(out, result)
-        _print_search(result, describe_search(out, result), as_json=as_json)
+        _print_search(result, describe_search(out, result), run=opened, as_json=as_json)
     else:
         options.print_result(None, as_json=as_json)
 
@@ -217,7 +219,12 @@ def _bounds(plan: Plan) -> str:
 
 
 def _print_search(
-    result: SearchResult, described: Mapping[str, Any], *, title: str | None = None, as_json: bool
+    result: SearchResult,
+    described: Mapping[str, Any],
+    *,
+    title: str | None = None,
+    run: Run | None = None,
+    as_json: bool,
 ) -> None:
     from nas.report.terminal import print_search
 
@@ -226,4 +233,16 @@ def _print_search(
         described["paths"],
         as_json=as_json,
         show=lambda: print_search(result, title=title),
+        following=_retraining(run, Path(described["paths"]["report"]).parent, result)
+        if run
+        else None,
     )
+
+
+def _retraining(run: Run, out: Path, result: SearchResult) -> options.Following:
+    """The retraining of what a search delivered, the first network of a family."""
+    folder = result.folder_of(result.targets[0], out)
+    architecture = result.paths(out).get("architecture", folder / "architecture.json")
+    free = run.path.with_name(f"{run.path.name}_{folder.name}")
+    words = ("nas", "retrain", "--architecture", architecture, "--from", run.path, "--run", free)
+    return options.Following("train this network alone, which adds several points as a rule", words)

@@ -136,11 +136,11 @@ def bench(
 
     import numpy as np
 
-    from nas.deploy.quantize import precision_of
+    from nas.deploy.quantize import precision_of, weighted_operators
     from nas.deploy.weights import read_onnx
     from nas.latency.measure import Session
     from nas.latency.target import detect_target
-    from nas.report.measurements import print_found
+    from nas.report.measurements import compare_precisions, print_found
     from nas.report.show import describe_latency
     from nas.report.terminal import ProgressBar
 
@@ -159,6 +159,8 @@ def bench(
     with ProgressBar("measuring", quiet=as_json) as bar:
         rng = np.random.default_rng(0)
         found = Session(target, graphs, rng, unit, progress=bar).measure()
+    networks = {name: weighted_operators(model) for name, model in models.items()}
+    notes = compare_precisions(found, precisions, networks)
     result = {
         "target": target.model_dump(mode="json"),
         "table": str(table) if table else None,
@@ -169,11 +171,14 @@ def bench(
             {"file": name, "precision": own, **describe_latency(found.latencies[name])}
             for name, own in precisions.items()
         ],
+        "notes": notes,
     }
     hardware = f"{target.hardware}, {runtime} {target.runtime_version}"
 
     def show() -> None:
         print_found(found, precisions, title=f"{hardware}, {threads} thread(s), batch {batch}")
+        for note in notes:
+            print_line(note)
         if unit and (line := unit.describe_shift(found.shift, str(table))):
             print_line(line)
 

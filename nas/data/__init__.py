@@ -18,7 +18,7 @@ from nas.data.tables import hub, parquet
 from nas.documents import did_you_mean
 from nas.errors import UserError
 from nas.machine import usable_cores
-from nas.preprocessing import IMAGENET, Preprocessing
+from nas.preprocessing import IMAGENET, Interpolation, Preprocessing
 from nas.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ LOOKED_AT = 100
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images of one size.
+    """Images of one size, brought to it by ``interpolation``.
 
     ``split_sha256`` identifies the positions of the search slice, ``held_out`` its pictures and
     those of the test set.
@@ -48,6 +48,7 @@ class Dataset:
     split_sha256: str
     augmentation: Augmentation
     held_out: HeldOut
+    interpolation: Interpolation = "bicubic"
 
     def at(self, side: int) -> Dataset:
         """The same images, resized to ``side`` pixels as they are served."""
@@ -81,9 +82,7 @@ def load_dataset(
     def images(pictures: Pictures, indices: Indices) -> Images:
         labels = torch.from_numpy(pictures.labels[indices])
         if not is_streamed:
-            pixels = decode_all(
-                pictures, indices, image_size, preprocessing.crop, progress=progress
-            )
+            pixels = decode_all(pictures, indices, image_size, preprocessing, progress=progress)
             return MemoryImages(pixels, labels, preprocessing)
         look_for_transparency(pictures, indices[:: max(1, len(indices) // LOOKED_AT)], progress)
         workers = min(usable_cores(), MOST_WORKERS)
@@ -108,6 +107,7 @@ def load_dataset(
             test_sha256=hash_pictures(test_pictures, split.test),
             is_split=source.test is None,
         ),
+        source.train.interpolation_for(preprocessing),
     )
 
 

@@ -200,12 +200,13 @@ class _Batches(Dataset[Tensor | UserError]):
 
     def _decoded(self, request: Request) -> Iterator[NDArray[np.uint8]]:
         pictures, side, augmentation = self.images.pictures, self.images.side, request.augmentation
-        rng = np.random.default_rng(request.seed)
+        rng, seen = np.random.default_rng(request.seed), self.images.preprocessing
         for index in self.images.indices[request.positions.numpy()].tolist():
             if augmentation is None:
-                yield decode(pictures, index, side, self.images.preprocessing.crop)
+                yield decode(pictures, index, side, seen)
             else:
-                yield decode_random_crop(pictures, index, side, rng, mirror=augmentation.mirror)
+                mirror = augmentation.mirror
+                yield decode_random_crop(pictures, index, side, rng, mirror=mirror, seen=seen)
 
 
 def resize(images: Tensor, side: int) -> Tensor:

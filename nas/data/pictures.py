@@ -14,6 +14,8 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image, ImageOps
 
+from nas.preprocessing import BACKGROUND
+
 # Pillow opens more, of which EPS runs another program and MPEG has no pixels.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
@@ -72,10 +74,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _from_wide_grey(image)
     if not image.has_transparency_data:
         return image.convert("RGB")
-    layer = image.convert("RGBA")
-    background = Image.new("RGB", layer.size, (WHITE, WHITE, WHITE))
-    background.paste(layer, mask=layer)
-    return background
+    above = image.convert("RGBA")
+    below = Image.new("RGBA", above.size, BACKGROUND)
+    return Image.alpha_composite(below, above).convert("RGB")
 
 
 def is_transparent(image: Image.Image) -> bool:

@@ -17,6 +17,7 @@ from PIL import Image
 from nas.data.pictures import LARGE_PIXELS, is_transparent, to_rgb
 from nas.errors import UserError
 from nas.machine import usable_cores
+from nas.preprocessing import IMAGENET, Interpolation, Preprocessing
 from nas.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Pictures(ABC):
     """Labelled pictures that are decoded on demand."""
 
     labels: NDArray[np.int64]  # (N,)
-    resampling: ClassVar[Image.Resampling] = Image.Resampling.BICUBIC
+    interpolation: ClassVar[Interpolation] = "bicubic"
 
     @abstractmethod
     def open(self, index: int) -> Image.Image:
@@ -51,6 +52,10 @@ class Pictures(ABC):
     @abstractmethod
     def place(self, index: int) -> str:
         """The place of the picture, for messages: ``photos/cat/3.jpg``."""
+
+    def interpolation_for(self, seen: Preprocessing) -> Interpolation:
+        """How a network wants them to be resized; their own way where it does not mind."""
+        return seen.interpolation or self.interpolation
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +93,7 @@ class DigitPictures(Pictures):
     grey: NDArray[np.uint8]
     labels: NDArray[np.int64]
     # Bicubic would overshoot at every stroke: the digits are enlarged eight times and more.
-    resampling: ClassVar[Image.Resampling] = Image.Resampling.BILINEAR
+    interpolation: ClassVar[Interpolation] = "bilinear"
 
     def open(self, index: int) -> Image.Image:
         return Image.fromarray(self.grey[index])
@@ -128,17 +133,26 @@ class Decoded(NamedTuple):
     is_transparent: bool
 
 
-def decode(pictures: Pictures, index: int, side: int, crop: float = 1.0) -> NDArray[np.uint8]:
-    """The share ``crop`` of the picture's central square at ``side`` pixels, (3, side, side)."""
-    return _decode(pictures, index, side, crop).pixels
+def decode(
+    pictures: Pictures, index: int, side: int, seen: Preprocessing = IMAGENET
+) -> NDArray[np.uint8]:
+    """The part of the picture that is ``seen``, at ``side`` pixels, (3, side, side)."""
+    return _decode(pictures, index, side, seen).pixels
 
 
 def decode_random_crop(
-    pictures: Pictures, index: int, side: int, rng: np.random.Generator, *, mirror: bool
+    pictures: Pictures,
+    index: int,
+    side: int,
+    rng: np.random.Generator,
+    *,
+    mirror: bool,
+    seen: Preprocessing = IMAGENET,
 ) -> NDArray[np.uint8]:
     """A random part of the picture at ``side`` pixels, (3, side, side), for training."""
     image, _ = _open(pictures, index)
-    pixels = _pixels(image, side, _random_box(*image.size, rng), pictures.resampling)
+    box = _random_box(*image.size, rng)
+    pixels = _pixels(image, side, box, pictures.interpolation_for(seen))
     return pixels[:, :, ::-1] if mirror and rng.random() < 0.5 else pixels
 
 
@@ -146,7 +160,7 @@ def decode_all(
     pictures: Pictures,
     indices: Sequence[int] | NDArray[np.int64],
     side: int,
-    crop: float = 1.0,
+    seen: Preprocessing = IMAGENET,
     *,
     progress: Progress = SILENT,
 ) -> Tensor:
@@ -156,7 +170,7 @@ def decode_all(
     def fill(positions: range) -> list[int]:
         transparent = []
         for position in positions:
-            found = _decode(pictures, int(indices[position]), side, crop)
+            found = _decode(pictures, int(indices[position]), side, seen)
             pixels[position] = found.pixels
             transparent += [int(indices[position])] if found.is_transparent else []
         return transparent
@@ -192,11 +206,12 @@ def _tell_transparent(
         )
 
 
-def _decode(pictures: Pictures, index: int, side: int, crop: float) -> Decoded:
+def _decode(pictures: Pictures, index: int, side: int, seen: Preprocessing) -> Decoded:
     # JPEG can be decoded at 1/2, 1/4 or 1/8: a photo of 12 megapixels in 16 ms, not 115
-    least = round(2 * side / crop)
+    least = round(2 * side / seen.crop)
     image, had_alpha = _open(pictures, index, draft=(least, least))
-    pixels = _pixels(image, side, _central_square(*image.size, crop), pictures.resampling)
+    box = _central_square(*image.size, seen.crop)
+    pixels = _pixels(image, side, box, pictures.interpolation_for(seen))
     return Decoded(pixels, had_alpha)
 
 
@@ -222,8 +237,9 @@ def unreadable(pictures: Pictures, index: int, error: Exception) -> UserError:
 
 
 def _pixels(
-    image: Image.Image, side: int, box: Box, resampling: Image.Resampling
+    image: Image.Image, side: int, box: Box, interpolation: Interpolation
 ) -> NDArray[np.uint8]:
+    resampling = Image.Resampling[interpolation.upper()]
     square = image.resize((side, side), resampling, box=box)
     return np.asarray(square).transpose(2, 0, 1)  # (3, side, side)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,12 +16,11 @@ import onnx.utils
 import torch
 from torch import nn
 
-from nas.architecture import Architecture
+from nas.deploy.description import Description
 from nas.deploy.quantize import Placement, cpu_session, quantize
 from nas.errors import UserError
 from nas.families import Shape
 from nas.network import fold
-from nas.preprocessing import Preprocessing
 
 OPSET = 20
 """The first opset with Gelu as one operator (https://onnx.ai/onnx/operators/onnx__Gelu.html)."""
@@ -35,6 +33,9 @@ PARITY_BOUND = 1e-4
 ROUNDING_MARGIN = 4
 """Times torch's own error in float32 that an export may have where that is above the bound."""
 
+DYNAMIC_BATCHES = (1, 3)
+"""The numbers of images that prove a model of an open batch size."""
+
 MOST_ROUNDING = 1e-2
 """An error above which no float32 result shows what a network computes."""
 
@@ -45,8 +46,15 @@ LEAST_AGREEMENT = 0.8
 """Share of images for which an int8 network must predict the class of the float32 network."""
 
 
-def to_onnx(module: nn.Module, input_shape: Shape) -> onnx.ModelProto:
-    """The module for one image, in float32; initializers have the names of ``fold(module)``."""
+def to_onnx(
+    module: nn.Module, input_shape: Shape, *, dynamic_batch: bool = False
+) -> onnx.ModelProto:
+    """The module for one image, in float32; initializers have the names of ``fold(module)``.
+
+    With ``dynamic_batch`` for any number of images at once.
+    """
+    if dynamic_batch:
+        return _export(fold(module), [input_shape], [INPUT], [OUTPUT], dynamic_batch=True)
     return export_folded(fold(module), input_shape)
 
 
@@ -98,12 +106,20 @@ def _rename(model: onnx.ModelProto, names: Mapping[str, str], *, prefix: str) ->
 
 
 def _export(
-    module: nn.Module, input_shapes: Sequence[Shape], inputs: list[str], outputs: list[str]
+    module: nn.Module,
+    input_shapes: Sequence[Shape],
+    inputs: list[str],
+    outputs: list[str],
+    *,
+    dynamic_batch: bool = False,
 ) -> onnx.ModelProto:
+    images = 2 if dynamic_batch else 1  # a size of 1 would be taken for a fixed one
+    batch = {0: torch.export.Dim("batch")}
     with _silence():
         program = torch.onnx.export(
             module.float().cpu(),
-            tuple(torch.zeros(1, *shape) for shape in input_shapes),
+            tuple(torch.zeros(images, *shape) for shape in input_shapes),
+            dynamic_shapes=tuple(batch for _ in input_shapes) if dynamic_batch else None,
             dynamo=True,
             opset_version=OPSET,
             external_data=False,
@@ -126,39 +142,9 @@ def _export(
     return model
 
 
-def describe(
-    model: onnx.ModelProto, architecture: Architecture, classes: Sequence[str] = ()
-) -> None:
-    """Write into a model's metadata what a user needs to feed it and to read its logits.
-
-    ``input_size`` in pixels; ``mean`` and ``std`` of red, green and blue between 0 and 1; ``crop``,
-    the share of a picture's central square; ``classes``, if known. All are JSON.
-    """
-    seen = architecture.preprocessing
-    values: dict[str, object] = {
-        "input_size": architecture.input_size,
-        "mean": seen.mean,
-        "std": seen.std,
-        "crop": seen.crop,
-    }
-    if classes:
-        values["classes"] = list(classes)
-    onnx.helper.set_model_props(model, {name: json.dumps(it) for name, it in values.items()})
-
-
-def described_preprocessing(model: onnx.ModelProto) -> Preprocessing:
-    """What ``describe`` wrote of mean, deviation and crop; ImageNet's where nothing was written.
-
-    Raises UserError if others wrote something else by these names.
-    """
-    known = {it.key: it.value for it in model.metadata_props}
-    found = {name: known[name] for name in Preprocessing.model_fields if name in known}
-    try:
-        fields = {name: json.loads(text) for name, text in found.items()}
-        return Preprocessing.model_validate(fields)
-    except ValueError:
-        told = ", ".join(f"{name} {text}" for name, text in found.items())
-        raise UserError(f"its metadata say in no known form how it sees pictures: {told}") from None
+def describe(model: onnx.ModelProto, description: Description) -> None:
+    """Write into a model's metadata what a user needs to feed it and to read its logits."""
+    onnx.helper.set_model_props(model, description.metadata())
 
 
 class Examples(NamedTuple):
@@ -169,25 +155,34 @@ class Examples(NamedTuple):
 
 
 class OnnxNetwork(nn.Module):
-    """A model of one image as a module: images (N, C, H, W) to logits (N, classes)."""
+    """A model as a module: images (N, C, H, W) to logits (N, classes), whatever its batch size."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, *, threads: int = 1) -> None:
         super().__init__()
-        self.session = cpu_session(model)
-        self.input_name = model.graph.input[0].name
+        self.session = cpu_session(model, threads=threads)
+        entry, *_ = self.session.get_inputs()
+        self.input_name, (self.batch, *_) = entry.name, entry.shape
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        rows = [
-            self.session.run(None, {self.input_name: image.contiguous().numpy()})[0]
-            for image in torch.split(images.float().cpu(), 1)
+        pixels = images.float().cpu().contiguous().numpy()
+        size = self.batch if isinstance(self.batch, int) else len(pixels)  # an open one is a name
+        # a model of a fixed batch size takes its own, the last one filled up
+        padding = np.zeros((-len(pixels) % size, *pixels.shape[1:]), np.float32)
+        padded = np.concatenate([pixels, padding]) if len(padding) else pixels
+        logits = [
+            self.session.run(None, {self.input_name: padded[start : start + size]})[0]
+            for start in range(0, len(padded), size)
         ]
-        return torch.from_numpy(np.concatenate(rows))
+        return torch.from_numpy(np.concatenate(logits)[: len(pixels)])
 
 
-def to_checked_onnx(module: nn.Module, input_shape: Shape) -> tuple[onnx.ModelProto, float]:
+def to_checked_onnx(
+    module: nn.Module, input_shape: Shape, *, dynamic_batch: bool = False
+) -> tuple[onnx.ModelProto, float]:
     """``to_onnx`` and its ``require_parity``."""
-    model = to_onnx(module, input_shape)
-    return model, require_parity(OnnxNetwork(model), module, input_shape)
+    model = to_onnx(module, input_shape, dynamic_batch=dynamic_batch)
+    sizes = DYNAMIC_BATCHES if dynamic_batch else (1,)
+    return model, require_parity(OnnxNetwork(model), module, input_shape, sizes)
 
 
 def to_checked_int8(
@@ -216,19 +211,25 @@ def agreement(network: nn.Module, module: nn.Module, images: torch.Tensor) -> fl
 
 
 def require_parity(
-    run: Callable[[torch.Tensor], torch.Tensor], module: nn.Module, input_shape: Shape
+    run: Callable[[torch.Tensor], torch.Tensor],
+    module: nn.Module,
+    input_shape: Shape,
+    batches: Sequence[int] = (1,),
 ) -> float:
     """The ``largest_difference``; raises UserError if rounding does not explain it.
 
     Above ``PARITY_BOUND`` float64 decides: where a network magnifies the rounding of float32,
     torch's own result is as far from the exact one as the export's.
     """
-    difference = largest_difference(run, module, input_shape)
+    difference = largest_difference(run, module, input_shape, batches=batches)
     if difference <= PARITY_BOUND:
         return difference
     reference = copy.deepcopy(module).float().cpu().eval()
-    rounding = largest_difference(reference, module, input_shape, dtype=torch.float64)
-    error = largest_difference(run, module, input_shape, dtype=torch.float64)
+
+    def from_exact(found: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        return largest_difference(found, module, input_shape, dtype=torch.float64, batches=batches)
+
+    rounding, error = from_exact(reference), from_exact(run)
     if not error <= min(ROUNDING_MARGIN * rounding, MOST_ROUNDING):
         raise UserError(
             f"exported network differs from torch's by {difference:.1e} of the largest logit, "
@@ -244,16 +245,18 @@ def largest_difference(
     input_shape: Shape,
     *,
     dtype: torch.dtype = torch.float32,
+    batches: Sequence[int] = (1,),
 ) -> float:
     """Largest difference of ``run`` from ``module`` in ``dtype``, over the largest output.
 
-    Raises UserError if one of them gives a number that is not finite, which equals nothing.
+    Each batch size sees three batches of random images. Raises UserError if one of them gives a
+    number that is not finite, which equals nothing.
     """
     module = copy.deepcopy(module).to(dtype).cpu().eval()
     generator = torch.Generator().manual_seed(0)
     difference = scale = 0.0
-    for _ in range(3):
-        x = torch.randn(1, *input_shape, generator=generator)
+    for images in [size for size in batches for _ in range(3)]:
+        x = torch.randn(images, *input_shape, generator=generator)
         with torch.no_grad():
             expected, result = module(x.to(dtype)), run(x)
         if result.shape != expected.shape:

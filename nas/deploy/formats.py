@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from nas.architecture import Architecture
+from nas.deploy.description import Description
 from nas.deploy.quantize import Placement
 from nas.errors import UserError
 
@@ -63,8 +64,14 @@ def export_network(
     form: ExportFormat,
     out: Path,
     rounding: Rounding | None = None,
+    *,
+    description: Description | None = None,
+    dynamic_batch: bool = False,
 ) -> Exported:
-    """Export a network in evaluation mode; raises UserError unless the export computes the same."""
+    """Export a network in evaluation mode; raises UserError unless the export computes the same.
+
+    ``description`` is what the file says of the network; by default what the architecture tells.
+    """
     from nas.deploy.export import (
         describe,
         require_finite_weights,
@@ -75,14 +82,17 @@ def export_network(
 
     require_finite_weights(network)
     paths, shape = files_of(form, out), architecture.input_shape
+    description = description or Description.of(architecture)
+    if dynamic_batch and not form.startswith("onnx"):
+        raise UserError(f"export: --dynamic-batch is for ONNX files, got --format {form}")
     if form == "python":
-        files, loaded = _python(architecture, network)
+        files, loaded = _python(architecture, network, description)
         difference = require_parity(loaded, network, shape)
         return Exported(dict(zip(paths, files, strict=True)), difference)
     if form == "timm":
-        data, loaded = _timm(architecture, network)
+        data, loaded = _timm(architecture, network, description)
         return Exported({out: data}, require_parity(loaded, network, shape))
-    model, difference = to_checked_onnx(network, shape)
+    model, difference = to_checked_onnx(network, shape, dynamic_batch=dynamic_batch)
     if form == "openvino":
         files = _to_openvino(model)
         difference = require_parity(_load_openvino(files), network, shape)
@@ -90,9 +100,9 @@ def export_network(
     if form == "onnx-int8":
         assert rounding is not None
         model, share = to_checked_int8(model, network, *rounding)
-        describe(model, architecture)
+        describe(model, description)
         return Exported({out: model.SerializeToString()}, agreement=share)
-    describe(model, architecture)
+    describe(model, description)
     return Exported({out: model.SerializeToString()}, difference)
 
 
@@ -126,7 +136,9 @@ def _load_openvino(files: tuple[bytes, bytes]) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.from_numpy(np.asarray(compiled([images.numpy()])[0]))
 
 
-def _timm(architecture: Architecture, network: nn.Module) -> tuple[bytes, nn.Module]:
+def _timm(
+    architecture: Architecture, network: nn.Module, description: Description
+) -> tuple[bytes, nn.Module]:
     """Weights by timm's names, which ``timm.create_model`` takes, and a network of them alone.
 
     It is timm's own where timm runs here. Raises UserError if timm has no such network.
@@ -134,6 +146,7 @@ def _timm(architecture: Architecture, network: nn.Module) -> tuple[bytes, nn.Mod
     from safetensors.torch import save
 
     from nas.deploy.timm import load_in_timm, load_timm_state_dict, name_in_timm, to_timm_state_dict
+    from nas.deploy.weights import with_metadata
     from nas.network import build
 
     name = name_in_timm(architecture)
@@ -148,11 +161,11 @@ def _timm(architecture: Architecture, network: nn.Module) -> tuple[bytes, nn.Mod
         loaded = build(architecture)
         load_timm_state_dict(loaded, architecture, state)
     told = {"architecture": name, "num_classes": str(architecture.classes)}
-    return save(state, metadata=told), loaded.eval()
+    return with_metadata(save(state), {**told, **description.metadata()}), loaded.eval()
 
 
 def _python(
-    architecture: Architecture, network: nn.Module
+    architecture: Architecture, network: nn.Module, description: Description
 ) -> tuple[tuple[bytes, bytes], nn.Module]:
     """The source and the weights, and the network made of these alone."""
     from nas.deploy.standalone import source_file
@@ -161,6 +174,6 @@ def _python(
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "network.py"
         source.write_text(source_file(architecture), encoding="utf-8")
-        save_weights(network, source.with_suffix(".safetensors"))
+        save_weights(network, source.with_suffix(".safetensors"), description)
         loaded: nn.Module = runpy.run_path(str(source))["load"]()
         return (source.read_bytes(), source.with_suffix(".safetensors").read_bytes()), loaded

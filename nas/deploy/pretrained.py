@@ -8,7 +8,7 @@ last words of all names agree.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from nas.architecture import Architecture
+from nas.deploy.description import class_order, describe_weights, listed
 from nas.deploy.timm import (
     COUNTER,
     Place,
@@ -54,13 +55,26 @@ class Pretrained(NamedTuple):
         network.load_state_dict({**own, **self.state})
 
 
-def read_pretrained(source: str | Path, architecture: Architecture) -> Pretrained:
+def read_pretrained(
+    source: str | Path, architecture: Architecture, classes: Sequence[str] = ()
+) -> Pretrained:
     """The weights of a file, or of ``hf:OWNER/NAME``, for ``build(architecture)``.
 
     A classifier of other classes is left out, attention biases are interpolated to the input size.
+    Where the file names its classes, and ``classes`` are given, these decide, and their order.
     Raises UserError if they cannot be read, or are another network's.
     """
-    tensors = without_indices(read_tensors_of(str(source)))
+    path = _located(str(source))
+    found = _fitting(str(source), path, architecture)
+    own = describe_weights(path).classes
+    if found.fresh or not own or not classes:
+        return found
+    return _by_name(found, own, classes, class_axes(architecture))
+
+
+def _fitting(source: str, path: Path, architecture: Architecture) -> Pretrained:
+    """The weights of a file, with a classifier of as many classes or without one."""
+    tensors = without_indices(_tensors_in(source, path))
     given = {key: tensor for key, tensor in tensors.items() if not _is_counter(key)}
     classifiers = class_axes(architecture)
     fits: list[Fit] = []
@@ -76,6 +90,38 @@ def read_pretrained(source: str | Path, architecture: Architecture) -> Pretraine
     named = architecture.name or "the architecture"
     near = closest(given, architecture)
     raise UserError(f"{source}: weights do not fit {named}: {nearest.misfit}{near}")
+
+
+def _by_name(
+    found: Pretrained, own: Sequence[str], classes: Sequence[str], classifiers: Mapping[str, int]
+) -> Pretrained:
+    """The weights with the classifier in the order of ``classes``, or without it."""
+    state, notes = found.state, list(found.notes)
+    if set(own) != set(classes):
+        notes.append(
+            f"their classifier tells other classes apart ({listed(own)}): it starts afresh"
+        )
+        kept = {name: tensor for name, tensor in state.items() if name not in classifiers}
+        return Pretrained(kept, frozenset(classifiers), tuple(notes))
+    order = class_order(own, classes, where="weights", data="the images")
+    if order is not None:
+        notes.append("their classes stand in another order: the classifier's rows follow by name")
+        state = reorder_classes(state, classifiers, order)
+    return found._replace(state=state, notes=tuple(notes))
+
+
+def reorder_classes(
+    state: Tensors, classifiers: Mapping[str, int], order: Sequence[int]
+) -> Tensors:
+    """The weights of a network whose classes come in another ``order``."""
+
+    def reordered(tensor: torch.Tensor, axis: int) -> torch.Tensor:
+        return tensor.index_select(axis, torch.tensor(order, device=tensor.device))
+
+    return {
+        name: reordered(tensor, classifiers[name]) if name in classifiers else tensor
+        for name, tensor in state.items()
+    }
 
 
 class Fit(NamedTuple):
@@ -211,9 +257,18 @@ def read_tensors_of(source: str) -> Tensors:
     Raises UserError if there are none, one of them holds no finite number, or the file would
     execute code.
     """
+    return _tensors_in(source, _located(source))
+
+
+def _located(source: str) -> Path:
+    """The file of a source; UserError if there is none."""
     path = _download(source) if source.startswith(HUB) else Path(source).expanduser()
     if not path.is_file():
         raise UserError(f"{source}: no such file")
+    return path
+
+
+def _tensors_in(source: str, path: Path) -> Tensors:
     found = read_weights(path) if _is_safetensors(path) else _unpickled(path)
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in found):

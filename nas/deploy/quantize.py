@@ -52,10 +52,12 @@ class AffineScale(NamedTuple):
     zero: np.ndarray
 
 
-def cpu_session(model: onnx.ModelProto, *, optimised: bool = True) -> onnxruntime.InferenceSession:
-    """A session of onnxruntime on one thread; optimising takes most of the time of a first run."""
+def cpu_session(
+    model: onnx.ModelProto, *, optimised: bool = True, threads: int = 1
+) -> onnxruntime.InferenceSession:
+    """A session of onnxruntime; optimising takes most of the time of a first run."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.log_severity_level = 4  # errors are raised
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -68,6 +70,23 @@ def precision_of(model: onnx.ModelProto) -> Precision:
     """``int8`` where a part of the model computes in integers."""
     rounded = any(node.op_type == "DequantizeLinear" for node in model.graph.node)
     return "int8" if rounded else "float32"
+
+
+def weighted_operators(model: onnx.ModelProto) -> list[tuple[str, tuple[int, ...]]]:
+    """Operators with weights, and the shapes of these: a network's are the same in int8."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    sources = {
+        node.output[0]: node.input[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+    }
+    found = []
+    for node in model.graph.node:
+        if node.op_type in WEIGHTED:
+            name = sources.get(node.input[1], node.input[1])
+            if name in shapes:
+                found.append((node.op_type, shapes[name]))
+    return found
 
 
 def quantize(model: onnx.ModelProto, images: np.ndarray, placement: Placement) -> onnx.ModelProto:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from nas.architecture import Architecture
+from nas.deploy.description import Description
 from nas.documents import write_atomically
 from nas.errors import UserError
 from nas.network import build
@@ -22,16 +23,31 @@ TYPES = {"F32": torch.float32, "I64": torch.int64}
 """The types in our files (https://github.com/huggingface/safetensors#format): weights, counters."""
 
 
-def save_weights(network: nn.Module, path: Path) -> None:
-    """Write the network's state dict, atomically."""
-    write_weights(network.state_dict(), path)
+def save_weights(network: nn.Module, path: Path, description: Description | None = None) -> None:
+    """Write the network's state dict, atomically, and what the file shall say of the network."""
+    write_weights(network.state_dict(), path, description)
 
 
-def write_weights(state: Mapping[str, torch.Tensor], path: Path) -> None:
+def write_weights(
+    state: Mapping[str, torch.Tensor], path: Path, description: Description | None = None
+) -> None:
     """Write tensors, atomically."""
     # safetensors refuses views of shared memory
     tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
-    write_atomically(path, save(tensors))
+    write_atomically(
+        path, with_metadata(save(tensors), description.metadata() if description else {})
+    )
+
+
+def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file with metadata; ``save`` would write them in random order."""
+    if not metadata:
+        return content
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = {"__metadata__": dict(metadata), **json.loads(content[8:start])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the numbers behind it are aligned
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

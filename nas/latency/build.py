@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +48,7 @@ from nas.latency.table import (
 )
 from nas.latency.target import Target
 from nas.latency.visits import Turns
+from nas.machine import nas_version
 from nas.network import layer_size
 from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
@@ -245,7 +245,7 @@ class _Building:
             spread=self.survey.spread(self.visits),
             channel_step=step,
             date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            nas_version=_version(),
+            nas_version=nas_version(),
             exporter=f"torch {torch.__version__}",
             load_average=os.getloadavg() if hasattr(os, "getloadavg") else None,
             seed=self.settings.seed,
@@ -370,10 +370,3 @@ def _row(layer: Layer, input_shape: Shape, found: Latency) -> Row:
     status: Status = "noisy" if "noisy" in (found.warm.status, found.cold.status) else "ok"
     size = layer_size(layer, input_shape)
     return Row(ms, low, high, cold_ms, cold_low, cold_high, *size, status)
-
-
-def _version() -> str:
-    try:
-        return version("nas")
-    except PackageNotFoundError:
-        return "not installed"

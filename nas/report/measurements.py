@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.latency.estimator import STATES
 from nas.latency.profile import OPERATORS, PARTS
-from nas.latency.unit import describe_machine, describe_spread
+from nas.latency.unit import describe_int8, describe_machine, describe_spread
 from nas.printing import print_line
 from nas.report.terminal import STATES_MEAN, print_table, shape_text, share
 
@@ -102,6 +103,22 @@ def print_found(found: Found, files: Mapping[str, str], *, title: str) -> None:
     print_line(STATES_MEAN)
     if line := describe_spread(found.spread):
         print_line(line)
+
+
+def compare_precisions(
+    found: Found, precisions: Mapping[str, str], networks: Mapping[str, object]
+) -> list[str]:
+    """A line for each model in int8 that is not faster, warm, than the same network in float32.
+
+    ``networks`` tells which models are one network: what stands there is equal.
+    """
+    lines = []
+    for name, other in itertools.product(precisions, repeat=2):
+        is_pair = (precisions[name], precisions[other]) == ("int8", "float32")
+        if is_pair and networks[name] == networks[other]:
+            line = describe_int8(found.latencies[name].warm, found.latencies[other].warm)
+            lines += [f"{name}: {line}, of {other}"] if line else []
+    return lines
 
 
 def print_drift(drift: Drift, path: Path, *, rebuild: str) -> None:

@@ -16,7 +16,6 @@ from nas.data import Dataset
 from nas.deploy.export import (
     Examples,
     OnnxNetwork,
-    describe,
     require_parity,
     to_checked_int8,
 )
@@ -132,7 +131,6 @@ class Candidates:
         """The models of any network; UserError if its export is wrong."""
         exact = self._graphs.compose(network, architecture)  # a tenth of the time of an export
         require_parity(OnnxNetwork(exact), network, architecture.input_shape)
-        describe(exact, architecture, self.dataset.classes)
         models: dict[str, onnx.ModelProto] = {}
         agreements: list[float | None] = []
         for cost, table in self.measured.items():
@@ -142,7 +140,6 @@ class Candidates:
                 examples = take_examples(self.dataset.at(architecture.input_size))
                 where = placement(table.target)
                 models[cost], agreement = to_checked_int8(exact, network, examples, where)
-                describe(models[cost], architecture, self.dataset.classes)
             agreements.append(agreement)
         return Exported(network, models, agreements[0])
 

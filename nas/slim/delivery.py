@@ -12,13 +12,15 @@ import onnx
 from torch import nn
 
 from nas.architecture import Architecture
-from nas.deploy.export import OnnxNetwork
+from nas.deploy.description import Description
+from nas.deploy.export import OnnxNetwork, describe
 from nas.deploy.quantize import precision_of
 from nas.deploy.weights import save_weights
 from nas.documents import write_atomically
 from nas.latency.estimator import STATES, State
 from nas.latency.survey import network_name
 from nas.latency.table import LatencyTable
+from nas.latency.unit import describe_int8
 from nas.network import measure_size
 from nas.search.problem import Costs
 from nas.slim.candidates import Candidates
@@ -46,14 +48,21 @@ class Delivered:
     network: nn.Module
     model: onnx.ModelProto
 
+    def with_remark(self, remark: str | None) -> Delivered:
+        """The network with one more remark, if there is one."""
+        remarks = "; ".join(filter(None, [self.figures.remark, remark])) or None
+        return replace(self, figures=self.figures.model_copy(update={"remark": remarks}))
+
     @property
     def executed(self) -> nn.Module:
         """The module that computes as the written model does."""
         return OnnxNetwork(self.model) if precision_of(self.model) == "int8" else self.network
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, description: Description) -> None:
+        """Write the network's files, whose metadata describe it."""
         self.architecture.save(folder / NETWORK_FILES["architecture"])
-        save_weights(self.network, folder / NETWORK_FILES["weights"])
+        save_weights(self.network, folder / NETWORK_FILES["weights"], description)
+        describe(self.model, description)
         write_atomically(folder / NETWORK_FILES["onnx"], self.model.SerializeToString())
 
 
@@ -73,10 +82,8 @@ def deliver(
     delivered = [delivery.take("largest", None, candidates.largest)]
     for pair, method in zip(pairs, list(methods) * len(targets), strict=True):
         found = delivery.take(method.name, pair.target, pair.current)
-        remark = _remark(found.figures, method)
-        delivered.append(
-            replace(found, figures=found.figures.model_copy(update={"remark": remark}))
-        )
+        delivered.append(found.with_remark(_remark(found.figures, method)))
+    delivered = [one.with_remark(delivery.compare_precisions(one)) for one in delivered]
     return delivered, [delivery.take_rival(rival) for rival in rivals]
 
 
@@ -165,6 +172,15 @@ class Delivery:
             latencies=latencies,
             state=plan.state,
         )
+
+    def compare_precisions(self, delivered: Delivered) -> str | None:
+        """Why int8 is in vain, if a table of this machine is in int8 and another in float32."""
+        precisions = {it.table.target.precision: it for it in self.finalists.values()}
+        if precisions.keys() != {"float32", "int8"}:
+            return None
+        name, state = network_name(delivered.architecture), self.candidates.plan.state
+        int8, float32 = (precisions[it].latencies[name].of(state) for it in ("int8", "float32"))
+        return describe_int8(int8, float32)
 
     def _timed(self, name: str) -> Iterator[TimedLatency]:
         """The latencies of a model by its name, by table and state."""

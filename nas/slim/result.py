@@ -16,6 +16,7 @@ import pandas as pd
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from pydantic_core import PydanticCustomError
 
+from nas.deploy.description import DELIVERED
 from nas.documents import Value, read_document, write_atomically, write_json
 from nas.latency.estimator import STATES, State
 from nas.search.problem import Costs, meets
@@ -389,13 +390,20 @@ class SearchResult(Value):
         name = "_".join(f"{bound:g}" for bound in target.values())
         return folder if len(self.targets) == 1 else folder / name
 
+    def delivered_to(self, network: FinalNetwork, folder: Path) -> Path:
+        """Where the network of a method lies, with all that its user needs."""
+        place = self.folder_of(network.target, folder) if network.target else folder
+        return place / DELIVERED / network.name
+
     def paths(self, folder: Path) -> dict[str, Path]:
         """The files of the search in ``folder``, by their contents."""
         (first, *others) = (self.folder_of(target, folder) for target in self.targets)
         networks = {name: first / file for name, file in NETWORK_FILES.items()}
         if others:
             networks = {f"network {place.name}": place for place in (first, *others)}
-        return {**networks, **{name: folder / file for name, file in FILES.items()}}
+        delivered = {"delivered": self.delivered_to(self.delivered[0], folder)}
+        files = {name: folder / file for name, file in FILES.items()}
+        return {**(networks if others else {**delivered, **networks}), **files}
 
 
 def frontier(networks: Iterable[Network], cost: str) -> list[Network]:

@@ -56,7 +56,7 @@ def load_rivals(specs: Sequence[str], run: Run) -> list[Rival]:
         if not weights_name:
             raise UserError(f"rival '{spec}': must be ARCHITECTURE:WEIGHTS")
         rival = Architecture.load(name).with_classes(len(run.classes))
-        weights_of = read_pretrained(weights_name, rival)
+        weights_of = read_pretrained(weights_name, rival, run.classes)
         if weights_of.fresh:
             raise UserError(
                 f"rival '{spec}': its classifier does not tell the {len(run.classes)} classes of "

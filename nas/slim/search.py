@@ -20,6 +20,7 @@ from nas.progress import SILENT, Progress
 from nas.search.study import SamplerName, evaluated_in, make_sampler, open_study, work
 from nas.slim.candidates import Candidates
 from nas.slim.delivery import deliver
+from nas.slim.handover import hand_over
 from nas.slim.journal import Identity, Memory, open_journal
 from nas.slim.methods import BASELINES, Baseline, Method, Searched, Slimming, Uniform
 from nas.slim.plan import Plan, target_text
@@ -52,8 +53,12 @@ def slim_run(
     resume: bool = False,
     force: bool = False,
     accept_tables: bool = False,
+    command: str = "",
 ) -> SearchResult:
-    """Slim to each target; what does not fit together raises UserError before images are read."""
+    """Slim to each target; what does not fit together raises UserError before images are read.
+
+    ``command`` started it, for the cards of what is delivered.
+    """
     prices = Prices(run.space, tables, plan.state)
     if plan.strategy == "importance":
         run.require_path_choice()
@@ -79,7 +84,8 @@ def slim_run(
             methods: list[Method] = [Uniform(candidates)]
             if plan.baselines:
                 methods += [Baseline(candidates, name) for name in BASELINES]
-            return _finish(run, candidates, [*methods, Slimming(candidates)], out, lock, rivals)
+            methods.append(Slimming(candidates))
+            return _finish(run, candidates, methods, out, lock, rivals, command=command)
         except KeyboardInterrupt:
             raise StoppedError(
                 f"stopped after {len(journal.accuracies)} evaluations, which are kept; "
@@ -97,6 +103,7 @@ def search_run(
     progress: Progress = SILENT,
     force: bool = False,
     accept_tables: bool = False,
+    command: str = "",
 ) -> SearchResult | None:
     """Evaluate beside other workers; the first that is done delivers, the others return None."""
     prices = Prices(run.space, tables, plan.state)
@@ -134,7 +141,7 @@ def search_run(
             progress.say(f"the study is done; another worker delivers its network into {out}")
             return None
         methods = [Uniform(candidates), Searched(candidates, evaluated, out)]
-        return _finish(run, candidates, methods, out, lock)
+        return _finish(run, candidates, methods, out, lock, command=command)
 
 
 def identify(run: Run, plan: Plan) -> Identity:
@@ -191,6 +198,8 @@ def _finish(
     out: Path,
     lock: Lock,
     rivals: Sequence[Rival] = (),
+    *,
+    command: str,
 ) -> SearchResult:
     """Deliver and judge each method's networks, and write the result; the last is ``wanted``."""
     plan, space, (*_, main) = candidates.plan, candidates.space, methods
@@ -235,11 +244,10 @@ def _finish(
         walk=tuple(step.taken.assignment for step in main.trace),
         rivals=judged,
     )
+    targets = " or ".join(map(target_text, plan.targets))
     lock.require()  # writing would make a folder again that is gone
     (out / FILES["result"]).unlink(missing_ok=True)  # it marks the end
-    for network in networks:
-        if network.figures.name == main.name and network.figures.target:
-            network.save(result.folder_of(network.figures.target, out))
+    hand_over(run, candidates, networks, result, out, command or f"nas.pipeline, {targets}")
     result.save(out)
     return result
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nas.architecture import Architecture
 from nas.data.images import Images, resize
-from nas.deploy.export import described_preprocessing
-from nas.deploy.weights import load_weights, read_onnx
+from nas.deploy.description import Description, class_order, describe_weights
+from nas.deploy.finished import open_finished
+from nas.deploy.weights import load_weights
 from nas.errors import UserError
 from nas.network import build
 from nas.preprocessing import IMAGENET, Preprocessing
@@ -89,20 +89,21 @@ def _clipped(
 def load_teacher(
     spec: str,
     *,
-    classes: int,
+    classes: Sequence[str],
     image_size: int,
     device: torch.device | str = "cpu",
     preprocessing: Preprocessing = IMAGENET,
 ) -> Teacher:
-    """The teacher that ``spec`` names: ``ARCHITECTURE:WEIGHTS``, or an ONNX file, on the CPU.
+    """The teacher that ``spec`` names: ``ARCHITECTURE:WEIGHTS``, or a model on the CPU.
 
-    It gets its student's images, resized to ``image_size``, which are normalised by
-    ``preprocessing``, and sees them by its own mean and deviation. Raises UserError if there is no
-    such teacher, or it takes images of another size, or has another number of classes.
+    A model is an ONNX file, or a folder that was delivered. A teacher gets its student's images,
+    resized to ``image_size``, which are normalised by ``preprocessing``, sees them by its own mean
+    and deviation, and answers in the order of its student's ``classes``. Raises UserError if there
+    is no such teacher, or it takes images of another size, or knows other classes.
     """
     name, colon, weights = spec.partition(":")
-    if spec.endswith(".onnx"):
-        teacher, own = _from_onnx(spec, image_size, torch.device(device))
+    if spec.endswith(".onnx") or Path(spec).is_dir():
+        teacher, own = _from_model(spec, image_size, torch.device(device))
     elif colon and weights:
         teacher, own = _from_weights(name, Path(weights), image_size, torch.device(device))
     else:
@@ -112,10 +113,19 @@ def load_teacher(
     except Exception as error:  # of onnxruntime, on a graph that does not compute
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"teacher '{spec}': does not run: {reason}") from error
-    if shape != (2, classes):
+    if shape != (2, len(classes)):
         found = f"{shape[1]} classes" if len(shape) == 2 else f"outputs of the shape {shape}"
-        raise UserError(f"teacher '{spec}': must tell {classes} classes apart, has {found}")
-    return lambda images: teacher(renormalise(resize(images, image_size), preprocessing, own))
+        raise UserError(f"teacher '{spec}': must tell {len(classes)} classes apart, has {found}")
+    where, order = f"teacher '{spec}'", None
+    if own.classes:
+        order = class_order(own.classes, classes, where=where, data="its student")
+
+    def teach(images: Tensor) -> Tensor:
+        resized = resize(images, image_size)
+        logits = teacher(renormalise(resized, preprocessing, own.preprocessing))
+        return logits if order is None else logits[:, order]
+
+    return teach
 
 
 def renormalise(images: Tensor, before: Preprocessing, after: Preprocessing) -> Tensor:
@@ -142,7 +152,7 @@ def teacher_accuracy(teacher: Teacher, images: Images, *, batch_size: int = 256)
 
 def _from_weights(
     name: str, weights: Path, image_size: int, device: torch.device
-) -> tuple[Teacher, Preprocessing]:
+) -> tuple[Teacher, Description]:
     architecture = Architecture.load(name)
     _require_size(f"{name}:{weights}", architecture.input_shape, image_size)
     network: nn.Module = build(architecture)
@@ -150,50 +160,17 @@ def _from_weights(
     layout = torch.channels_last
     network = network.to(device, memory_format=layout).eval()  # type: ignore[call-overload]
     teach = torch.no_grad()(lambda images: network(images.to(device, memory_format=layout)))
-    return teach, architecture.preprocessing
+    classes = describe_weights(weights).classes
+    return teach, Description.of(architecture, classes=classes)
 
 
-def _from_onnx(path: str, image_size: int, device: torch.device) -> tuple[Teacher, Preprocessing]:
-    import onnxruntime  # only these teachers need it
-
-    model = read_onnx(Path(path))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+def _from_model(spec: str, image_size: int, device: torch.device) -> tuple[Teacher, Description]:
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"teacher '{path}': onnxruntime refuses it: {reason}") from error
-    inputs = session.get_inputs()
-    kinds = [(entry.type, len(entry.shape)) for entry in inputs]
-    if kinds != [("tensor(float)", 4)]:
-        raise UserError(f"teacher '{path}': must take one float32 tensor of images (N, 3, S, S)")
-    if session.get_outputs()[0].type != "tensor(float)":
-        raise UserError(f"teacher '{path}': its first output must be a float32 tensor of logits")
-    (entry,) = inputs
-    batch, *sides = entry.shape  # an open dimension is a name
-    shape = tuple(side if isinstance(side, int) else None for side in sides)
-    _require_size(path, shape, image_size)
-
-    def teach(images: Tensor) -> Tensor:
-        pixels = images.cpu().contiguous().numpy()
-        size = batch if isinstance(batch, int) else len(pixels)
-        # a model of a fixed batch size takes its own, the last one filled up
-        padding = np.zeros((-len(pixels) % size, *pixels.shape[1:]), np.float32)
-        padded = np.concatenate([pixels, padding])
-        logits = [
-            session.run(None, {entry.name: padded[start : start + size]})[0]
-            for start in range(0, len(padded), size)
-        ]
-        return torch.from_numpy(np.concatenate(logits)[: len(pixels)]).to(device)
-
-    try:
-        return teach, described_preprocessing(model)
+        found = open_finished(Path(spec), threads=torch.get_num_threads())
     except UserError as error:
-        raise UserError(f"teacher '{path}': {error}") from None
+        raise UserError(f"teacher {error}") from None
+    _require_size(spec, (3, *found.sides), image_size)
+    return lambda images: found.network(images).to(device), found.description
 
 
 def _require_size(spec: str, shape: tuple[int | None, ...], image_size: int) -> None:

@@ -5,13 +5,14 @@ architecture.json       the architecture, with a head for the data's classes
 inherited.safetensors   with a supernet or pretrained weights: what the training starts from
 weights.safetensors     at the end: the trained weights
 result.json             at the end: test accuracy, inherited and retrained
+delivered/              at the end: all that a user of the network needs, see retrained.py
 
 Checkpoints, log, curves and lock are those of a supernet's run, see ``nas.training.run``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +23,8 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.deploy.pretrained import read_pretrained
+from nas.deploy.description import DELIVERED, Description, class_order
+from nas.deploy.pretrained import class_axes, read_pretrained, reorder_classes
 from nas.deploy.weights import load_weights, save_weights
 from nas.documents import location_text, read_document, write_json
 from nas.errors import UserError
@@ -60,6 +62,7 @@ class Retraining(ImagesFolder[Architecture, RetrainingRecord]):
 
     noun, record_file, subject_file = "retraining", "retraining.json", "architecture.json"
     results = (INHERITED, WEIGHTS, RESULT)
+    result_folders = (DELIVERED,)
     command = "nas retrain"
     beginning = "nas retrain without --resume starts one"
 
@@ -79,6 +82,7 @@ class Retraining(ImagesFolder[Architecture, RetrainingRecord]):
         recipe: Mapping[str, object] | None = None,
         teacher: str | None = None,
         force: bool = False,
+        origin: Mapping[str, object] | None = None,
         device: torch.device | str = "cpu",
         progress: Progress = SILENT,
     ) -> tuple[Retraining, Dataset]:
@@ -87,8 +91,9 @@ class Retraining(ImagesFolder[Architecture, RetrainingRecord]):
         ``images`` are the fields of ``DataSettings`` that differ from those of the ``supernet`` or
         from digits; ``recipe`` is a name of ``RECIPES`` and the fields that differ from it;
         ``weights`` are what ``read_pretrained`` takes. What a supernet of pretrained weights hands
-        down is fine-tuned, with its reference network as the teacher. Raises UserError if the
-        folder is not free, or data, supernet, weights, teacher and architecture do not fit.
+        down is fine-tuned, with its reference network as the teacher. ``origin`` is kept beside
+        date and versions. Raises UserError if the folder is not free, or data, supernet, weights,
+        teacher and architecture do not fit.
         """
         if supernet is not None and weights is not None:
             raise UserError("a training starts from a supernet or from --weights, not from both")
@@ -111,8 +116,10 @@ class Retraining(ImagesFolder[Architecture, RetrainingRecord]):
             teacher = teacher or ":".join(map(str, supernet.reference_files))
         if name == "published":
             changes.setdefault("drop_path", settings.published_drop_path(architecture))
+        described = describe(data, dataset)
+        described["made"] |= dict(origin or {})
         record = RetrainingRecord(
-            **describe(data, dataset),
+            **described,
             recipe=_recipe(name, changes),
             supernet=str(supernet.path) if supernet else None,
             teacher=teacher,
@@ -122,13 +129,13 @@ class Retraining(ImagesFolder[Architecture, RetrainingRecord]):
         retraining.load_teacher()  # before anything is written
         inherited = _inherit(supernet, architecture, dataset, device) if supernet else None
         if weights is not None:
-            inherited, notes = _pretrained(weights, architecture, record.recipe)
+            inherited, notes = _pretrained(weights, architecture, record.recipe, dataset.classes)
             for note in notes:
                 progress.say(f"{weights}: {note}")
         with retraining.begun(force=force):
             architecture.save(path / cls.subject_file)
             if inherited is not None:
-                save_weights(inherited, path / INHERITED)
+                save_weights(inherited, path / INHERITED, retraining.description(dataset))
         return retraining, dataset
 
     @classmethod
@@ -159,13 +166,22 @@ class Retraining(ImagesFolder[Architecture, RetrainingRecord]):
     def load_teacher(self, device: torch.device | str = "cpu") -> Teacher | None:
         if self.record.teacher is None:
             return None
-        classes, size = self.architecture.classes, self.architecture.input_size
         return load_teacher(
             self.record.teacher,
-            classes=classes,
-            image_size=size,
+            classes=self.record.classes,
+            image_size=self.architecture.input_size,
             device=device,
             preprocessing=self.architecture.preprocessing,
+        )
+
+    def description(self, dataset: Dataset) -> Description:
+        """What files with its weights say of them."""
+        return Description.of(
+            self.architecture,
+            classes=self.record.classes,
+            interpolation=dataset.interpolation,
+            run=str(self.path),
+            data=self.record.data.spec,
         )
 
     def start(self) -> nn.Module:
@@ -211,7 +227,7 @@ def retrain(
             network = train_epochs(begin, retraining).delivered
             result = _result(retraining, dataset, network, device)
             lock.require()  # writing would make a folder again that is gone
-            save_weights(network, path / WEIGHTS)
+            save_weights(network, path / WEIGHTS, retraining.description(dataset))
             write_json(path / RESULT, result)
             return result
     except KeyboardInterrupt:
@@ -261,10 +277,10 @@ def _recipe(name: str, changes: Mapping[str, object]) -> settings.Recipe:
 
 
 def _pretrained(
-    weights: str, architecture: Architecture, recipe: settings.Recipe
+    weights: str, architecture: Architecture, recipe: settings.Recipe, classes: Sequence[str]
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """The network with pretrained weights, and what was changed of them."""
-    found = read_pretrained(weights, architecture)
+    found = read_pretrained(weights, architecture, classes)
     network = fresh_network(architecture, seed=recipe.seed, layer_scale=recipe.layer_scale)
     found.load_into(network)
     return network, found.notes
@@ -316,11 +332,18 @@ def record_beside(weights: Path) -> ImagesRecord | None:
 def _inherit(
     supernet: Run, architecture: Architecture, dataset: Dataset, device: torch.device | str
 ) -> nn.Module:
-    if dataset.classes != supernet.classes:
-        problem = f"knows other classes than {dataset.name}; leave --from out"
-        raise UserError(f"{supernet.path}: {problem}")
+    own, where = supernet.classes, str(supernet.path)
+    order = class_order(
+        own, dataset.classes, where=where, data=dataset.name, remedy="leave --from out"
+    )
     try:
-        return inherited_network(supernet.load_supernet().to(device), architecture, dataset.train)
+        network = inherited_network(
+            supernet.load_supernet().to(device), architecture, dataset.train
+        )
     except ValueError as error:
         problem = f"its space '{supernet.space.name}' does not hold the architecture: {error}"
         raise UserError(f"{supernet.path}: {problem}") from None
+    if order is not None:
+        axes = class_axes(architecture)
+        network.load_state_dict(reorder_classes(network.state_dict(), axes, order))
+    return network

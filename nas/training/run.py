@@ -221,10 +221,9 @@ class Run(ImagesFolder[SearchSpace, RunRecord]):
             return None
         from nas.training.distillation import load_teacher
 
-        classes, size = self.space.classes, self.space.largest_size
-        seen = self.space.preprocessing
+        size, seen = self.space.largest_size, self.space.preprocessing
         return load_teacher(
-            spec, classes=classes, image_size=size, device=device, preprocessing=seen
+            spec, classes=self.classes, image_size=size, device=device, preprocessing=seen
         )
 
     @property

@@ -39,6 +39,7 @@ def everything(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
 def test_digits_are_enlarged_grey_and_never_mirrored() -> None:
     dataset = load_dataset("digits", 32)
     assert dataset.classes == tuple("0123456789")
+    assert dataset.interpolation == "bilinear"
     assert [len(part) for part in (dataset.train, dataset.search, dataset.test)] == [
         1294, 144, 359,
     ]  # fmt: skip
@@ -66,7 +67,7 @@ def test_digits_resemble_what_scikit_learn_holds() -> None:
 
 def test_folder_gives_the_pixels_of_its_files(photos: Path) -> None:
     dataset = load_dataset(f"folder:{photos}", 16)
-    assert dataset.classes == ("cat", "dog")
+    assert (dataset.classes, dataset.interpolation) == (("cat", "dog"), "bicubic")
     assert [len(part) for part in (dataset.train, dataset.search, dataset.test)] == [14, 2, 4]
     assert dataset.augmentation.mirror
     images, labels = everything(dataset)

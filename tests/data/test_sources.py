@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from nas.data.sources import Pictures, decode, decode_all, decode_random_crop
+from nas.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,28 @@ def test_transparent_palette_is_read_without_a_warning(tmp_path: Path) -> None:
     image = gradient(20, 20).convert("P")
     image.save(tmp_path / "a.png", transparency=bytes(range(256)))
     assert decode(OnePicture(Image.open(tmp_path / "a.png")), 0, 10).shape == (3, 10, 10)
+
+
+def test_what_hides_behind_transparent_pixels_is_not_seen() -> None:
+    clear = gradient(20, 20)
+    clear.putalpha(0)
+    half = Image.new("RGBA", (20, 20), (255, 0, 0, 128))
+    for image, expected in ((clear, (255, 255, 255)), (half, (255, 127, 127))):
+        found = decode(OnePicture(image), 0, 10)
+        assert np.array_equal(found, np.tile(np.reshape(expected, (3, 1, 1)), (1, 10, 10)))
+
+
+def test_a_network_may_want_its_own_interpolation() -> None:
+    image = gradient(50, 50)
+    found = {
+        way: decode(OnePicture(image), 0, 20, Preprocessing(interpolation=way))
+        for way in (None, "bicubic", "bilinear", "nearest")
+    }
+    assert np.array_equal(found[None], found["bicubic"])
+    for way in ("bilinear", "nearest"):
+        expected = image.resize((20, 20), Image.Resampling[way.upper()])
+        assert np.array_equal(found[way].transpose(1, 2, 0), np.asarray(expected))
+        assert not np.array_equal(found[way], found["bicubic"])
 
 
 def test_orientation_of_the_camera_is_followed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import copy
 import math
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from nas.deploy.export import (
 )
 from nas.errors import UserError
 from nas.families import LAYERS
+from nas.latency.graphs import with_batch
 from nas.network import fold
 
 SHAPE = (3, 32, 32)
@@ -100,6 +102,57 @@ def test_parity_refuses_another_output_shape(model):
     other = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 7))
     with pytest.raises(ValueError, match=r"output of shape \(1, 5\), expected \(1, 7\)"):
         largest_difference(OnnxNetwork(model), other, SHAPE)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        pytest.param("across_32px", marks=pytest.mark.slow),
+        pytest.param("demo_64px", marks=pytest.mark.slow),
+        "cifar10_32px",
+    ],
+)
+def test_a_model_of_an_open_batch_size_takes_one_picture_and_several(space, randomized):
+    architecture = nas.SearchSpace.load(space).smallest()
+    network = randomized(nas.build(architecture))
+    model, difference = to_checked_onnx(network, architecture.input_shape, dynamic_batch=True)
+    assert difference <= 1e-3
+    for value in (*model.graph.input, *model.graph.output):
+        assert value.type.tensor_type.shape.dim[0].dim_param, "the batch size is open"
+    images = torch.randn(5, *architecture.input_shape, generator=torch.manual_seed(1))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    with torch.no_grad():
+        expected = network(images)
+    for batch in (images, images[:3], images[:1]):
+        (found,) = session.run(None, {"images": batch.numpy()})
+        torch.testing.assert_close(
+            torch.from_numpy(found), expected[: len(batch)], rtol=1e-3, atol=1e-3
+        )
+    assert torch.equal(
+        OnnxNetwork(model)(images),
+        torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["efficientformer_v1_l1", "efficientformer_v2_s0", "efficientvit_m0", "levit_128s",
+     "mobilevit_v1_xxs", "mobilevit_v2_050", "mobilevit_v3_xxs", "pvt_v2_b0", "pvt_v2_b2_linear",
+     "efficientnet_lite_0"],
+)  # fmt: skip
+def test_every_family_is_exported_with_an_open_batch_size(name):
+    architecture = nas.Architecture.load(name)
+    network = nas.build(architecture).eval()
+    _, difference = to_checked_onnx(network, architecture.input_shape, dynamic_batch=True)
+    assert difference <= 1e-3
+
+
+def test_a_model_of_a_fixed_batch_size_takes_any_number_of_pictures(model, module):
+    fixed = with_batch(model, 2)
+    images = torch.randn(5, *SHAPE, generator=torch.manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(OnnxNetwork(fixed)(images), module(images), rtol=1e-4, atol=1e-4)
 
 
 class OtherWhenExported(torch.nn.Module):

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 
 import nas
+from nas.deploy.description import Description
 from nas.deploy.export import (
     Examples,
     OnnxNetwork,
@@ -61,7 +62,9 @@ def test_timm_is_one_file_of_weights_by_its_names():
     data = found.files[Path("t.safetensors")]
     assert safetensors.torch.load(data).keys() == to_timm_state_dict(network, architecture).keys()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    assert header["__metadata__"] == {"architecture": "efficientvit_m0", "num_classes": "5"}
+    told = header["__metadata__"]
+    assert (told["architecture"], told["num_classes"]) == ("efficientvit_m0", "5")
+    assert json.loads(told["input_size"]) == 224
     with pytest.raises(UserError, match=r"^t\.onnx: --format timm writes a \.safetensors file$"):
         export_network(architecture, network, "timm", Path("t.onnx"))
 
@@ -112,7 +115,7 @@ def test_int8_is_one_file_with_its_agreement(architecture, network, model, examp
     rounding = Rounding(examples, INTEGER_OPERATORS)
     found = export_network(architecture, network, "onnx-int8", Path("n.onnx"), rounding)
     expected, agreement = to_checked_int8(model, network, *rounding)
-    describe(expected, architecture)
+    describe(expected, Description.of(architecture))
     assert found.files == {Path("n.onnx"): expected.SerializeToString()}
     assert (found.relative_difference, found.agreement) == (None, agreement)
 

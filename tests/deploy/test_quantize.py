@@ -24,6 +24,7 @@ from nas.deploy.quantize import (
     precision_of,
     quantize,
     weight_scale,
+    weighted_operators,
 )
 
 SHAPE = (3, 16, 16)
@@ -103,6 +104,15 @@ def test_int8_computes_nearly_the_same(model, module, images, placement):
     difference = (result - expected).abs().max() / expected.abs().max()
     assert 1e-5 < difference < 0.05
     assert (precision_of(model), precision_of(found)) == ("float32", "int8")
+
+
+@pytest.mark.parametrize("placement", [INTEGER_OPERATORS, FUSED_OPERATORS])
+def test_a_network_is_known_by_its_operators_in_both_precisions(model, images, placement):
+    found = weighted_operators(quantize(model, images, placement))
+    assert found == weighted_operators(model)
+    kinds = {kind for kind, _ in found}
+    assert {"Conv", "Gemm"} & kinds
+    assert all(len(shape) >= 2 for _, shape in found)
 
 
 def overflowing_share(model, images):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from nas.latency.calibration import Calibration, Machine, RowSums
-from nas.latency.estimator import STATES, Estimate
-from nas.latency.unit import Reference, Unit
+from nas.latency.estimator import STATES, Estimate, Measurement
+from nas.latency.unit import Reference, Unit, describe_int8
 
 CALIBRATION = Calibration(
     factor=1.1, fetching=0.8, cache_megabytes=12.0, overhead_ms=0.02, cold_factor=1.2
@@ -127,3 +127,13 @@ def reference(convolutions):
 def test_a_machine_whose_speed_has_changed_is_told_of_in_one_line(reference, shift, line):
     found = reference.describe_shift({"warm": shift[0], "cold": shift[1]}, "t.csv")
     assert found == line
+
+
+@pytest.mark.parametrize(
+    ("int8", "word"),
+    [((0.8, 0.7, 0.9), None), ((0.98, 0.9, 1.06), "clearly faster"), ((1.0, 0.9, 1.1), "faster")],
+)
+def test_int8_that_saves_no_time_is_told(int8, word):
+    line = describe_int8(Measurement(*int8), Measurement(1.0, 0.95, 1.05))
+    expected = f"int8 is not {word} than float32 on this device: {int8[0]:.3f} ms in int8, 1.000 ms"
+    assert line == (f"{expected} in float32" if word else None)

@@ -16,6 +16,7 @@ from nas.latency.table import LatencyTable, Provenance, Row
 from nas.latency.target import detect_target
 from nas.latency.unit import Reference, describe_spread
 from nas.report.measurements import (
+    compare_precisions,
     print_drift,
     print_found,
     print_profiles,
@@ -69,6 +70,19 @@ def table(tmp_path):
         seed=0,
     )
     return LatencyTable(rows, provenance, tmp_path / "t.csv")
+
+
+def test_int8_in_vain_is_told_for_the_same_network_only():
+    times = {"a8": 1.0, "a": 1.02, "b8": 0.5, "b": 1.0, "c8": 2.0}
+    latencies = {
+        name: Latency(*[Measurement(ms, 0.95 * ms, 1.05 * ms)] * 2) for name, ms in times.items()
+    }
+    found = Found(latencies, {}, Machine(), (0.0, 0.0))
+    precisions = {name: "int8" if name.endswith("8") else "float32" for name in times}
+    assert compare_precisions(found, precisions, {name: name[0] for name in times}) == [
+        "a8: int8 is not clearly faster than float32 on this device: 1.000 ms in int8, 1.020 ms in "
+        "float32, of a"
+    ]
 
 
 def test_a_validation_tells_the_noise_from_the_error_of_the_table(table, capsys):

@@ -1,16 +1,21 @@
 """What a search delivers on a machine of known latencies."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 
+from nas.deploy.export import to_onnx
 from nas.latency.survey import network_name
 from nas.latency.table import Prices
 from nas.progress import SILENT
-from nas.slim.candidates import Candidates
+from nas.slim.candidates import Candidates, Exported
 from nas.slim.delivery import deliver, layer_shares
 from nas.slim.journal import Memory
 from nas.slim.loop import NEAR
 from nas.slim.methods import Slimming, Uniform
-from nas.slim.plan import Plan
+from nas.slim.plan import Plan, published_terms
+from nas.training.evaluation import inherited_network
 
 TARGET = {"latency_ms": 2.4}
 
@@ -111,3 +116,29 @@ def test_a_network_that_its_size_holds_below_a_latency_says_so(delivered):
     _, _, slimmed = delivered({"latency_ms": 2.9, "params": 1200.0})
     assert slimmed.of_target < NEAR
     assert slimmed.remark == "bounded by params, not by this latency"
+
+
+def test_int8_that_saves_no_time_on_this_machine_is_a_remark(run, table, monkeypatch):
+    """Of two tables of this machine; the fake machine takes as long in both precisions."""
+    names = ["latency_ms[exact]", "latency_ms[rounded]"]
+    terms = published_terms(names)
+    plan = Plan(targets=({names[0]: 2.4},), terms=terms, evaluations=20, baselines=False)
+    target = table.target.model_copy(update={"precision": "int8"})
+    provenance = table.provenance.model_copy(update={"target": target})
+    tables = {"exact": table, "rounded": replace(table, provenance=provenance)}
+    prices = Prices(run.space, tables, plan.state)
+    measured = dict(zip(names, tables.values(), strict=True))
+    supernet, dataset = run.load_supernet(), run.data.load(32)
+    found = Candidates(plan, prices, measured, supernet, dataset, Memory(), SILENT)
+    monkeypatch.setattr(found, "_export", partial(float32_twice, found, measured))
+    networks, _ = deliver(found, [Slimming(found)])
+    for network in networks:
+        assert "int8 is not" in network.figures.remark
+        assert "faster than float32 on this device: " in network.figures.remark
+
+
+def float32_twice(candidates, measured, architecture):
+    """An export that stands for both precisions, as the fake machine runs nothing."""
+    network = inherited_network(candidates.supernet, architecture, candidates.dataset.train)
+    model = to_onnx(network, architecture.input_shape)
+    return Exported(network, dict.fromkeys(measured, model), None)

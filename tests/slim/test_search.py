@@ -60,6 +60,7 @@ def test_a_family_leaves_a_folder_for_each_target(run, found):
     for place, network in zip(("2.4_4.6", "1.8"), result.delivered, strict=True):
         assert result.paths(out)[f"network {place}"] == out / place
         assert (out / place / "weights.safetensors").exists()
+        assert sorted(it.name for it in (out / place / "delivered").iterdir()) == sorted(METHODS)
         architecture = Architecture.load(out / place / "architecture.json")
         assert run.space.decode(network.assignment) == architecture
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.deploy.weights import load_weights, save_weights
+from nas.deploy.weights import load_weights, read_weights, save_weights
 from nas.errors import UserError
 from nas.network import build
 from nas.space import SearchSpace
@@ -69,8 +70,12 @@ def lines(path: Path) -> list[dict[str, float]]:
 
 def assert_same(path: Path, other: Path) -> None:
     """Weights, optimizer, average, state and log, bit for bit."""
-    for name in "checkpoint.safetensors", "weights.safetensors":
-        assert (path / name).read_bytes() == (other / name).read_bytes()
+    assert (path / "checkpoint.safetensors").read_bytes() == (
+        other / "checkpoint.safetensors"
+    ).read_bytes()
+    first, second = (read_weights(it / "weights.safetensors") for it in (path, other))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
     assert lines(path) == lines(other)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from nas.data import Dataset
 from nas.data.augmentation import normalise
+from nas.deploy.description import Description
 from nas.deploy.export import describe, to_onnx
 from nas.deploy.weights import save_weights
 from nas.errors import UserError
@@ -20,6 +21,7 @@ from nas.training.alone import fresh_network
 from nas.training.distillation import load_teacher, teacher_accuracy
 from nas.training.evaluation import accuracy
 
+DIGITS = "0123456789"
 IMAGES = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -42,7 +44,7 @@ def test_a_teacher_says_what_its_network_says(
     files: Path, network: nn.Module, monkeypatch: pytest.MonkeyPatch, spec: str
 ) -> None:
     monkeypatch.chdir(files)
-    teacher = load_teacher(spec, classes=10, image_size=32)
+    teacher = load_teacher(spec, classes=DIGITS, image_size=32)
     found = teacher(IMAGES)
     assert not found.requires_grad
     torch.testing.assert_close(found, network(IMAGES).detach(), rtol=1e-3, atol=1e-4)
@@ -62,7 +64,7 @@ def test_a_model_of_any_batch_size_and_side_is_run_at_once(tmp_path: Path) -> No
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10),
         tmp_path / "open.onnx",
     )
-    teacher = load_teacher(str(tmp_path / "open.onnx"), classes=3, image_size=32)
+    teacher = load_teacher(str(tmp_path / "open.onnx"), classes="abc", image_size=32)
     torch.testing.assert_close(teacher(IMAGES), IMAGES.mean((2, 3)))
 
 
@@ -70,7 +72,7 @@ def test_accuracy_of_a_teacher_is_that_of_its_network(
     files: Path, network: nn.Module, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(files)
-    teacher = load_teacher("a.json:w.safetensors", classes=10, image_size=32)
+    teacher = load_teacher("a.json:w.safetensors", classes=DIGITS, image_size=32)
     assert teacher_accuracy(teacher, digits.search, batch_size=50) == accuracy(
         network, digits.search
     )
@@ -99,7 +101,7 @@ def test_a_teacher_that_does_not_fit_is_one_line(
 ) -> None:
     monkeypatch.chdir(files)
     with pytest.raises(UserError, match=message) as error:
-        load_teacher(spec, classes=classes, image_size=size)
+        load_teacher(spec, classes=DIGITS[:classes], image_size=size)
     assert "\n" not in str(error.value)
 
 
@@ -110,13 +112,13 @@ def test_a_teacher_sees_images_by_its_own_mean_and_deviation(tmp_path, tiny_spac
     architecture.save(tmp_path / "a.json")
     save_weights(network, tmp_path / "w.safetensors")
     model = to_onnx(network, architecture.input_shape)
-    describe(model, architecture)
+    describe(model, Description.of(architecture))
     (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
     pixels = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
         expected = network(normalise(pixels, half))
     for spec in (f"{tmp_path / 'a.json'}:{tmp_path / 'w.safetensors'}", str(tmp_path / "a.onnx")):
-        teacher = load_teacher(spec, classes=10, image_size=32)
+        teacher = load_teacher(spec, classes=DIGITS, image_size=32)
         found = teacher(normalise(pixels))
         assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
 
@@ -125,6 +127,6 @@ def test_a_teacher_with_metadata_of_others_is_one_line(tmp_path, network, tiny_s
     model = to_onnx(network, tiny_space.smallest().input_shape)
     helper.set_model_props(model, {"mean": "[123.7, grey]"})
     (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
-    rule = r"other\.onnx': its metadata say in no known form how it sees pictures: mean \[123\.7"
+    rule = r"other\.onnx: its metadata say in no known form how it sees pictures: mean \[123\.7"
     with pytest.raises(UserError, match=rule):
-        load_teacher(str(tmp_path / "other.onnx"), classes=10, image_size=32)
+        load_teacher(str(tmp_path / "other.onnx"), classes=DIGITS, image_size=32)
