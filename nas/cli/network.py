@@ -72,7 +72,12 @@ def train_supernet(
         state = trained.state()
         accuracies = dict(state.accuracies) if state else {}
         paths = {"run": str(path)}
-        options.print_result({**paths, "accuracies": accuracies}, paths, as_json=as_json)
+        options.print_result(
+            {**paths, "accuracies": accuracies},
+            paths,
+            as_json=as_json,
+            following=_after_training(trained),
+        )
 
 
 @options.options_of(recipe=Recipe, without=("name", "seed"), show_defaults=False)
@@ -215,7 +220,13 @@ def evaluate(
     if remark:
         lines.append(f"{weights}: {remark}")
         result["remark"] = remark
-    options.print_result(result, as_json=as_json, show=lambda: print(*lines, sep="\n"))
+    named = ("--architecture", architecture, "--weights", weights)
+    following = options.Following(
+        "write it for other runtimes", ("nas", "export", *named, "--out", "model.onnx")
+    )
+    options.print_result(
+        result, as_json=as_json, show=lambda: print(*lines, sep="\n"), following=following
+    )
 
 
 def resize(
@@ -271,6 +282,18 @@ def export(
     result = {"file": str(out), "format": form, "agreement": agreement}
     result["relative_difference"] = difference
     options.print_result(result, as_json=as_json, show=lambda: print(line))
+
+
+def _after_training(run: Run) -> options.Following:
+    """A search of a trained run; or the table that it needs first."""
+    from nas.latency.table import LatencyTable
+
+    try:
+        table = LatencyTable.load(options.default_table(run.space))
+        return options.slimming_of(run.path, table, run.space)
+    except UserError:  # there is none, or it lacks layers
+        words = ("nas", "build-lut", "--space", run.space_path, "--device", "cpu")
+        return options.Following("measure its layers, with a head for these classes", words)
 
 
 def _latency_term(

@@ -5,11 +5,22 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import shlex
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -18,6 +29,7 @@ from typer import BadParameter, Option
 from nas.space import SearchSpace
 
 if TYPE_CHECKING:
+    from nas.latency.table import LatencyTable
     from nas.latency.target import Target
 
 Returned = TypeVar("Returned")
@@ -102,14 +114,30 @@ def print_result(
     *,
     as_json: bool,
     show: Callable[[], object] = lambda: None,
+    following: Following | None = None,
 ) -> None:
-    """Print a result as JSON; or show it to a person, and then its files, one a line."""
+    """Print a result as JSON; or show it to a person, then its files, and what may follow."""
     if as_json:
-        print(json.dumps(result, indent=2))
+        added = {"next": following.command} if following and isinstance(result, dict) else {}
+        print(json.dumps({**result, **added} if isinstance(result, dict) else result, indent=2))
         return
     show()
     for name, path in paths.items():
         print(f"{name + ':':<14}{path}")
+    if following:
+        print(f"next, {following.purpose}:\n  {following.command}")
+
+
+class Following(NamedTuple):
+    """The command that a user most likely wants next, and what for."""
+
+    purpose: str
+    words: Sequence[str | Path]
+
+    @property
+    def command(self) -> str:
+        """The command line, quoted for the shell; PICTURE stands for what the user has."""
+        return shlex.join(map(str, self.words))
 
 
 def default_table(space: SearchSpace, target: Target | None = None) -> Path:
@@ -121,6 +149,13 @@ def default_table(space: SearchSpace, target: Target | None = None) -> Path:
         usual = ("onnxruntime", "1threads", "batch1", "float32")
         words += [word for word, default in zip(others, usual, strict=True) if word != default]
     return Path("latency_tables") / f"{'_'.join(words)}.csv"
+
+
+def slimming_of(run: Path, table: LatencyTable, space: SearchSpace) -> Following:
+    """A search to half of the largest network's latency: a target to begin with."""
+    target = 0.5 * table.predict(space.largest())
+    words = ("nas", "slim", "--run", run, "--table", table.path, "--target-ms", f"{target:.2g}")
+    return Following("find the best network within a latency, such as half of the largest's", words)
 
 
 def default_run(space: SearchSpace, data: str) -> Path:
