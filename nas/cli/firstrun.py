@@ -91,7 +91,7 @@ def _run(
     from nas.firstrun.layout import require_ours
     from nas.firstrun.outcome import describe
     from nas.report.terminal import ProgressBar
-    from nas.store.folder import hold_folder
+    from nas.store.lock import hold_folder
 
     require_ours(out, force=force)
     with hold_folder(out, activity="running", option="--out"):

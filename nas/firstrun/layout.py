@@ -23,7 +23,7 @@ from nas.errors import UserError
 from nas.firstrun.request import Request
 from nas.firstrun.schedule import Schedule
 from nas.slim.result import NETWORK_FILES
-from nas.store.folder import LOCK_FILE
+from nas.store.lock import LOCK_FILE, PARTIAL
 
 PLAN, JOURNAL = "plan.json", "stages.jsonl"
 TABLE = re.compile(r"demo_64px_cpu\.(csv|json|png|visits\.jsonl)")
@@ -88,6 +88,7 @@ def require_ours(root: Path, *, force: bool = False) -> bool:
     if (root / PLAN).is_file():
         return True
     found = {it.name for it in root.iterdir()} - {LOCK_FILE} if root.is_dir() else set()
+    found = {name for name in found if not name.endswith(PARTIAL)}  # a killed process's
     if force and any(map(TABLE.fullmatch, found)):
         found = {it for it in found if it not in ("run", "slim") and not TABLE.fullmatch(it)}
     if found:
