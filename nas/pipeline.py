@@ -1,4 +1,4 @@
-"""The pipeline as plain functions: ``build_table``, ``train``, ``slim``, ``retrain``, ``export``.
+"""The pipeline as plain functions, from ``new_space`` and ``build_table`` to ``export``.
 
 Each takes values, writes its results to ``out``, and returns a value for the next function.
 ``resume`` continues work that was stopped, and ``force`` replaces results. Each raises UserError,
@@ -28,6 +28,38 @@ if TYPE_CHECKING:
     from nas.space import SearchSpace
     from nas.training.run import Run
     from nas.training.settings import DataSettings, SupernetSettings
+
+
+def new_space(
+    given: Architecture | SearchSpace,
+    out: str | Path,
+    *,
+    classes: int | None = None,
+    input_size: int | None = None,
+    force: bool = False,
+) -> SearchSpace:
+    """Write the space in which a network is the largest; or a space that is there, changed.
+
+    ``classes`` and ``input_size`` are those of the networks in it, by default the given ones. The
+    space around a network is called as ``out`` is, and is YAML with comments; a space that is there
+    becomes JSON.
+    """
+    from nas.network import measure_size
+    from nas.space import SearchSpace
+    from nas.space.new_space import write_space
+
+    path = Path(out)
+    require_new(path, force=force)
+    if input_size:
+        given = given.with_input_size(input_size)
+    if classes:
+        given = given.with_classes(classes)
+    if isinstance(given, SearchSpace):
+        text = given.to_json()
+    else:
+        text = write_space(given, lambda network: measure_size(network).macs, name=path.stem)
+    write_atomically(path, text)
+    return SearchSpace.load(path)
 
 
 def build_table(

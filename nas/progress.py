@@ -25,3 +25,15 @@ class _Silent:
 
 SILENT: Progress = _Silent()
 """Reports nothing."""
+
+
+def duration(seconds: float) -> str:
+    """``48 s``, ``2 min 10 s`` or ``1 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{max(1, whole)} s"
+    if whole < 3600:
+        minutes, rest = divmod(whole, 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(round(whole / 60), 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

@@ -804,9 +804,57 @@ def test_a_table_that_failed_its_validation_is_refused_unless_accepted(capsys, f
             f"nas: {name}: {message}; measure on: nas build-lut --space tiny.yaml"
         )
         assert line.endswith("--resume --minutes 10, or take it as it is with --accept-table")
+        visits_path(Path(name)).write_bytes(visits_path(Path("t.csv")).read_bytes())
+        capsys.readouterr()
+        call("build-lut", "--space", "tiny.yaml", "--out", name, "--resume")
+        printed = capsys.readouterr().out
+        assert f"nas slim will refuse this table: {line.removeprefix(f'nas: {name}: ')}" in printed
     call("slim", "--run", "r", "--table", name, "--target-ms", "1", "--out", "accepted",
          "--evaluations", "1", "--accept-table", "--no-baselines", "--force")  # fmt: skip
     assert f"{name} is used although {message}" in capsys.readouterr().err
+
+
+def test_commands_end_with_the_one_that_goes_on(capsys, folder):
+    def last(*arguments):
+        capsys.readouterr()
+        call(*arguments)
+        *_, before, command = capsys.readouterr().out.splitlines()
+        assert before.startswith("next, ")
+        return command.split()
+
+    written = last("new-space", "demo_64px", "--data", "digits", "--input-size", "32", "--force",
+                   "--out", "my.json")  # fmt: skip
+    assert written == ["nas", "build-lut", "--space", "my.json", "--device", "cpu"]
+    measured = last("build-lut", "--space", "tiny.yaml", "--out", "t.csv", "--resume")
+    assert measured == ["nas", "train-supernet", "--space", "tiny.yaml"]
+    trained = last("train-supernet", "--run", "r", "--resume")
+    assert trained == ["nas", "build-lut", "--space", "r/space.json", "--device", "cpu"]
+    default_table(SearchSpace.load("tiny.yaml")).parent.mkdir()
+    for suffix in ("csv", "json"):
+        default = default_table(SearchSpace.load("tiny.yaml")).with_suffix(f".{suffix}")
+        default.write_bytes(Path(f"t.{suffix}").read_bytes())
+    trained = last("train-supernet", "--run", "r", "--resume")
+    assert trained[:6] == ["nas", "slim", "--run", "r", "--table", "latency_tables/tiny_cpu.csv"]
+    largest = LatencyTable.load("t.csv").predict(SearchSpace.load("tiny.yaml").largest())
+    assert float(trained[-1]) == pytest.approx(largest / 2, rel=0.05)
+    judged = last("evaluate", "--architecture", "s/architecture.json", "--weights",
+                  "s/weights.safetensors")  # fmt: skip
+    assert judged[:4] == ["nas", "export", "--architecture", "s/architecture.json"]
+
+
+def test_new_space_writes_a_built_in_space_for_other_classes_and_another_size(capsys):
+    found = output(capsys, "new-space", "mobile_64px", "--classes", "6", "--input-size", "96",
+                   "--json")  # fmt: skip
+    assert found["space"] == "mobile_96px.json"
+    space, built_in = SearchSpace.load("mobile_96px.json"), SearchSpace.load("mobile_64px")
+    assert (space.name, space.classes, space.largest_size) == ("mobile_96px", 6, 96)
+    assert space.choices == built_in.choices
+    assert "exists; --force replaces it" in complaint(
+        capsys, "new-space", "mobile_64px", "--input-size", "96"
+    )
+    assert "input sizes must be multiples of 32, got 50" in complaint(
+        capsys, "new-space", "mobile_64px", "--input-size", "50"
+    )
 
 
 def test_check_lut_says_rebuild_of_a_table_that_is_far_off(capsys, folder):

@@ -19,10 +19,14 @@ import typer
 from nas.errors import UserError
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "demo": ("search", "Run the whole pipeline on embedded data."),
+    "run": ("firstrun", "Find a network for your pictures: all of the below, planned to fit."),
+    "demo": ("firstrun", "Run the whole pipeline on embedded data."),
     "spaces": ("space", "List the built-in search spaces and architectures."),
     "show": ("space", "Show a space's choices, an architecture's layers, or a run's paths."),
-    "new-space": ("space", "Write a search space in which a given network is the largest."),
+    "new-space": (
+        "space",
+        "Write the search space around a network, or a built-in one for your classes.",
+    ),
     "build-lut": ("table", "Measure every distinct layer of a space on this machine."),
     "check-lut": ("table", "Measure whole networks again: does a latency table still hold?"),
     "train-supernet": ("network", "Train one supernet for all architectures of a space."),

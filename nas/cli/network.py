@@ -77,7 +77,12 @@ def train_supernet(
         state = trained.state()
         accuracies = dict(state.accuracies) if state else {}
         paths = {"run": str(path)}
-        options.print_result({**paths, "accuracies": accuracies}, paths, as_json=as_json)
+        options.print_result(
+            {**paths, "accuracies": accuracies},
+            paths,
+            as_json=as_json,
+            following=_after_training(trained),
+        )
 
 
 @options.options_of(recipe=Recipe, without=("name", "seed"), show_defaults=False)
@@ -239,23 +244,28 @@ def evaluate(
             "digits, folder:PATH, parquet:PATH or hf:NAME"
         )
     with ProgressBar("reading", quiet=as_json) as bar:
-        if model:
-            found = classification.evaluate_model(model, data, progress=bar)
-        else:
-            assert loaded is not None
-            assert weights is not None
+        if loaded and weights:
             found = classification.evaluate_weights(loaded, weights, data, progress=bar)
+        else:
+            assert model is not None
+            found = classification.evaluate_model(model, data, progress=bar)
     line = f"test accuracy {100 * found.test_accuracy:.2f} % on {found.images} images of {data}"
     lines = [line, *filter(None, [found.note, found.remark and f"{weights}: {found.remark}"])]
     result = {**found._asdict(), "data": data}
     if found.remark is None:
         del result["remark"]
+    named = ("--architecture", architecture or "", "--weights", weights or "")
+    following = options.Following(
+        "write it for other runtimes", ("nas", "export", *named, "--out", "model.onnx")
+    )
 
     def show() -> None:
         for line in lines:
             print_line(line)
 
-    options.print_result(result, as_json=as_json, show=show)
+    options.print_result(
+        result, as_json=as_json, show=show, following=following if weights else None
+    )
 
 
 def classify(
@@ -355,6 +365,18 @@ def export(
     options.print_result(
         result, as_json=as_json, show=lambda: print_line(line), following=following
     )
+
+
+def _after_training(run: Run) -> options.Following:
+    """A search of a trained run; or the table that it needs first."""
+    from nas.latency.table import LatencyTable
+
+    try:
+        table = LatencyTable.load(options.default_table(run.space))
+        return options.slimming_of(run.path, table, run.space)
+    except UserError:  # there is none, or it lacks layers
+        words = ("nas", "build-lut", "--space", run.space_path, "--device", "cpu")
+        return options.Following("measure its layers, with a head for these classes", words)
 
 
 def _latency_term(

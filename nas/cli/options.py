@@ -31,6 +31,7 @@ from nas.printing import print_line
 from nas.space import SearchSpace
 
 if TYPE_CHECKING:
+    from nas.latency.table import LatencyTable
     from nas.latency.target import Target
 
 Returned = TypeVar("Returned")
@@ -157,6 +158,13 @@ def default_table(space: SearchSpace, target: Target | None = None) -> Path:
         usual = ("onnxruntime", "1threads", "batch1", "float32")
         words += [word for word, default in zip(others, usual, strict=True) if word != default]
     return Path("latency_tables") / f"{'_'.join(words)}.csv"
+
+
+def slimming_of(run: Path, table: LatencyTable, space: SearchSpace) -> Following:
+    """A search to half of the largest network's latency: a target to begin with."""
+    target = 0.5 * table.predict(space.largest())
+    words = ("nas", "slim", "--run", run, "--table", table.path, "--target-ms", f"{target:.2g}")
+    return Following("find the best network within a latency, such as half of the largest's", words)
 
 
 def default_run(space: SearchSpace, data: str) -> Path:

@@ -1,4 +1,4 @@
-"""Searches and their results: ``nas demo``, ``slim``, ``search``, ``report``."""
+"""Searches and their results: ``nas slim``, ``search``, ``report``."""
 
 from __future__ import annotations
 
@@ -39,18 +39,6 @@ Results = Annotated[Path | None, Option(help="Folder of the results.")]
 AcceptTable = Annotated[
     bool, Option("--accept-table", help="Use a table that failed its validation.")
 ]
-
-
-def demo(
-    out: Annotated[Path, Option(help="Folder of all results.")] = Path("runs/demo"),
-    as_json: options.Json = False,
-) -> None:
-    """The steps are: latency table, supernet, slimming, export, measurement."""
-    from nas.demo import run_demo
-
-    result, described = run_demo(out, quiet=as_json)
-    title = f"digits, target {described['target_ms']:.2f} ms"
-    _print_search(result, described, title=title, as_json=as_json)
 
 
 def slim(

@@ -10,9 +10,9 @@ from typing import Annotated
 from typer import Argument, Option
 
 from nas.architecture import Architecture
-from nas.cli.options import Force, Json, print_result
+from nas.cli.options import Following, Force, Json, print_result
 from nas.data import open_source
-from nas.documents import did_you_mean, read_document, require_new, write_atomically
+from nas.documents import did_you_mean, read_document, require_new
 from nas.errors import UserError
 from nas.printing import print_line
 from nas.space import DEFAULT_SPACE, SearchSpace, built_in_architectures, built_in_spaces
@@ -73,39 +73,40 @@ def show(
 
 
 def new_space(
-    architecture: Annotated[str, Argument(help="Name, or a JSON file of your own.")],
+    given: Annotated[
+        str, Argument(metavar="ARCHITECTURE_OR_SPACE", help="Name, or a file of your own.")
+    ],
     classes: Annotated[int | None, Option(min=2, help="Classes of the images.")] = None,
     data: Annotated[
         str | None, Option(help="Images whose classes count: folder:PATH, parquet:PATH, hf:NAME.")
     ] = None,
     input_size: Annotated[int | None, Option(min=1, help="Side of images in pixels.")] = None,
     out: Annotated[
-        Path | None, Option(help="The file to write; else ARCHITECTURE_SIZEpx.yaml.")
+        Path | None, Option(help="The file to write; else ARCHITECTURE_SIZEpx.yaml, or SPACE.json.")
     ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Widths and expansions become choices, and blocks may be left out."""
-    given = Architecture.load(architecture)
+    """Of a network widths and expansions become choices, and blocks may be left out."""
     if classes and data:
         raise UserError("--classes and --data exclude each other: data has its own classes")
+    subject = _space_or_architecture(given)
     if input_size:
-        given = given.with_input_size(input_size)
+        subject = subject.with_input_size(input_size)
     source = open_source(data) if data else None
     if source:
         classes = len(source.classes)
-    if classes:
-        given = given.with_classes(classes)
-    name = f"{given.name or Path(architecture).stem}_{given.input_size}px"
-    path = out or Path(f"{name}.yaml")
+    if isinstance(subject, SearchSpace):
+        default = Path(f"{subject.name}.json")
+    else:
+        default = Path(f"{subject.name or Path(given).stem}_{subject.input_size}px.yaml")
+    path = out or default
     require_new(path, force=force)
 
+    from nas import pipeline
     from nas.network import measure_size
-    from nas.space.new_space import write_space
 
-    text = write_space(given, lambda network: measure_size(network).macs, name=path.stem)
-    write_atomically(path, text)
-    space = SearchSpace.load(path)
+    space = pipeline.new_space(subject, path, classes=classes, force=force)
     sizes = [measure_size(network) for network in (space.smallest(), space.largest())]
     result = {
         "space": str(path),
@@ -124,7 +125,15 @@ def new_space(
             f"million MACs, {least.params / 1e6:.2f} to {most.params / 1e6:.2f} million parameters"
         )
 
-    print_result(result, {"space": path}, as_json=as_json, show=print_sizes)
+    print_result(
+        result,
+        {"space": path},
+        as_json=as_json,
+        show=print_sizes,
+        following=Following(
+            "measure its layers", ("nas", "build-lut", "--space", path, "--device", "cpu")
+        ),
+    )
 
 
 def _space_or_architecture(what: str) -> SearchSpace | Architecture:

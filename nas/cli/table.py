@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, BadParameter, Exit, Option
 
@@ -15,6 +15,10 @@ from nas.documents import require_file, require_new
 from nas.errors import StoppedError, UserError
 from nas.printing import command, print_line
 from nas.space import DEFAULT_SPACE, SearchSpace
+from nas.training.run import Run
+
+if TYPE_CHECKING:
+    from nas.latency.table import LatencyTable
 
 
 def _positive(value: float | None) -> float | None:
@@ -82,8 +86,25 @@ def build_lut(
     if table.validation:
         paths["picture"] = str(path.with_suffix(".png"))
     validation = table.validation.model_dump(mode="json") if table.validation else None
-    result = {**paths, "rows": len(table.rows), "validation": validation}
-    options.print_result(result, paths, as_json=as_json, show=lambda: print_validation(table))
+    result = {**paths, "rows": len(table.rows), "validation": validation, "refusal": table.refusal}
+
+    def show() -> None:
+        print_validation(table)
+        if table.refusal:
+            print_line(f"nas slim will refuse this table: {table.refusal}")
+
+    options.print_result(
+        result, paths, as_json=as_json, show=show, following=_after_table(loaded, space, table)
+    )
+
+
+def _after_table(space: SearchSpace, argument: str, table: LatencyTable) -> options.Following:
+    """The search of the run whose space it is; or the training of a run."""
+    folder = Path(argument).parent
+    if not (folder / Run.record_file).is_file():
+        words = ("nas", "train-supernet", "--space", argument)
+        return options.Following("train the networks of this space", words)
+    return options.slimming_of(folder, table, space)
 
 
 def check_lut(

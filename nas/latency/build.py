@@ -173,6 +173,11 @@ def build_table(
     return table
 
 
+def usual_seconds(layers: int, plan: MeasuringPlan) -> float:
+    """After which a build of so many layers does not improve what it knows any further."""
+    return plan.seconds * max(0.5, layers / USUAL_LAYERS)
+
+
 def purpose_of(path: Path) -> Purpose:
     """The first line of the journal of the table ``path``; raises UserError if it is damaged."""
     return first_line(visits_path(path), Purpose, noun=NOUN, remedy=REMEDY)
@@ -272,7 +277,7 @@ class _Building:
                 )
 
     def _seconds_left(self) -> float:
-        limit = self.plan.seconds * max(0.5, len(self.survey.probes) / USUAL_LAYERS)
+        limit = usual_seconds(len(self.survey.probes), self.plan)
         if self.settings.minutes:
             limit = 60 * self.settings.minutes
         return self.begun + limit - time.monotonic()

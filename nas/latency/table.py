@@ -226,12 +226,19 @@ class LatencyTable:
 
     def require_trust(self) -> None:
         """Raise UserError, naming the figures and their bounds, if the table failed validation."""
-        if failures := judge(self.validation).failures:
-            raise UserError(
-                f"{self.path}: {'; '.join(failures)}; measure on: "
-                f"{build_command(self.path, self.provenance)} --resume --minutes 10, or take it as "
-                f"it is with --accept-table"
-            )
+        if refusal := self.refusal:
+            raise UserError(f"{self.path}: {refusal}")
+
+    @property
+    def refusal(self) -> str | None:
+        """Why a search refuses the table, and what helps; None if it takes it."""
+        failures = judge(self.validation).failures
+        if not failures:
+            return None
+        command = f"{build_command(self.path, self.provenance)} --resume --minutes 10"
+        return (
+            f"{'; '.join(failures)}; measure on: {command}, or take it as it is with --accept-table"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,13 +57,16 @@ class FolderContents(NamedTuple):
 
 
 def read_folder(folder: Path) -> FolderContents:
-    """Read a folder's searches, also one level down, and its log; UserError if it has neither."""
+    """Read a folder's searches, also one level down, and its log; UserError if it has neither.
+
+    In the folder of ``nas run`` the log is that of its ``run``.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     found = [*folder.glob(REPORT_FILE), *sorted(folder.glob(f"*/{REPORT_FILE}"))]
     searches = {path.parent.resolve().name: SearchResult.load(path) for path in found}
-    path = folder / LOG_FILE
-    training = read_log(path) if path.is_file() else None
+    logs = [it for it in (folder / LOG_FILE, folder / "run" / LOG_FILE) if it.is_file()]
+    training = read_log(logs[0]) if logs else None
     if not searches and not (training and training.epochs):
         raise UserError(
             f"{folder}: nothing to report: neither a search ({REPORT_FILE}, which nas slim "

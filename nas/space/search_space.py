@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -102,6 +103,16 @@ class SearchSpace(documents.Value):
     def with_classes(self, classes: int) -> SearchSpace:
         """Returns the same space with another number of classes."""
         return self.model_validate({**self.model_dump(exclude_defaults=True), "classes": classes})
+
+    def with_input_size(self, pixels: int) -> SearchSpace:
+        """Returns the same space for images of one size, named after it where it names its own.
+
+        Raises UserError if the strides do not divide it.
+        """
+        self.require_input_sizes([pixels])
+        name = re.sub(r"_\d+px$", f"_{pixels}px", self.name)
+        changed = {"input_size": pixels, "name": name}
+        return self.model_validate({**self.model_dump(exclude_defaults=True), **changed})
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> SearchSpace:
         """Returns the same space for weights that want to see pictures so."""

@@ -27,6 +27,7 @@ from nas.store.checkpoint import State, load_model, load_optimizer, save_checkpo
 from nas.store.folder import RunFolder
 from nas.training.batches import Batch, BatchPlan
 from nas.training.log import Log
+from nas.training.outlook import Outlook, outlook_line
 from nas.training.processes import ALONE, Processes
 from nas.training.settings import Settings
 from nas.training.step import scheduled_rate, set_learning_rate
@@ -113,6 +114,7 @@ class Training(ABC):
         self.accuracies: Mapping[str, float] = {}
         self.images_per_second = 0.0
         self.monitor = LossMonitor(len(dataset.classes))
+        self.outlook: Outlook | None = None
         self._started, self._first_step = time.monotonic(), 0
 
     @abstractmethod
@@ -199,7 +201,7 @@ class Training(ABC):
         self.start_epoch(draws)
         device, first_step = self.processes.device, self.plan.first_steps[self.epoch]
         sums, seen = torch.zeros((), device=device), 0
-        started = shown = time.monotonic()
+        started = shown = before = time.monotonic()
         for number, (planned, (images, labels)) in enumerate(zip(plan, batches, strict=True), 1):
             placed = images.to(device, memory_format=torch.channels_last, non_blocking=True)
             batch = Batch(placed, labels.to(device, non_blocking=True), *planned)
@@ -209,6 +211,8 @@ class Training(ABC):
             self.monitor.add(losses, first_step + number)
             seen += planned.size
             now = time.monotonic()
+            self._tell_pace(planned.size, now - before, is_last=number == len(plan))
+            before = now
             if now - shown > PROGRESS_SECONDS or number == len(plan):
                 shown, self.images_per_second = now, seen / (now - started)
                 self.show(number)
@@ -231,6 +235,19 @@ class Training(ABC):
         text = f"epoch {min(self.epoch + 1, epochs)} of {epochs}, "
         text += f"{self.images_per_second:.0f} images/s, {minutes}:{seconds:02} left"
         self.progress.update(text, step, total)
+
+    def advice(self, rate: float, epochs: int) -> str:  # noqa: ARG002
+        """What to do about so many epochs at a rate in images/s; empty if that is reasonable."""
+        return ""
+
+    def _tell_pace(self, images: int, seconds: float, *, is_last: bool) -> None:
+        """Say once, in the first seconds, how fast the training is, and when it will end."""
+        rate = self.outlook and self.outlook.pace(images, seconds, is_last=is_last)
+        if rate:
+            left = self.settings.epochs - self.epoch
+            line = outlook_line(rate, self.plan.images, left, time.time())
+            if line:
+                self.progress.say(line + self.advice(rate, left))
 
     def show_accuracies(self) -> None:
         if self.accuracies:
@@ -256,6 +273,7 @@ def train_epochs(
                 if log.remark:
                     training.progress.say(log.remark)
                 training.show_accuracies()
+                training.outlook = Outlook()
         while not training.is_finished:
             try:
                 numbers = training.run_epoch()

@@ -29,6 +29,7 @@ from nas.training.batches import Batch, BatchHistory, TaughtBatch
 from nas.training.distillation import Distillation, above_chance, diverge, teacher_accuracy
 from nas.training.evaluation import evaluate_supernet, evaluation_images
 from nas.training.loop import Training, train_epochs
+from nas.training.outlook import advice
 from nas.training.pretrained import absorb_reference, finetune_reference
 from nas.training.processes import ALONE, Processes
 from nas.training.relative import Modules, anchoring, modules_of, relative_to
@@ -123,6 +124,9 @@ class SupernetTraining(Training):
     def distillation(self) -> Distillation:
         share = self.settings.distillation * self.teacher_accuracy
         return Distillation(share, self.settings.divergence, self.external)
+
+    def advice(self, rate: float, epochs: int) -> str:
+        return advice(rate, self.plan.images, epochs, self.dataset.name)
 
     def path_probabilities(self) -> Probabilities:
         return path_probabilities(self.supernet) if self.has_mixture else {}
