@@ -183,7 +183,9 @@ def retrain(
 def evaluate(
     architecture: options.ArchitectureName,
     weights: options.Weights,
-    data: Annotated[str, Option(help="digits, folder:PATH, parquet:PATH or hf:NAME.")] = "digits",
+    data: Annotated[
+        str, Option(help="digits, shapes, folder:PATH, parquet:PATH or hf:NAME.")
+    ] = "digits",
     as_json: options.Json = False,
 ) -> None:
     loaded = Architecture.load(architecture)
