@@ -107,10 +107,10 @@ def train(
 ) -> Run:
     """Train one supernet that holds every architecture of a space.
 
-    ``data`` is ``digits`` (the default), ``folder:PATH``, ``parquet:PATH``, ``hf:NAME``, or such a
-    name with a split; the space's head gets as many classes. ``device`` is ``cpu`` or ``cuda``;
-    processes that torchrun started train together. With ``resume``, the fields that are set in
-    ``data`` and ``settings`` must be those that the run was started with.
+    ``data`` is ``digits`` (the default), ``shapes``, ``folder:PATH``, ``parquet:PATH``, ``hf:NAME``
+    or such a name with a split; the space's head gets as many classes. ``device`` is ``cpu`` or
+    ``cuda``; processes that torchrun started train together. With ``resume``, the fields that are
+    set in ``data`` and ``settings`` must be those that the run was started with.
     """
     from nas.deploy.pretrained import read_pretrained
     from nas.training.batches import reading_size

@@ -17,6 +17,7 @@ from PIL import Image
 from nas import cli, pipeline
 from nas.architecture import Architecture
 from nas.cli.options import default_run, default_table
+from nas.data import open_source
 from nas.deploy.delivered import FILES
 from nas.deploy.weights import save_weights
 from nas.latency.build import BuildSettings, MeasuringPlan
@@ -625,6 +626,15 @@ def test_profile_shows_and_draws_where_the_time_goes(capsys, folder):
     )
 
 
+@pytest.mark.slow
+def test_generated_pictures_train_a_supernet_without_any_file():
+    Path("tiny.yaml").write_text(SPACE)
+    call("train-supernet", "--space", "tiny.yaml", "--data", "shapes", "--run", "r",
+         "--epochs", "1", "--limit", "96")  # fmt: skip
+    assert SearchSpace.load("r/space.json").classes == len(open_source("shapes").classes)
+    assert json.loads(Path("r/run.json").read_text())["data"]["spec"] == "shapes"
+
+
 def test_default_paths_find_each_other():
     from nas.latency.target import detect_target
 
@@ -649,7 +659,7 @@ def test_default_paths_find_each_other():
         (["build-lut", "--space", "mobil"], "search space 'mobil' is neither a file nor built in"),
         (["build-lut", "--device", "tpu"], "device 'tpu' is not available"),
         (["build-lut", "--runtime", "tensorrt"], "runtime 'tensorrt' is not known"),
-        (["train-supernet", "--data", "imagnet"], "data set 'imagnet': must be digits, folder:PATH"),
+        (["train-supernet", "--data", "imagnet"], "data set 'imagnet': must be digits, shapes, "),
         (["train-supernet", "--data", "folder:nowhere"], "nowhere"),
         (["train-supernet", "--epochs", "0"], "Invalid value for '--epochs'"),
         (["train-supernet", "--accumulate", "0"], "Invalid value for '--accumulate'"),

@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from nas.architecture import Architecture
 from nas.cli import options
-from nas.data import require_source
+from nas.data import KINDS, require_source
 from nas.deploy.description import describe_weights, model_file
 from nas.deploy.formats import ExportFormat, files_of
 from nas.documents import require_file, require_new, write_json
@@ -211,8 +211,8 @@ def evaluate(
     data: Annotated[
         str | None,
         Option(
-            help="digits, folder:PATH, parquet:PATH or hf:NAME; if left out, what the files say "
-            "that the network was trained on."
+            help=f"{', '.join(KINDS)}; if left out, what the files say that the network was "
+            "trained on."
         ),
     ] = None,
     as_json: options.Json = False,
@@ -241,7 +241,7 @@ def evaluate(
             read_weights(weights)  # or is it no file of weights at all?
         raise UserError(
             f"{model or weights}: does not say what it was trained on; name the images: --data "
-            "digits, folder:PATH, parquet:PATH or hf:NAME"
+            f"{', '.join(KINDS)}"
         )
     with ProgressBar("reading", quiet=as_json) as bar:
         if loaded and weights:

@@ -6,11 +6,13 @@ name or a missing folder without it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.data.folders import folder
+from nas.data.generated import shapes
 from nas.data.identity import HeldOut, hash_pictures
 from nas.data.sources import Pictures, Source, decode_all, digits, look_for_transparency
 from nas.data.splits import Indices, split_source
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from nas.data.augmentation import Augmentation
     from nas.data.images import Images
 
-KINDS = ("digits", "folder:PATH", "parquet:PATH", "hf:NAME")
+EMBEDDED: Mapping[str, Callable[[], Source]] = {"digits": digits, "shapes": shapes}
+"""Data without a file or a download."""
+KINDS = (*EMBEDDED, "folder:PATH", "parquet:PATH", "hf:NAME")
 MEMORY_BYTES = 2 * 1024**3
 MOST_WORKERS = 8
 LOOKED_AT = 100
@@ -114,14 +118,14 @@ def load_dataset(
 def open_source(spec: str) -> Source:
     """The pictures that ``spec`` names, which is one of ``KINDS``."""
     kind, _, path = spec.partition(":")
-    if spec == "digits":
-        return digits()
+    if spec in EMBEDDED:
+        return EMBEDDED[spec]()
     if kind in ("folder", "parquet") and path:
         read = folder if kind == "folder" else parquet
         return read(spec, Path(path).expanduser())
     if kind == "hf" and path:
         return hub(spec, path)
-    hint = did_you_mean(kind, ("digits", "folder", "parquet", "hf"))
+    hint = did_you_mean(kind, (*EMBEDDED, "folder", "parquet", "hf"))
     if Path(spec).expanduser().exists():
         hint = f"; did you mean '{'folder' if Path(spec).is_dir() else 'parquet'}:{spec}'?"
     raise UserError(f"data set '{spec}': must be {', '.join(KINDS[:-1])} or {KINDS[-1]}{hint}")
@@ -131,5 +135,5 @@ def require_source(spec: str) -> None:
     """Raise UserError if no data set has this name, or its folder or file is missing."""
     kind, _, path = spec.partition(":")
     is_there = kind == "hf" or Path(path).expanduser().exists()
-    if spec != "digits" and not (path and is_there and kind in ("folder", "parquet", "hf")):
+    if spec not in EMBEDDED and not (path and is_there and kind in ("folder", "parquet", "hf")):
         open_source(spec)

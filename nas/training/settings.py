@@ -176,7 +176,7 @@ class Recipe(Settings):
 class DataSettings(Value):
     """Which images: the arguments of ``load_dataset``."""
 
-    spec: str = Field("digits", description="digits, folder:PATH, parquet:PATH or hf:NAME.")
+    spec: str = Field("digits", description="digits, shapes, folder:PATH, parquet:PATH or hf:NAME.")
     seed: Seed = Field(0, description="Same seed, same split.")
     search_share: float = Field(0.1, gt=0, lt=1, description="Share of images kept for searches.")
     limit: Count | None = Field(None, description="Use only this many training images.")

@@ -155,11 +155,13 @@ def test_folders_within_a_class_and_odd_names_belong_to_it(photos: Path) -> None
 
 @pytest.mark.parametrize(
     ("spec", "hint"),
-    [("digit", "; did you mean 'digits'?"), ("floder:x", "; did you mean 'folder'?"),
+    [("digit", "; did you mean 'digits'?"), ("shape", "; did you mean 'shapes'?"),
+     ("floder:x", "; did you mean 'folder'?"),
      ("hf:", "; did you mean 'hf'?"), ("folder:", "; did you mean 'folder'?")],
 )  # fmt: skip
 def test_unknown_data_set_lists_the_kinds(spec: str, hint: str) -> None:
-    expected = f"data set '{spec}': must be digits, folder:PATH, parquet:PATH or hf:NAME{hint}"
+    kinds = "digits, shapes, folder:PATH, parquet:PATH or hf:NAME"
+    expected = f"data set '{spec}': must be {kinds}{hint}"
     assert message_of(spec) == expected
 
 
