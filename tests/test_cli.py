@@ -21,7 +21,7 @@ from nas.data import open_source
 from nas.deploy.delivered import FILES
 from nas.deploy.weights import save_weights
 from nas.latency.build import BuildSettings, MeasuringPlan
-from nas.latency.table import LatencyTable, visits_path
+from nas.latency.table import LatencyTable, Row, visits_path
 from nas.network import build
 from nas.slim.result import SearchResult
 from nas.space import DEFAULT_SPACE, SearchSpace
@@ -83,15 +83,16 @@ def call(*arguments):
 
 
 def complaint(capsys, *arguments):
-    """The one line that a mistaken call prints."""
+    """The one line that a mistaken call prints, behind one on the images that it has read."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         call(*arguments)
     assert caught.value.code == 2
     printed = capsys.readouterr()
-    assert printed.err.count("\n") == 1, printed.err
-    assert printed.err.startswith("nas: ")
-    return printed.err.strip()
+    *before, line = printed.err.splitlines()
+    assert all("training images" in it for it in before), printed.err
+    assert line.startswith("nas: ")
+    return line
 
 
 def output(capsys, *arguments):
@@ -522,11 +523,12 @@ def test_export_and_bench(capsys, folder):
 def faster_reference(name, factor):
     """A copy of the table by whose reference this machine takes ``factor`` times as long now."""
     table = LatencyTable.load("t.csv")
-    was = table.provenance.reference
-    reference = was.model_copy(
-        update={"warm_ms": was.warm_ms / factor, "cold_ms": was.cold_ms / factor}
+    reference, *companions = (
+        it.model_copy(update={"warm_ms": it.warm_ms / factor, "cold_ms": it.cold_ms / factor})
+        for it in table.unit.references
     )
-    provenance = table.provenance.model_copy(update={"reference": reference})
+    update = {"reference": reference, "companions": tuple(companions)}
+    provenance = table.provenance.model_copy(update=update)
     LatencyTable(table.rows, provenance, Path(name)).save()
 
 
@@ -870,10 +872,7 @@ def test_new_space_writes_a_built_in_space_for_other_classes_and_another_size(ca
 def test_check_lut_says_rebuild_of_a_table_that_is_far_off(capsys, folder):
     table = LatencyTable.load("t.csv")
     # by more than a busy machine can slow down from one minute to the next
-    rows = {
-        key: row._replace(ms=50 * row.ms, cold_ms=50 * row.cold_ms)
-        for key, row in table.rows.items()
-    }
+    rows = {key: Row(*(50 * ms for ms in row[:6]), *row[6:]) for key, row in table.rows.items()}
     LatencyTable(rows, table.provenance, Path("far.csv")).save()
     capsys.readouterr()
     before = Path("far.json").read_bytes()
@@ -907,9 +906,9 @@ def test_results_below_a_file_are_refused_before_any_work(capsys, folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("5", "x.yaml: a search space is a mapping with 'stages'"),
-        ("[layers]", "x.yaml: a search space is a mapping"),
-        ("layers", "x.yaml: a search space is a mapping"),
+        ("5", "x.yaml:1:1: a search space is a mapping with 'stages'"),
+        ("[layers]", "x.yaml:1:1: a search space is a mapping"),
+        ("layers", "x.yaml:1:1: a search space is a mapping"),
         ("", "x.yaml: a search space is a mapping"),
         ("name: \0", "x.yaml:1:7: holds the control character U+0000"),
         ("a: &a [*a]", "x.yaml:1:8: alias '*a' stands inside of what it names"),

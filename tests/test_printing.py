@@ -93,7 +93,7 @@ def test_everything_is_printed_through_one_function():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
                 source = ast.get_source_segment(path.read_text(), node)
-                is_json = source == "print(json.dumps(result, indent=2))"
+                is_json = source == "print(json.dumps(told, indent=2))"
                 assert path.name == "printing.py" or is_json, f"{path}:{node.lineno}"
 
 

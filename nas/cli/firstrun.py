@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
+from nas.architecture import Architecture
 from nas.cli import COMMANDS, options
 from nas.data import require_source
 from nas.errors import UserError
 from nas.firstrun.request import Request, require_positive
 from nas.printing import print_line
 from nas.progress import Progress, duration
+from nas.space import SearchSpace
 from nas.training.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -56,6 +58,11 @@ def run(
     if weights and not (space or architecture):
         raise UserError("--weights needs --architecture, the network that they are of")
     require_source(data)
+    if architecture:
+        Architecture.load(architecture)
+    if space:
+        SearchSpace.load(space)
+    _require_device(device)
     request = Request(
         data=data,
         target_ms=target_ms,
@@ -78,6 +85,12 @@ def demo(
     from nas.demo import REQUEST, plan_demo
 
     _run(REQUEST, out, plan_demo, force=True, as_json=as_json)
+
+
+def _require_device(device: str) -> None:
+    from nas.latency.target import detect_target
+
+    detect_target(device)
 
 
 def _run(

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from onnxruntime import NodeArg
 from torch import nn
 
 from nas.deploy.description import Description, class_order, model_file
 from nas.deploy.export import OnnxNetwork
+from nas.deploy.quantize import cpu_session
 from nas.deploy.weights import read_onnx
 from nas.errors import UserError
 
@@ -53,19 +55,29 @@ def open_finished(path: Path, *, threads: int = 1) -> FinishedNetwork:
     file = model_file(path)
     model = read_onnx(file)
     try:
-        network = OnnxNetwork(model, threads=threads)
+        session = cpu_session(model, threads=threads)
     except Exception as error:  # noqa: BLE001 - onnxruntime raises many types
         raise UserError(f"{file}: onnxruntime refuses it: {str(error).splitlines()[0]}") from None
-    entry, *others = network.session.get_inputs()
-    is_image = len(entry.shape) == 4 and entry.shape[1] in (3, *filter(_is_open, entry.shape))
-    if others or not is_image or entry.type != "tensor(float)":
+    if not _takes_images(session.get_inputs()):
         raise UserError(f"{file}: {INPUT}")
+    if session.get_outputs()[0].type != "tensor(float)":
+        raise UserError(f"{file}: its first output must be a float32 tensor of logits")
+    network = OnnxNetwork(model, threads=threads)
+    (entry,) = session.get_inputs()
     height, width = (None if _is_open(side) else side for side in entry.shape[2:])
     try:
         known = Description.from_metadata({it.key: it.value for it in model.metadata_props})
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     return FinishedNetwork(file, network, known, (height, width))
+
+
+def _takes_images(inputs: Sequence[NodeArg]) -> bool:
+    """Whether the only input of a model is a float32 tensor of images."""
+    if [(it.type, len(it.shape)) for it in inputs] != [("tensor(float)", 4)]:
+        return False
+    channels = inputs[0].shape[1]
+    return channels == 3 or _is_open(channels)
 
 
 def _is_open(size: object) -> bool:

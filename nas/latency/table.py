@@ -140,8 +140,18 @@ class LatencyTable:
     def unit(self) -> Unit:
         """What latencies that are measured later are told in."""
         references = (self.provenance.reference, *self.provenance.companions)
-        sums = tuple(self.sums(reference.network) for reference in references)
-        return Unit(references, sums, self.calibration)
+        return Unit(references, tuple(map(self._sums_of, references)), self.calibration)
+
+    def _sums_of(self, reference: Reference) -> RowSums:
+        """The sums of its rows; its latencies where the table was brought to another space since.
+
+        Such a table has no row for the head of the space before, which has few of the weights.
+        """
+        rows = [self.rows.get((it.signature, shape)) for it, shape in reference.network.placed()]
+        found = sum_rows(row for row in rows if row)
+        return (
+            found if all(rows) else found._replace(warm=reference.warm_ms, cold=reference.cold_ms)
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:

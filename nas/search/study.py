@@ -135,7 +135,7 @@ def evolve(problems: Sequence[Problem], *, evaluations: int, rng: np.random.Gene
         rng=rng,
         first=lambda: next(turns).sample(rng),
     )
-    return _solution(problems, evaluated_in(study.get_trials(deepcopy=False), problems[0]))
+    return _solution(problems, _accuracies(study.get_trials(deepcopy=False), problems[0]))
 
 
 def work(
@@ -192,18 +192,25 @@ def evaluated_in(trials: Sequence[FrozenTrial], problem: Problem) -> dict[Assign
 
     Raises UserError if a trial holds what no worker writes.
     """
-    found: dict[Assignment, float] = {}
-    for trial in trials:
-        if trial.user_attrs.get(EVALUATED) and trial.values is not None:
-            accuracy, proposal = trial.values[0], _proposal(trial, problem)
-            if not 0 <= accuracy <= 1:  # so is what is no number
-                raise UserError(
-                    f"trial {trial.number} of the study: accuracy must be from 0 to 1, got "
-                    f"{accuracy:g}; name another storage"
-                )
-            if proposal is not None:
-                found[proposal] = accuracy
-    return found
+    for trial in _evaluated(trials):
+        if not 0 <= (accuracy := trial.values[0]) <= 1:  # so is what is no number
+            raise UserError(
+                f"trial {trial.number} of the study: accuracy must be from 0 to 1, got "
+                f"{accuracy:g}; name another storage"
+            )
+    return _accuracies(trials, problem)
+
+
+def _accuracies(trials: Sequence[FrozenTrial], problem: Problem) -> dict[Assignment, float]:
+    return {
+        proposal: trial.values[0]
+        for trial in _evaluated(trials)
+        if (proposal := _proposal(trial, problem)) is not None
+    }
+
+
+def _evaluated(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    return [it for it in trials if it.user_attrs.get(EVALUATED) and it.values is not None]
 
 
 def _evaluate(
@@ -223,7 +230,7 @@ def _evaluate(
     if not problem.fits(proposed):
         return [0.0, price]
     trials = study.get_trials(deepcopy=False)
-    known = evaluated_in(trials, problem)
+    known = _accuracies(trials, problem)
     if proposed in known:
         return [known[proposed], price]
     # Trials are numbered in the order in which they begin, so of all workers that see one

@@ -107,6 +107,9 @@ class ManyPictures(Pictures):
     def open(self, index: int) -> Image.Image:
         return self.images[index].copy()
 
+    def encoded(self, index: int) -> bytes:
+        return self.images[index].tobytes()
+
     def place(self, index: int) -> str:
         return f"picture {index}"
 

@@ -154,7 +154,7 @@ def test_a_teacher_that_cannot_teach_is_one_line(tmp_path, found, message):
     path = tmp_path / "t.onnx"
     path.write_bytes(found.SerializeToString())
     with pytest.raises(UserError, match=message) as caught:
-        load_teacher(str(path), classes=3, image_size=8)
+        load_teacher(str(path), classes=("a", "b", "c"), image_size=8)
     assert "\n" not in str(caught.value)
 
 
@@ -166,5 +166,5 @@ def test_a_teacher_that_fails_when_it_runs_is_one_line(tmp_path):
     path = tmp_path / "t.onnx"
     path.write_bytes(found.SerializeToString())
     with pytest.raises(UserError, match=r"^teacher '.*t\.onnx': does not run: ") as caught:
-        load_teacher(str(path), classes=3, image_size=8)
+        load_teacher(str(path), classes=("a", "b", "c"), image_size=8)
     assert "\n" not in str(caught.value)

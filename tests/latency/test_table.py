@@ -206,7 +206,6 @@ def test_damaged_sidecar_is_pointed_at(table):
         (LINE.replace("0.020000", "-1"), "t.csv:3: cold_ms must be a number above zero, got -1"),
         (LINE.replace(",ok", ",good"), "t.csv:3: status must be ok, noisy or modelled, got 'good'"),
         (LINE.replace("0.009000", "nan"), "t.csv:3: ms must lie in its interval"),
-        (LINE.replace("0.011000", "inf"), "t.csv:3: ms must lie in its interval"),
         (LINE.replace("0.011000", "0.001"), "t.csv:3: ms must lie in its interval"),
         (LINE.replace(",300", ",-300"), "t.csv:3: input_shape must be positive; params and macs"),
         (LINE.replace("8x4x4", "8x-4x4"), "t.csv:3: input_shape must be positive"),
@@ -226,3 +225,13 @@ def test_impossible_rows_are_refused_by_line(line, message):
 def test_other_columns_are_refused():
     with pytest.raises(UserError, match=r"t\.csv:1: the columns must be layer,input_shape,ms"):
         parse_rows(b"layer,ms\n", "t.csv")
+
+
+def test_a_table_that_was_brought_to_another_space_keeps_its_unit(table):
+    reference = table.provenance.reference
+    *_, (head, shape) = reference.network.placed()
+    rows = {key: row for key, row in table.rows.items() if key != (head.signature, shape)}
+    (before,), (after,) = table.unit.sums, replace(table, rows=rows).unit.sums
+    assert before == table.sums(reference.network)
+    assert (after.warm, after.cold) == (reference.warm_ms, reference.cold_ms)
+    assert 0 < after.params < before.params
