@@ -160,7 +160,7 @@ def work(
     misses = 0
     while True:
         trials = study.get_trials(deepcopy=False)
-        evaluated = evaluated_in(trials, problem)
+        evaluated = _accuracies(trials, problem)
         progress.update("networks evaluated", len(evaluated), evaluations)
         running = [trial for trial in trials if not trial.state.is_finished()]
         dead = _dead(running, beats, pulse.patience_seconds)

@@ -124,6 +124,7 @@ def search_run(
         torch.set_num_threads(1)
         images, supernet = _read_images(run, progress), run.load_supernet()
         candidates = Candidates(plan, prices, measured, supernet, images, Memory(), progress)
+        evaluated_in(study.get_trials(deepcopy=False), candidates.problem)  # or is it damaged?
         work(
             study,
             candidates.problem,

@@ -278,7 +278,7 @@ def test_an_accuracy_that_no_worker_writes_is_one_line(accuracy):
     with pytest.raises(
         UserError, match=r"trial \d+ of the study: accuracy must be from 0 to 1, got"
     ):
-        worked(study, evaluations=4)
+        evaluated_in(study.get_trials(), problem())
 
 
 def test_options_that_no_worker_writes_are_one_line():
