@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
@@ -29,6 +30,10 @@ UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, Looku
 CROP_AREA = (0.08, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
+
+MOST_TRIED, TRIED_SIDE, NAMED = 20_000, 64, 5
+"""Pictures that are tried before a run, the side at which JPEG is decoded for it, and how many of
+those that cannot be read are named."""
 
 _ONE_LARGE = threading.Lock()
 
@@ -228,6 +233,32 @@ def _open(
                 return to_rgb(file), is_transparent(file)
     except UNREADABLE as error:
         raise unreadable(pictures, index, error) from None
+
+
+def require_readable(source: Source) -> None:
+    """Raise one UserError on all pictures that cannot be read; of very many a part is tried."""
+    for pictures in filter(None, (source.train, source.test)):
+        count = len(pictures.labels)
+        tried = np.linspace(0, count - 1, min(count, MOST_TRIED)).round().astype(int).tolist()
+        with ThreadPoolExecutor(usable_cores()) as threads:
+            found = [it for it in threads.map(partial(_complaint, pictures), tried) if it]
+        if len(found) > 1:
+            more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+            raise UserError(
+                f"{source.spec}: {len(found)} of {len(tried):,} images are unreadable: "
+                f"{'; '.join(found[:NAMED])}{more}; replace or remove them"
+            )
+        if found:
+            raise UserError(f"{found[0]}; replace or remove it")
+
+
+def _complaint(pictures: Pictures, index: int) -> str | None:
+    """What is wrong with a picture that cannot be read."""
+    try:
+        _open(pictures, index, draft=(TRIED_SIDE, TRIED_SIDE))
+    except UserError as error:
+        return str(error).removesuffix("; replace or remove it")
+    return None
 
 
 def unreadable(pictures: Pictures, index: int, error: Exception) -> UserError:

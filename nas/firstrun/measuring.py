@@ -13,7 +13,7 @@ import numpy as np
 
 from nas.architecture import Architecture
 from nas.data import open_source
-from nas.data.sources import decode
+from nas.data.sources import decode, require_readable
 from nas.data.splits import split_source
 from nas.documents import parse_document
 from nas.errors import UserError
@@ -53,9 +53,10 @@ class Place(NamedTuple):
 def read_facts(request: Request, share: float | None = None) -> DataFacts:
     """The facts about a request's images, of which a ``share``, by default what suits, is searched.
 
-    Raises UserError if they are missing or too few.
+    Raises UserError if they are missing or too few, or if some cannot be read.
     """
     source = open_source(request.data)
+    require_readable(source)
     if share is None:
         own = len(source.train.labels)
         share = search_share(own if source.test else round(0.8 * own))

@@ -1,5 +1,6 @@
 """The facts about images, and the spaces that a plan chooses from."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from nas.architecture import Architecture
+from nas.errors import UserError
 from nas.firstrun.facts import DataFacts
 from nas.firstrun.measuring import BUILT_IN, candidates, read_facts, space_around
 from nas.firstrun.request import Request
@@ -41,6 +43,22 @@ def test_images_are_counted_by_their_use(photos):
     assert found.search_share == 0.25
     assert 0 < found.seconds < 1
     assert read_facts(Request(data=f"folder:{photos}"), 0.1).search == 4
+
+
+def test_all_pictures_that_cannot_be_read_are_named_before_anything_is_measured(photos, tmp_path):
+    photos = shutil.copytree(photos, tmp_path / "photos")
+    damaged = sorted(photos.rglob("*.*"))[:7]
+    for place in damaged:
+        place.write_bytes(place.read_bytes()[:-40])
+    with pytest.raises(
+        UserError, match=r"7 of \d+ images are unreadable: .* and 2 more; "
+    ) as found:
+        read_facts(Request(data=f"folder:{photos}"))
+    assert str(damaged[0]) in str(found.value)
+    for place in damaged[1:]:
+        place.unlink()
+    with pytest.raises(UserError, match=r"unreadable image \(.*\); replace or remove it$"):
+        read_facts(Request(data=f"folder:{photos}"))
 
 
 def test_small_pictures_are_not_enlarged():
