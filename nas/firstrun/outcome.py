@@ -33,7 +33,7 @@ def describe(stages: Stages, times: Sequence[Finished]) -> dict[str, Any]:
             **delivered,
         },
         "stages": [{**it.model_dump(), "estimated": schedule.seconds[it.stage]} for it in times],
-        "paths": {**{name: str(path) for name, path in own.items()}, **found["paths"]},
+        "paths": {**found["paths"], **{name: str(path) for name, path in own.items()}},
     }
 
 

@@ -21,7 +21,7 @@ from nas.architecture import Architecture
 from nas.deploy.delivered import FILES as DELIVERED
 from nas.documents import Value, write_atomically
 from nas.errors import UserError
-from nas.firstrun.commands import run_command
+from nas.firstrun.commands import run_command, single_commands
 from nas.firstrun.estimate import STAGES
 from nas.firstrun.layout import JOURNAL, Layout
 from nas.firstrun.request import Request
@@ -37,8 +37,8 @@ from nas.slim.result import FILES, SearchResult
 from nas.space import SearchSpace
 from nas.store.journal import Journal
 from nas.training.processes import find_device
+from nas.training.retrained import finish, origin_of
 from nas.training.retraining import RESULT, Retraining
-from nas.training.retraining import retrain as train_on
 from nas.training.run import Run
 from nas.training.settings import DataSettings, SupernetSettings
 
@@ -177,6 +177,7 @@ class Stages:
             self.at.slim,
             accept_tables=True,  # a busy machine must not end a run; a line has said so
             resume=True,
+            command=self._command("slimming"),
             progress=progress,
         )
 
@@ -185,17 +186,23 @@ class Stages:
         device = self.schedule.training_device
         if (self.at.retrained / Retraining.record_file).exists():
             begun = Retraining.open(self.at.retrained)
-            train_on(begun, begun.load_images(), progress=progress, device=find_device(device))
+            finish(begun, begun.load_images(), progress=progress, device=find_device(device))
             return
+        architecture = self.result.paths(self.at.slim)["architecture"]
         pipeline.retrain(
-            Architecture.load(self.result.paths(self.at.slim)["architecture"]),
+            Architecture.load(architecture),
             self.at.retrained,
             supernet=Run.open(self.at.run),
             recipe=recipe,
             device=device,
             force=True,
+            origin=origin_of(str(architecture), self._command("retraining")),
             progress=progress,
         )
+
+    def _command(self, stage: str) -> str:
+        """The single command that a stage stands for."""
+        return shlex.join(single_commands(self.request, self.schedule, self.at)[stage])
 
     def _export(self, progress: Progress) -> None:
         folder = self.at.delivered["onnx"].parent
