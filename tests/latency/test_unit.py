@@ -1,11 +1,13 @@
 """The unit of a table: references tell computing, memory and caches of a machine apart."""
 
+import math
+
 import numpy as np
 import pytest
 
 from nas.latency.calibration import Calibration, Machine, RowSums
 from nas.latency.estimator import STATES, Estimate, Measurement
-from nas.latency.unit import Reference, Unit, describe_int8
+from nas.latency.unit import LEAST_ERROR, Reference, Unit, describe_int8
 
 CALIBRATION = Calibration(
     factor=1.1, fetching=0.8, cache_megabytes=12.0, overhead_ms=0.02, cold_factor=1.2
@@ -62,8 +64,8 @@ def test_references_of_three_sizes_tell_any_network_on_another_machine(make_unit
             then = unit.calibration.latency(sums(megabytes), state)
             now = unit.calibration.on(machine).latency(sums(megabytes), state)
             factor = unit.factor(change, sums(megabytes), state)
-            assert factor.value * now == pytest.approx(then, rel=0.01)
-            assert 0 < factor.error < 0.02
+            assert factor.value * now == pytest.approx(then, rel=0.02)
+            assert 0 < factor.error < 0.03
 
 
 def test_one_reference_cannot_tell_memory_from_computing_but_tells_a_slower_machine(make_unit):
@@ -82,7 +84,11 @@ def test_what_is_told_as_an_error_is_how_far_noise_leads_astray(make_unit):
     for _ in range(60):
         drawn = {
             state: [
-                Estimate(it.ms * float(np.exp(rng.normal(0, 0.014))), 0.01 * it.ms, 20)
+                Estimate(
+                    it.ms * float(np.exp(rng.normal(0, math.hypot(0.01, LEAST_ERROR)))),
+                    0.01 * it.ms,
+                    20,
+                )
                 for it in of_state
             ]
             for state, of_state in exact.items()
