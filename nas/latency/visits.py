@@ -59,9 +59,9 @@ REGULAR = 12
 
 LIFE = 4
 """Visits to a graph in one round. Where the weights of a session lie in memory decides how they
-share the caches: sessions of one network differ by 2 to 4 % (benchmarks/sessions.py). So all are
-closed after a round, together, since memory that is given back bit by bit is scattered, and what is
-opened in it takes up to 16 % longer."""
+share the caches: sessions of one network differ by 1 to 3 % (benchmarks/sessions.py). So all are
+closed after a round, together: memory that is given back bit by bit is scattered, and what is
+opened in it takes 10 to 17 % longer, cold."""
 
 MOST_OPEN_BYTES, OPEN_SHARE = 1_500_000_000, 0.15
 """Of graphs whose sessions are open at once, and of the memory that is free: the runtime packs a
