@@ -187,11 +187,17 @@ class Session:
         """Visits to each model, if one is not known well enough: a third more than so far."""
         made = sum(visit.graph in self.models for visit in self.visits) // len(self.models)
         more = min(made // 3 + 1, self.patience.most - made)
-        is_known = all(
-            max(latency.warm.half_width, latency.cold.half_width) <= self.patience.tolerance
-            for latency in self.found().latencies.values()
+        return {} if self._is_known() else dict.fromkeys(self.models, more)
+
+    def _is_known(self) -> bool:
+        """Whether further visits would tell nothing new; what the unit lacks they do not mend."""
+        sessions = [estimate(visits) for visits in (*self.earlier, self.visits) if visits]
+        pooled = (
+            pool([it[state].graphs[name] for it in sessions if name in it[state].graphs])
+            for name in self.models
+            for state in STATES
         )
-        return {} if is_known else dict.fromkeys(self.models, more)
+        return all(it.half_width <= self.patience.tolerance * it.ms for it in pooled)
 
 
 def measure(
