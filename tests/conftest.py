@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,6 +15,31 @@ from types import ModuleType
 import hypothesis
 import pytest
 import torch
+
+TINY = """\
+name: tiny
+input_size: 32
+classes: 10
+stem: {kind: conv_stem}
+stages:
+  - width: [8, 16]
+    blocks:
+      - ffn: {kind: conv_ffn, expansion: [1, 2]}
+  - width: [16, 24]
+    downsample: {kind: conv_downsample}
+    blocks:
+      - ffn: [identity, {kind: conv_ffn, expansion: [1, 2]}]
+head: {kind: classifier}
+"""
+"""A space of a few small networks."""
+
+HEARS_CTRL_C = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from nas.cli import main
+main()
+"""
+"""A shell's background jobs ignore Ctrl-C, and so would what these tests start in one."""
 
 hypothesis.settings.register_profile("nas", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("nas")
@@ -23,6 +51,21 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)  # suites of small networks run ten times faster on two cores
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def nas_process() -> Callable[..., subprocess.Popen[str]]:
+    """Starts ``nas`` in a folder, which gets ``tiny.yaml``, as a process that hears Ctrl-C."""
+
+    def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+        (folder / "tiny.yaml").write_text(TINY)
+        return subprocess.Popen(
+            [sys.executable, "-c", HEARS_CTRL_C, *words],
+            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    return start
 
 
 @pytest.fixture(scope="session")

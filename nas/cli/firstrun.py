@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,16 +109,20 @@ def _run(
     from nas.store.lock import hold_folder
 
     require_ours(out, force=force)
-    with hold_folder(out, activity="running", option="--out"):
-        stages = None if force else find(request, out)
-        if stages is None:
-            with ProgressBar("planning", quiet=as_json) as bar:
-                bar.say("measuring how fast this machine is, to plan")
-                stages = begin(request, out, planner, force=force, progress=bar)
-        if not as_json:
-            _print_plan(stages)
-        times = stages.run(Shown(stages, quiet=as_json))
-        found = describe(stages, times)
+    try:
+        with hold_folder(out, activity="running", option="--out"):
+            stages = None if force else find(request, out)
+            if stages is None:
+                with ProgressBar("planning", quiet=as_json) as bar:
+                    bar.say("measuring how fast this machine is, to plan")
+                    stages = begin(request, out, planner, force=force, progress=bar)
+            if not as_json:
+                _print_plan(stages)
+            times = stages.run(Shown(stages, quiet=as_json))
+            found = describe(stages, times)
+    finally:
+        with suppress(OSError):  # it is empty where the request was refused
+            out.rmdir()
     shown = ("delivered", "overview", "page", "table", "run")
     paths = {name: found["paths"][name] for name in shown}
     options.print_result(

@@ -20,7 +20,7 @@ from nas import pipeline
 from nas.architecture import Architecture
 from nas.deploy.delivered import FILES as DELIVERED
 from nas.documents import Value, write_atomically
-from nas.errors import UserError
+from nas.errors import StoppedError, UserError
 from nas.firstrun.commands import run_command, single_commands
 from nas.firstrun.estimate import STAGES
 from nas.firstrun.layout import JOURNAL, Layout
@@ -106,9 +106,9 @@ class Stages:
                 raise self._stopped(stage) from None
             raise
 
-    def _stopped(self, stage: str) -> UserError:
+    def _stopped(self, stage: str) -> StoppedError:
         command = shlex.join(run_command(self.request, self.at.root))
-        return UserError(f"stopped in the {stage}; what is done is kept, to continue: {command}")
+        return StoppedError(f"stopped in the {stage}; what is done is kept, to continue: {command}")
 
     def _has_begun(self, stage: str) -> bool:
         marks = {

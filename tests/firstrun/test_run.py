@@ -1,10 +1,8 @@
 """``nas run`` as a user types it: mistakes in one line; killed anywhere, it ends the same."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,27 +23,6 @@ from nas.firstrun.request import Request
 from nas.firstrun.schedule import schedule_of
 from nas.firstrun.stages import Finished
 
-SPACE = """\
-name: tiny
-input_size: 32
-classes: 10
-stem: {kind: conv_stem}
-stages:
-  - width: [8, 16]
-    blocks:
-      - ffn: {kind: conv_ffn, expansion: [1, 2]}
-  - width: [16, 24]
-    downsample: {kind: conv_downsample}
-    blocks:
-      - ffn: [identity, {kind: conv_ffn, expansion: [1, 2]}]
-head: {kind: classifier}
-"""
-HEARS_CTRL_C = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from nas.cli import main
-main()
-"""
 RUN = ("run", "--data", "digits", "--space", "tiny.yaml", "--target-ms", "50", "--minutes", "2")
 
 
@@ -165,21 +142,12 @@ def test_a_plan_is_read_as_it_was_written():
     assert Record.model_validate_json(Path(PLAN).read_bytes()) == record
 
 
-def start(out):
-    return subprocess.Popen(
-        [sys.executable, "-c", HEARS_CTRL_C, *RUN, "--out", out, "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-
-
 def lines(path):
     return Path(path).read_text().count("\n") if Path(path).exists() else 0
 
 
-def end_when(ready, out, how):
-    """Start the run, end it by a signal as soon as something is there; its last line of errors."""
-    process = start(out)
+def end_when(ready, process, how):
+    """End a run by a signal as soon as something is there; its last line of errors."""
     deadline = time.monotonic() + 300
     while not ready():
         assert process.poll() is None, process.communicate()
@@ -192,8 +160,10 @@ def end_when(ready, out, how):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_in_every_stage_ends_as_one_at_a_stretch():
-    Path("tiny.yaml").write_text(SPACE)
+def test_a_run_that_is_killed_in_every_stage_ends_as_one_at_a_stretch(nas_process):
+    def start(out):
+        return nas_process(Path(), *RUN, "--out", out, "--json")
+
     marks = {
         "table": lambda: lines("a/tiny_cpu.visits.jsonl") >= 3,
         "training": lambda: lines("a/run/log.jsonl") >= 2,
@@ -201,10 +171,12 @@ def test_a_run_that_is_killed_in_every_stage_ends_as_one_at_a_stretch():
         "retraining": lambda: lines("a/retrained/log.jsonl") >= 2,
         "export": lambda: lines("a/stages.jsonl") >= 5,
     }
-    (line,) = end_when(marks["table"], "a", signal.SIGINT)
+    process = start("a")
+    (line,) = end_when(marks["table"], process, signal.SIGINT)
+    assert process.returncode == 130
     assert line.startswith("nas: stopped in the table; what is done is kept, to continue: nas run ")
     for ready in marks.values():
-        end_when(ready, "a", signal.SIGKILL)
+        end_when(ready, start("a"), signal.SIGKILL)
     output, errors = start("a").communicate(timeout=600)
     found = json.loads(output)
     assert [it["stage"] for it in found["stages"]] == list(STAGES), errors
