@@ -216,7 +216,8 @@ def _content(path: Path) -> bytes:
 
 
 def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    """Of the code, whichever line ends its file has: git on Windows writes others than we."""
+    return hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
 
 
 def _run(path: Path, source: bytes, sha256: str) -> ModuleType:

@@ -373,6 +373,15 @@ def test_code_below_a_document_runs_if_its_hash_agrees(tmp_path, stranger):
     assert Path("ran").exists()
 
 
+def test_a_block_file_with_line_ends_of_windows_is_the_same_code(tmp_path):
+    (tmp_path / "gated_ffn.py").write_text(CODE, newline="\n")
+    (tmp_path / "own.yaml").write_text(YAML)
+    written = SearchSpace.load(tmp_path / "own.yaml").to_json()
+    (tmp_path / "space.json").write_text(written)
+    (tmp_path / "gated_ffn.py").write_text(CODE, newline="\r\n")
+    assert SearchSpace.load(tmp_path / "space.json").to_json() == written
+
+
 @pytest.mark.parametrize("form", ["--trust {}", "--trust={}"])
 def test_code_that_the_user_names_runs(tmp_path, stranger, monkeypatch, capsys, form):
     path = stranger("stranger.json", str(tmp_path / "evil.py"))
