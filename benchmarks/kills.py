@@ -16,6 +16,7 @@ for the size of each file) that is full at ten places; afterwards there is room,
 | slim | ``slim`` to a number of parameters | network, weights, walk: the same, bit for bit |
 | search | ``search``, eight trials | what was evaluated is kept, none twice; a result |
 | retrain | ``retrain``, four epochs | weights, checkpoint, log: the same, bit for bit |
+| run | ``run``, a minute, from the end of its table | what it delivers, its walk: bit for bit |
 
 After each no lock and no file that was half written is left, every failure was one line and exit
 code 2, and the exit code of what goes on is 0. Exits with 1 if one of these does not hold.
@@ -43,6 +44,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from nas.firstrun.layout import JOURNAL
 from nas.latency.table import LatencyTable
 from nas.report.terminal import print_table
 from nas.search.study import EVALUATED
@@ -111,6 +113,8 @@ class Command:
     continues: Callable[[Path, Digest], bool] = lambda there, before: True
     """Whether what was there ``before`` it went on is there still; see ``saved``."""
     saved: Callable[[Path], Digest] = lambda there: {}
+    given: str = ""
+    """The folder of the work that it begins with a copy of."""
 
 
 COLUMNS = ("command", "seconds", "kills", "went on", "anew", "places", "full", "same", "failures")
@@ -127,6 +131,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         there = self._fresh()
+        self.given_bytes = size_of(there)
         begun, saved = time.monotonic(), 0.0
         process = start(self.command.words(self.work, there))
         while process.poll() is None:
@@ -136,7 +141,7 @@ class Trial:
         assert process.returncode == 0, process.communicate()
         self.seconds, self.first_state = time.monotonic() - begun, saved
         self.expected = self.command.digest(there)
-        self.bytes = sum(file.stat().st_size for file in there.rglob("*") if file.is_file())
+        self.bytes = size_of(there) - self.given_bytes
 
     def kill(self, number: int, kills: int) -> None:
         """Kill the command at one of ``kills`` moments, and let it go on."""
@@ -158,9 +163,10 @@ class Trial:
     def fill(self, share: float) -> None:
         """Run the command where a share of what it needs has room, make room, and let it go on."""
         there = self._fresh()
-        there.mkdir()
+        there.mkdir(exist_ok=True)
         where = f"disk full at {share:.0%}"
-        with small_disk(there, round(share * self.bytes)) as disk:
+        with small_disk(there, self.given_bytes + round(share * self.bytes)) as disk:
+            self._give(there)
             process = start(self.command.words(self.work, there), disk.limit)
             _, errors = process.communicate()
             self.counts["places"] += 1
@@ -212,7 +218,12 @@ class Trial:
     def _fresh(self) -> Path:
         there = self.work / "there"
         shutil.rmtree(there, ignore_errors=True)
+        self._give(there)
         return there
+
+    def _give(self, there: Path) -> None:
+        if self.command.given:
+            shutil.copytree(self.work / self.command.given, there, dirs_exist_ok=True)
 
 
 @dataclass
@@ -247,6 +258,12 @@ def small_disk(there: Path, size: int) -> Iterator[Disk]:
             subprocess.run(["umount", "-l", there], check=True)
 
 
+def size_of(folder: Path) -> int:
+    """Bytes of all its files, in whole pages of a disk."""
+    sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+    return sum(-(-size // 4096) * 4096 for size in sizes)
+
+
 def start(words: Sequence[str], prepare: Callable[[], None] | None = None) -> subprocess.Popen[str]:
     """A process of ``nas`` with one thread."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -270,6 +287,16 @@ def prepare(work: Path, commands: Sequence[str]) -> None:
 
         space = SearchSpace.load(work / "tiny.yaml")
         space.largest().save(work / "network.json")
+    if "run" in commands:
+        process = start(whole(work, work / "whole"))
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        (work / "begun").mkdir()
+        for file in (work / "whole").iterdir():  # its plan and its table
+            if file.is_file() and file.name != JOURNAL:
+                shutil.copy(file, work / "begun")
+        lines = (work / "whole" / JOURNAL).read_bytes().splitlines(keepends=True)
+        (work / "begun" / JOURNAL).write_bytes(b"".join(lines[:2]))
 
 
 def build(work: Path, there: Path) -> list[str]:
@@ -300,6 +327,26 @@ def retrain(work: Path, there: Path) -> list[str]:
     """The largest network of the space, alone."""
     words = ["retrain", "--architecture", f"{work}/network.json", "--run", str(there)]
     return [*words, "--limit", "300", "--epochs", "4"]
+
+
+def whole(work: Path, there: Path) -> list[str]:
+    """Everything by one command; each network meets the target."""
+    words = ["run", "--data", "digits", "--space", f"{work}/tiny.yaml", "--minutes", "1"]
+    return [*words, "--target-ms", "50", "--out", str(there)]
+
+
+def of_run(there: Path) -> Digest:
+    """What it delivers, but the latencies that it measures on the way."""
+    files = ("slim/trace.jsonl", "run/weights.safetensors", "retrained/weights.safetensors")
+    found: dict[str, object] = {name: (there / name).read_bytes() for name in files}
+    return {**found, "stages": [it["stage"] for it in stages(there).values()]}
+
+
+def stages(there: Path) -> dict[str, dict[str, object]]:
+    """The finished stages of a run, by their place."""
+    file = there / JOURNAL
+    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    return {str(place): json.loads(line) for place, line in enumerate(lines)}
 
 
 def of_training(there: Path) -> Digest:
@@ -373,6 +420,10 @@ COMMANDS = {
         lambda there, before: before.items() <= trials(there).items(), trials,
     ),
     "retrain": Command(retrain, ("--resume",), "checkpoint.safetensors", of_training),
+    "run": Command(
+        whole, (), "run/checkpoint.safetensors", of_run,
+        lambda there, before: before.items() <= stages(there).items(), stages, given="begun",
+    ),
 }  # fmt: skip
 
 
