@@ -2,10 +2,12 @@
 
 import json
 import signal
+import sys
 import time
 
 import pytest
 
+from nas import cli
 from nas.latency.build import BuildSettings, MeasuringPlan, build_table
 from nas.latency.table import visits_path
 from nas.latency.target import detect_target
@@ -67,3 +69,23 @@ def test_measuring_keeps_its_visits_and_goes_on(tmp_path, nas_process):
     )
     assert table.validation is not None
     assert visits_path(path).read_text().splitlines()[: len(kept)] == kept
+
+
+class Deleted:
+    """An object while whose deletion Ctrl-C is pressed."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def delete_one():
+    thing = Deleted()
+    del thing
+    time.sleep(60)
+
+
+def test_ctrl_c_while_an_object_is_deleted_is_not_lost(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "unraisablehook", cli.interrupt_again)
+    with pytest.raises(KeyboardInterrupt):
+        delete_one()
+    assert "ignored" not in capfd.readouterr().err

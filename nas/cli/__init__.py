@@ -5,11 +5,13 @@ Only the module of the called command is imported, so that ``nas --help`` answer
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import inspect
 import io
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -59,6 +61,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a letter of a name
             stream.reconfigure(errors="backslashreplace")
     is_debug = DEBUG in sys.argv[1:]
+    sys.unraisablehook = interrupt_again
     try:
         code = _run([word for word in sys.argv[1:] if word != DEBUG])
         sys.stdout.flush()
@@ -75,6 +78,17 @@ def main() -> None:
             sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     if code:
         sys.exit(code)
+
+
+def interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """What Python does with errors that it cannot raise: a Ctrl-C among them is pressed again.
+
+    One that comes while an object is deleted would be lost, and torch deletes many.
+    """
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        threading.Timer(0.01, _thread.interrupt_main).start()  # at once it would be lost here
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _run(words: list[str]) -> int | None:
