@@ -181,7 +181,8 @@ def _print_plan(stages: Stages) -> None:
     end = time.strftime("%H:%M", time.localtime(time.time() + left))
     if done:
         print_line(f"{stages.at.root}: going on after {', '.join(done)}")
-    print_line(f"about {duration(left)}, until {end}; the same by single commands:")
+    planning = f" (planning took {duration(schedule.planning_seconds)})" if not done else ""
+    print_line(f"about {duration(left)} more, until {end}{planning}; the same by single commands:")
     print_line()
     commands = single_commands(request, schedule, stages.at)
     for stage, why in STAGES.items():
