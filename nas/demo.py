@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from nas.firstrun.begin import measure_alone
 from nas.firstrun.estimate import Effort
 from nas.firstrun.request import Request
@@ -22,7 +24,9 @@ REQUEST = Request(data=DATA, space=SPACE)
 
 def plan_demo(request: Request, progress: Progress) -> Schedule:
     """The plan of the demo: what differs from machine to machine are target and seconds."""
+    started = time.monotonic()
     progress.update(SPACE, 0)
     data, place, device = measure_alone(request, SEARCH_SHARE)
     target_ms = suggested_target(place, TARGET_SHARE)
-    return schedule_of(data, place, EFFORT, target_ms=target_ms, training_device=device)
+    made = schedule_of(data, place, EFFORT, target_ms=target_ms, training_device=device)
+    return made.model_copy(update={"planning_seconds": time.monotonic() - started})

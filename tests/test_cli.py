@@ -16,13 +16,14 @@ from PIL import Image
 
 from nas import cli, pipeline
 from nas.architecture import Architecture
-from nas.cli.options import default_run, default_table
+from nas.cli.options import default_run
 from nas.data import open_source
 from nas.deploy.delivered import FILES
 from nas.deploy.weights import save_weights
 from nas.latency.build import BuildSettings, MeasuringPlan
 from nas.latency.table import LatencyTable, Row, visits_path
 from nas.network import build
+from nas.report.following import default_table
 from nas.slim.result import SearchResult
 from nas.space import DEFAULT_SPACE, SearchSpace
 from nas.training.settings import DataSettings, Recipe, SupernetSettings
@@ -841,6 +842,27 @@ def test_commands_end_with_the_one_that_goes_on(capsys, folder):
     assert measured == ["nas", "train-supernet", "--space", "tiny.yaml"]
     trained = last("train-supernet", "--run", "r", "--resume")
     assert trained == ["nas", "build-lut", "--space", "r/space.json", "--device", "cpu"]
+    assert last("show", "--run", "r") == trained
+    assert last("report", "r") == trained
+    assert last("show", "tiny.yaml") == [*trained[:3], "tiny.yaml", *trained[4:]]
+    assert last("spaces") == ["nas", "show", DEFAULT_SPACE]
+    assert last("show", "s/architecture.json") == [
+        "nas", "new-space", "s/architecture.json", "--data", "folder:PHOTOS"
+    ]  # fmt: skip
+    files = ("--architecture", "s/architecture.json", "--weights", "s/weights.safetensors")
+    exporting = ["nas", "export", *files, "--out", "model.onnx"]
+    assert last("evaluate", *files) == exporting
+    sized = last("resize", *files, "--input-size", "64", "--out", "z")
+    assert sized == [it.replace("s/", "z/").replace("model", "z/model") for it in exporting]
+    assert last("evaluate", "s/delivered/slimmed") == [
+        "nas", "classify", "s/delivered/slimmed", "PICTURE.jpg"
+    ]  # fmt: skip
+    assert last("export", *files, "--format", "python", "--out", "p.py", "--force") == [
+        "nas", "evaluate", *files
+    ]  # fmt: skip
+    random = last("export", *files[:2], "--format", "python", "--out", "q.py", "--force")
+    assert random == ["nas", "retrain", *files[:2], "--data", "folder:PHOTOS", "--run", "runs/q"]
+    assert last("bench", "s/model.onnx") == ["nas", "evaluate", "s/model.onnx"]
     default_table(SearchSpace.load("tiny.yaml")).parent.mkdir()
     for suffix in ("csv", "json"):
         default = default_table(SearchSpace.load("tiny.yaml")).with_suffix(f".{suffix}")

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from nas.architecture import Architecture
-from nas.cli import COMMANDS, options
+from nas.cli import options
 from nas.data import require_source
 from nas.errors import UserError
 from nas.firstrun.request import Request, require_positive
 from nas.printing import print_line
 from nas.progress import Progress, duration
+from nas.report.following import after_network
 from nas.space import SearchSpace
 from nas.training.settings import DataSettings
 
@@ -114,7 +115,7 @@ def _run(
             stages = None if force else find(request, out)
             if stages is None:
                 with ProgressBar("planning", quiet=as_json) as bar:
-                    bar.say("measuring how fast this machine is, to plan")
+                    bar.say("measuring how fast this machine is, to plan; usually half a minute")
                     stages = begin(request, out, planner, force=force, progress=bar)
             if not as_json:
                 _print_plan(stages)
@@ -130,15 +131,8 @@ def _run(
         paths,
         as_json=as_json,
         show=lambda: _print_outcome(stages, times),
-        following=_classifying(paths["delivered"]),
+        following=after_network(paths["delivered"]),
     )
-
-
-def _classifying(delivered: str) -> options.Following | None:
-    if "classify" not in COMMANDS:
-        return None
-    words = ("nas", "classify", delivered, "PICTURE.jpg")
-    return options.Following("see what it says of pictures", words)
 
 
 class Shown:
@@ -187,7 +181,8 @@ def _print_plan(stages: Stages) -> None:
     end = time.strftime("%H:%M", time.localtime(time.time() + left))
     if done:
         print_line(f"{stages.at.root}: going on after {', '.join(done)}")
-    print_line(f"about {duration(left)}, until {end}; the same by single commands:")
+    planning = f" (planning took {duration(schedule.planning_seconds)})" if not done else ""
+    print_line(f"about {duration(left)} more, until {end}{planning}; the same by single commands:")
     print_line()
     commands = single_commands(request, schedule, stages.at)
     for stage, why in STAGES.items():

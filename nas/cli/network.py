@@ -16,6 +16,13 @@ from nas.deploy.formats import ExportFormat, files_of
 from nas.documents import require_file, require_new, write_json
 from nas.errors import UserError
 from nas.printing import print_line
+from nas.report.following import (
+    after_evaluation,
+    after_export,
+    after_network,
+    after_training,
+    after_weights,
+)
 from nas.space import DEFAULT_SPACE, SearchSpace
 from nas.training.run import CHECKS, Run
 from nas.training.settings import (
@@ -81,7 +88,7 @@ def train_supernet(
             {**paths, "accuracies": accuracies},
             paths,
             as_json=as_json,
-            following=_after_training(trained),
+            following=after_training(trained),
         )
 
 
@@ -122,7 +129,13 @@ def check_supernet(
     write_check(paths["csv"], found)
     draw_check(paths["png"], found, title=f"{opened.space.name}, {opened.data.spec}")
     write_json(paths["json"], result)
-    options.print_result(result, paths, as_json=as_json, show=lambda: print_check(found))
+    options.print_result(
+        result,
+        paths,
+        as_json=as_json,
+        show=lambda: print_check(found),
+        following=after_training(opened),
+    )
 
 
 @options.options_of(images=DataSettings, changes=Recipe, without=("name",), show_defaults=False)
@@ -187,16 +200,12 @@ def retrain(
                 origin=retrained.origin_of(architecture, options.command_line()),
                 progress=bar,
             )
-    following = options.Following(
-        "see what it says of pictures",
-        ("nas", "classify", result["paths"]["delivered"], "PICTURE.jpg"),
-    )
     options.print_result(
         result,
         result["paths"],
         as_json=as_json,
         show=lambda: print_retrained(result),
-        following=following,
+        following=after_network(result["paths"]["delivered"]),
     )
 
 
@@ -254,17 +263,16 @@ def evaluate(
     result = {**found._asdict(), "data": data}
     if found.remark is None:
         del result["remark"]
-    named = ("--architecture", architecture or "", "--weights", weights or "")
-    following = options.Following(
-        "write it for other runtimes", ("nas", "export", *named, "--out", "model.onnx")
-    )
 
     def show() -> None:
         for line in lines:
             print_line(line)
 
     options.print_result(
-        result, as_json=as_json, show=show, following=following if weights else None
+        result,
+        as_json=as_json,
+        show=show,
+        following=after_evaluation(model, architecture, weights),
     )
 
 
@@ -273,7 +281,10 @@ def classify(
     pictures: Annotated[list[Path], Argument(metavar="IMAGE...", help="Pictures to classify.")],
     as_json: options.Json = False,
 ) -> None:
-    """Pictures are seen as the model's metadata say; --json tells every class."""
+    """Pictures are seen as the model's metadata say; --json tells every class.
+
+    Nothing follows: this is what a network is for.
+    """
     model_file(model)
     for picture in pictures:
         if not picture.is_file():
@@ -315,7 +326,12 @@ def resize(
     after.save(paths["architecture"])
     write_weights(state, paths["weights"], describe_weights(weights).told_of(after))
     written = {name: str(path) for name, path in paths.items()}
-    options.print_result({"input_size": input_size, "paths": written}, paths, as_json=as_json)
+    options.print_result(
+        {"input_size": input_size, "paths": written},
+        paths,
+        as_json=as_json,
+        following=after_weights(paths["architecture"], paths["weights"], out / "model.onnx"),
+    )
 
 
 def export(
@@ -359,24 +375,12 @@ def export(
         line = f"{out}: differs from torch by {difference:.1e} of the largest logit"
     result = {"file": str(out), "format": form, "agreement": agreement}
     result["relative_difference"] = difference
-    following = None
-    if form.startswith("onnx"):
-        following = options.Following("measure it on this machine", ("nas", "bench", out))
     options.print_result(
-        result, as_json=as_json, show=lambda: print_line(line), following=following
+        result,
+        as_json=as_json,
+        show=lambda: print_line(line),
+        following=after_export(form, out, architecture, weights),
     )
-
-
-def _after_training(run: Run) -> options.Following:
-    """A search of a trained run; or the table that it needs first."""
-    from nas.latency.table import LatencyTable
-
-    try:
-        table = LatencyTable.load(options.default_table(run.space))
-        return options.slimming_of(run.path, table, run.space)
-    except UserError:  # there is none, or it lacks layers
-        words = ("nas", "build-lut", "--space", run.space_path, "--device", "cpu")
-        return options.Following("measure its layers, with a head for these classes", words)
 
 
 def _latency_term(

@@ -8,15 +8,13 @@ import json
 import shlex
 import sys
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from inspect import Parameter
 from pathlib import Path
 from typing import (
-    TYPE_CHECKING,
     Annotated,
     Any,
     Literal,
-    NamedTuple,
     TypeVar,
     Union,
     get_args,
@@ -28,11 +26,8 @@ from pydantic.fields import FieldInfo
 from typer import BadParameter, Option
 
 from nas.printing import print_line
+from nas.report.following import Following
 from nas.space import SearchSpace
-
-if TYPE_CHECKING:
-    from nas.latency.table import LatencyTable
-    from nas.latency.target import Target
 
 Returned = TypeVar("Returned")
 Given = Mapping[str, Any]
@@ -132,39 +127,9 @@ def print_result(
         print_line(f"  {following.command}")
 
 
-class Following(NamedTuple):
-    """The command that a user most likely wants next, and what for."""
-
-    purpose: str
-    words: Sequence[str | Path]
-
-    @property
-    def command(self) -> str:
-        """The command line, quoted for the shell; PICTURE stands for what the user has."""
-        return shlex.join(map(str, self.words))
-
-
 def command_line() -> str:
     """The command that this process runs, quoted for the shell."""
     return shlex.join(["nas", *sys.argv[1:]])
-
-
-def default_table(space: SearchSpace, target: Target | None = None) -> Path:
-    """The file that ``build-lut`` writes; ``slim`` reads the one that has no target."""
-    words = [space.name, target.device if target else "cpu"]
-    if target:
-        threads, batch = f"{target.threads}threads", f"batch{target.batch}"
-        others = (target.runtime, threads, batch, target.precision)
-        usual = ("onnxruntime", "1threads", "batch1", "float32")
-        words += [word for word, default in zip(others, usual, strict=True) if word != default]
-    return Path("latency_tables") / f"{'_'.join(words)}.csv"
-
-
-def slimming_of(run: Path, table: LatencyTable, space: SearchSpace) -> Following:
-    """A search to half of the largest network's latency: a target to begin with."""
-    target = 0.5 * table.predict(space.largest())
-    words = ("nas", "slim", "--run", run, "--table", table.path, "--target-ms", f"{target:.2g}")
-    return Following("find the best network within a latency, such as half of the largest's", words)
 
 
 def default_run(space: SearchSpace, data: str) -> Path:

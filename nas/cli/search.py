@@ -11,6 +11,7 @@ from typer import Argument, Option
 from nas.cli import options
 from nas.errors import StoppedError
 from nas.report import describe_search
+from nas.report.following import after_search, default_table
 from nas.search import STRATEGIES
 from nas.search.study import SamplerName
 from nas.space import DEFAULT_SPACE, SearchSpace
@@ -102,7 +103,7 @@ def slim(
             command=options.command_line(),
             progress=bar,
         )
-    _print_search(result, describe_search(out, result), run=opened, as_json=as_json)
+    _print_search(result, describe_search(out, result), as_json=as_json)
 
 
 def search(
@@ -152,7 +153,7 @@ def search(
         raise StoppedError("stopped; the study is kept, the same command goes on") from None
     if result:
         write_search(out, result)
-        _print_search(result, describe_search(out, result), run=opened, as_json=as_json)
+        _print_search(result, describe_search(out, result), as_json=as_json)
     else:
         options.print_result(None, as_json=as_json)
 
@@ -171,7 +172,8 @@ def report(
     write_folder_page(path, contents, title=folder.resolve().name, force=force)
     paths, training = {"page": str(path)}, contents.training is not None
     result = {**paths, "searches": list(contents.searches), "training": training}
-    options.print_result(result, paths, as_json=as_json)
+    following = next(iter(contents.following.values()), None)
+    options.print_result(result, paths, as_json=as_json, following=following)
 
 
 def _prepare(
@@ -189,7 +191,7 @@ def _prepare(
     targets = read_targets(paths, **bounds)
     terms = read_terms(mes or ())
     opened = Run.open(run or options.default_run(SearchSpace.load(DEFAULT_SPACE), "digits"))
-    paths = paths or {"cpu": options.default_table(opened.space)}
+    paths = paths or {"cpu": default_table(opened.space)}
     terms = terms or published_terms(latency_names(paths).values())
     wanted = Plan.model_validate({"targets": targets, "terms": terms, **plan})
     loaded = {name: LatencyTable.load(path) for name, path in paths.items()}
@@ -211,7 +213,6 @@ def _print_search(
     described: Mapping[str, Any],
     *,
     title: str | None = None,
-    run: Run | None = None,
     as_json: bool,
 ) -> None:
     from nas.report.terminal import print_search
@@ -221,16 +222,5 @@ def _print_search(
         described["paths"],
         as_json=as_json,
         show=lambda: print_search(result, title=title),
-        following=_retraining(run, Path(described["paths"]["report"]).parent, result)
-        if run
-        else None,
+        following=after_search(result, Path(described["paths"]["report"]).parent),
     )
-
-
-def _retraining(run: Run, out: Path, result: SearchResult) -> options.Following:
-    """The retraining of what a search delivered, the first network of a family."""
-    folder = result.folder_of(result.targets[0], out)
-    architecture = result.paths(out).get("architecture", folder / "architecture.json")
-    free = run.path.with_name(f"{run.path.name}_{folder.name}")
-    words = ("nas", "retrain", "--architecture", architecture, "--from", run.path, "--run", free)
-    return options.Following("train this network alone, which adds several points as a rule", words)

@@ -10,11 +10,12 @@ from typing import Annotated
 from typer import Argument, Option
 
 from nas.architecture import Architecture
-from nas.cli.options import Following, Force, Json, print_result
+from nas.cli.options import Force, Json, print_result
 from nas.data import open_source
 from nas.documents import did_you_mean, read_document, require_new
 from nas.errors import UserError
 from nas.printing import print_line
+from nas.report.following import Following, after_architecture, after_space, after_training
 from nas.space import DEFAULT_SPACE, SearchSpace, built_in_architectures, built_in_spaces
 from nas.training.run import Run
 
@@ -38,7 +39,9 @@ def spaces(as_json: Json = False) -> None:
         print_line(f"architectures: {', '.join(architectures)}")
 
     result = {"default": DEFAULT_SPACE, "spaces": listed, "architectures": architectures}
-    print_result(result, as_json=as_json, show=print_spaces)
+    words = ("nas", "show", DEFAULT_SPACE)
+    following = Following("see what may vary in one of them", words)
+    print_result(result, as_json=as_json, show=print_spaces, following=following)
 
 
 def show(
@@ -64,12 +67,18 @@ def show(
     )
 
     if isinstance(subject, Run):
-        description = describe_run(subject)
+        description, following = describe_run(subject), after_training(subject)
     elif isinstance(subject, Architecture):
         description = describe_architecture(subject, prices)
+        following = after_architecture(what or "")
     else:
-        description = describe_space(subject, prices)
-    print_result(description, as_json=as_json, show=lambda: print_description(description))
+        description, following = describe_space(subject, prices), after_space(what or "")
+    print_result(
+        description,
+        as_json=as_json,
+        show=lambda: print_description(description),
+        following=following,
+    )
 
 
 def new_space(
@@ -130,9 +139,7 @@ def new_space(
         {"space": path},
         as_json=as_json,
         show=print_sizes,
-        following=Following(
-            "measure its layers", ("nas", "build-lut", "--space", path, "--device", "cpu")
-        ),
+        following=after_space(path),
     )
 
 

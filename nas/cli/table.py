@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, BadParameter, Exit, Option
 
@@ -14,11 +14,14 @@ from nas.deploy.quantize import Precision
 from nas.documents import require_file, require_new
 from nas.errors import StoppedError, UserError
 from nas.printing import command, print_line
+from nas.report.following import (
+    after_architecture,
+    after_drift,
+    after_model,
+    after_table,
+    default_table,
+)
 from nas.space import DEFAULT_SPACE, SearchSpace
-from nas.training.run import Run
-
-if TYPE_CHECKING:
-    from nas.latency.table import LatencyTable
 
 
 def _positive(value: float | None) -> float | None:
@@ -54,7 +57,7 @@ def build_lut(
     target = detect_target(
         device, runtime=runtime, threads=threads, batch=batch, precision=precision
     )
-    path = out or options.default_table(loaded, target)
+    path = out or default_table(loaded, target)
 
     from nas import pipeline
     from nas.latency.build import BuildSettings
@@ -94,17 +97,8 @@ def build_lut(
             print_line(f"nas slim will refuse this table: {table.refusal}")
 
     options.print_result(
-        result, paths, as_json=as_json, show=show, following=_after_table(loaded, space, table)
+        result, paths, as_json=as_json, show=show, following=after_table(loaded, space, table)
     )
-
-
-def _after_table(space: SearchSpace, argument: str, table: LatencyTable) -> options.Following:
-    """The search of the run whose space it is; or the training of a run."""
-    folder = Path(argument).parent
-    if not (folder / Run.record_file).is_file():
-        words = ("nas", "train-supernet", "--space", argument)
-        return options.Following("train the networks of this space", words)
-    return options.slimming_of(folder, table, space)
 
 
 def check_lut(
@@ -131,7 +125,10 @@ def check_lut(
     command = rebuild if drift.action == "rebuild" else None
     result = {"table": str(table), **drift.model_dump(mode="json"), "command": command}
     options.print_result(
-        result, as_json=as_json, show=lambda: print_drift(drift, table, rebuild=rebuild)
+        result,
+        as_json=as_json,
+        show=lambda: print_drift(drift, table, rebuild=rebuild),
+        following=None if command else after_drift(loaded),
     )
     if drift.action == "rebuild":
         raise Exit(1)
@@ -203,7 +200,8 @@ def bench(
         if unit and (line := unit.describe_shift(found.shift, str(table))):
             print_line(line)
 
-    options.print_result(result, as_json=as_json, show=show)
+    following = after_model(files[0], models[str(files[0])])
+    options.print_result(result, as_json=as_json, show=show, following=following)
 
 
 def profile(
@@ -242,4 +240,5 @@ def profile(
         {"picture": out} if out else {},
         as_json=as_json,
         show=lambda: print_profiles(found, target),
+        following=after_architecture(architectures[0]),
     )

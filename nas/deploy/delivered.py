@@ -31,26 +31,20 @@ from PIL import Image, ImageOps
 file = Path(__file__).with_name("model.onnx")
 session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 told = {key: json.loads(it) for key, it in session.get_modelmeta().custom_metadata_map.items()}
-size, crop, classes = told["input_size"], told["crop"], told["classes"]
+side, crop, way = told["input_size"], told["crop"], Image.Resampling[told["interpolation"].upper()]
 for path in sys.argv[1:]:
-    picture = Image.open(path)
-    if picture.mode[0] in "IF":
+    if (picture := Image.open(path)).mode[0] in "IF":
         sys.exit(f"{path}: mode {picture.mode} has more than 8 bits per channel")
-    picture.draft("RGB", (round(2 * size / crop),) * 2)  # large JPEG files are read faster
+    picture.draft("RGB", (round(2 * side / crop),) * 2)  # large JPEG files are read faster
     picture = ImageOps.exif_transpose(picture).convert("RGBA")
-    below = Image.new("RGBA", picture.size, "BACKGROUND")
-    picture = Image.alpha_composite(below, picture).convert("RGB")
-    side = crop * min(picture.size)
-    left, top = (picture.width - side) / 2, (picture.height - side) / 2
-    way = Image.Resampling[told["interpolation"].upper()]
-    picture = picture.resize((size, size), way, box=(left, top, left + side, top + side))
-    pixels = (np.asarray(picture) / 255 - told["mean"]) / told["std"]
-    images = pixels.transpose(2, 0, 1)[None].astype(np.float32)  # (1, 3, size, size)
+    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "BACKGROUND"), picture)
+    picture = ImageOps.fit(picture.convert("RGB"), (side, side), way, bleed=(1 - crop) / 2)
+    pixels = (np.array(picture) / 255 - told["mean"]) / told["std"]  # (side, side, RGB)
+    images = pixels.transpose(2, 0, 1)[None].astype(np.float32)  # (1, 3, side, side)
     logits = session.run(None, {"images": images})[0][0]
-    chances = np.exp(logits - logits.max())
-    chances /= chances.sum()
-    best = (f"{classes[place]} {100 * chances[place]:.1f} %" for place in np.argsort(-chances)[:3])
-    print(f"{path}: {', '.join(best)}")
+    odds = np.exp(logits - logits.max())
+    best = [(told["classes"][it], 100 * odds[it] / odds.sum()) for it in np.argsort(-odds)[:3]]
+    print(f"{path}: {', '.join(f'{name} {percent:.1f} %' for name, percent in best)}")
 '''
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,21 +75,33 @@ def begin(
 
 
 def plan(request: Request, progress: Progress) -> Schedule:
-    """The plan that facts measured now lead to; it takes some seconds for each space."""
+    """The plan that facts measured now lead to; it takes some seconds for each space.
+
+    What it takes is a part of the minutes of the request.
+    """
+    started = time.monotonic()
     target, device = detect_target(request.device), training_device()
     data, aim = read_facts(request), Aim(request.target_ms, request.weights is not None)
     measured = list[SpaceFacts]()
     for place in candidates(request, data):
-        progress.update(place.space.name, len(measured))
+        progress.update(f"{place.space.name}, {place.space.largest_size} px", len(measured))
         if request.weights and not measured:
             read_pretrained(request.weights, place.space.largest())  # do they fit?
         facts = measure_place(place, target, weights=request.weights, training_device=device)
         measured.append(facts)
-        share = fitting_share(data, facts, aim, request.minutes or DEFAULT_MINUTES)
+        left = 60 * (request.minutes or DEFAULT_MINUTES) - (time.monotonic() - started)
+        share = fitting_share(data, facts, aim, left)
         # dearer places are out of the question too
         if (share or 0.0) < ENOUGH or facts.smallest_ms > (aim.target_ms or math.inf):
             break
-    return make_schedule(data, measured, aim, minutes=request.minutes, training_device=device)
+    return make_schedule(
+        data,
+        measured,
+        aim,
+        minutes=request.minutes,
+        spent=time.monotonic() - started,
+        training_device=device,
+    )
 
 
 def measure_alone(request: Request, search_share: float) -> tuple[DataFacts, SpaceFacts, str]:

@@ -32,6 +32,7 @@ def describe(stages: Stages, times: Sequence[Finished]) -> dict[str, Any]:
             "measured_ms": latency.measured if latency else None,
             **delivered,
         },
+        "planning_seconds": schedule.planning_seconds,
         "stages": [{**it.model_dump(), "estimated": schedule.seconds[it.stage]} for it in times],
         "paths": {**found["paths"], **{name: str(path) for name, path in own.items()}},
     }
@@ -74,5 +75,6 @@ def outcome_lines(stages: Stages, times: Sequence[Finished]) -> Iterator[str]:
         f"({100 * before:.1f} % with the weights that it inherited), {network['measured_ms']:.3f} "
         f"ms measured, of {target:g} ms allowed"
     )
-    took, estimated = sum(it.seconds for it in times), stages.schedule.total
-    yield f"it took {duration(took)}; {duration(estimated)} were estimated"
+    schedule = stages.schedule
+    took = schedule.planning_seconds + sum(it.seconds for it in times)
+    yield f"it took {duration(took)}; {duration(schedule.total)} were estimated"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from nas.documents import Value
 from nas.errors import UserError
 from nas.firstrun.estimate import Effort, estimate
-from nas.firstrun.facts import DataFacts, SpaceFacts
+from nas.firstrun.facts import DataFacts, Seconds, SpaceFacts
 from nas.training.settings import FROM_WEIGHTS, RECIPES, SupernetSettings
 
 DEFAULT_MINUTES = 60.0
@@ -51,7 +51,8 @@ class Aim(NamedTuple):
 class Schedule(Value):
     """The plan of a run: where it searches, to which target, how long each stage will take.
 
-    ``training_device`` is that of trainings; ``seconds`` are estimates by stage.
+    ``training_device`` is that of trainings; ``seconds`` are estimates by stage, and
+    ``planning_seconds`` is what making this plan has taken.
     """
 
     place: SpaceFacts
@@ -60,11 +61,12 @@ class Schedule(Value):
     target_ms: float
     training_device: str
     seconds: dict[str, float]
+    planning_seconds: Seconds = 0.0
 
     @property
     def total(self) -> float:
-        """Seconds of the whole run."""
-        return sum(self.seconds.values())
+        """Seconds of the whole run, planning included."""
+        return self.planning_seconds + sum(self.seconds.values())
 
 
 def search_share(training_images: int) -> float:
@@ -79,25 +81,29 @@ def make_schedule(
     aim: Aim,
     *,
     minutes: float | None,
+    spent: float = 0.0,
     training_device: str = "cpu",
 ) -> Schedule:
     """The dearest of the places (cheapest first) that gets enough training within the minutes.
 
-    Where none does, the one that gets most. Without ``minutes`` an hour is the bound, or the least
-    that is needed. Raises UserError that says the least minutes, or the least reachable target.
+    Where none does, the one that gets most. ``spent`` are seconds that are gone already. Without
+    ``minutes`` an hour is the bound, or the least that is needed. Raises UserError that says the
+    least minutes, or the least reachable target.
     """
     places = reachable(places, aim.target_ms)
-    shares = [fitting_share(data, it, aim, minutes or DEFAULT_MINUTES) for it in places]
+    left = 60 * (minutes or DEFAULT_MINUTES) - spent
+    shares = [fitting_share(data, it, aim, left) for it in places]
     fitting = [(share, it) for share, it in zip(shares, places, strict=True) if share]
     if fitting:
         enough = [it for it in fitting if it[0] >= ENOUGH]
         share, place = enough[-1] if enough else max(fitting, key=lambda it: it[0])
     elif minutes is not None:
-        raise UserError(_too_short(data, places, aim, minutes))
+        raise UserError(_too_short(data, places, aim, minutes, spent))
     else:
         share, place = SHARES[0], _cheapest(data, places, aim)
     effort, target_ms = effort_of(share, data, aim), aim.target_in(place)
-    return schedule_of(data, place, effort, target_ms=target_ms, training_device=training_device)
+    made = schedule_of(data, place, effort, target_ms=target_ms, training_device=training_device)
+    return made.model_copy(update={"planning_seconds": spent})
 
 
 def schedule_of(
@@ -142,9 +148,9 @@ def suggested_target(place: SpaceFacts, share: float = TARGET_SHARE) -> float:
     return float(f"{ms:.2g}")
 
 
-def fitting_share(data: DataFacts, place: SpaceFacts, aim: Aim, minutes: float) -> float | None:
+def fitting_share(data: DataFacts, place: SpaceFacts, aim: Aim, seconds: float) -> float | None:
     """The largest share of the wanted effort whose stages fit; None if even the least does not."""
-    room = MARGIN * 60 * minutes
+    room = MARGIN * seconds
     return max((it for it in SHARES if _total(it, data, place, aim) <= room), default=None)
 
 
@@ -183,9 +189,11 @@ def _cheapest(data: DataFacts, places: Sequence[SpaceFacts], aim: Aim) -> SpaceF
     return min(places, key=lambda it: _total(SHARES[0], data, it, aim))
 
 
-def _too_short(data: DataFacts, places: Sequence[SpaceFacts], aim: Aim, minutes: float) -> str:
+def _too_short(
+    data: DataFacts, places: Sequence[SpaceFacts], aim: Aim, minutes: float, spent: float
+) -> str:
     place, effort = _cheapest(data, places, aim), effort_of(SHARES[0], data, aim)
-    least = math.ceil(_total(SHARES[0], data, place, aim) / 60 / MARGIN)
+    least = math.ceil((_total(SHARES[0], data, place, aim) / MARGIN + spent) / 60)
     return (
         f"--minutes {minutes:g}: too few; the least that would do is {least} ({place}, "
         f"{effort.epochs} epochs on {data.train:,} images)"

@@ -245,10 +245,15 @@ class LatencyTable:
         failures = judge(self.validation).failures
         if not failures:
             return None
-        command = f"{build_command(self.path, self.provenance)} --resume --minutes 10"
         return (
-            f"{'; '.join(failures)}; measure on: {command}, or take it as it is with --accept-table"
+            f"{'; '.join(failures)}; measure on: {self.remedy}, or take it as it is with "
+            "--accept-table"
         )
+
+    @property
+    def remedy(self) -> str:
+        """The command that measures on, for a table that was refused."""
+        return f"{build_command(self.path, self.provenance)} --resume --minutes 10"
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from nas.deploy.description import DELIVERED, MODEL_FILE
 from nas.documents import write_atomically
 from nas.errors import UserError
 from nas.latency.estimator import State
 from nas.report import figures
 from nas.report.figures import bound_text, bounds_text, cost_text, first_latency, table_of
+from nas.report.following import Following, after_network, after_search, after_training
 from nas.report.terminal import (
     ACCURACY,
     OF_TARGET,
@@ -32,6 +34,7 @@ from nas.report.terminal import (
 )
 from nas.slim.result import FILES, FinalNetwork, LayerShare, RivalNetwork, SearchResult, WalkStep
 from nas.training import log
+from nas.training.run import Run
 
 PAGE_FILE, REPORT_FILE, LOG_FILE = FILES["page"], FILES["report"], "log.jsonl"
 TEMPLATE = Path(__file__).parent / "template"
@@ -50,10 +53,14 @@ class TrainingLog(NamedTuple):
 
 
 class FolderContents(NamedTuple):
-    """The subjects of a folder's page: searches by the name of their folder, and the training."""
+    """The subjects of a folder's page: searches by the name of their folder, and the training.
+
+    ``following`` tells what goes on from a search, or from a ``training`` without searches.
+    """
 
     searches: dict[str, SearchResult]
     training: TrainingLog | None
+    following: Mapping[str, Following] = {}
 
 
 def read_folder(folder: Path) -> FolderContents:
@@ -64,7 +71,8 @@ def read_folder(folder: Path) -> FolderContents:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     found = [*folder.glob(REPORT_FILE), *sorted(folder.glob(f"*/{REPORT_FILE}"))]
-    searches = {path.parent.resolve().name: SearchResult.load(path) for path in found}
+    places = {path.parent.resolve().name: path.parent for path in found}
+    searches = {name: SearchResult.load(place / REPORT_FILE) for name, place in places.items()}
     logs = [it for it in (folder / LOG_FILE, folder / "run" / LOG_FILE) if it.is_file()]
     training = read_log(logs[0]) if logs else None
     if not searches and not (training and training.epochs):
@@ -72,7 +80,25 @@ def read_folder(folder: Path) -> FolderContents:
             f"{folder}: nothing to report: neither a search ({REPORT_FILE}, which nas slim "
             f"writes) nor a training ({LOG_FILE} with a finished epoch)"
         )
-    return FolderContents(searches, training)
+    told = {name: _after_search(folder, places[name], it) for name, it in searches.items()}
+    if not searches:
+        told = {"training": _after_training(folder)}
+    return FolderContents(searches, training, {name: it for name, it in told.items() if it})
+
+
+def _after_search(root: Path, place: Path, result: SearchResult) -> Following | None:
+    """What goes on from a search below a folder, which ``nas run`` may have finished."""
+    delivered = root / DELIVERED / result.wanted
+    if place != root and (delivered / MODEL_FILE).is_file():
+        return after_network(delivered)
+    return after_search(result, place)
+
+
+def _after_training(folder: Path) -> Following | None:
+    """What goes on from the folder of a training, of a supernet or of a network alone."""
+    if (folder / DELIVERED / MODEL_FILE).is_file():
+        return after_network(folder / DELIVERED)
+    return after_training(Run.open(folder)) if (folder / Run.record_file).is_file() else None
 
 
 def read_log(path: Path) -> TrainingLog:
@@ -98,8 +124,11 @@ class Share(NamedTuple):
 
 
 def write_page(path: Path, result: SearchResult, *, force: bool = False) -> None:
-    """Write the page of one search; only ``force`` replaces a file that is no such page."""
-    _write(path, render_page(result), force=force)
+    """Write the page of one search; only ``force`` replaces a file that is no such page.
+
+    It lies in the search's folder, of which it says how to go on.
+    """
+    _write(path, render_page(result, after_search(result, path.parent)), force=force)
 
 
 def write_folder_page(path: Path, contents: FolderContents, *, title: str, force: bool) -> None:
@@ -107,9 +136,11 @@ def write_folder_page(path: Path, contents: FolderContents, *, title: str, force
     _write(path, _render(title, contents), force=force)
 
 
-def render_page(result: SearchResult) -> str:
-    """The page of one search."""
-    return _render(f"{result.space} on {result.data}", FolderContents({"search": result}, None))
+def render_page(result: SearchResult, following: Following | None = None) -> str:
+    """The page of one search, and of the command that goes on from it."""
+    told = {"search": following} if following else {}
+    title = f"{result.space} on {result.data}"
+    return _render(title, FolderContents({"search": result}, None, told))
 
 
 def _write(path: Path, page: str, *, force: bool) -> None:
@@ -127,11 +158,12 @@ def _render(title: str, contents: FolderContents) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    searches, training = contents
+    searches, training, following = contents
     return environment.get_template("page.html").render(
         title=title,
         searches={name: _search_view(result) for name, result in searches.items()},
         training=training if training and training.epochs else None,
+        following=following,
         training_figures=figures.training_figures(training.epochs) if training else {},
         plotly=_packed_plotly(),
         accuracy=ACCURACY,

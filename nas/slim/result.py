@@ -303,8 +303,9 @@ class SearchResult(Value):
     """All of a search, which was for the method ``wanted``.
 
     ``choices`` and ``options`` explain assignments; ``walk`` has that after each step of ``trace``.
-    ``rivals`` are finished networks that were measured and judged beside the search's. Files of
-    version 0.1 lack ``comparisons`` (``verdicts`` in numbers), ``walk`` and ``terms``.
+    ``rivals`` are finished networks that were measured and judged beside the search's; ``run`` is
+    the supernet's folder. Files of version 0.1 lack ``comparisons`` (``verdicts`` in numbers),
+    ``walk``, ``terms`` and ``run``.
     """
 
     space: str
@@ -323,6 +324,7 @@ class SearchResult(Value):
     comparisons: tuple[Comparison, ...] = ()
     walk: tuple[tuple[int, ...], ...] = ()
     rivals: tuple[RivalNetwork, ...] = ()
+    run: str = ""
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:

@@ -244,6 +244,7 @@ def _finish(
         comparisons=tuple(comparisons),
         walk=tuple(step.taken.assignment for step in main.trace),
         rivals=judged,
+        run=str(run.path),
     )
     targets = " or ".join(map(target_text, plan.targets))
     lock.require()  # writing would make a folder again that is gone

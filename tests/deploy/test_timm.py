@@ -13,6 +13,7 @@ import nas
 from nas.deploy.formats import export_network
 from nas.deploy.timm import name_in_timm, to_timm_state_dict
 from nas.documents import built_in_architectures
+from nas.families import FAMILIES
 from nas.families.mobilevit.layers import MobileViTV3Block, MobileViTV3SeparableBlock
 from nas.network import build, fold
 
@@ -36,6 +37,12 @@ SIZED = ("efficientformer_v2_s0", "efficientvit_m0", "levit_128s")  # by timm's 
 MOBILEVIT_V3 = ("mobilevit_v3_xxs", "mobilevit_v3_050")  # which timm lacks
 QUICK = {*OF_EACH_KIND, "efficientformer_v2_s1", "efficientvit_m1"} - {"pvt_v2_b2_linear"}
 IN_TIMM = [name for name in built_in_architectures() if not name.startswith("mobilevit_v3")]
+
+
+def test_a_network_of_every_family_is_written_for_timm():
+    kinds = {it.kind for name in OF_EACH_KIND for it in nas.Architecture.load(name).layers}
+    for family in FAMILIES:
+        assert kinds & {it.model_fields["kind"].default for it in family.layers}, family
 
 
 def timm_name(name):

@@ -61,7 +61,7 @@ def complaint(capsys, *arguments):
             cli.main()
     assert caught.value.code == 2
     *before, line = capsys.readouterr().err.strip().splitlines()
-    assert [it for it in before if it != "measuring how fast this machine is, to plan"] == []
+    assert [it for it in before if not it.startswith("measuring how fast this machine is")] == []
     return line
 
 

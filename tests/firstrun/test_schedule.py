@@ -122,6 +122,16 @@ def test_a_plan_fills_the_minutes_and_not_more(minutes):
     assert sum(more.values()) > MARGIN * 60 * minutes
 
 
+@pytest.mark.parametrize("spent", [0.0, 45.0, 120.0])
+def test_what_planning_took_is_a_part_of_the_minutes(spent):
+    found = make_schedule(DATA, [place()], Aim(0.3), minutes=8, spent=spent)
+    assert found.planning_seconds == spent
+    assert found.total == total(found) + spent
+    assert total(found) <= MARGIN * (8 * 60 - spent)
+    later = make_schedule(DATA, [place()], Aim(0.3), minutes=8 - spent / 60)
+    assert found.effort == later.effort
+
+
 def test_without_minutes_small_data_get_all_that_is_wanted_and_large_ones_an_hour():
     quick = place(factor=0.01)
     found = make_schedule(DATA, [quick], Aim(), minutes=None)
@@ -146,8 +156,8 @@ def test_the_dearest_space_that_gets_enough_training_is_taken():
 
     assert [chosen(5), chosen(40), chosen(600)] == places
     target = suggested_target(dear)
-    assert (fitting_share(DATA, dear, Aim(target), 5) or 0) < ENOUGH
-    assert (fitting_share(DATA, dear, Aim(target), 40) or 0) >= ENOUGH
+    assert (fitting_share(DATA, dear, Aim(target), 5 * 60) or 0) < ENOUGH
+    assert (fitting_share(DATA, dear, Aim(target), 40 * 60) or 0) >= ENOUGH
 
 
 def test_too_few_minutes_are_told_the_least_that_would_do():
@@ -158,6 +168,8 @@ def test_too_few_minutes_are_told_the_least_that_would_do():
     assert make_schedule(DATA, [place()], Aim(), minutes=least).place == place()
     with pytest.raises(UserError, match="too few"):
         make_schedule(DATA, [place()], Aim(), minutes=least - 1)
+    with pytest.raises(UserError, match=f"the least that would do is {least + 2} "):
+        make_schedule(DATA, [place()], Aim(), minutes=least, spent=120.0)
 
 
 def test_a_space_that_leaves_nothing_to_search_is_passed_by():

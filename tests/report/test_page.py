@@ -1,8 +1,11 @@
 import base64
 import gzip
+import html
 import json
 import re
+import shlex
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from nas.report.terminal import STATES_MEAN
 from nas.slim.result import FILES, SearchResult
 
 VOID = {"meta", "link", "input", "br"}
+PRE = re.compile(r"<pre[^>]*>(.*?)</pre>")
 LOADING = {"src", "href", "srcset", "action", "data", "poster", "background"}
 
 
@@ -271,6 +275,52 @@ def test_a_search_is_drawn_beside_its_results(tmp_path, result):
     assert (tmp_path / FILES["picture"]).read_bytes().startswith(b"\x89PNG")
     assert described["paths"]["onnx"] == str(tmp_path / "model.onnx")
     assert described["networks"] == [network.summary() for network in result.networks]
+
+
+def finished(folder):
+    """A folder in which a finished network lies."""
+    (folder / "delivered").mkdir(parents=True)
+    (folder / "delivered" / "model.onnx").write_text("")
+
+
+def commands(path):
+    return [shlex.split(html.unescape(it)) for it in PRE.findall(path.read_text())]
+
+
+def test_a_page_names_the_command_that_goes_on(tmp_path, result, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("my runs/r/slim_2")
+    folder.mkdir(parents=True)
+    write_search(folder, result.model_copy(update={"run": "my runs/r"}))
+    (words,) = commands(folder / "report.html")
+    assert words == ["nas", "retrain", "--architecture", f"{folder}/architecture.json",
+                     "--from", "my runs/r", "--run", "my runs/r_slim_2"]  # fmt: skip
+    finished(Path("my runs/r_slim_2"))
+    write_folder_page(Path("a.html"), read_folder(folder), title="r", force=False)
+    assert commands(Path("a.html")) == [
+        ["nas", "classify", "my runs/r_slim_2/delivered", "PICTURE.jpg"]
+    ]
+
+
+def test_the_page_of_what_nas_run_has_finished_leads_to_the_network(run_folder, result):
+    write_folder_page(run_folder / "a.html", read_folder(run_folder), title="r", force=False)
+    assert commands(run_folder / "a.html") == [], "results of before do not know their run"
+    delivered = run_folder / "delivered" / result.wanted
+    delivered.mkdir(parents=True)
+    (delivered / "model.onnx").write_text("")
+    write_folder_page(run_folder / "a.html", read_folder(run_folder), title="r", force=False)
+    assert (
+        commands(run_folder / "a.html") == [["nas", "classify", str(delivered), "PICTURE.jpg"]] * 2
+    )
+
+
+def test_the_page_of_a_network_trained_alone_leads_to_it(run_folder):
+    for name in ("slim_2", "slim_3"):
+        (run_folder / name / "report.json").unlink()
+    finished(run_folder)
+    write_folder_page(run_folder / "a.html", read_folder(run_folder), title="r", force=False)
+    (words,) = commands(run_folder / "a.html")
+    assert words == ["nas", "classify", f"{run_folder}/delivered", "PICTURE.jpg"]
 
 
 def test_a_run_has_its_searches_and_its_training(run_folder, result):

@@ -300,6 +300,18 @@ def test_the_file_alone_agrees_with_evaluate(capsys, trained):
         (logits,) = session.run(["logits"], {"images": images.astype(np.float32)})
         hits.append(told["classes"][logits[0].argmax()] == place.parent.name)
     assert np.mean(hits) == pytest.approx(expected["test_accuracy"])
+    places = [source.train.place(index) for index in split_source(source, seed=0).test]
+    said = [line.rpartition(": ")[2].split(" ")[0] for line in said_by_the_script(*places)]
+    right = [name == Path(place).parent.name for name, place in zip(said, places, strict=True)]
+    assert right == hits
+
+
+def said_by_the_script(*pictures):
+    """The lines that the delivered ``classify.py`` prints, without this package in reach."""
+    return subprocess.run(
+        [sys.executable, "run/delivered/classify.py", *pictures],
+        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": ""},
+    ).stdout.splitlines()  # fmt: skip
 
 
 def gradient(width, height):
@@ -337,15 +349,19 @@ def odd_pictures(tmp_path_factory):
 
 def test_the_script_beside_a_model_says_what_nas_classify_says(capsys, trained, odd_pictures):
     call("classify", "run/delivered", *map(str, odd_pictures))
-    expected = capsys.readouterr().out
-    found = subprocess.run(
-        [sys.executable, "run/delivered/classify.py", *odd_pictures],
-        capture_output=True, text=True, check=True, cwd=trained,
-        env={**os.environ, "PYTHONPATH": ""},
-    )  # fmt: skip
-    assert found.stdout == expected
-    assert len({line.rpartition(": ")[2] for line in expected.splitlines()}) >= 7, "they differ"
-    assert expected.splitlines()[0].startswith(f"{odd_pictures[0]}: ")
+    expected = capsys.readouterr().out.splitlines()
+    assert said_by_the_script(*odd_pictures) == expected
+    assert len({line.rpartition(": ")[2] for line in expected}) >= 7, "they differ"
+    assert expected[0].startswith(f"{odd_pictures[0]}: ")
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_the_script_refuses_numbers_that_pillow_would_cut_off_at_255(tmp_path, trained, kind):
+    path = tmp_path / "deep.tif"
+    Image.fromarray(np.full((SIDE, SIDE), 40_000, kind)).save(path)
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        said_by_the_script(path)
+    assert "has more than 8 bits per channel" in error.value.stderr
 
 
 def test_classify_tells_machines_every_class(capsys, trained, odd_pictures, network):
