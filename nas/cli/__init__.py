@@ -129,7 +129,7 @@ def _application(called: str | None) -> typer.Typer:
     return application
 
 
-def _print_version(*, is_wanted: bool) -> None:
+def _print_version(is_wanted: bool) -> None:
     if is_wanted:
         from nas.machine import nas_version
 
@@ -142,10 +142,7 @@ def _everywhere(
     version: Annotated[  # noqa: ARG001 - its callback has done it
         bool,
         typer.Option(
-            "--version",
-            callback=lambda is_wanted: _print_version(is_wanted=is_wanted),
-            is_eager=True,
-            help="Print the version.",
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
         ),
     ] = False,
     debug: Annotated[
