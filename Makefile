@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+ZENSICAL := $(BIN)/zensical build --clean --strict
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
 
 # Runs checks and tests side by side: prints what the checks print when they are done, ends with
@@ -13,7 +14,7 @@ define with_checks
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check
+.PHONY: help install demo test test-all check docs
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,11 +30,16 @@ test: $(INSTALLED)  ## check, and the quick tests
 test-all: $(INSTALLED)  ## check, and all tests
 	$(call with_checks,$(PYTEST) -m "")
 
-check: $(INSTALLED)  ## format, lint, types and layers
+docs: $(INSTALLED)  ## the documentation as pages: site/index.html
+	@$(ZENSICAL)
+	@echo "site/index.html"
+
+check: $(INSTALLED)  ## format, lint, types, layers and the documentation's links
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache --no-logo
+	@$(ZENSICAL)
 
 # pip before 25.1 lacks --group.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from nas.space import SearchSpace
     from nas.supernet import Supernet
 
+__version__ = "0.2.0.dev0"
+
 _HOMES = {
     "Architecture": "nas.architecture",
     "LatencyTable": "nas.latency.table",

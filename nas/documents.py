@@ -26,6 +26,8 @@ from nas.parsing import MOST_BYTES, Form, Location, Place, parse_text
 _HERE = Path(__file__).parent  # in a wheel the spaces are beside it, in a checkout above
 BUILT_IN = next(filter(Path.is_dir, (_HERE / "search_spaces", _HERE.parent / "search_spaces")))
 """The folder of the built-in spaces; ``published/`` in it holds the built-in architectures."""
+TABLES = BUILT_IN.parent / "latency_tables"
+"""The folder of the example tables; in a checkout a user's tables lie there too."""
 
 
 READING: ContextVar[Path | None] = ContextVar("reading", default=None)
@@ -181,6 +183,11 @@ def built_in_spaces() -> dict[str, Path]:
 def built_in_architectures() -> dict[str, Path]:
     """The files of the built-in architectures, by name."""
     return {file.stem: file for file in sorted((BUILT_IN / "published").glob("*.json"))}
+
+
+def built_in_tables() -> dict[str, Path]:
+    """Returns the files of the example latency tables by name."""
+    return {file.stem: file for file in sorted(TABLES.glob("example*.csv"))}
 
 
 def read_document(path: Path) -> Document:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
+
+from nas import __version__
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 
 
 def nas_version() -> str:
     """Returns the version of this package."""
-    try:
-        return version("nas")
-    except PackageNotFoundError:
-        return "not installed"
+    return __version__
 
 
 def usable_cores() -> int:

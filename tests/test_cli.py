@@ -14,6 +14,7 @@ import onnx
 import pytest
 from PIL import Image
 
+import nas
 from nas import cli, pipeline
 from nas.architecture import Architecture
 from nas.cli.options import default_run
@@ -117,6 +118,11 @@ def test_help_loads_no_heavy_package():
     )
     assert found.returncode == 0, found.stderr
     assert "train-supernet  Train one supernet" in found.stdout
+
+
+def test_the_version_is_told(capsys):
+    call("--version")
+    assert capsys.readouterr().out == f"nas {nas.__version__}\n"
 
 
 def test_every_command_of_the_list_has_its_own_help(capsys):

@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 @pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None,
-    reason='transformers is not installed: pip install "nas[detection]"',
+    reason='transformers is not installed: pip install "slimnas[detection]"',
 )
 def test_a_slimmed_network_learns_to_detect_under_rt_detr(tmp_path):
     architecture = nas.SearchSpace.load("mobile_64px").smallest()

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from nas.latency.build import BuildSettings, MeasuringPlan
 from nas.latency.graphs import pointwise
@@ -34,8 +35,11 @@ stages:
 head: {kind: classifier}
 """
 README = ROOT / "README.md"
+PYTHON = ROOT / "docs" / "python.md"
+RUNTIME = ROOT / "docs" / "devices" / "own_runtime.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 TREE = re.compile(r"(?<=tests/test_readme.py`.\n\n```\n).*?(?=```\n)", re.DOTALL)
+PIPELINE = "pipeline.train"
 CODE = re.compile(r"(?<=```python\n).*?(?=```\n)", re.DOTALL)
 
 
@@ -55,7 +59,7 @@ def tree():
         "search_spaces/*.yaml": "The built-in search spaces",
         "search_spaces/published/*.json": "Published networks, layer by layer",
         "search_spaces/schema/*.json": "JSON Schema of both file formats, for editors",
-        "docs/": "Architecture, blocks of your own, and the field's networks measured",
+        "docs/": "The documentation, page by page; zensical.toml makes a site of it",
         "latency_tables/": "An example table, and where yours go",
         "runs/": "Where trainings and searches write",
         "examples/": "What to do with a network once it is found, one command each",
@@ -87,8 +91,12 @@ def test_every_module_says_what_it_is():
     assert all(first_sentence(path) for path in (ROOT / "nas").rglob("*.py"))
 
 
-def test_the_runtime_of_the_readme_works(monkeypatch):
-    (code,) = [it for it in CODE.findall(README.read_text()) if "class Reference(Runtime)" in it]
+def test_the_readme_is_short():
+    assert len(README.read_text()) <= 9000
+
+
+def test_a_runtime_of_ones_own_works(monkeypatch):
+    (code,) = CODE.findall(RUNTIME.read_text())
     names = {}
     exec(code, names)
     monkeypatch.setitem(RUNTIMES, "reference", names["Reference"])
@@ -100,8 +108,8 @@ def test_the_runtime_of_the_readme_works(monkeypatch):
     assert found.warm.ms > 0
 
 
-def test_the_pipeline_of_the_readme_works(tmp_path, monkeypatch):
-    (code,) = [it for it in CODE.findall(README.read_text()) if "pipeline.train" in it]
+def test_the_pipeline_in_python_works(tmp_path, monkeypatch):
+    (code,) = [it for it in CODE.findall(PYTHON.read_text()) if PIPELINE in it]
     assert code.count("\n") <= 10
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(TINY)
@@ -128,6 +136,24 @@ def test_the_pipeline_of_the_readme_works(tmp_path, monkeypatch):
     assert names["trained"]["params"] == delivered.costs["params"]
     assert (tmp_path / "runs/tiny/slim/report.html").exists()
     assert (tmp_path / "final.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    "code", [it for it in CODE.findall(PYTHON.read_text()) if PIPELINE not in it]
+)
+def test_all_other_python_of_the_page_runs(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+
+
+def test_python_stands_on_pages_whose_code_is_run():
+    tested = {
+        PYTHON,
+        RUNTIME,
+        ROOT / "docs" / "own_block.md",
+    }  # the last by tests/families/test_own.py
+    assert {it for it in ROOT.glob("docs/**/*.md") if CODE.search(it.read_text())} == tested
+    assert not CODE.search(README.read_text())
 
 
 if __name__ == "__main__":

@@ -143,8 +143,22 @@ def _application(called: str | None) -> typer.Typer:
     return application
 
 
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from nas.machine import nas_version
+
+        print(f"nas {nas_version()}")  # noqa: T201 - without the packages that print_line loads
+        raise typer.Exit
+
+
 def _everywhere(
     *,
+    version: Annotated[  # noqa: ARG001 - its callback has done it
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
     debug: Annotated[
         bool, typer.Option(DEBUG, help="Show the traceback of an error; anywhere in a command.")
     ] = False,

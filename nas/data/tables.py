@@ -273,7 +273,7 @@ def _import_datasets() -> Any:  # noqa: ANN401
     except ImportError:
         raise UserError(
             "data set 'hf:': needs datasets, which is not installed; to install it: "
-            'pip install "nas[hf]"'
+            'pip install "slimnas[hf]"'
         ) from None
     return datasets
 

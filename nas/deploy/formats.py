@@ -112,7 +112,7 @@ def import_openvino() -> Any:  # noqa: ANN401 - it is there or not
         return importlib.import_module("openvino")
     except ImportError:
         raise UserError(
-            "runtime 'openvino' is not installed; to install it: pip install \"nas[openvino]\""
+            "runtime 'openvino' is not installed; to install it: pip install \"slimnas[openvino]\""
         ) from None
 
 

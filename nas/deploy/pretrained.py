@@ -322,7 +322,7 @@ def _download(source: str) -> Path:
     except ImportError:
         raise UserError(
             f"weights '{source}': need huggingface_hub, which is not installed; to install it: "
-            'pip install "nas[hf]"'
+            'pip install "slimnas[hf]"'
         ) from None
     try:
         return Path(hf_hub_download(source.removeprefix(HUB), HUB_FILE))

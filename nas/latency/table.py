@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from nas.architecture import Architecture
-from nas.documents import Value, did_you_mean, read_document, write_atomically
+from nas.documents import Value, built_in_tables, did_you_mean, read_document, write_atomically
 from nas.errors import UserError
 from nas.families import Layer, Shape
 from nas.families.own import keep_beside
@@ -155,8 +155,11 @@ class LatencyTable:
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
-        """Read ``T.csv`` and ``T.json``; raises UserError if one is missing, damaged or edited."""
-        path = Path(path)
+        """Read ``T.csv`` and ``T.json``; ``example_cpu`` is the example that comes with ``nas``.
+
+        Raises UserError if one of the files is missing, damaged or edited.
+        """
+        path = built_in_tables().get(str(path), Path(path))
         provenance, content, is_whole = _read_files(path)
         if is_whole:
             return cls(parse_rows(content, path), provenance, path)

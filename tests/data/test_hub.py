@@ -23,7 +23,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
-        found = pytest.importorskip("datasets", reason='pip install "nas[hf]"')
+        found = pytest.importorskip("datasets", reason='pip install "slimnas[hf]"')
         found.disable_progress_bars()
         return found
 
@@ -176,5 +176,5 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert message_of("hf:mnist") == (
         "data set 'hf:': needs datasets, which is not installed; to install it: "
-        'pip install "nas[hf]"'
+        'pip install "slimnas[hf]"'
     )

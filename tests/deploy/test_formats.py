@@ -139,7 +139,9 @@ def test_agreement_is_the_share_of_equal_predictions():
 
 
 def test_openvino_is_a_topology_and_its_weights(architecture, network, tmp_path):
-    openvino = pytest.importorskip("openvino", reason="not installed: pip install 'nas[openvino]'")
+    openvino = pytest.importorskip(
+        "openvino", reason="not installed: pip install 'slimnas[openvino]'"
+    )
     found = export_network(architecture, network, "openvino", tmp_path / "n.xml")
     assert [path.name for path in found.files] == ["n.xml", "n.bin"]
     assert found.relative_difference <= 1e-4

@@ -104,7 +104,7 @@ def test_several_threads_are_timed_by_the_wall():
 def test_a_runtime_that_is_not_installed_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     message = (
-        r"^runtime 'openvino' is not installed; to install it: pip install \"nas\[openvino\]\"$"
+        r"^runtime 'openvino' is not installed; to install it: pip install \"slimnas\[openvino\]\"$"
     )
     with pytest.raises(UserError, match=message):
         detect_target(runtime="openvino")
@@ -131,7 +131,7 @@ def test_prepared_model_runs(runtime):
 
 @pytest.fixture
 def openvino():
-    return pytest.importorskip("openvino", reason="not installed: pip install 'nas[openvino]'")
+    return pytest.importorskip("openvino", reason="not installed: pip install 'slimnas[openvino]'")
 
 
 def test_openvino_computes_in_float32(openvino, largest_graph):
@@ -292,7 +292,7 @@ def test_graphs_are_quantized_for_an_int8_target(int8, monkeypatch):
 
 
 def test_openvino_runs_every_convolution_in_int8(graphs):
-    pytest.importorskip("openvino", reason="not installed: pip install 'nas[openvino]'")
+    pytest.importorskip("openvino", reason="not installed: pip install 'slimnas[openvino]'")
     target = detect_target(runtime="openvino", precision="int8")
     layer = LAYERS["conv_ffn"](slot="stage1.block1.ffn", channels=16, expansion=2)
     graph = in_precision(graphs.probe(layer, (16, 8, 8)).cold[0][0].make(), target)
