@@ -367,6 +367,8 @@ def _journals(folder: Path) -> Reader:
     shutil.copy(SAMPLES / "slim" / "journal.jsonl", folder)
     first = json.loads((folder / "journal.jsonl").read_text().splitlines()[0])
     identity = TypeAdapter(journal.Identity).validate_python(first)
+    space = SearchSpace.load(SAMPLES / "run" / "space.json")
+    sizes = [len(options) for options in space.choices.values()]
 
     def read(folder: Path) -> None:
         found = purpose_of(folder / "t.csv")
@@ -375,7 +377,8 @@ def _journals(folder: Path) -> Reader:
             for visit in (it for chunk in chunks.lines for it in chunk.visits):
                 check(0 < visit.warm < np.inf and 0 < visit.cold < np.inf, f"a visit of {visit}")
         check(visits_path(folder / "t.csv").read_bytes().endswith(b"\n"), "half a line is kept")
-        with journal.open_journal(folder / "journal.jsonl", identity, resume=True) as memory:
+        path = folder / "journal.jsonl"
+        with journal.open_journal(path, identity, sizes=sizes, resume=True) as memory:
             for accuracy in (*memory.accuracies.values(), *sum(memory.races.values(), ())):
                 check(0 <= accuracy <= 1, f"an accuracy of {accuracy}")
 
@@ -443,12 +446,14 @@ def _weights(folder: Path) -> Reader:
 
 
 def _models(folder: Path) -> Reader:
-    from nas.deploy.export import describe, described_preprocessing, to_onnx
+    from nas.deploy.description import Description
+    from nas.deploy.export import describe, to_onnx
     from nas.network import build
 
     architecture = Architecture.load(SAMPLES / "slim" / "architecture.json")
     model = to_onnx(build(architecture).eval(), architecture.input_shape)
-    describe(model, architecture, ("a", "b"))
+    classes = tuple(f"class {number}" for number in range(architecture.classes))
+    describe(model, Description.of(architecture, classes=classes, interpolation="bicubic"))
     (folder / "a.onnx").write_bytes(model.SerializeToString())
 
     def read(folder: Path) -> None:
@@ -457,7 +462,9 @@ def _models(folder: Path) -> Reader:
         from nas.latency.visits import prepare
 
         found = read_onnx(folder / "a.onnx")
-        described_preprocessing(found)
+        metadata = {entry.key: entry.value for entry in found.metadata_props}
+        seen = Description.from_metadata(metadata).preprocessing
+        check(all(np.isfinite((*seen.mean, *seen.std))), f"pictures are seen as {seen}")
         target = detect_target()
         prepare(make_runtime(target), found, target)
 

@@ -19,6 +19,12 @@ def test_damaged_documents_end_in_one_line_or_load_as_they_were():
     assert sum(it.outcome == "line" for it in endings.values()) > 60
 
 
+def test_what_is_whole_loads_for_every_kind():
+    kinds = list(FUZZ["KINDS"])
+    with FUZZ["originals"](kinds) as readers:
+        assert list(readers.readers) == kinds
+
+
 def fail(folder):
     return int("x")
 
