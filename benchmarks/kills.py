@@ -16,7 +16,7 @@ for the size of each file) that is full at ten places; afterwards there is room,
 | slim | ``slim`` to a number of parameters | network, weights, walk: the same, bit for bit |
 | search | ``search``, eight trials | what was evaluated is kept, none twice; a result |
 | retrain | ``retrain``, four epochs | weights, checkpoint, log: the same, bit for bit |
-| run | ``run``, a minute, from the end of its table | what it delivers, its walk: bit for bit |
+| run | ``run``, two epochs each, behind its table | weights, walk: the same, bit for bit |
 
 After each no lock and no file that was half written is left, every failure was one line and exit
 code 2, and the exit code of what goes on is 0. Exits with 1 if one of these does not hold.
@@ -44,8 +44,13 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from nas.firstrun.begin import begin, measure_alone
+from nas.firstrun.estimate import Effort
 from nas.firstrun.layout import JOURNAL
+from nas.firstrun.request import Request
+from nas.firstrun.schedule import Schedule, schedule_of
 from nas.latency.table import LatencyTable
+from nas.progress import Progress
 from nas.report.terminal import print_table
 from nas.search.study import EVALUATED
 
@@ -66,6 +71,8 @@ head: {kind: classifier}
 """
 PLACES = 10
 """At which a disk is full."""
+RUN_TARGET_MS = 50.0
+"""Each network of the space meets it: what is measured decides nothing."""
 BEFORE_STATE = 4
 """One of so many kills comes before the first saved state."""
 CHANGING = ("images_per_second", "check")
@@ -288,6 +295,7 @@ def prepare(work: Path, commands: Sequence[str]) -> None:
         space = SearchSpace.load(work / "tiny.yaml")
         space.largest().save(work / "network.json")
     if "run" in commands:
+        begin(run_request(work), work / "whole", brief_plan)
         process = start(whole(work, work / "whole"))
         _, errors = process.communicate()
         assert process.returncode == 0, errors
@@ -330,14 +338,26 @@ def retrain(work: Path, there: Path) -> list[str]:
 
 
 def whole(work: Path, there: Path) -> list[str]:
-    """Everything by one command; each network meets the target."""
-    words = ["run", "--data", "digits", "--space", f"{work}/tiny.yaml", "--minutes", "1"]
-    return [*words, "--target-ms", "50", "--out", str(there)]
+    """Everything by one command."""
+    words = ["run", "--data", "digits", "--space", f"{work}/tiny.yaml"]
+    return [*words, "--target-ms", f"{RUN_TARGET_MS:g}", "--out", str(there)]
+
+
+def run_request(work: Path) -> Request:
+    """What ``whole`` asks for."""
+    return Request(data="digits", space=f"{work}/tiny.yaml", target_ms=RUN_TARGET_MS)
+
+
+def brief_plan(request: Request, _: Progress) -> Schedule:
+    """A plan of few epochs."""
+    data, place, device = measure_alone(request, 0.25)
+    effort = Effort(epochs=2, evaluations=8, retraining_epochs=2)
+    return schedule_of(data, place, effort, target_ms=RUN_TARGET_MS, training_device=device)
 
 
 def of_run(there: Path) -> Digest:
     """What it delivers, but the latencies that it measures on the way."""
-    files = ("slim/trace.jsonl", "run/weights.safetensors", "retrained/weights.safetensors")
+    files = ("slim/trace.jsonl", "run/checkpoint.safetensors", "retrained/weights.safetensors")
     found: dict[str, object] = {name: (there / name).read_bytes() for name in files}
     return {**found, "stages": [it["stage"] for it in stages(there).values()]}
 
