@@ -457,16 +457,23 @@ def _models(folder: Path) -> Reader:
     (folder / "a.onnx").write_bytes(model.SerializeToString())
 
     def read(folder: Path) -> None:
-        from nas.deploy.weights import read_onnx
-        from nas.latency.target import detect_target, make_runtime
-        from nas.latency.visits import prepare
+        import torch
 
-        found = read_onnx(folder / "a.onnx")
-        metadata = {entry.key: entry.value for entry in found.metadata_props}
-        seen = Description.from_metadata(metadata).preprocessing
+        from nas.deploy.finished import open_finished
+        from nas.deploy.weights import read_onnx
+        from nas.latency.target import detect_target
+        from nas.latency.visits import Turns
+
+        model = folder / "a.onnx"
+        turns = Turns(
+            detect_target(), {"a.onnx": lambda: read_onnx(model)}, np.random.default_rng(0)
+        )
+        next(turns.visit({"a.onnx": 1}))
+        finished = open_finished(model)
+        seen = finished.description.preprocessing
         check(all(np.isfinite((*seen.mean, *seen.std))), f"pictures are seen as {seen}")
-        target = detect_target()
-        prepare(make_runtime(target), found, target)
+        logits = finished.network(torch.zeros(1, 3, finished.input_size, finished.input_size))
+        check(logits.ndim > 0, f"logits of shape {tuple(logits.shape)}")
 
     return read
 

@@ -155,11 +155,16 @@ class Examples(NamedTuple):
 
 
 class OnnxNetwork(nn.Module):
-    """A model as a module: images (N, C, H, W) to logits (N, classes), whatever its batch size."""
+    """A model as a module: images (N, C, H, W) to logits (N, classes), whatever its batch size.
 
-    def __init__(self, model: onnx.ModelProto, *, threads: int = 1) -> None:
+    Raises UserError, which names it by ``name``, if it does not run.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, *, threads: int = 1, name: str = "the model"
+    ) -> None:
         super().__init__()
-        self.session = cpu_session(model, threads=threads)
+        self.session, self.name = cpu_session(model, threads=threads), name
         entry, *_ = self.session.get_inputs()
         self.input_name, (self.batch, *_) = entry.name, entry.shape
 
@@ -169,10 +174,14 @@ class OnnxNetwork(nn.Module):
         # a model of a fixed batch size takes its own, the last one filled up
         padding = np.zeros((-len(pixels) % size, *pixels.shape[1:]), np.float32)
         padded = np.concatenate([pixels, padding]) if len(padding) else pixels
-        logits = [
-            self.session.run(None, {self.input_name: padded[start : start + size]})[0]
-            for start in range(0, len(padded), size)
-        ]
+        try:
+            logits = [
+                self.session.run(None, {self.input_name: padded[start : start + size]})[0]
+                for start in range(0, len(padded), size)
+            ]
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises many types
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self.name}: onnxruntime does not run it: {reason}") from None
         return torch.from_numpy(np.concatenate(logits)[: len(pixels)])
 
 

@@ -62,7 +62,7 @@ def open_finished(path: Path, *, threads: int = 1) -> FinishedNetwork:
         raise UserError(f"{file}: {INPUT}")
     if session.get_outputs()[0].type != "tensor(float)":
         raise UserError(f"{file}: its first output must be a float32 tensor of logits")
-    network = OnnxNetwork(model, threads=threads)
+    network = OnnxNetwork(model, threads=threads, name=str(file))
     (entry,) = session.get_inputs()
     height, width = (None if _is_open(side) else side for side in entry.shape[2:])
     try:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from google.protobuf import json_format, text_format
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from nas import cli
 from nas.deploy.weights import read_onnx
@@ -91,6 +92,19 @@ def test_a_model_that_cannot_be_measured_is_one_line(tmp_path, capsys, monkeypat
     (tmp_path / "m.onnx").write_bytes(found.SerializeToString())
     line = complaint(capsys, monkeypatch, "bench", "m.onnx")
     assert re.match(rf"nas: m\.onnx: (onnxruntime )?({message})", line), line
+
+
+def test_a_model_that_fails_when_it_runs_is_one_line(tmp_path, capfd, monkeypatch):
+    found = model(operator="Gelu")
+    found.graph.node[0].attribute.append(helper.make_attribute("approximate", "no such way"))
+    helper.set_model_props(found, {"mean": "[0, 0, 0]", "std": "[1, 1, 1]"})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.onnx").write_bytes(found.SerializeToString())
+    Image.new("RGB", (9, 9)).save("p.png")
+    for words in (("bench", "m.onnx"), ("classify", "m.onnx", "p.png")):
+        line = complaint(capfd, monkeypatch, *words)
+        assert line.startswith("nas: m.onnx: onnxruntime does not run it: "), line
+        assert "approximation_algorithm: no such way" in line
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "json", "txt", "textproto", "onnxtxt", "onnxjson"])

@@ -67,7 +67,7 @@ class OnnxRuntime(Runtime):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # it warns of optimised graphs that it writes itself
+        options.log_severity_level = 4  # errors are raised
         # threads that spin for work starve the other open sessions
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
