@@ -111,7 +111,7 @@ class Description(Value):
             described = cls.model_validate(fields)
             described.preprocessing  # noqa: B018 - its rules hold too
         except (ValueError, RecursionError):  # others may nest brackets without end
-            told = ", ".join(f"{name} {text[:MOST_TEXT]}" for name, text in found.items())
+            told = ", ".join(f"{name} {_on_one_line(text)}" for name, text in found.items())
             problem = "its metadata say in no known form how it sees pictures"
             raise UserError(f"{problem}: {told}") from None
         return described
@@ -132,6 +132,11 @@ class Description(Value):
     def tells_preprocessing(self) -> bool:
         """Whether a file says how its network wants to see pictures."""
         return {"mean", "std"} <= self.model_fields_set
+
+
+def _on_one_line(text: str) -> str:
+    """The beginning of what others wrote."""
+    return " ".join(text[:MOST_TEXT].split())
 
 
 def describe_weights(path: Path) -> Description:
