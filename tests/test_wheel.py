@@ -18,6 +18,23 @@ from nas.data import open_source
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+SPACE = """\
+name: small
+input_size: 32
+classes: 10
+stem: {kind: conv_stem}
+stages:
+  - width: [8, 16]
+    blocks:
+      - ffn: {kind: conv_ffn, expansion: [1, 2]}
+  - width: [16, 32]
+    downsample: {kind: conv_downsample}
+    blocks:
+      - ffn: [identity, {kind: conv_ffn, expansion: [1, 2]}]
+head: {kind: classifier}
+"""
+BRIEFLY = ("--space", "small.yaml", "--minutes", "4")
+"""In a space that a busy machine searches in that time too."""
 CLASSES, EACH = 3, 40
 """Of the pictures that stand for a user's."""
 
@@ -116,8 +133,9 @@ def write_photos(folder):
 
 def test_the_commands_of_the_tutorial_work(programs, tmp_path):
     write_photos(tmp_path)
+    (tmp_path / "small.yaml").write_text(SPACE)
     blocks = re.findall(r"^```sh\n(.*?)^```$", TUTORIAL.read_text(), re.DOTALL | re.MULTILINE)
-    script = re.sub(r"--minutes \d+", "--minutes 3", "set -e\n" + "".join(blocks))
+    script = re.sub(r"--minutes \d+", " ".join(BRIEFLY), "set -e\n" + "".join(blocks))
     assert script.count("nas run") >= 1
     assert script.count("nas classify") >= 1
     printed = succeed("bash", "-c", script, cwd=tmp_path, path=programs)
