@@ -25,7 +25,7 @@ from nas.network import fold
 OPSET = 20
 """The first opset with Gelu as one operator (https://onnx.ai/onnx/operators/onnx__Gelu.html)."""
 
-INPUT, OUTPUT = "images", "logits"
+INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 
 PARITY_BOUND = 1e-4
 """Largest difference from torch, relative to the largest output, that counts as rounding."""
@@ -114,7 +114,9 @@ def _export(
     dynamic_batch: bool = False,
 ) -> onnx.ModelProto:
     images = 2 if dynamic_batch else 1  # a size of 1 would be taken for a fixed one
-    batch = {0: torch.export.Dim("batch")}
+    # a named size is held to what the tracer deduces of it, which is false for attention over
+    # several heads: torch.onnx.export then fixes the size without a word
+    batch = {0: torch.export.Dim.DYNAMIC}
     with _silence():
         program = torch.onnx.export(
             module.float().cpu(),
@@ -129,6 +131,8 @@ def _export(
         )
     assert program is not None
     model = program.model_proto
+    if dynamic_batch:
+        _open_batch(model)
     del model.graph.value_info[:]  # shapes between the nodes: the runtime infers them
     del model.metadata_props[:]
     for node in model.graph.node:
@@ -140,6 +144,18 @@ def _export(
             if attribute.s == b"pytorch_half_pixel":
                 attribute.s = b"half_pixel"
     return model
+
+
+def _open_batch(model: onnx.ModelProto) -> None:
+    """Call the number of images ``batch``; raises UserError if the exporter has fixed it."""
+    for value in (*model.graph.input, *model.graph.output):
+        size = value.type.tensor_type.shape.dim[0]
+        if not size.dim_param:
+            raise UserError(
+                f"--dynamic-batch: torch {torch.__version__} exports this network for "
+                f"{size.dim_value} images at once only; leave it out"
+            )
+        size.dim_param = BATCH
 
 
 def describe(model: onnx.ModelProto, description: Description) -> None:

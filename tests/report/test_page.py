@@ -291,7 +291,9 @@ def test_a_page_names_the_command_that_goes_on(tmp_path, result, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path("my runs/r/slim_2")
     folder.mkdir(parents=True)
-    write_search(folder, result.model_copy(update={"run": "my runs/r"}))
+    known = result.model_copy(update={"run": "my runs/r"})
+    known.save(folder)
+    write_search(folder, known)
     (words,) = commands(folder / "report.html")
     assert words == ["nas", "retrain", "--architecture", f"{folder}/architecture.json",
                      "--from", "my runs/r", "--run", "my runs/r_slim_2"]  # fmt: skip

@@ -285,6 +285,7 @@ def test_the_file_alone_agrees_with_evaluate(capsys, trained):
         shutil.copy(place, wrong)
     expected = output(capsys, "evaluate", "run/delivered", "--data", "folder:quarter")
     assert 0.6 < expected["test_accuracy"] < 0.9
+    assert expected.pop("next") == "nas classify run/delivered PICTURE.jpg"
     found = output(capsys, "evaluate", *WEIGHTS, "--data", "folder:quarter")
     assert found.pop("remark"), "these are not the test images of the training"
     assert found.pop("next").startswith("nas export --architecture run/architecture.json ")

@@ -98,7 +98,7 @@ class CascadedAttentionModule(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, _, height, width = x.shape
-        parts = self.partition(x).chunk(len(self.heads))  # each (N * windows, C/heads, h, w)
+        parts = self.partition(x)
         biases = self.bias()  # (heads, hw, hw)
         outputs = [self.heads[0](parts[0], biases[0])]
         for index in range(1, len(self.heads)):
@@ -107,9 +107,10 @@ class CascadedAttentionModule(nn.Module):
         return x + self.proj(self.act(y))  # type: ignore[no-any-return]
 
     def partition(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to (heads * N * windows, C/heads, h, w), with zeros below and to the right.
+        """(N, C, H, W) to (heads, N * windows, C/heads, h, w), with zeros below and to the right.
 
-        The zeros take part in the attention, as in the published networks.
+        An axis of its own for heads: cutting a joint one leaves no export an open batch size. The
+        zeros take part in the attention, as in the published networks.
         """
         n, _, height, width = x.shape
         heads, (h, w) = len(self.heads), self.window
@@ -118,7 +119,7 @@ class CascadedAttentionModule(nn.Module):
         rows, columns = -(-height // h), -(-width // w)
         x = x.reshape(n, -1, heads, rows, h, columns, w).permute(2, 0, 3, 5, 1, 4, 6)
         # contiguous: an export of the reshape keeps its -1, and so serves other widths
-        return x.contiguous().reshape(heads * n * rows * columns, -1, h, w)
+        return x.contiguous().reshape(heads, n * rows * columns, -1, h, w)
 
     def reverse(self, x: torch.Tensor, n: int, height: int, width: int) -> torch.Tensor:
         """(N * windows, C, h, w) to (N, C, H, W)."""
