@@ -22,11 +22,14 @@ from nas.store.journal import Journal, read_lines
 from nas.training.settings import Count, Share
 
 
+Epoch = Annotated[int, Field(gt=0, lt=10**6)]
+
+
 class SetbackLine(Value):
     """The ``setback``-th time that something went wrong, in ``epoch``, from 1."""
 
     setback: Count
-    epoch: Count
+    epoch: Epoch
     step: Count
     reason: str
 
@@ -35,7 +38,7 @@ class EpochLine(Value, extra="allow", allow_inf_nan=True):
     """A finished epoch, from 1, with its numbers and ``paths``, its path probabilities."""
 
     __pydantic_extra__: dict[str, float | None]
-    epoch: Count
+    epoch: Epoch
     paths: dict[str, dict[str, Share]] | None = None
 
     @model_serializer(mode="wrap")
