@@ -21,7 +21,6 @@ from nas.errors import UserError, writing
 from nas.store.journal import Journal, read_lines
 from nas.training.settings import Count, Share
 
-
 Epoch = Annotated[int, Field(gt=0, lt=10**6)]
 
 
