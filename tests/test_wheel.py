@@ -99,18 +99,10 @@ def test_the_wheel_holds_all_files_of_the_package_and_nothing_else(wheel):
 
 
 def test_it_finds_a_network_for_embedded_data(programs, tmp_path):
-    command = [
-        programs / "nas",
-        "run",
-        "--data",
-        "digits",
-        "--space",
-        "demo_64px",
-        "--minutes",
-        "3",
-    ]
-    found = json.loads(succeed(*command, "--json", cwd=tmp_path))
-    assert found["delivered"]["test_accuracy"] > 0.9
+    (tmp_path / "small.yaml").write_text(SPACE)
+    command = [programs / "nas", "run", "--data", "digits", *BRIEFLY, "--json"]
+    found = json.loads(succeed(*command, cwd=tmp_path))
+    assert found["delivered"]["test_accuracy"] > 0.5, "a tenth is chance"
     assert (tmp_path / found["delivered"]["onnx"]).is_file()
     printed = succeed(
         programs / "nas", "show", "mobile_64px", "--table", "example_cpu", cwd=tmp_path
