@@ -13,6 +13,16 @@ from nas.progress import duration
 from nas.report import describe_search
 
 
+PHOTO_SIDE = 64
+"""Pixels of pictures that look like those of pretrained weights."""
+
+ADVICE = (
+    "training starts from nothing; pretrained weights are worth 20 points on 2,000 photographs "
+    "(benchmarks/README.md): --architecture efficientnet_lite_0 "
+    "--weights hf:timm/tf_efficientnet_lite0.in1k"
+)
+
+
 def describe(stages: Stages, times: Sequence[Finished]) -> dict[str, Any]:
     """The content of the search's ``result.json``, what was delivered, times, and all paths."""
     at, schedule, retrained = stages.at, stages.schedule, stages.retrained
@@ -55,6 +65,8 @@ def plan_line(request: Request, schedule: Schedule) -> str:
         f"plan: {schedule.place}; {reference}{effort.epochs} epochs, {effort.evaluations} "
         f"evaluations for each method, then {effort.retraining_epochs} epochs alone"
     )
+    if not request.weights and ":" in request.data and schedule.data.side >= PHOTO_SIDE:
+        line += f"\n{ADVICE}"
     if schedule.place.largest_ms > schedule.target_ms:
         return line
     line += (
