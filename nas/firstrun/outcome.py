@@ -12,7 +12,6 @@ from nas.firstrun.stages import Finished, Stages
 from nas.progress import duration
 from nas.report import describe_search
 
-
 PHOTO_SIDE = 64
 """Pixels of pictures that look like those of pretrained weights."""
 
