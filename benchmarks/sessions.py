@@ -11,7 +11,7 @@ the mean of them: with sessions that stay open, with all sessions closed togethe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 from unittest.mock import patch
@@ -20,17 +20,18 @@ import numpy as np
 import onnx
 import torch
 
-from nas.latency import visits
+from nas.latency import runner
 from nas.latency.estimator import STATES, State, Visit, estimate
 from nas.latency.graphs import LayerGraphs
 from nas.latency.survey import pick_networks
 from nas.latency.target import detect_target
+from nas.latency.visits import Turns
 from nas.network import measure_size
 from nas.report.terminal import print_table
 from nas.space import DEFAULT_SPACE, SearchSpace
 
 NETWORKS, COPIES, VISITS = 6, 6, 16
-LIFE, LONG = visits.LIFE, 10**6
+LIFE, LONG = runner.LIFE, 10**6
 
 Makers = dict[str, Callable[[], onnx.ModelProto]]
 
@@ -84,32 +85,31 @@ def spread(found: list[Visit], place: int, state: State) -> Spread:
 
 def in_rounds_of(makers: Makers, life: int) -> list[Visit]:
     """Visits to all graphs, whose sessions are closed after so many."""
-    with patch.object(visits, "LIFE", life):
-        turns = visits.Turns(detect_target(), makers, np.random.default_rng(0))
+    with patch.object(runner, "LIFE", life):
+        turns = Turns(detect_target(), makers, np.random.default_rng(0))
         return [visit for chunk in turns.visit(dict.fromkeys(makers, VISITS)) for visit in chunk]
 
 
 def one_by_one(makers: Makers) -> list[Visit]:
     """Visits where each session makes way for a new one of its graph after a few."""
-    with patch.object(visits, "LIFE", LONG):
+    with patch.object(runner, "LIFE", LONG):
         turns = OneByOne(detect_target(), makers, np.random.default_rng(0))
         return [visit for chunk in turns.visit(dict.fromkeys(makers, VISITS)) for visit in chunk]
 
 
-class OneByOne(visits.Turns):
+class OneByOne(Turns):
     """Turns that open a session anew after a few visits, before they close the old one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.counts = Counter[str]()
 
-    def _visit(self, name: str) -> Visit:
-        self.counts[name] += 1
-        if self.counts[name] % LIFE == 0:
-            old = self._runs.pop(name, None)
-            self._open(name, keep=set(self._runs))
-            del old
-        return super()._visit(name)
+    def _visits(self, order: Sequence[str]) -> Iterator[Visit]:
+        for name in order:
+            self.counts[name] += 1
+            if self.counts[name] % LIFE == 0:
+                self._open.discard(name)
+            yield from super()._visits([name])
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ import onnxruntime
 import torch
 
 from nas.latency.graphs import LayerGraphs
+from nas.latency.runner import CACHES_BYTES, evict
 from nas.latency.runtimes.base import random_inputs
 from nas.latency.survey import pick_networks
-from nas.latency.visits import CACHES_BYTES, evict
 from nas.network import measure_size
 from nas.report.terminal import print_table
 from nas.space import SearchSpace

@@ -1,4 +1,4 @@
-"""This process and its machine: version, cores that it may use, memory that it frees."""
+"""This process: its version, cores that it may use, memory that it frees."""
 
 from __future__ import annotations
 
@@ -21,16 +21,6 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def available_bytes() -> int:
-    """Returns the memory that is free or can be freed; 4 GB where the system does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123
-            fields = dict(line.split(":") for line in file)
-        return 1024 * int(fields["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return 4_000_000_000
 
 
 def keep_freed_memory() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +37,7 @@ from nas.latency.survey import (
     pick_reference,
 )
 from nas.latency.table import (
+    Conditions,
     Key,
     LatencyTable,
     Provenance,
@@ -136,13 +137,8 @@ def build_table(
     what is missing. Raises UserError if a build is there without ``resume`` or ``force``, or if it
     is for another target or space.
     """
-    if path.suffix != ".csv":
-        raise UserError(f"{path}: a latency table is a .csv file; name it {path}.csv")
     begun = time.monotonic()
-    held = f"{path}: another build is writing it; wait for it or name another --out"
-    with hold_lock(path.with_suffix(".lock"), held=held):
-        remove_partial(path.parent, f"{path.stem}.")
-        goes_on = _require_free(path, resume=resume, force=force)
+    with hold_table(path, resume=resume, force=force) as goes_on:
         if goes_on and settings.minutes is None and (kept := _finished(path, space, settings)):
             return kept
         rng, graphs = np.random.default_rng(settings.seed), graphs or LayerGraphs()
@@ -164,13 +160,27 @@ def build_table(
         with open_journal(path, purpose, resume=goes_on) as journal:
             if journal.remark:
                 progress.say(journal.remark)
-            building = _Building(
+            building = Building(
                 space, settings, plan, purpose, journal, begun, graphs, rng, progress,
                 is_enough=goes_on and settings.minutes is None and path.exists(),
             )  # fmt: skip
             table = LatencyTable(*building.measure(), path)
             table.save()
     return table
+
+
+@contextmanager
+def hold_table(path: Path, *, resume: bool, force: bool) -> Iterator[bool]:
+    """Keep others from a table that is being written; tells whether a build of it goes on.
+
+    Raises UserError if a build is there without ``resume`` or ``force``.
+    """
+    if path.suffix != ".csv":
+        raise UserError(f"{path}: a latency table is a .csv file; name it {path}.csv")
+    held = f"{path}: another build is writing it; wait for it or name another --out"
+    with hold_lock(path.with_suffix(".lock"), held=held):
+        remove_partial(path.parent, f"{path.stem}.")
+        yield _require_free(path, resume=resume, force=force)
 
 
 def usual_seconds(layers: int, plan: MeasuringPlan) -> float:
@@ -196,7 +206,7 @@ def open_journal(path: Path, purpose: Purpose, *, resume: bool) -> Journal[Chunk
 
 
 @dataclass
-class _Building:
+class Building:
     """A build under way; what was measured ``is_enough`` if only a damaged table is missing."""
 
     space: SearchSpace
@@ -225,19 +235,25 @@ class _Building:
         return self.purpose.target
 
     def measure(self) -> tuple[dict[Key, Row], Provenance]:
-        """All rows, and their provenance; all visits join the journal."""
+        """Visit what is to be known; all visits join the journal. Returns ``write_up``'s."""
         layers, step = self.layers, staircase.measure_step(self.target, self.rng)
         keys = staircase.keys_to_measure(layers, step) if self.settings.quick else list(layers)
         self._visit_each(keys)
         self._visit_each(staircase.keys_misfit(layers, self._rows(), step))
         while (left := self._seconds_left()) > 1 and not self._is_known():
             self._visit(self.survey.next_counts(self.visits, min(left, PASS_SECONDS)))
-        rows = self._rows()
+        return self.write_up(step)
+
+    def write_up(self, step: int) -> tuple[dict[Key, Row], Provenance]:
+        """All rows by the visits so far, and their provenance."""
+        layers, rows = self.layers, self._rows()
         modelled_rows, modelled = staircase.model_rows(layers, rows, step)
         complete = {**rows, **modelled_rows}
         ordered = {key: complete[key] for key in layers}
         calibration, validation = self._calibrate(ordered)
         (reference, *companions), _ = self.survey.of_references(self.visits)
+        told, waited = self.turns.told, self.turns.waited
+        conditions = Conditions(**told, waited=waited) if told else None
         return ordered, Provenance(
             space=self.space.name,
             space_argument=self.settings.space_argument or self.space.name,
@@ -252,7 +268,8 @@ class _Building:
             date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             nas_version=nas_version(),
             exporter=f"torch {torch.__version__}",
-            load_average=os.getloadavg() if hasattr(os, "getloadavg") else None,
+            load_average=conditions.load if conditions else None,
+            conditions=conditions,
             seed=self.settings.seed,
             modelled=modelled,
         )

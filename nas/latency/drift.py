@@ -166,6 +166,6 @@ def space_of(table: LatencyTable) -> SearchSpace:
     if space_hash(space) != table.provenance.space_sha256:
         raise UserError(
             f"{table.path}: its search space '{argument}' has changed since it was built; bring "
-            f"it up to date: {build_command(table.path, table.provenance)} --resume"
+            f"it up to date: {build_command(table.path, table.provenance, '--resume')}"
         )
     return space

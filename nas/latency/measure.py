@@ -82,7 +82,7 @@ def reference_names(count: int) -> tuple[str, ...]:
 
 @dataclass
 class Session:
-    """Models that are timed in turns on a target, which must be this machine's.
+    """Models that are timed in turns on a target, whose device must be at hand.
 
     Latencies are told in the ``unit``; without one they are those of this hour. ``sums`` are those
     of a model's rows, where they are known. ``earlier`` are the visits of sessions before, with the
@@ -108,7 +108,7 @@ class Session:
             for name, network in zip(reference_names(len(networks)), networks, strict=True)
         }
         models = {**self.models, **makers}
-        self._turns = Turns(self.target, models, self.rng, tuple(makers), self.progress)
+        self.turns = Turns(self.target, models, self.rng, tuple(makers), self.progress)
         self._parameters: dict[str, int] = {}
 
     def measure(self) -> Found:
@@ -119,7 +119,7 @@ class Session:
         begun, least = time.monotonic(), self.patience.least
         counts = dict.fromkeys(self.models, least)
         while any(counts.values()):
-            for chunk in self._turns.visit(counts):
+            for chunk in self.turns.visit(counts):
                 self.visits += chunk
             counts = self._further() if time.monotonic() - begun < self.patience.seconds else {}
         return self.found()

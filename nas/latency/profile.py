@@ -17,10 +17,10 @@ import numpy as np
 from nas.architecture import Architecture
 from nas.families import Layer, Shape
 from nas.latency.estimator import Latency, Measurement, State, estimate
-from nas.latency.graphs import LayerGraphs, with_batch
+from nas.latency.graphs import LayerGraphs
 from nas.latency.survey import layer_latency, network_name
-from nas.latency.target import Target, make_runtime
-from nas.latency.visits import Turns
+from nas.latency.target import Target
+from nas.latency.visits import Turns, profile_graph
 from nas.progress import SILENT, Progress
 
 PROFILED_RUNS = 60
@@ -119,7 +119,7 @@ def profile_networks(
     progress: Progress = SILENT,
 ) -> list[Profile]:
     """Profile networks by their names; layers that several have in common are measured once."""
-    graphs, runtime = graphs or LayerGraphs(), make_runtime(target)
+    graphs = graphs or LayerGraphs()
     placed = [place for network in networks.values() for place in network.placed()]
     layers = {(layer.signature, shape): layer for layer, shape in placed}
     graphs.prepare(placed)
@@ -137,7 +137,7 @@ def profile_networks(
             LayerTime(layer, shape, times[layer.signature, shape])
             for layer, shape in network.placed()
         )
-        runs = runtime.profile(with_batch(makers[graph](), target.batch), PROFILED_RUNS)
+        runs = profile_graph(makers[graph](), target, PROFILED_RUNS)
         operators = scaled_to(whole.warm.ms, classify(runs)) if runs else None
         found.append(Profile(name, whole, layer_times, operators))
     return found

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from scipy.optimize import nnls
 
 from nas.architecture import Architecture
 from nas.families import Layer, Shape
-from nas.latency.estimator import estimate
+from nas.latency.estimator import Visit, estimate
 from nas.latency.graphs import chain, pointwise
 from nas.latency.table import Key, LatencyTable, ModelledGroup, Row
 from nas.latency.target import Target
@@ -74,12 +74,21 @@ class Group(NamedTuple):
 
 def measure_step(target: Target, rng: np.random.Generator) -> int:
     """The number of channels that the target computes at once, from a sweep of 1x1 convolutions."""
-    shapes = [(width, SWEEP_MAP, SWEEP_MAP) for width in SWEEP_WIDTHS]
-    graphs = {str(shape): partial(_sweep_graph, shape) for shape in shapes}
+    graphs = sweep_graphs()
     counts = dict.fromkeys(graphs, SWEEP_VISITS)
-    visits = [it for chunk in Turns(target, graphs, rng).visit(counts) for it in chunk]
+    return find_step([it for chunk in Turns(target, graphs, rng).visit(counts) for it in chunk])
+
+
+def sweep_graphs() -> dict[str, Callable[[], onnx.ModelProto]]:
+    """The graphs of the sweep by their names."""
+    shapes = [(width, SWEEP_MAP, SWEEP_MAP) for width in SWEEP_WIDTHS]
+    return {f"sweep {shape}": partial(_sweep_graph, shape) for shape in shapes}
+
+
+def find_step(visits: Sequence[Visit]) -> int:
+    """The step that visits to the graphs of the sweep tell."""
     found = estimate(visits)["warm"].graphs
-    return fit_step(SWEEP_WIDTHS, [found[name].ms for name in graphs])
+    return fit_step(SWEEP_WIDTHS, [found[name].ms for name in sweep_graphs()])
 
 
 def _sweep_graph(shape: Shape) -> onnx.ModelProto:

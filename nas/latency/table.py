@@ -23,6 +23,7 @@ from nas.errors import UserError
 from nas.families import Layer, Shape
 from nas.families.own import keep_beside
 from nas.latency.calibration import Calibration, RowSums, Validation, judge
+from nas.latency.device import BY_HAND
 from nas.latency.estimator import STATES, State
 from nas.latency.target import Target, detect_again
 from nas.latency.unit import Reference, Unit
@@ -78,6 +79,19 @@ class Anchor(Value):
     date: str
 
 
+class Conditions(Value):
+    """What a device told of itself while it measured; ``waited``: seconds in which it cooled."""
+
+    system: str
+    python: str
+    numpy: str
+    governor: str = ""
+    megahertz: tuple[float, float] | None = None
+    celsius: float | None = None
+    load: tuple[float, float, float] | None = None
+    waited: float = 0.0
+
+
 class Provenance(Value):
     """Everything of a table but its rows; ``anchored``: when ``check-lut`` last shifted it.
 
@@ -100,6 +114,7 @@ class Provenance(Value):
     nas_version: str
     exporter: str = ""
     load_average: tuple[float, float, float] | None
+    conditions: Conditions | None = None
     seed: int
     modelled: tuple[ModelledGroup, ...] = ()
     anchored: str | None = None
@@ -166,7 +181,7 @@ class LatencyTable:
         mend = "--resume" if visits_path(path).exists() else "--force"
         raise UserError(
             f"{path}: its content differs from the hash in {sidecar_path(path).name}: edited or "
-            f"half-written; write it again: {build_command(path, provenance)} {mend}"
+            f"half-written; write it again: {build_command(path, provenance, mend)}"
         )
 
     def save(self) -> None:
@@ -185,10 +200,11 @@ class LatencyTable:
         if row is not None:
             return row
         named = {"space_argument": space_argument or self.provenance.space_argument}
-        building = build_command(self.path, self.provenance.model_copy(update=named))
+        provenance = self.provenance.model_copy(update=named)
+        building = build_command(self.path, provenance, "--resume")
         raise UserError(
             f"{self.path}: no row for '{layer.signature}' on {_shape_text(input_shape)} "
-            f"({layer.slot}); add what the space is missing: {building} --resume"
+            f"({layer.slot}); add what the space is missing: {building}"
         )
 
     def sums(self, architecture: Architecture) -> RowSums:
@@ -256,7 +272,10 @@ class LatencyTable:
     @property
     def remedy(self) -> str:
         """The command that measures on, for a table that was refused."""
-        return f"{build_command(self.path, self.provenance)} --resume --minutes 10"
+        longer = "--minutes", "10"
+        if self.target.place.carrier == BY_HAND:
+            return f"{command('python3', 'run.py', *longer)} there, {import_command(self.path)}"
+        return build_command(self.path, self.provenance, "--resume", *longer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,8 +312,16 @@ class Prices:
             )
 
     def measurable(self) -> dict[str, LatencyTable]:
-        """The tables that were built on this machine's devices, by their latencies."""
-        return {name: table for name, table in self.latencies.items() if _is_here(table)}
+        """The tables of devices at hand, by their latencies."""
+        return {name: table for name, table in self.latencies.items() if _is_at_hand(table)}
+
+    def by_hand(self) -> dict[str, LatencyTable]:
+        """The tables that were measured by hand, by their latencies."""
+        return {
+            name: table
+            for name, table in self.latencies.items()
+            if table.target.place.carrier == BY_HAND
+        }
 
 
 def latency_names(tables: Collection[str]) -> dict[str, str]:
@@ -314,17 +341,26 @@ def visits_path(path: Path) -> Path:
     return path.with_suffix(".visits.jsonl")
 
 
-def build_command(path: Path, provenance: Provenance) -> str:
-    """The command that builds this table."""
+def build_command(path: Path, provenance: Provenance, *more: str) -> str:
+    """The command that builds this table, with ``more`` words; or those that do it by hand."""
     target = provenance.target
+    if target.place.carrier == BY_HAND:
+        bundle = command("nas", "bundle", "--space", provenance.space_argument, "--out", "BUNDLE")
+        return f"{bundle}, python3 run.py there, then {import_command(path)}"
     words = ["nas", "build-lut", "--space", provenance.space_argument, "--device", target.device]
-    defaults = {"runtime": "onnxruntime", "threads": 1, "batch": 1, "precision": "float32"}
+    defaults = {"python": "", "workdir": "", "cores": "", "runtime": "onnxruntime", "threads": 1}
+    defaults |= {"batch": 1, "precision": "float32"}
     for name, default in defaults.items():
         if (value := getattr(target, name)) != default:
             words += [f"--{name}", str(value)]
     if provenance.modelled:
         words.append("--quick")
-    return command(*words, "--out", path)
+    return command(*words, "--out", path, *more)
+
+
+def import_command(path: Path) -> str:
+    """The command that makes a table of what was measured by hand anew."""
+    return command("nas", "import-lut", "BUNDLE", "--out", path, "--force")
 
 
 def space_hash(space: SearchSpace) -> str:
@@ -437,8 +473,8 @@ def _shape_text(shape: Shape) -> str:
     return "x".join(map(str, shape))
 
 
-def _is_here(table: LatencyTable) -> bool:
+def _is_at_hand(table: LatencyTable) -> bool:
     try:
         return not table.target.difference(detect_again(table.target))
-    except UserError:  # there is no such device or runtime here
+    except UserError:  # there is no such device or runtime, or it does not answer
         return False

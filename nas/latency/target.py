@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-import time
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import onnx
 from pydantic import Field
 
 from nas.deploy.quantize import Placement, Precision, precision_of, quantize
-from nas.documents import Value, did_you_mean
+from nas.documents import GrownValue, Value, did_you_mean
 from nas.errors import UserError
-from nas.latency.runtimes import RUNTIMES, Runtime
+from nas.latency import runner
+from nas.latency.device import Device, reach
+from nas.latency.runtimes import RUNTIMES, RunnerRuntime, Runtime
 from nas.latency.runtimes.base import random_inputs
-from nas.machine import usable_cores
 
 ClockName = Literal["thread_cpu", "wall"]
-
-# fmt: off
-RELEVANT_FLAGS = (
-    "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16",
-    "amx_tile", "amx_int8", "amx_bf16",
-    "neon", "asimd", "asimddp", "fphp", "sve", "sve2", "i8mm", "bf16",
-)
-# fmt: on
-"""CPU features that choose among a runtime's kernels."""
 
 X86 = ("x86_64", "AMD64", "i686")
 VNNI = {"avx_vnni", "avx512_vnni", "amx_int8"}
 """Features of x86 that add products of 8 bits in 32: without one sums of 16 bits may overflow."""
 
-NVIDIA_DEVICES = ("cuda", "tensorrt", "nvtensorrtrtx")
-"""The devices of onnxruntime's providers for NVIDIA's GPUs."""
+HOW_REACHED = ("python", "workdir")
+"""Fields of a target that latencies do not depend on."""
 
 
-class Target(Value):
-    """The conditions of a latency; ``accelerator`` is empty where the CPU does the work."""
+class Target(GrownValue):
+    """The conditions of a latency; ``accelerator`` is empty where the CPU does the work.
+
+    ``device``, ``python``, ``workdir`` and ``cores`` are those of ``nas.latency.device.Device``.
+    """
+
+    later = frozenset({"cores", "python", "workdir"})
 
     device: str
     accelerator: str = ""
@@ -53,6 +45,14 @@ class Target(Value):
     precision: Precision = "float32"
     batch: Annotated[int, Field(gt=0)] = 1
     clock: ClockName
+    cores: str = ""
+    python: str = ""
+    workdir: str = ""
+
+    @property
+    def place(self) -> Device:
+        """Where graphs run."""
+        return Device(name=self.device, python=self.python, workdir=self.workdir, cores=self.cores)
 
     @property
     def hardware(self) -> str:
@@ -64,7 +64,7 @@ class Target(Value):
         return [
             f"{name}: {_text(getattr(self, name))} here, {_text(getattr(other, name))} there"
             for name in type(self).model_fields
-            if getattr(self, name) != getattr(other, name)
+            if name not in HOW_REACHED and getattr(self, name) != getattr(other, name)
         ]
 
 
@@ -73,68 +73,107 @@ def make_runtime(target: Target) -> Runtime:
     return RUNTIMES[target.runtime](target.provider, target.threads)
 
 
+class Facts(Value):
+    """What a device tells of itself and of a runtime there."""
+
+    runtime_version: str
+    devices: dict[str, str]
+    works_in_caller: tuple[str, ...]
+    cpu_model: str
+    cpu_flags: tuple[str, ...]
+    accelerator: str
+    cores: tuple[int, ...]
+    has_fine_clock: bool
+
+
 def detect_target(
-    device: str = "cpu",
+    device: str | Device = "cpu",
     *,
     runtime: str = "onnxruntime",
     threads: int = 1,
     batch: int = 1,
     precision: Precision = "float32",
 ) -> Target:
-    """This machine's target; raises UserError if it lacks the runtime, device, int8 or cores."""
+    """The target that a device is; raises UserError if it lacks the runtime, int8 or cores."""
     if runtime not in RUNTIMES:
         hint = did_you_mean(runtime, RUNTIMES)
         raise UserError(f"runtime '{runtime}' is not known{hint}; known: {', '.join(RUNTIMES)}")
-    adapter = RUNTIMES[runtime]
-    version, devices = adapter.version(), adapter.devices()
-    if device not in devices:
+    place = Device(name=device) if isinstance(device, str) else device
+    adapter, facts = RUNTIMES[runtime], ask_facts(place, runtime)
+    if place.kind not in facts.devices:
         raise UserError(
-            f"device '{device}' is not available to {runtime} {version} here; "
-            f"available: {', '.join(devices)}"
+            f"device '{place.name}' is not available to {runtime} {facts.runtime_version} "
+            f"{'there' if place.carrier else 'here'}; available: {', '.join(facts.devices)}"
         )
-    if precision == "int8" and device not in adapter.int8:
+    if precision == "int8" and place.kind not in adapter.int8:
         raise UserError(
-            f"precision 'int8' is not available to {runtime} on device '{device}'; "
+            f"precision 'int8' is not available to {runtime} on device '{place.name}'; "
             f"available on: {', '.join(adapter.int8) or 'none'}"
         )
-    cores = usable_cores()
-    if not 1 <= threads <= cores:
-        raise UserError(f"threads: must be 1 to {cores}, the cores at hand, got {threads}")
-    in_caller = threads == 1 and device in adapter.works_in_caller
-    has_fine_clock = time.get_clock_info("thread_time").resolution < 1e-6  # seconds
+    if not 1 <= threads <= len(facts.cores):
+        most = f"{len(facts.cores)}, the cores at hand"
+        raise UserError(f"threads: must be 1 to {most}, got {threads}")
     return Target(
-        device=device,
-        accelerator=accelerator(device),
-        cpu_model=cpu_model(),
-        cpu_flags=cpu_flags(),
+        device=place.name,
+        accelerator=facts.accelerator,
+        cpu_model=facts.cpu_model,
+        cpu_flags=facts.cpu_flags,
         runtime=runtime,
-        runtime_version=version,
-        provider=devices[device],
+        runtime_version=facts.runtime_version,
+        provider=facts.devices[place.kind],
         threads=threads,
         precision=precision,
         batch=batch,
-        clock="thread_cpu" if in_caller and has_fine_clock else "wall",
+        clock=clock_of(
+            threads=threads,
+            works_in_caller=place.kind in facts.works_in_caller,
+            is_fine=facts.has_fine_clock,
+        ),
+        cores=place.cores,
+        python=place.python,
+        workdir=place.workdir,
     )
 
 
+def clock_of(*, threads: int, works_in_caller: bool, is_fine: bool) -> ClockName:
+    """The clock that tells latency without pre-emption, if the calling thread does all the work."""
+    return "thread_cpu" if threads == 1 and works_in_caller and is_fine else "wall"
+
+
 def detect_again(target: Target) -> Target:
-    """The target of this machine with the device, runtime, threads, batch, precision of another."""
-    asked = {"device", "runtime", "threads", "batch", "precision"}
-    return detect_target(**target.model_dump(include=asked))
+    """The target of that device now, with the runtime, threads, batch, precision of another."""
+    asked = {"runtime", "threads", "batch", "precision"}
+    return detect_target(target.place, **target.model_dump(include=asked))
+
+
+def ask_facts(place: Device, runtime: str) -> Facts:
+    """What a device tells; this process's own Python is asked without another process."""
+    adapter = RUNTIMES[runtime]
+    if not place.is_plain and issubclass(adapter, RunnerRuntime):
+        request = {"do": "describe", "runtime": runtime, "device": place.kind, "checks": True}
+        told: dict[str, Any] = reach(place).ask(request)
+        return Facts(**{name: told[name] for name in Facts.model_fields})
+    if not place.is_plain:
+        raise UserError(f"runtime '{runtime}' runs on this machine only, in the Python of nas")
+    version, devices = adapter.version(), adapter.devices()
+    return Facts(
+        runtime_version=version,
+        devices=dict(devices),
+        works_in_caller=tuple(adapter.works_in_caller),
+        cpu_model=cpu_model(),
+        cpu_flags=cpu_flags(),
+        accelerator=accelerator(place.kind) if place.kind in devices else "",
+        cores=tuple(runner.usable_cores()),
+        has_fine_clock=runner.has_fine_clock(),
+    )
 
 
 def accelerator(device: str) -> str:
     """The name of the GPU behind a device of NVIDIA's; empty for other devices."""
-    if device not in NVIDIA_DEVICES:
-        return ""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
-    command = ["nvidia-smi", f"--id={first}", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(
-            f"device '{device}': nvidia-smi does not report its name: {error}"
-        ) from None
+        return runner.accelerator(device)
+    except runner.Refusal as error:
+        raise UserError(str(error)) from None
 
 
 def in_precision(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
@@ -147,7 +186,7 @@ def in_precision(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
 
 def placement(target: Target) -> Placement:
     """How the runtime of an int8 target expects numbers to be rounded; no sum overflows."""
-    found = RUNTIMES[target.runtime].int8[target.device]
+    found = RUNTIMES[target.runtime].int8[target.place.kind]
     machine, *flags = target.cpu_flags
     overflows = machine in X86 and not VNNI & set(flags)
     return found._replace(weight_bits=7) if overflows else found
@@ -155,27 +194,12 @@ def placement(target: Target) -> Placement:
 
 def cpu_model() -> str:
     """The processor's name as the system reports it."""
-    name = _cpuinfo().get("model name", "")
-    if not name and platform.system() == "Darwin":
-        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-        name = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return name or platform.processor() or platform.machine()
+    return runner.cpu_model()
 
 
 def cpu_flags() -> tuple[str, ...]:
-    """Those of ``RELEVANT_FLAGS`` that this processor has; the architecture's name first."""
-    info = _cpuinfo()
-    flags = set((info.get("flags") or info.get("Features") or "").split())
-    return (platform.machine(), *(flag for flag in RELEVANT_FLAGS if flag in flags))
-
-
-def _cpuinfo() -> dict[str, str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    """The features of this processor that matter; the architecture's name first."""
+    return tuple(runner.cpu_flags())
 
 
 def _text(value: object) -> str:

@@ -1,133 +1,53 @@
-"""Visits: graphs take turns in random order, and each visit times a graph warm and then cold.
+"""Visits: graphs take turns in random order on a device, which times each warm and then cold.
 
-*Warm* is what a loop over one network sees: the graph runs until it gets no faster, which takes a
-few runs or a few dozen, and then the last runs count. *Cold* is the next run after other work had
-the caches, as in an application that runs the network once per frame: 96 MB are read before it,
-each part twice, as some caches keep what was in use when memory is read once. What caches larger
-than that keep is what the application finds there too, however many other graphs take turns. A
-graphs with regular visits, the references, come back by turns after every few others.
+``nas.latency.runner`` is what times them there, and says what a visit is; here graphs are made and
+sent, and a connection that is lost is taken up again.
 """
 
 from __future__ import annotations
 
-import gc
-import math
+import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 
 from nas.errors import UserError
+from nas.latency import runner
+from nas.latency.connection import LostError
+from nas.latency.device import Place, reach, within
 from nas.latency.estimator import Visit
 from nas.latency.graphs import with_batch
-from nas.latency.runtimes import Runtime
-from nas.latency.target import ClockName, Target, in_precision, make_runtime
-from nas.machine import available_bytes
+from nas.latency.runtimes import RUNTIMES, RunnerRuntime, Runtime
+from nas.latency.runtimes.base import InputKind, input_kinds
+from nas.latency.target import Target, in_precision
 from nas.progress import SILENT, Progress
-
-Run = Callable[[], object]
-
-CLOCKS: Mapping[ClockName, Callable[[], int]] = {
-    "thread_cpu": time.thread_time_ns,
-    "wall": time.perf_counter_ns,
-}
-"""Clocks in nanoseconds. The thread's CPU time is latency without pre-emption."""
-
-CACHES_BYTES = 96_000_000
-"""Read before a cold run: more than the caches of most machines hold."""
-
-PARTS = 12
-"""In which they are read: each is larger than the caches of a core and smaller than shared ones."""
-
-WINDOW = 3
-"""Runs that are compared with as many before them, and whose median counts once it is warm."""
-
-STILL = 0.01
-"""A graph is warm when the fastest of the last runs saves less than this share."""
-
-LEAST_RUNS, MOST_RUNS = 16, 40
-"""Caches come to keep a part of weights that do not fit, slowly: the test alone would end 6 % too
-early (benchmarks/visits.py). A graph whose weights just fit may get faster for long."""
-
-REGULAR = 12
-"""Visits to others between two to references, at most."""
-
-LIFE = 4
-"""Visits to a graph in one round. Where the weights of a session lie in memory decides how they
-share the caches: sessions of one network differ by 1 to 3 % (benchmarks/sessions.py). So all are
-closed after a round, together: memory that is given back bit by bit is scattered, and what is
-opened in it takes 10 to 17 % longer, cold."""
-
-MOST_OPEN_BYTES, OPEN_SHARE = 1_500_000_000, 0.15
-"""Of graphs whose sessions are open at once, and of the memory that is free: the runtime packs a
-second copy of weights."""
 
 CHUNK_SECONDS = 5.0
 """What a kill loses at most."""
 
-TRIES = 5
 
+class Packed(NamedTuple):
+    """A graph as it is sent: its hash, its bytes, and what it takes."""
 
-class Times(NamedTuple):
-    """The times of a visit, in ms, and the number of runs that they took."""
-
-    warm: float
-    cold: float
-    runs: int
-
-
-@dataclass(frozen=True)
-class Stopwatch:
-    """Times runs by a clock in nanoseconds."""
-
-    read: Callable[[], int]
-    caches: np.ndarray = field(default_factory=lambda: np.ones(CACHES_BYTES // 8))
-
-    def visit(self, run: Run) -> Times:
-        """Runs until they are warm, then a cold one; UserError if the clock stands still."""
-        for _ in range(TRIES):
-            times = [self._time(run) for _ in range(LEAST_RUNS)]
-            while len(times) < MOST_RUNS and not _is_warm(times):
-                times.append(self._time(run))
-            evict(self.caches)
-            cold = self._time(run)
-            if min(*times, cold) > 0:  # a clock that was set back in between tells nothing
-                return Times(float(np.median(times[-WINDOW:])), cold, len(times) + 1)
-        raise UserError("the clock of this machine stands still or runs backwards")
-
-    def _time(self, run: Run) -> float:
-        start = self.read()
-        run()
-        return (self.read() - start) / 1e6
-
-
-def evict(memory: np.ndarray) -> None:
-    """Read memory, which takes the place of what the caches hold.
-
-    Each part is read twice: caches may keep what was in use when memory is read once, and how much
-    they keep differs from hour to hour (benchmarks/README.md).
-    """
-    for part in np.array_split(memory, PARTS):
-        part.sum()
-        part.sum()
-
-
-def _is_warm(times: Sequence[float]) -> bool:
-    return min(times[-WINDOW:]) >= (1 - STILL) * min(times[-2 * WINDOW : -WINDOW])
+    sha256: str
+    size: int
+    inputs: tuple[InputKind, ...]
 
 
 @dataclass
 class Turns:
     """Graphs of a target by their names; ``regular`` are the names of the references among them.
 
-    Sessions are opened when they are visited, and the oldest are closed where too many are open;
-    all of them after a round. They are opened and run in a thread of their own, whose memory other
-    work has not scattered: there small networks take 1 to 14 % less, cold (benchmarks/visits.py).
+    Sessions are opened when they are visited, as many as fit into memory, and all are closed after
+    a round. ``told`` is what the device told of itself last, and ``waited`` are the seconds in
+    which it was left to cool.
     """
 
     target: Target
@@ -135,113 +55,208 @@ class Turns:
     rng: np.random.Generator
     regular: Sequence[str] = ()
     progress: Progress = SILENT
-    _runtime: Runtime = field(init=False)
-    _thread: ThreadPoolExecutor = field(init=False)
-    _runs: dict[str, tuple[Run, int]] = field(default_factory=dict)
-    _stopwatch: Stopwatch = field(init=False)
-    _open_bytes: int = field(init=False)
+    told: Mapping[str, Any] | None = field(default=None, init=False)
+    waited: float = field(default=0.0, init=False)
+    _place: Place = field(init=False)
+    _packed: dict[str, Packed] = field(default_factory=dict)
+    _open: set[str] = field(default_factory=set)
+    _awaited: deque[str] = field(default_factory=deque)
+    _generation: int = 0
 
     def __post_init__(self) -> None:
-        self._runtime = make_runtime(self.target)
-        self._thread = ThreadPoolExecutor(max_workers=1)
-        self._stopwatch = Stopwatch(CLOCKS[self.target.clock])
-        self._open_bytes = int(min(MOST_OPEN_BYTES, OPEN_SHARE * available_bytes()))
+        self._place = place_of(self.target)
 
     def visit(self, counts: Mapping[str, int]) -> Iterator[list[Visit]]:
         """Visit each graph so many times, references in between; yields chunk by chunk."""
-        total, done, regular = sum(counts.values()), 0, cycle(self.regular)
-        enabled = gc.isenabled()
-        gc.disable()
+        total, done, is_whole = sum(counts.values()), 0, False
         try:
             for order in self._orders(counts):
                 chunk, since = list[Visit](), time.monotonic()
-                for place, name in enumerate(order):
-                    if self.regular and place % self._every(counts) == 0:
-                        chunk.append(self._visit(next(regular)))
-                    chunk.append(self._visit(name))
+                for visit in self._visits(order):
+                    chunk.append(visit)
+                    if visit.graph in self.regular:
+                        continue
                     done += 1
                     self.progress.update("visits", done, total)
                     if time.monotonic() - since > CHUNK_SECONDS:
                         yield chunk
                         chunk, since = [], time.monotonic()
-                        gc.collect(0)
                 if chunk:
                     yield chunk
+            is_whole = True
         finally:
-            if enabled:
-                gc.enable()
+            if not is_whole:  # answers are left unread
+                self._place.drop()
 
     def _orders(self, counts: Mapping[str, int]) -> Iterator[list[str]]:
         """Names in the order of their visits, round by round and batch by batch."""
-        for in_round in rounds(counts):
-            self._runs.clear()
-            yield from self._batches(in_round)
+        references = cycle(self.regular) if self.regular else None
+        every = runner.spacing(len(counts), len(self.regular))
+        for in_round in runner.rounds(counts):
+            room = self._close(())
+            for order in runner.batches(in_round, self._open_soon, room, self.rng):
+                yield list(runner.interleaved(order, references, every))
+                self._close(self.regular)
 
-    def _every(self, counts: Mapping[str, int]) -> int:
-        """Fewer visits between two to references where there are few other graphs."""
-        return min(REGULAR, math.ceil(len(counts) / (1 + len(self.regular))))
+    def _visits(self, order: Sequence[str]) -> Iterator[Visit]:
+        """Visit open graphs, and open those that are not; nothing is visited twice."""
+        done, waits = 0, False
+        while True:
+            try:
+                for name in dict.fromkeys(order[done:]):
+                    self._send(name)
+                self._require_opened()
+                request = {"do": "visit", "order": order[done:], "clock": self.target.clock}
+                self._place.send(request)
+                while "visited" not in (reply := self._place.receive()):
+                    if "graph" in reply:
+                        done += 1
+                        waits = False
+                        yield to_visit(reply)
+                    else:
+                        self.waited += reply["waits"]
+                        if not waits:  # one line for a time of waiting
+                            self.progress.say(describe_wait(self.target.device, reply))
+                        waits = True
+                self.told = reply["conditions"]
+                return
+            except LostError as lost:
+                self._place.renew(lost, self.progress)
 
-    def _batches(self, counts: Mapping[str, int]) -> Iterator[list[str]]:
-        """Names in random order, as often as counted; each batch fits into memory."""
-        names = [name for name, count in counts.items() if count]
-        waiting = [names[index] for index in self.rng.permutation(len(names))]
-        while waiting:
-            batch, size = list[str](), 0
-            while waiting and size <= self._open_bytes:
-                batch.append(waiting.pop())
-                size += self._open(batch[-1], keep={*batch, *self.regular})
-            order = [name for name in batch for _ in range(counts[name])]
-            yield [order[index] for index in self.rng.permutation(len(order))]
+    def _close(self, keep: Sequence[str]) -> int:
+        """Close all sessions but these; returns the bytes that may be opened."""
+        room = int(self._place.ask({"do": "close", "keep": list(keep)})["room"])
+        self._open &= set(keep)
+        return room
 
-    def _visit(self, name: str) -> Visit:
-        self._open(name, keep=set(self._runs))
-        start = time.monotonic()
-        times = self._thread.submit(self._stopwatch.visit, self._runs[name][0]).result()
-        return Visit(name, *times, time.monotonic() - start)
+    def _open_soon(self, name: str) -> int:
+        """Begin to open a graph; returns its bytes."""
+        with suppress(LostError):  # it is opened where it is visited
+            self._send(name)
+        return self._packed[name].size
 
-    def _open(self, name: str, keep: set[str]) -> int:
-        """Open the session of a graph; returns the bytes of the graph."""
-        if name not in self._runs:
-            graph = self.graphs[name]()
-            size = graph.ByteSize()
-            for other in [other for other in self._runs if other not in keep]:
-                if size + sum(bytes_ for _, bytes_ in self._runs.values()) > self._open_bytes:
-                    del self._runs[other]
-            run = self._prepared(name, graph)
-            self._runs[name] = run, size
-        return self._runs[name][1]
+    def _send(self, name: str) -> None:
+        """Ask for the session of a graph, unless it is open."""
+        if self._generation != self._place.generation:
+            self._generation = self._place.generation
+            self._open.clear()
+            self._awaited.clear()
+        if name in self._open:
+            return
+        packed, content = self._packed.get(name), b""
+        if packed is None or packed.sha256 not in self._place.kept:
+            packed, content = self._pack(name)
+        if packed.sha256 in self._place.kept:
+            content = b""
+        self._place.send(_request("open", self.target, packed, name=name), content)
+        self._open.add(name)
+        self._awaited.append(name)
 
-    def _prepared(self, name: str, graph: onnx.ModelProto) -> Run:
-        """``prepare``; raises UserError with the graph's name if the runtime refuses it."""
+    def _pack(self, name: str) -> tuple[Packed, bytes]:
+        """Make a graph; raises UserError with its name if it cannot be fed."""
         try:
-            return self._thread.submit(prepare, self._runtime, graph, self.target).result()
+            packed, content = pack(self.graphs[name](), self.target)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-        except MemoryError:
-            raise
-        except Exception as error:  # each runtime has errors of its own
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{name}: {self.target.runtime} does not run it: {reason}") from error
+        self._packed[name] = packed
+        return packed, content
+
+    def _require_opened(self) -> None:
+        """Raise UserError with a graph's name if the runtime refuses it."""
+        while self._awaited:
+            reply = self._place.receive()
+            name = self._awaited.popleft()
+            if "failed" in reply:
+                raise UserError(f"{name}: {_refusal(reply, self.target)}")
+            self._place.keep(self._packed[name].sha256)
 
 
-def rounds(counts: Mapping[str, int]) -> Iterator[dict[str, int]]:
-    """Visits by graph in each round, none above ``LIFE``, evenly spread."""
-    number = math.ceil(max(counts.values(), default=0) / LIFE)
-    for place in range(number):
-        yield {
-            name: count * (place + 1) // number - count * place // number
-            for name, count in counts.items()
-        }
+def place_of(target: Target) -> Place:
+    """Where a target's graphs run; a runtime that is a class of this process runs in it."""
+    adapter = RUNTIMES[target.runtime]
+    if issubclass(adapter, RunnerRuntime):
+        return reach(target.place)
+    return within(_engine_of(adapter))
 
 
-def prepare(runtime: Runtime, graph: onnx.ModelProto, target: Target) -> Run:
-    """A function that runs the graph on a batch, in the target's precision."""
-    run = runtime.prepare(with_batch(in_precision(graph, target), target.batch))
-    try:
-        run()  # the first run of a session allocates its memory
-    except Exception as error:
-        if target.batch == 1:
-            raise
-        reason = str(error).splitlines()[0]
-        raise UserError(f"a model does not run with batch {target.batch}: {reason}") from error
-    return run
+def pack(graph: onnx.ModelProto, target: Target) -> tuple[Packed, bytes]:
+    """A graph in the target's precision and batch, serialised."""
+    model = with_batch(in_precision(graph, target), target.batch)
+    inputs = tuple(input_kinds(model))
+    content = model.SerializeToString()
+    return Packed(hashlib.sha256(content).hexdigest(), len(content), inputs), content
+
+
+def profile_graph(
+    graph: onnx.ModelProto, target: Target, runs: int
+) -> list[Mapping[str, float]] | None:
+    """The ms of each kind of operator in each run of a graph; None without a profiler."""
+    place, (packed, content) = place_of(target), pack(graph, target)
+    place.send(_request("profile", target, packed, runs=runs), content)
+    found: list[Mapping[str, float]] | None = place.receive()["profile"]
+    return found
+
+
+def to_visit(reply: Mapping[str, Any]) -> Visit:
+    """A line of the runner's as a visit."""
+    sample = runner.Sample(reply["ms"], reply["cold_ms"])
+    return Visit(reply["graph"], sample.warm, sample.cold, sample.runs, reply["seconds"])
+
+
+def describe_wait(device: str, reply: Mapping[str, Any]) -> str:
+    """A line on a device that has become slow."""
+    celsius = reply["conditions"]["celsius"]
+    heat = f" at {celsius:.0f} degrees Celsius" if celsius else ""
+    return (
+        f"{device}: is {100 * reply['slower']:.0f} % slower than before{heat}, as when hot: it is "
+        "left to cool"
+    )
+
+
+def _request(do: str, target: Target, packed: Packed, **more: object) -> dict[str, Any]:
+    return {
+        "do": do,
+        "sha256": packed.sha256,
+        "inputs": packed.inputs,
+        "runtime": target.runtime,
+        "provider": target.provider,
+        "threads": target.threads,
+        **more,
+    }
+
+
+def _refusal(reply: Mapping[str, str], target: Target) -> str:
+    """Why a graph was not opened, or did not run."""
+    reason = reply["failed"]
+    if reply["at"] == "run" and target.batch > 1:
+        return f"a model does not run with batch {target.batch}: {reason}"
+    return reason if reply["at"] == "refused" else f"{target.runtime} does not run it: {reason}"
+
+
+def _engine_of(adapter: type[Runtime]) -> runner.Engine:
+    """A class of this process as the runner knows runtimes."""
+
+    def made(model: bytes, provider: str, threads: int) -> tuple[Runtime, onnx.ModelProto]:
+        return adapter(provider, threads), onnx.load_model_from_string(model)
+
+    def prepare(
+        model: bytes, inputs: Mapping[str, np.ndarray], provider: str, threads: int
+    ) -> runner.Run:
+        del inputs  # it makes its own
+        runtime, graph = made(model, provider, threads)
+        try:
+            return runtime.prepare(graph)
+        except UserError as error:
+            raise runner.Refusal(str(error)) from None
+
+    def profile(
+        model: bytes, inputs: Mapping[str, np.ndarray], provider: str, threads: int, runs: int
+    ) -> list[dict[str, float]] | None:
+        del inputs
+        runtime, graph = made(model, provider, threads)
+        found = runtime.profile(graph, runs)
+        return None if found is None else [dict(it) for it in found]
+
+    return runner.Engine(
+        adapter.version(), adapter.devices(), prepare, profile, tuple(adapter.works_in_caller)
+    )

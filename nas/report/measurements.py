@@ -184,7 +184,9 @@ def print_profiles(profiles: Sequence[Profile], target: Target) -> None:
         wholes = {"measured, warm": [profile.whole.warm.ms for profile in profiles]}
         _print_shares("operators", profiles, operators, wholes)
     else:
-        print_line(f"{target.runtime} has no profiler for {target.device}: classes of layers only")
+        print_line(
+            f"{target.runtime} has no profiler for {target.place.kind}: classes of layers only"
+        )
 
 
 def _print_shares(

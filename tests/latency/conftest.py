@@ -10,11 +10,11 @@ import pytest
 from nas.latency.build import MeasuringPlan
 from nas.latency.calibration import Calibration, RowSums
 from nas.latency.graphs import LayerGraphs
+from nas.latency.runner import CLOCKS
 from nas.latency.runtimes import RUNTIMES, Runtime
 from nas.latency.table import LatencyTable, Provenance, Row
 from nas.latency.target import detect_target
 from nas.latency.unit import Reference
-from nas.latency.visits import CLOCKS
 from nas.space import SearchSpace
 
 FFN = ["identity", {"kind": "conv_ffn", "expansion": [1, 2]}]
@@ -166,13 +166,13 @@ def machine(monkeypatch):
     fresh = type("Fresh", (Simulation,), {"ran": []})
     monkeypatch.setitem(RUNTIMES, "simulation", fresh)
     monkeypatch.setitem(CLOCKS, "thread_cpu", lambda: int(fresh.now_ms * 1e6))
-    monkeypatch.setattr("nas.latency.visits.CACHES_BYTES", 8)
+    monkeypatch.setattr("nas.latency.runner.CACHES_BYTES", 8)
 
     def evict(memory):
         fresh.ran.append(None)
         fresh.evictions += 1
 
-    monkeypatch.setattr("nas.latency.visits.evict", evict)
+    monkeypatch.setattr("nas.latency.runner.evict", evict)
     fresh.target = detect_target("abacus", runtime="simulation")
     return fresh
 

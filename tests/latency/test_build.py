@@ -12,10 +12,10 @@ import pytest
 from nas.errors import UserError
 from nas.latency.build import BuildSettings, Purpose, build_table, open_journal
 from nas.latency.measure import HIDDEN, reference_names
+from nas.latency.runner import REGULAR
 from nas.latency.staircase import keys_to_measure
 from nas.latency.survey import pick_candidates
 from nas.latency.table import LatencyTable, visits_path
-from nas.latency.visits import REGULAR
 from nas.network import layer_size, measure_size
 from nas.space import SearchSpace
 

@@ -26,6 +26,7 @@ from nas.latency.target import (
     make_runtime,
     placement,
 )
+from nas.latency.visits import pack
 
 
 def test_detected_target_describes_this_machine(target):
@@ -274,21 +275,15 @@ def test_a_network_is_rounded_once_between_its_layers(largest_graph, int8):
     onnx.checker.check_model(found, full_check=True)
 
 
-def test_graphs_are_quantized_for_an_int8_target(int8, monkeypatch):
-    prepared = []
-    prepare = OnnxRuntime.prepare
-
-    def remember(self, model):
-        prepared.append(precision_of(model))
-        return prepare(self, model)
-
-    monkeypatch.setattr(OnnxRuntime, "prepare", remember)
-    batched = int8.model_copy(update={"batch": 2})
+def test_graphs_are_quantized_for_an_int8_target(int8):
     graph = chain([pointwise((8, 4, 4))] * 2)
-    for one in (int8, batched):
-        (found,) = measure([graph], one, rng=np.random.default_rng(0), patience=QUICK)
+    for batch in (1, 2):
+        target = int8.model_copy(update={"batch": batch})
+        (found,) = measure([graph], target, rng=np.random.default_rng(0), patience=QUICK)
         assert found.warm.ms > 0
-    assert prepared == ["int8", "int8"]
+        packed, content = pack(graph, target)
+        assert precision_of(onnx.load_model_from_string(content)) == "int8"
+        assert packed.inputs[0].shape == (batch, 8, 4, 4)
 
 
 def test_openvino_runs_every_convolution_in_int8(graphs):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nas.latency.runtimes.base import Runtime
+from nas.latency.runtimes.base import RunnerRuntime, Runtime
 from nas.latency.runtimes.onnxruntime import OnnxRuntime
 from nas.latency.runtimes.openvino import OpenVino
 
 RUNTIMES: Mapping[str, type[Runtime]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
 
-__all__ = ["RUNTIMES", "OnnxRuntime", "OpenVino", "Runtime"]
+__all__ = ["RUNTIMES", "OnnxRuntime", "OpenVino", "RunnerRuntime", "Runtime"]

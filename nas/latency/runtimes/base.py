@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import onnx
 
 from nas.deploy.quantize import Placement
 from nas.errors import UserError
+from nas.latency import runner
 
 NUMBERS = {
     "FLOAT": "float32",
@@ -59,8 +60,51 @@ class Runtime(ABC):
         return None
 
 
+class RunnerRuntime(Runtime):
+    """A runtime that the runner knows: it works on every device."""
+
+    name: ClassVar[str]
+    """In ``nas.latency.runner.ENGINES``."""
+
+    @classmethod
+    def engine(cls) -> runner.Engine:
+        """The runtime in this process; raises UserError if it is not installed."""
+        try:
+            return runner.start_engine(cls.name)
+        except runner.Refusal as error:
+            raise UserError(str(error)) from None
+
+    @classmethod
+    def version(cls) -> str:
+        return cls.engine().version
+
+    @classmethod
+    def devices(cls) -> Mapping[str, str]:
+        return cls.engine().devices
+
+    def prepare(self, model: onnx.ModelProto) -> Callable[[], object]:
+        content, inputs = model.SerializeToString(), random_inputs(model)
+        try:
+            return self.engine().prepare(content, inputs, self.provider, self.threads)
+        except runner.Refusal as error:
+            raise UserError(str(error)) from None
+
+    def profile(self, model: onnx.ModelProto, runs: int) -> list[Mapping[str, float]] | None:
+        content, inputs = model.SerializeToString(), random_inputs(model)
+        found = self.engine().profile(content, inputs, self.provider, self.threads, runs)
+        return None if found is None else list(found)
+
+
 MOST_NUMBERS = 100_000_000
 """Of one input: a hundred photos of a telephone."""
+
+
+class InputKind(NamedTuple):
+    """An input of a fixed size, and numpy's name of the numbers that it holds."""
+
+    name: str
+    shape: tuple[int, ...]
+    number: str
 
 
 def random_inputs(model: onnx.ModelProto) -> Mapping[str, np.ndarray]:
@@ -68,8 +112,12 @@ def random_inputs(model: onnx.ModelProto) -> Mapping[str, np.ndarray]:
 
     Raises UserError for inputs without a fixed size, or of other things than numbers.
     """
-    rng = np.random.default_rng(0)
-    found = {value.name: _random(value, rng) for value in inputs_of(model)}
+    return runner.made_up(input_kinds(model))
+
+
+def input_kinds(model: onnx.ModelProto) -> list[InputKind]:
+    """What a model takes; raises UserError as ``random_inputs`` does."""
+    found = [_kind(value) for value in inputs_of(model)]
     if not found:
         raise UserError("takes no input")
     return found
@@ -81,7 +129,7 @@ def inputs_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [value for value in model.graph.input if value.name not in weights]
 
 
-def _random(value: onnx.ValueInfoProto, rng: np.random.Generator) -> np.ndarray:
+def _kind(value: onnx.ValueInfoProto) -> InputKind:
     name, kind = f"input '{value.name}'", value.type.WhichOneof("value")
     if kind != "tensor_type":
         raise UserError(f"{name} is no tensor, but {str(kind or 'nothing').removesuffix('_type')}")
@@ -96,7 +144,4 @@ def _random(value: onnx.ValueInfoProto, rng: np.random.Generator) -> np.ndarray:
         raise UserError(f"{name} has no fixed size: {text}; export it with one")
     if (count := math.prod(shape)) > MOST_NUMBERS:
         raise UserError(f"{name} has {count:,} numbers, the most are {MOST_NUMBERS:,}")
-    dtype = np.dtype(NUMBERS[number])
-    if dtype.kind != "f":
-        return np.zeros(shape, dtype)
-    return np.asarray(rng.standard_normal(shape, dtype=np.float32), dtype)
+    return InputKind(value.name, tuple(shape), NUMBERS[number])
