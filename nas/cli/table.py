@@ -13,6 +13,7 @@ from nas.cli import options
 from nas.deploy.quantize import Precision
 from nas.documents import require_file, require_new
 from nas.errors import StoppedError, UserError
+from nas.latency.device import Device
 from nas.printing import command, print_line
 from nas.report.following import (
     after_architecture,
@@ -30,9 +31,12 @@ def _positive(value: float | None) -> float | None:
     return value
 
 
+@options.options_of(place=Device, without=("name",))
 def build_lut(
+    *,
     space: options.Space = DEFAULT_SPACE,
     device: options.Device = "cpu",
+    place: options.Given,
     runtime: options.RuntimeName = "onnxruntime",
     threads: options.Threads = 1,
     batch: options.Batch = 1,
@@ -55,7 +59,11 @@ def build_lut(
     from nas.latency.target import detect_target
 
     target = detect_target(
-        device, runtime=runtime, threads=threads, batch=batch, precision=precision
+        Device(name=device, **place),
+        runtime=runtime,
+        threads=threads,
+        batch=batch,
+        precision=precision,
     )
     path = out or default_table(loaded, target)
 
@@ -65,7 +73,9 @@ def build_lut(
     from nas.report.terminal import ProgressBar
 
     settings = BuildSettings(space_argument=space, seed=seed, quick=quick, minutes=minutes)
-    words = ["nas", "build-lut", "--space", space, "--device", device, "--runtime", runtime]
+    words = ["nas", "build-lut", "--space", space, "--device", device]
+    words += [word for name, value in place.items() for word in (f"--{name}", value)]
+    words += ["--runtime", runtime]
     words += ["--threads", str(threads), "--batch", str(batch), "--precision", precision]
     words += ["--quick"] if quick else []
     words += ["--minutes", f"{minutes:g}"] if minutes else []
@@ -118,7 +128,7 @@ def check_lut(
 
     with ProgressBar("checking", quiet=as_json) as bar:
         drift = measure_drift(loaded, networks=networks, seed=seed, progress=bar)
-    rebuild = f"{build_command(table, loaded.provenance)} --force"
+    rebuild = build_command(table, loaded.provenance, "--force")
     if drift.action == "re-anchor":
         date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         reanchored(loaded, drift, date).save()
@@ -134,10 +144,15 @@ def check_lut(
         raise Exit(1)
 
 
+@options.options_of(place=Device, without=("name",))
 def bench(
+    *,
     files: Annotated[list[Path], Argument(metavar="FILE...", help="ONNX models.")],
     table: Annotated[Path | None, Option(help="Tell ms in this table's unit.")] = None,
-    device: options.Device = "cpu",
+    device: Annotated[
+        str | None, Option(help="Device to measure on; by default the table's, or cpu.")
+    ] = None,
+    place: options.Given,
     runtime: options.RuntimeName = "onnxruntime",
     threads: options.Threads = 1,
     batch: options.Batch = 1,
@@ -162,8 +177,11 @@ def bench(
     from nas.report.show import describe_latency
     from nas.report.terminal import ProgressBar
 
+    asked = Device(name=device or "cpu", **place)
+    if prices and not device and not place:
+        asked = prices.target.place
     target = detect_target(
-        device, runtime=runtime, threads=threads, batch=batch, precision=precision
+        asked, runtime=runtime, threads=threads, batch=batch, precision=precision
     )
     if prices:
         prices.require_target(target)
@@ -204,11 +222,14 @@ def bench(
     options.print_result(result, as_json=as_json, show=show, following=following)
 
 
+@options.options_of(place=Device, without=("name",))
 def profile(
+    *,
     architectures: Annotated[
         list[str], Argument(metavar="ARCHITECTURE...", help="Names or JSON files.")
     ],
     device: options.Device = "cpu",
+    place: options.Given,
     runtime: options.RuntimeName = "onnxruntime",
     threads: options.Threads = 1,
     batch: options.Batch = 1,
@@ -229,7 +250,8 @@ def profile(
     from nas.report.show import describe_profiles
     from nas.report.terminal import ProgressBar
 
-    target = detect_target(device, runtime=runtime, threads=threads, batch=batch)
+    asked = Device(name=device, **place)
+    target = detect_target(asked, runtime=runtime, threads=threads, batch=batch)
     with ProgressBar("measuring", quiet=as_json) as bar:
         rng = np.random.default_rng(0)
         found = profile_networks(networks, target, rng=rng, progress=bar)

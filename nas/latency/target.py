@@ -101,9 +101,15 @@ def detect_target(
     place = Device(name=device) if isinstance(device, str) else device
     adapter, facts = RUNTIMES[runtime], ask_facts(place, runtime)
     if place.kind not in facts.devices:
+        version, there = facts.runtime_version, ", ".join(facts.devices)
+        if place.carrier:
+            raise UserError(
+                f"device '{place.name}' is not available to {runtime} {version} there; "
+                f"available: {there}"
+            )
         raise UserError(
-            f"device '{place.name}' is not available to {runtime} {facts.runtime_version} "
-            f"{'there' if place.carrier else 'here'}; available: {', '.join(facts.devices)}"
+            f"device '{place.name}' is not available to {runtime} {version} here; "
+            f"available: {there}"
         )
     if precision == "int8" and place.kind not in adapter.int8:
         raise UserError(

@@ -6,6 +6,7 @@ for what only the user has.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ class Following(NamedTuple):
 
 def default_table(space: SearchSpace, target: Target | None = None) -> Path:
     """The file that ``build-lut`` writes; ``slim`` reads the one that has no target."""
-    words = [space.name, target.device if target else "cpu"]
+    words = [space.name, re.sub(r"[^\w.-]+", "_", target.device) if target else "cpu"]
     if target:
         threads, batch = f"{target.threads}threads", f"batch{target.batch}"
         others = (target.runtime, threads, batch, target.precision)
