@@ -125,6 +125,32 @@ def test_the_version_is_told(capsys):
     assert capsys.readouterr().out == f"nas {nas.__version__}\n"
 
 
+@pytest.mark.slow
+def test_a_bundle_is_written_run_and_imported(tmp_path, capsys):
+    Path("tiny.yaml").write_text(SPACE)
+    words = ("--space", "tiny.yaml", "--out", "b", "--minutes", "0.1")
+    written = output(capsys, "bundle", *words, "--json")
+    assert written["next"] == "nas import-lut b"
+    assert complaint(capsys, "bundle", *words).startswith("nas: b: exists; --force replaces")
+    assert "run there first: python3 run.py" in complaint(capsys, "import-lut", "b")
+    subprocess.run([sys.executable, "b/run.py"], check=True)
+    made = output(capsys, "import-lut", "b", "--name", "pi", "--json")
+    assert made["table"] == "latency_tables/tiny_hand_pi.csv"
+    assert LatencyTable.load(made["table"]).target.device == "hand:pi"
+    assert "--force" in complaint(capsys, "import-lut", "b", "--name", "pi")
+
+
+def test_what_is_no_bundle_or_device_is_one_line(capsys):
+    Path("tiny.yaml").write_text(SPACE)
+    assert "nowhere" in complaint(capsys, "import-lut", "nowhere")
+    words = ("bundle", "--space", "tiny.yaml", "--out", "b", "--runtime", "none")
+    assert complaint(capsys, *words).startswith("nas: runtime 'none' runs in no bundle; there are")
+    line = complaint(capsys, "build-lut", "--space", "tiny.yaml", "--device", "telnet:pi")
+    assert "no carrier is called 'telnet'; there are ssh:" in line
+    line = complaint(capsys, "build-lut", "--space", "tiny.yaml", "--cores", "many")
+    assert line == "nas: --cores: must be such as 0-3 or 4,6, got 'many'"
+
+
 def test_every_command_of_the_list_has_its_own_help(capsys):
     for name, (_, description) in cli.COMMANDS.items():
         call(name, "--help")
