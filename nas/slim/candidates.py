@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -48,7 +49,10 @@ class Exported(NamedTuple):
 
 @dataclass
 class Candidates:
-    """Evaluates and exports networks; ``measured`` are the tables of this machine."""
+    """Evaluates and exports networks; ``measured`` are the tables of devices at hand.
+
+    ``folder`` is where the search writes its results.
+    """
 
     plan: Plan
     prices: Prices
@@ -57,6 +61,7 @@ class Candidates:
     dataset: Dataset
     journal: Memory
     progress: Progress
+    folder: Path = Path()
     _exported: dict[Architecture, Exported] = field(default_factory=dict)
     _graphs: LayerGraphs = field(default_factory=LayerGraphs)
 

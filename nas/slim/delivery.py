@@ -100,7 +100,9 @@ class Delivery:
             for rival in rivals
         }
         self.finalists = {
-            cost: Finalists(table, candidates.journal, candidates.progress)
+            cost: Finalists(
+                table, candidates.journal, candidates.progress, candidates.folder / "finalists"
+            )
             for cost, table in candidates.measured.items()
         }
 

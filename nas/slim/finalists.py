@@ -1,4 +1,7 @@
-"""Finalists are timed together: in turns with each other and with the reference of a table."""
+"""Finalists are timed together: in turns with each other and with the reference of a table.
+
+A device that is not at hand times them by hand: a folder goes there, and comes back.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,16 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import onnx
 
+from nas.errors import UserError
+from nas.latency import runner
+from nas.latency.by_hand import RUN, read_folder, target_of, write_folder
 from nas.latency.calibration import RowSums
+from nas.latency.device import BY_HAND
 from nas.latency.estimator import Latency, Visit
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import Patience, Session
@@ -22,18 +30,23 @@ from nas.slim.journal import Memory, Timed
 PATIENCE = Patience(least=6, most=64, tolerance=0.01, seconds=30.0)
 """Of one session: its visits join those of the sessions before."""
 
+BY_HAND_MINUTES = 1.0
+"""For one session; --minutes there prolongs it."""
+
 
 @dataclass
 class Finalists:
     """Networks timed on this machine in the unit of a table, session after session.
 
     Visits of all sessions count; the ``memory`` answers for those of a stopped search. Networks go
-    by the names of ``nas.latency.survey.network_name``; ``sums`` are those of their rows.
+    by the names of ``nas.latency.survey.network_name``; ``sums`` are those of their rows. Below
+    ``folder`` are those that are measured by hand.
     """
 
     table: LatencyTable
     memory: Memory = field(default_factory=Memory)
     progress: Progress = SILENT
+    folder: Path = Path("finalists")
     sums: dict[str, RowSums] = field(default_factory=dict, init=False)
     latencies: dict[str, Latency] = field(default_factory=dict, init=False)
     sessions: list[tuple[Visit, ...]] = field(default_factory=list, init=False)
@@ -62,7 +75,9 @@ class Finalists:
             self.sums,
             graphs=self._graphs,
         )
-        if not is_whole:
+        if not is_whole and self.table.target.place.carrier == BY_HAND:
+            self._take(names, session)
+        elif not is_whole:
             self._time(names, session)
         found = session.found()
         self.sessions.append(tuple(session.visits))
@@ -97,6 +112,35 @@ class Finalists:
             line = Timed(unit_sha256=self._unit, models=names, visits=visits, is_whole=is_whole)
             self.memory.add(line)
             self._counts[names] += 1
+
+    def _take(self, names: tuple[str, ...], session: Session) -> None:
+        """Take the visits of a folder that has come back; UserError if it has to be run yet."""
+        key = hashlib.sha256("".join((self._unit, *names)).encode()).hexdigest()
+        folder, turns, target = self.folder / key[:12], session.turns, self.table.target
+        if not (folder / runner.SAMPLES).exists():
+            minutes, most = BY_HAND_MINUTES, PATIENCE.most
+            write_folder(
+                folder, turns.graphs, turns.regular, target, minutes=minutes, most=most, seed=0
+            )
+            raise UserError(
+                f"{folder}: networks to be measured on {target.device}: copy the folder there, run "
+                f"in it python3 {RUN}, copy it back; then the same command with --resume goes on"
+            )
+        measured = read_folder(folder)
+        name = target.device.partition(":")[2].partition("/")[0]
+        if other := target.difference(target_of(target, measured.header, name)):
+            raise UserError(
+                f"{folder}: was run on another device than the table: {'; '.join(other)}"
+            )
+        measured.require_enough(turns.graphs.keys(), folder)
+        session.visits += measured.visits
+        self._note(names, session, is_whole=True)
+
+    def _note(self, names: tuple[str, ...], session: Session, *, is_whole: bool) -> None:
+        visits = tuple(session.visits)
+        line = Timed(unit_sha256=self._unit, models=names, visits=visits, is_whole=is_whole)
+        self.memory.add(line)
+        self._counts[names] += 1
 
 
 def _made(

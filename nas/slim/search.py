@@ -80,7 +80,9 @@ def slim_run(
             progress.say(f"going on after {len(journal.accuracies)} evaluations")
         try:
             images, supernet = _read_images(run, progress), run.load_supernet()
-            candidates = Candidates(plan, prices, measured, supernet, images, journal, progress)
+            candidates = Candidates(
+                plan, prices, measured, supernet, images, journal, progress, out
+            )
             methods: list[Method] = [Uniform(candidates)]
             if plan.baselines:
                 methods += [Baseline(candidates, name) for name in BASELINES]
@@ -154,8 +156,10 @@ def identify(run: Run, plan: Plan) -> Identity:
 def _usable_tables(
     run: Run, prices: Prices, *, accept_tables: bool, must_measure: bool
 ) -> dict[str, LatencyTable]:
-    """The tables of this machine, by the names of their latencies."""
+    """The tables of devices at hand, or else of those by hand, by the names of their latencies."""
     measured = prices.measurable()
+    if must_measure and not measured:
+        measured = prices.by_hand()
     if must_measure and not measured:
         table = next(iter(prices.tables.values()))
         table.require_target(detect_again(table.target))
@@ -173,7 +177,9 @@ def _warn(prices: Prices, measured: Mapping[str, LatencyTable], progress: Progre
         if reasons:
             progress.say(f"{table.path} is used although {'; '.join(reasons)}")
         if name not in measured:
-            progress.say(f"{name} is predicted only: {table.path} is of another machine or runtime")
+            progress.say(
+                f"{name} is predicted only: {table.path} is of a device that is not at hand"
+            )
 
 
 def _require_free(out: Path) -> None:

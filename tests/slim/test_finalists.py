@@ -1,11 +1,18 @@
 """Networks timed together on a machine of known latencies, whose speed changes."""
 
 import math
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
+from nas.errors import UserError
+from nas.latency import runner
+from nas.latency.graphs import chain, pointwise
 from nas.latency.survey import network_name
 from nas.progress import SILENT
+from nas.slim import finalists as module
 from nas.slim.finalists import Finalists
 from nas.slim.journal import Memory
 
@@ -151,3 +158,43 @@ def test_a_table_with_another_reference_has_other_sessions(run, table, makers, f
     other = type(table)(table.rows, provenance, table.path)
     finalists_of(other, memory).measure(makers)
     assert len(memory.sessions) == 2
+
+
+def test_networks_of_a_device_by_hand_go_there_and_come_back(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BY_HAND_MINUTES", 0.001)
+
+    def of_device(**changes):
+        target = table.target.model_copy(update={"device": "hand:pi", **changes})
+        return replace(table, provenance=table.provenance.model_copy(update={"target": target}))
+
+    models = {
+        name: lambda count=count: chain([pointwise((4, 4, 4))] * count)
+        for name, count in (("one", 1), ("three", 3))
+    }
+    hand, memory = of_device(), Memory()
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"copy the folder there, run in it python3 run\.py"):
+            Finalists(hand, memory, folder=tmp_path).measure(models)
+    (folder,) = tmp_path.iterdir()
+    program = folder / "run.py"
+    program.write_text(program.read_text().replace("96_000_000", "96_000"))
+    subprocess.run([sys.executable, program], check=True, capture_output=True)
+
+    finalists = Finalists(hand, memory, folder=tmp_path)
+    finalists.measure(models)
+    assert finalists.latencies.keys() == models.keys()
+    assert all(it.ms > 0 for latency in finalists.latencies.values() for it in latency)
+    assert len(finalists.sessions) == 1
+    again = Finalists(hand, memory, folder=tmp_path / "nowhere")
+    again.measure(models)
+    assert again.latencies == finalists.latencies, "the memory answers"
+
+    (folder / runner.SAMPLES).rename(tmp_path / "samples")
+    other = of_device(runtime_version="0.1")
+    with pytest.raises(UserError, match="copy it back"):
+        Finalists(other, Memory(), folder=tmp_path).measure(models)
+    (newer,) = [it for it in tmp_path.iterdir() if it.is_dir() and it != folder]
+    (newer / runner.PLAN).write_bytes((folder / runner.PLAN).read_bytes())
+    (tmp_path / "samples").rename(newer / runner.SAMPLES)
+    with pytest.raises(UserError, match=r"another device than the table: runtime_version: 0\.1"):
+        Finalists(other, Memory(), folder=tmp_path).measure(models)
