@@ -150,8 +150,9 @@ def test_python_stands_on_pages_whose_code_is_run():
     tested = {
         PYTHON,
         RUNTIME,
-        ROOT / "docs" / "own_block.md",
-    }  # the last by tests/families/test_own.py
+        ROOT / "docs" / "own_block.md",  # by tests/families/test_own.py
+        ROOT / "docs" / "devices" / "phone.md",  # by tests/latency/test_device.py
+    }
     assert {it for it in ROOT.glob("docs/**/*.md") if CODE.search(it.read_text())} == tested
     assert not CODE.search(README.read_text())
 
