@@ -85,8 +85,8 @@ def show(table: LatencyTable) -> None:
                 f"{target.runtime} {target.runtime_version}",
                 str(len(table.rows)),
                 str(len(validation.points)),
-                f"{100 * validation.warm.mape:.1f} %",
-                f"{100 * validation.cold.mape:.1f} %",
+                f"{100 * validation.warm.calibrated.mape:.1f} %",
+                f"{100 * validation.cold.calibrated.mape:.1f} %",
             )
         ],
     )
