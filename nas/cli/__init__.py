@@ -148,8 +148,9 @@ def _application(called: str | None) -> typer.Typer:
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
         from nas.machine import nas_version
+        from nas.printing import print_line
 
-        print(f"nas {nas_version()}")  # noqa: T201 - without the packages that print_line loads
+        print_line(f"nas {nas_version()}")
         raise typer.Exit
 
 

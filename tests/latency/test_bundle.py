@@ -105,6 +105,7 @@ def test_the_first_round_is_whole_and_references_come_between(measured):
     assert sum(made[name] for name in regular) >= others // runner.REGULAR
 
 
+@pytest.mark.slow
 def test_what_was_killed_goes_on(written, tmp_path):
     folder = shutil.copytree(written, tmp_path / "b")
     source = (folder / RUN).read_text().replace("96_000_000", "96_000")

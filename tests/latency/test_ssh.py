@@ -122,6 +122,7 @@ class Cut(Place):
         return super().receive()
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_cut_is_taken_up_again(device, recorder):
     target, made = detect_target(device), []
     reach(device).drop()
