@@ -10,6 +10,7 @@ import importlib
 import inspect
 import io
 import os
+import signal
 import sys
 import threading
 from collections.abc import Mapping
@@ -88,9 +89,18 @@ def interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
     One that comes while an object is deleted would be lost, and torch deletes many.
     """
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        threading.Timer(0.01, _thread.interrupt_main).start()  # at once it would be lost here
+        threading.Timer(0.01, _press_ctrl_c).start()  # at once it would be lost here
     else:
         sys.__unraisablehook__(unraisable)
+
+
+def _press_ctrl_c() -> None:
+    """Interrupt the main thread, where it can be even while it waits."""
+    main_thread = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main_thread is not None:
+        signal.pthread_kill(main_thread, signal.SIGINT)
+    else:  # on Windows
+        _thread.interrupt_main()
 
 
 def _run(words: list[str]) -> int | None:
