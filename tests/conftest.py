@@ -54,6 +54,12 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def tiny_text() -> str:
+    """``TINY``, which test modules cannot import."""
+    return TINY
+
+
+@pytest.fixture
 def nas_process() -> Callable[..., subprocess.Popen[str]]:
     """Starts ``nas`` in a folder, which gets ``tiny.yaml``, as a process that hears Ctrl-C."""
 

@@ -136,6 +136,7 @@ def test_a_bundle_is_written_run_and_imported(tmp_path, capsys):
     subprocess.run([sys.executable, "b/run.py"], check=True)
     made = output(capsys, "import-lut", "b", "--name", "pi", "--json")
     assert made["table"] == "latency_tables/tiny_hand_pi.csv"
+    assert made["next"] == "nas train-supernet --space tiny.yaml"
     assert LatencyTable.load(made["table"]).target.device == "hand:pi"
     assert "--force" in complaint(capsys, "import-lut", "b", "--name", "pi")
 

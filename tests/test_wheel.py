@@ -18,22 +18,7 @@ from nas.data import open_source
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-SPACE = """\
-name: small
-input_size: 32
-classes: 10
-stem: {kind: conv_stem}
-stages:
-  - width: [8, 16]
-    blocks:
-      - ffn: {kind: conv_ffn, expansion: [1, 2]}
-  - width: [16, 32]
-    downsample: {kind: conv_downsample}
-    blocks:
-      - ffn: [identity, {kind: conv_ffn, expansion: [1, 2]}]
-head: {kind: classifier}
-"""
-BRIEFLY = ("--space", "small.yaml", "--minutes", "4")
+BRIEFLY = ("--space", "tiny.yaml", "--minutes", "4")
 """In a space that a busy machine searches in that time too."""
 CLASSES, EACH = 3, 40
 """Of the pictures that stand for a user's."""
@@ -98,8 +83,8 @@ def test_the_wheel_holds_all_files_of_the_package_and_nothing_else(wheel):
     assert {"nas/py.typed", "nas/latency_tables/example_cpu.json"} < packed
 
 
-def test_it_finds_a_network_for_embedded_data(programs, tmp_path):
-    (tmp_path / "small.yaml").write_text(SPACE)
+def test_it_finds_a_network_for_embedded_data(tiny_text, programs, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(tiny_text)
     command = [programs / "nas", "run", "--data", "digits", *BRIEFLY, "--json"]
     found = json.loads(succeed(*command, cwd=tmp_path))
     assert found["delivered"]["test_accuracy"] > 0.5, "a tenth is chance"
@@ -123,9 +108,9 @@ def write_photos(folder):
             source.train.open(place).save(into / f"IMG_{label}{number:03}.jpg", quality=90)
 
 
-def test_the_commands_of_the_tutorial_work(programs, tmp_path):
+def test_the_commands_of_the_tutorial_work(tiny_text, programs, tmp_path):
     write_photos(tmp_path)
-    (tmp_path / "small.yaml").write_text(SPACE)
+    (tmp_path / "tiny.yaml").write_text(tiny_text)
     blocks = re.findall(r"^```sh\n(.*?)^```$", TUTORIAL.read_text(), re.DOTALL | re.MULTILINE)
     script = re.sub(r"--minutes \d+", " ".join(BRIEFLY), "set -e\n" + "".join(blocks))
     assert script.count("nas run") >= 1

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from nas.cli import options
+from nas.cli.table import print_built
 from nas.printing import print_line
-from nas.report.following import Following, default_table
+from nas.report.following import Following, after_table, default_table
 from nas.space import DEFAULT_SPACE, SearchSpace
 
 if TYPE_CHECKING:
@@ -66,7 +67,6 @@ def import_lut(
     as_json: options.Json = False,
 ) -> None:
     from nas.latency.bundle import import_bundle
-    from nas.report.measurements import print_validation
     from nas.report.pictures import draw_calibration
     from nas.report.terminal import ProgressBar
 
@@ -75,17 +75,8 @@ def import_lut(
 
     with ProgressBar("reading", quiet=as_json) as bar:
         table = import_bundle(folder, path, name=name, force=force, progress=bar)
-    paths = {"table": str(table.path), "sidecar": str(table.path.with_suffix(".json"))}
     if table.validation:
-        picture = table.path.with_suffix(".png")
-        draw_calibration(picture, table)
-        paths["picture"] = str(picture)
-    validation = table.validation.model_dump(mode="json") if table.validation else None
-    result = {**paths, "rows": len(table.rows), "validation": validation, "refusal": table.refusal}
-
-    def show() -> None:
-        print_validation(table)
-        if table.refusal:
-            print_line(f"nas slim will refuse this table: {table.refusal}")
-
-    options.print_result(result, paths, as_json=as_json, show=show)
+        draw_calibration(table.path.with_suffix(".png"), table)
+    space = table.provenance.space_argument
+    following = after_table(SearchSpace.load(space), space, table)
+    print_built(table, following, as_json=as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, BadParameter, Exit, Option
 
@@ -16,6 +16,7 @@ from nas.errors import StoppedError, UserError
 from nas.latency.device import Device
 from nas.printing import command, print_line
 from nas.report.following import (
+    Following,
     after_architecture,
     after_drift,
     after_model,
@@ -23,6 +24,9 @@ from nas.report.following import (
     default_table,
 )
 from nas.space import DEFAULT_SPACE, SearchSpace
+
+if TYPE_CHECKING:
+    from nas.latency.table import LatencyTable
 
 
 def _positive(value: float | None) -> float | None:
@@ -69,7 +73,6 @@ def build_lut(
 
     from nas import pipeline
     from nas.latency.build import BuildSettings
-    from nas.report.measurements import print_validation
     from nas.report.terminal import ProgressBar
 
     settings = BuildSettings(space_argument=space, seed=seed, quick=quick, minutes=minutes)
@@ -95,9 +98,16 @@ def build_lut(
         raise StoppedError(
             f"stopped; what was measured is kept, to continue: {command(*words, '--resume')}"
         ) from None
-    paths = {"table": str(path), "sidecar": str(path.with_suffix(".json"))}
+    print_built(table, after_table(loaded, space, table), as_json=as_json)
+
+
+def print_built(table: LatencyTable, following: Following, *, as_json: bool) -> None:
+    """Where a new table lies, how well it predicts, and whether ``nas slim`` will take it."""
+    from nas.report.measurements import print_validation
+
+    paths = {"table": str(table.path), "sidecar": str(table.path.with_suffix(".json"))}
     if table.validation:
-        paths["picture"] = str(path.with_suffix(".png"))
+        paths["picture"] = str(table.path.with_suffix(".png"))
     validation = table.validation.model_dump(mode="json") if table.validation else None
     result = {**paths, "rows": len(table.rows), "validation": validation, "refusal": table.refusal}
 
@@ -106,9 +116,7 @@ def build_lut(
         if table.refusal:
             print_line(f"nas slim will refuse this table: {table.refusal}")
 
-    options.print_result(
-        result, paths, as_json=as_json, show=show, following=after_table(loaded, space, table)
-    )
+    options.print_result(result, paths, as_json=as_json, show=show, following=following)
 
 
 def check_lut(

@@ -193,6 +193,8 @@ def read_folder(folder: Path) -> Measured:
         raise UserError(f"{samples}: is of another version of nas; make the folder anew")
     if header.plan != hashlib.sha256(plan_content).hexdigest():
         raise UserError(f"{samples}: its samples are of another plan than {plan.name} beside it")
+    if (device := json.loads(plan_content)["device"]) not in header.devices:
+        raise UserError(f"{samples}:1: knows no device '{device}', which {plan.name} is for")
     visits, conditions, waited = list[Visit](), header.conditions, 0.0
     for number, line in enumerate(lines[1:], start=2):
         if line.startswith(b'{"graph"'):

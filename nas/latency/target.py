@@ -13,7 +13,7 @@ from nas.documents import GrownValue, Value, did_you_mean
 from nas.errors import UserError
 from nas.latency import runner
 from nas.latency.device import Device, reach
-from nas.latency.runtimes import RUNTIMES, RunnerRuntime, Runtime
+from nas.latency.runtimes import RUNTIMES, RunnerRuntime
 from nas.latency.runtimes.base import random_inputs
 
 ClockName = Literal["thread_cpu", "wall"]
@@ -66,11 +66,6 @@ class Target(GrownValue):
             for name in type(self).model_fields
             if name not in HOW_REACHED and getattr(self, name) != getattr(other, name)
         ]
-
-
-def make_runtime(target: Target) -> Runtime:
-    """The target's runtime with the target's provider and threads."""
-    return RUNTIMES[target.runtime](target.provider, target.threads)
 
 
 class Facts(Value):

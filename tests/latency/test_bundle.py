@@ -142,6 +142,7 @@ def test_what_was_killed_goes_on(written, tmp_path):
         ),
         (lambda text: "\n".join(text.splitlines()[:60]) + "\n", r"\d+ of \d+ graphs have fewer"),
         (lambda text: text.replace('"format": 1', '"format": 2', 1), "of another version of nas"),
+        (lambda text: text.replace('"cpu": "', '"gpu": "', 1), "samples.jsonl:1: knows no device"),
     ],
 )
 def test_samples_that_do_not_fit_are_one_line(copy, tmp_path, damage, message):

@@ -7,8 +7,9 @@ from nas.latency.calibration import Calibration, RowSums
 from nas.latency.graphs import chain, count_parameters, input_shape_of, pointwise
 from nas.latency.measure import REFERENCE, Patience, Session, measure
 from nas.latency.runtimes import RUNTIMES, Runtime
-from nas.latency.target import detect_target, make_runtime
+from nas.latency.target import detect_target
 from nas.latency.unit import Reference, Unit
+from nas.latency.visits import profile_graph
 
 PATIENCE = Patience(least=8, most=12)
 
@@ -166,4 +167,4 @@ def test_another_runtime_is_one_class(monkeypatch):
     (found,) = measure([model], target, rng=rng, patience=PATIENCE)
     assert set(Recorder.shapes) == {(3, 8, 4, 4)}, "the batch of the target is what runs"
     assert 0 < found.warm.ms < found.cold.ms_high
-    assert make_runtime(target).profile(model, 1) is None
+    assert profile_graph(model, target, 1) is None

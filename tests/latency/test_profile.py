@@ -14,7 +14,7 @@ from nas.latency.profile import (
     scaled_to,
 )
 from nas.latency.runtimes import OnnxRuntime
-from nas.latency.target import make_runtime
+from nas.latency.visits import profile_graph
 
 MS = Latency(Measurement(1.0, 0.9, 1.1), Measurement(2.0, 1.9, 2.1))
 
@@ -51,7 +51,7 @@ def test_classes_of_operators_sum_to_the_measured_latency(profiles):
 
 def test_the_profiler_sees_every_operator_that_is_executed(tiny, graphs, target):
     model = graphs.network(tiny.largest())
-    runs = make_runtime(target).profile(model, 5)
+    runs = profile_graph(model, target, 5)
     assert len(runs) == 5
     convolutions = {"Conv", "Conv 1x1", "Conv depthwise"}
     executed = OnnxRuntime("CPUExecutionProvider", 1).operators(model)

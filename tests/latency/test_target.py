@@ -20,10 +20,10 @@ from nas.latency.table import build_command
 from nas.latency.target import (
     Target,
     accelerator,
+    clock_of,
     detect_again,
     detect_target,
     in_precision,
-    make_runtime,
     placement,
 )
 from nas.latency.visits import pack
@@ -97,9 +97,8 @@ def test_threads_must_be_cores_at_hand(threads):
 
 
 def test_several_threads_are_timed_by_the_wall():
-    two = Target.model_validate({**detect_target().model_dump(), "threads": 2})
     assert detect_target().clock == "thread_cpu"
-    assert make_runtime(two).threads == 2
+    assert clock_of(threads=2, works_in_caller=True, is_fine=True) == "wall"
 
 
 def test_a_runtime_that_is_not_installed_says_how_to_install_it(monkeypatch):
