@@ -22,6 +22,7 @@ from pathlib import Path
 from nas.errors import UserError
 from nas.firstrun.request import Request
 from nas.firstrun.schedule import Schedule
+from nas.latency.device import in_file_names
 from nas.slim.result import NETWORK_FILES
 from nas.store.lock import LOCK_FILE, PARTIAL
 
@@ -43,7 +44,8 @@ class Layout:
     def of(cls, root: Path, request: Request, schedule: Schedule) -> Layout:
         """Space and table bear the space's name; a space around a network is YAML with comments."""
         name, suffix = schedule.place.name, "yaml" if request.architecture else "json"
-        return cls(root, root / f"{name}.{suffix}", root / f"{name}_{request.device}.csv")
+        table = root / f"{name}_{in_file_names(request.device)}.csv"
+        return cls(root, root / f"{name}.{suffix}", table)
 
     @property
     def run(self) -> Path:

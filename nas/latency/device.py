@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -88,6 +89,11 @@ class Device(Value):
         address = self.name.partition(":")[2].partition("/")[0]
         words = python_words(self.python or "python3", *arguments, "--rests")
         return CARRIERS[self.carrier](address, words)
+
+
+def in_file_names(device: str) -> str:
+    """A device's name without what names of files must not have: ``ssh_me_pi_cuda``."""
+    return re.sub(r"[^\w.-]+", "_", device)
 
 
 @dataclass

@@ -6,7 +6,6 @@ for what only the user has.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nas.deploy.description import DELIVERED, MODEL_FILE, Description
 from nas.errors import UserError
+from nas.latency.device import in_file_names
 from nas.printing import command
 from nas.space import SearchSpace
 from nas.training.run import Run
@@ -42,7 +42,7 @@ class Following(NamedTuple):
 
 def default_table(space: SearchSpace, target: Target | None = None) -> Path:
     """The file that ``build-lut`` writes; ``slim`` reads the one that has no target."""
-    words = [space.name, re.sub(r"[^\w.-]+", "_", target.device) if target else "cpu"]
+    words = [space.name, in_file_names(target.device) if target else "cpu"]
     if target:
         threads, batch = f"{target.threads}threads", f"batch{target.batch}"
         others = (target.runtime, threads, batch, target.precision)

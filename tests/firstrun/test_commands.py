@@ -89,3 +89,10 @@ def test_with_pretrained_weights_the_reference_trains_as_long_as_planned():
 def test_a_space_of_ones_own_keeps_its_input_sizes():
     _, found = commands(REQUESTS[2])
     assert "--input-size" not in found["space"]
+
+
+def test_the_table_of_any_device_lies_in_the_folder_of_the_run():
+    schedule = schedule_of(DATA, PLACE, EFFORT, target_ms=0.3)
+    request = Request(data="folder:p", device="ssh:me@pi/cuda")
+    at = Layout.of(Path("o"), request, schedule)
+    assert at.table == Path("o/mobile_96px_ssh_me_pi_cuda.csv")
