@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -197,7 +197,11 @@ def pick_companions(
     and of many weights feel differently.
     """
     params = {it: measure_size(it).params for it in _random_networks(space, rng)}
-    return [it for it in _of_sizes(params, COMPANION_SIZES) if it != reference]
+    own = measure_size(reference).params
+    smaller = [it for it, size in params.items() if size < own]
+    larger = [it for it, size in params.items() if size > own]
+    sides = zip(COMPANION_SIZES, (smaller, larger), strict=True)
+    return [_nearest(params, share, side) for share, side in sides if side]
 
 
 def pick_reference(
@@ -226,11 +230,17 @@ def pick_reference(
 
 def _of_sizes(sizes: Mapping[Architecture, int], shares: Sequence[float]) -> list[Architecture]:
     """The networks nearest to these places on a scale from the least size to the greatest."""
+    return list(dict.fromkeys(_nearest(sizes, share, sizes) for share in shares))
+
+
+def _nearest(
+    sizes: Mapping[Architecture, int], share: float, among: Iterable[Architecture]
+) -> Architecture:
+    """The one of some networks that is nearest to a place on the scale of all sizes."""
     logs = {network: math.log(size) for network, size in sizes.items()}
     least, most = min(logs.values()), max(logs.values())
-    wanted = [least + share * (most - least) for share in shares]
-    nearest = (min(logs, key=lambda network: abs(logs[network] - size)) for size in wanted)
-    return list(dict.fromkeys(nearest))
+    wanted = least + share * (most - least)
+    return min(among, key=lambda network: abs(logs[network] - wanted))
 
 
 def _random_networks(space: SearchSpace, rng: np.random.Generator) -> dict[Architecture, int]:

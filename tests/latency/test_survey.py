@@ -14,6 +14,7 @@ from nas.latency.survey import (
     Survey,
     network_name,
     pick_candidates,
+    pick_companions,
     pick_networks,
     pick_reference,
     share_out,
@@ -189,3 +190,15 @@ def test_the_reference_is_a_steady_candidate(tiny, graphs, machine, unsteady):
 def test_names_of_graphs_tell_networks_apart(tiny):
     survey = Survey([tiny.smallest(), tiny.largest()], [tiny.smallest()], LayerGraphs())
     assert len(survey.makers) == 4
+
+
+def test_companions_are_smaller_and_larger_than_whichever_candidate_is_the_reference(tiny):
+    for reference in pick_candidates(tiny, np.random.default_rng(0)):
+        found = pick_companions(tiny, np.random.default_rng(1), reference)
+        smaller, larger = (measure_size(it).params for it in found)
+        assert smaller < measure_size(reference).params < larger
+
+
+def test_the_smallest_network_has_a_larger_companion_alone(tiny):
+    (found,) = pick_companions(tiny, np.random.default_rng(1), tiny.smallest())
+    assert measure_size(found).params > measure_size(tiny.smallest()).params
