@@ -62,8 +62,9 @@ FLOOR_MS = 1e-4
 LEAST_HELD_OUT = 4
 NOUN, REMEDY = "a build", "--force starts afresh"
 
-PASS_SECONDS = 12.0
-"""Time of a pass, after which it is decided anew where the next visits go."""
+PASS_SECONDS, FURTHER = 12.0, 0.97
+"""Time of a pass, after which it is decided anew where the next visits go; and what it aims at, as
+a share of the error that is wanted, as its visits may show more noise."""
 
 
 class MeasuringPlan(NamedTuple):
@@ -241,7 +242,15 @@ class Building:
         self._visit_each(keys)
         self._visit_each(staircase.keys_misfit(layers, self._rows(), step))
         while (left := self._seconds_left()) > 1 and not self._is_known():
-            self._visit(self.survey.next_counts(self.visits, min(left, PASS_SECONDS)))
+            counts = self.survey.next_counts(
+                self.visits,
+                min(left, PASS_SECONDS),
+                opening=self.turns.opening,
+                noise=FURTHER * self.plan.error,
+            )
+            if not any(counts.values()):
+                break
+            self._visit(counts)
         return self.write_up(step)
 
     def write_up(self, step: int) -> tuple[dict[Key, Row], Provenance]:

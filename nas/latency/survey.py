@@ -32,6 +32,7 @@ from nas.latency.estimator import (
 )
 from nas.latency.graphs import LayerGraphs, Probe
 from nas.latency.measure import HIDDEN, REFERENCE, reference_names
+from nas.latency.runner import LIFE
 from nas.latency.table import Key
 from nas.latency.target import Target
 from nas.latency.unit import Reference
@@ -85,11 +86,17 @@ class Survey:
         names = [name for name in self.makers if name not in self.regular]
         return {name: max(0, least - made[name]) for name in names}
 
-    def next_counts(self, visits: Sequence[Visit], seconds: float) -> dict[str, int]:
-        """The visits that fit into ``seconds`` and lower the error by noise most."""
+    def next_counts(
+        self, visits: Sequence[Visit], seconds: float, *, opening: float = 0.0, noise: float = 0.0
+    ) -> dict[str, int]:
+        """The visits that fit into ``seconds`` and lower the error by noise most.
+
+        ``opening`` are the seconds that a graph takes before its first visit in a round; no more is
+        asked for than lowers the error to ``noise``, a share.
+        """
         graphs = self._weights(visits)
         variances, costs, made = np.array(list(graphs.values())).T
-        more = share_out(variances, costs, made, seconds)
+        more = share_out(variances, costs, made, seconds, opening=opening, error=noise**2)
         return dict(zip(graphs, more.tolist(), strict=True))
 
     def noise(self, visits: Sequence[Visit]) -> float:
@@ -159,17 +166,41 @@ class Survey:
 
 
 def share_out(
-    variances: np.ndarray, costs: np.ndarray, made: np.ndarray, budget: float
+    variances: np.ndarray,
+    costs: np.ndarray,
+    made: np.ndarray,
+    budget: float,
+    *,
+    opening: float = 0.0,
+    error: float = 0.0,
 ) -> np.ndarray:
-    """Further visits (N,) that cost about ``budget`` and minimise the sum of variances / visits."""
-    ideal = np.sqrt(variances / costs)
-    low, high = 0.0, (made.max() + budget / costs.min()) / max(ideal.max(), 1e-300)
+    """Further visits (N,) that minimise the sum of variances / visits.
+
+    They cost about ``budget``, or what lowers that sum to ``error`` where this is less. A graph is
+    opened once for each ``LIFE`` of its visits; where its first visit saves too little for that,
+    it gets none.
+    """
+    each = costs + opening / LIFE
+    first = opening - opening / LIFE
+
+    def visits(price: float) -> np.ndarray:
+        """What is worth its cost, where a second is worth ``price`` of the sum."""
+        more: np.ndarray = np.maximum(np.sqrt(variances / (price * each)) - made, 0)
+        saved = variances / made - variances / (made + more)
+        return np.where(saved > price * (more * each + first), more, 0)
+
+    def is_enough(more: np.ndarray) -> bool:
+        spent = (more * each + first * (more > 0)).sum()
+        return bool(spent >= budget or (variances / (made + more)).sum() <= error)
+
+    low, high = -80.0, math.log((variances / made**2 / each).max() + 1e-300)
     for _ in range(60):
         middle = (low + high) / 2
-        spent = (np.maximum(middle * ideal - made, 0) * costs).sum()
-        low, high = (middle, high) if spent < budget else (low, middle)
-    found: np.ndarray = np.maximum(low * ideal - made, 0).round().astype(int)
-    return found
+        low, high = (middle, high) if is_enough(visits(math.exp(middle))) else (low, middle)
+    found = visits(math.exp(high)).round()
+    if not found.any():  # graphs that are alike are worth it from the same price on
+        found = visits(math.exp(low)).round()
+    return found.astype(int)
 
 
 def pick_networks(space: SearchSpace, rng: np.random.Generator, count: int) -> list[Architecture]:

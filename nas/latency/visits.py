@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -62,9 +62,16 @@ class Turns:
     _open: set[str] = field(default_factory=set)
     _awaited: deque[str] = field(default_factory=deque)
     _generation: int = 0
+    _opened: int = 0
+    _opening_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self._place = place_of(self.target)
+
+    @property
+    def opening(self) -> float:
+        """Seconds that a graph took before its first visit in a round, in the mean."""
+        return self._opening_seconds / max(1, self._opened)
 
     def visit(self, counts: Mapping[str, int]) -> Iterator[list[Visit]]:
         """Visit each graph so many times, references in between; yields chunk by chunk."""
@@ -103,9 +110,10 @@ class Turns:
         done, waits = 0, False
         while True:
             try:
-                for name in dict.fromkeys(order[done:]):
-                    self._send(name)
-                self._require_opened()
+                with self._is_opening():
+                    for name in dict.fromkeys(order[done:]):
+                        self._send(name)
+                    self._require_opened()
                 request = {"do": "visit", "order": order[done:], "clock": self.target.clock}
                 self._place.send(request)
                 while "visited" not in (reply := self._place.receive()):
@@ -131,9 +139,18 @@ class Turns:
 
     def _open_soon(self, name: str) -> int:
         """Begin to open a graph; returns its bytes."""
-        with suppress(LostError):  # it is opened where it is visited
+        with suppress(LostError), self._is_opening():  # it is opened where it is visited
             self._send(name)
         return self._packed[name].size
+
+    @contextmanager
+    def _is_opening(self) -> Iterator[None]:
+        """Count the time that sessions take before their visits."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._opening_seconds += time.monotonic() - begun
 
     def _send(self, name: str) -> None:
         """Ask for the session of a graph, unless it is open."""
@@ -151,6 +168,7 @@ class Turns:
         self._place.send(_request("open", self.target, packed, name=name), content)
         self._open.add(name)
         self._awaited.append(name)
+        self._opened += 1
 
     def _pack(self, name: str) -> tuple[Packed, bytes]:
         """Make a graph; raises UserError with its name if it cannot be fed."""

@@ -10,6 +10,7 @@ import pytest
 from nas.latency.estimator import Visit
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import HIDDEN
+from nas.latency.runner import LIFE
 from nas.latency.survey import (
     Survey,
     network_name,
@@ -41,6 +42,38 @@ def test_visits_are_shared_out_as_well_as_brute_force_would(seed):
         if (np.array(more) * costs).sum() <= spent + 1e-9
     )
     assert error(variances, made + found) <= 1.01 * best
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_graphs_are_opened_where_that_is_worth_it(seed):
+    rng = np.random.default_rng(seed)
+    variances, costs = rng.uniform(0.1, 4, 3), rng.uniform(0.5, 2, 3)
+    made, opening = rng.integers(2, 8, 3).astype(float), 6.0
+
+    def price(more):
+        return float((more * costs + opening * np.ceil(np.array(more) / LIFE)).sum())
+
+    found = share_out(variances, costs, made, 40.0, opening=opening)
+    best = min(
+        error(variances, made + more)
+        for more in itertools.product(range(25), repeat=3)
+        if price(np.array(more)) <= price(found) + 1e-9
+    )
+    assert price(found) <= 40 + 2 * opening
+    assert error(variances, made + found) <= 1.06 * best
+
+
+def test_no_more_visits_are_asked_for_than_lower_the_error_as_wanted():
+    variances, made = np.array([1.0, 4.0, 2.0]), np.array([4.0, 4.0, 4.0])
+    found = share_out(variances, np.ones(3), made, 1000.0, error=1.0)
+    assert error(variances, made + found) == pytest.approx(1.0, rel=0.05)
+    assert found.sum() < 20
+    assert not share_out(variances, np.ones(3), made, 0.0).any()
+
+
+def test_graphs_that_are_alike_are_all_opened():
+    found = share_out(np.ones(3), np.ones(3), np.full(3, 4.0), 2.0, opening=5.0)
+    assert (found > 0).all()
 
 
 def test_a_graph_that_was_visited_too_often_gets_no_more():
