@@ -41,10 +41,10 @@ check: $(INSTALLED)  ## format, lint, types, layers and the documentation's link
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(ZENSICAL)
 
-# pip before 25.1 lacks --group.
+# pip before 25.1 lacks --group. Compiling all modules takes longer than what is imported needs.
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Filling .venv (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt --editable . --group dev
+	@$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt --editable . --group dev
 	@touch $@

@@ -388,6 +388,7 @@ def test_search_delivers_what_a_study_finds(capsys, folder):
     assert re.search("holds the results of a search; --force replaces them", line)
 
 
+@pytest.mark.slow
 def test_slim_by_importance(capsys, folder):
     result = output(capsys, "slim", "--run", "r", "--table", "t.csv", "--target-params",
                     str(MOST_PARAMS), "--strategy", "importance", "--out", "i", "--force",
@@ -568,6 +569,7 @@ def faster_reference(name, factor):
     LatencyTable(table.rows, provenance, Path(name)).save()
 
 
+@pytest.mark.slow
 def test_bench_tells_latencies_in_the_unit_of_a_table(capsys, folder):
     faster_reference("f.csv", 4.0)
     now = output(capsys, "bench", "s/model.onnx", "--json")
@@ -791,6 +793,7 @@ def test_a_table_for_another_space_names_the_missing_layer_and_the_command(capsy
     assert "--resume" in line
 
 
+@pytest.mark.slow
 def test_the_command_that_an_error_names_mends_it(capsys, folder):
     rng = np.random.default_rng(0)
     for part, count in (("train", 30), ("test", 5)):

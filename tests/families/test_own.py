@@ -433,7 +433,9 @@ print(len(kind.load(sys.argv[1]).blocks))
 
 
 @pytest.mark.parametrize("name", ["space.json", "found.json"])
-@pytest.mark.parametrize("other", [None, "# another file of that name\n"])
+@pytest.mark.parametrize(
+    "other", [None, pytest.param("# another file of that name\n", marks=pytest.mark.slow)]
+)
 def test_what_is_saved_elsewhere_brings_its_code_along(tmp_path, name, other):
     (tmp_path / "mine").mkdir()
     (tmp_path / "saved").mkdir()

@@ -89,6 +89,7 @@ def test_a_space_that_is_asked_for_is_the_only_candidate(tmp_path, monkeypatch):
     assert words(Request(data="folder:p", space="own.json"), 8) == [("own.json", 64)]
 
 
+@pytest.mark.slow
 def test_around_a_network_there_is_a_space_of_each_size_up_to_its_own():
     request = Request(data="folder:p", architecture="efficientnet_lite_0")
     found = list(candidates(request, data(256)))

@@ -105,6 +105,7 @@ def test_a_family_meets_each_of_its_bounds_within_one_budget(search):
             assert accuracy(best) == max(fits, default=accuracy(best))
 
 
+@pytest.mark.slow
 def test_a_family_covers_more_of_the_frontier_than_one_target():
     areas = [
         np.mean(
