@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -31,9 +33,11 @@ CROP_AREA = (0.08, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
 
-MOST_TRIED, TRIED_SIDE, NAMED = 20_000, 64, 5
-"""Pictures that are tried before a run, the side at which JPEG is decoded for it, and how many of
-those that cannot be read are named."""
+MOST_TRIED, TRIED_SIDE = 20_000, 64
+"""Pictures that are tried before a run, and the side at which JPEG is decoded for it."""
+
+NAMED, REMOVED = 3, 100
+"""How many of those that cannot be read are named with the reason, and how many in a command."""
 
 _ONE_LARGE = threading.Lock()
 
@@ -241,15 +245,21 @@ def require_readable(source: Source) -> None:
         count = len(pictures.labels)
         tried = np.linspace(0, count - 1, min(count, MOST_TRIED)).round().astype(int).tolist()
         with ThreadPoolExecutor(usable_cores()) as threads:
-            found = [it for it in threads.map(partial(_complaint, pictures), tried) if it]
+            complaints = threads.map(partial(_complaint, pictures), tried)
+            found = {index: it for index, it in zip(tried, complaints, strict=True) if it}
+        first = list(found.values())[:NAMED]
         if len(found) > 1:
             more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+            places = [pictures.place(index) for index in found]
+            command = ""
+            if len(places) <= REMOVED and all(map(os.path.isfile, places)):
+                command = f": rm {shlex.join(places)}"
             raise UserError(
                 f"{source.spec}: {len(found)} of {len(tried):,} images are unreadable: "
-                f"{'; '.join(found[:NAMED])}{more}; replace or remove them"
+                f"{'; '.join(first)}{more}; replace or remove them{command}"
             )
         if found:
-            raise UserError(f"{found[0]}; replace or remove it")
+            raise UserError(f"{first[0]}; replace or remove it")
 
 
 def _complaint(pictures: Pictures, index: int) -> str | None:
