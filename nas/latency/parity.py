@@ -10,10 +10,8 @@ import onnx
 from nas.errors import UserError
 from nas.latency import runner
 from nas.latency.device import BY_HAND
-from nas.latency.graphs import with_batch
-from nas.latency.runtimes.base import random_inputs
 from nas.latency.target import Target
-from nas.latency.visits import ask_of_graph
+from nas.latency.visits import ask_of_graph, pack
 
 REFERENCE = "onnxruntime"
 
@@ -32,9 +30,7 @@ def require_same_result(graph: onnx.ModelProto, target: Target) -> None:
     rounds = place.kind != "cpu" or target.precision == "int8"
     if is_reference or rounds or place.carrier == BY_HAND:
         return
-    told = ask_of_graph("compute", graph, target)["outputs"]
-    for name, expected in _expected(with_batch(graph, target.batch)).items() if told else ():
-        difference = _difference(np.array(told[name]), expected)
+    for name, difference in differences(graph, target).items():
         if not difference <= BOUND:
             raise UserError(
                 f"{place.name}: {target.runtime} {target.runtime_version} computes another "
@@ -43,11 +39,18 @@ def require_same_result(graph: onnx.ModelProto, target: Target) -> None:
             )
 
 
-def _expected(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """The outputs, thinned as the runner does."""
-    engine = runner.start_engine(REFERENCE)
-    content, inputs = model.SerializeToString(), random_inputs(model)
-    found = engine.compute(content, inputs, "CPUExecutionProvider", 1)
+def differences(graph: onnx.ModelProto, target: Target) -> dict[str, float]:
+    """By how much each output differs, as a share of its largest number; empty if none is told."""
+    told = ask_of_graph("compute", graph, target)["outputs"]
+    expected = _expected(graph, target) if told else {}
+    return {name: _difference(np.array(told[name]), it) for name, it in expected.items()}
+
+
+def _expected(graph: onnx.ModelProto, target: Target) -> dict[str, np.ndarray]:
+    """The outputs here, thinned as the runner does."""
+    packed, content = pack(graph, target)
+    inputs, engine = runner.made_up(packed.inputs), runner.start_engine(REFERENCE)
+    found = engine.compute(runner.filled(content), inputs, "CPUExecutionProvider", 1)
     return {name: np.array(runner.thinned(values)) for name, values in found.items()}
 
 

@@ -115,6 +115,15 @@ next time it is given half as many."""
 MOST_TOLD = 4096
 """Numbers of an output."""
 
+SEQUENCE = 65_521
+"""Random numbers: a prime, so that no two rows of weights are the same."""
+
+MOST_INTEGER = 63
+"""In int8: sums of products stay exact on every processor."""
+
+SUFFIX = ".graph"
+"""Of files in the working folder: ONNX, but for the weights to be made up."""
+
 KEPT_BYTES = 2_000_000_000
 """Of graphs that stay in the working folder for the next time."""
 
@@ -533,8 +542,6 @@ def mnn_file(model: bytes) -> Iterator[str]:
 @contextlib.contextmanager
 def hushed() -> Iterator[Callable[[], str]]:
     """Keep what a library prints from the screen; gives what it has said, afterwards."""
-    import ctypes
-
     content = b""
     sys.stdout.flush()
     kept = os.dup(1), os.dup(2)
@@ -544,7 +551,9 @@ def hushed() -> Iterator[Callable[[], str]]:
         try:
             yield lambda: content.decode(errors="replace")
         finally:
-            with contextlib.suppress(OSError, AttributeError):  # Windows
+            with contextlib.suppress(ImportError, OSError, AttributeError, TypeError):  # Windows
+                import ctypes
+
                 ctypes.CDLL(None).fflush(None)
             for place, descriptor in enumerate(kept, start=1):
                 os.dup2(descriptor, place)
@@ -802,8 +811,8 @@ class Runner:
     def kept(self, request: Mapping[str, Any]) -> Reply:
         """The graphs that lie in the folder, by their hashes."""
         del request
-        paths = glob.glob(os.path.join(self._folder, "*.onnx")) if self._folder else []
-        return {"kept": [os.path.basename(path)[: -len(".onnx")] for path in paths]}
+        paths = glob.glob(os.path.join(self._folder, f"*{SUFFIX}")) if self._folder else []
+        return {"kept": [os.path.basename(path)[: -len(SUFFIX)] for path in paths]}
 
     def close(self, request: Mapping[str, Any]) -> Reply:
         """Close all sessions but those to ``keep``; tells the room there is then."""
@@ -813,7 +822,7 @@ class Runner:
     def open(self, request: Mapping[str, Any], payload: bytes) -> Reply:
         """Open the session of a graph, by its content or from the folder."""
         try:
-            model = self._content(request["sha256"], payload)
+            model = filled(self._content(request["sha256"], payload))
             inputs = made_up(request["inputs"])
             prepare = self._engine(request["runtime"]).prepare
             arguments = model, inputs, request["provider"], request["threads"]
@@ -835,13 +844,15 @@ class Runner:
 
     def profile(self, request: Mapping[str, Any], payload: bytes) -> Reply:
         """The ms of each kind of operator in each of some runs; None without a profiler."""
-        engine, model = self._engine(request["runtime"]), self._content(request["sha256"], payload)
+        engine = self._engine(request["runtime"])
+        model = filled(self._content(request["sha256"], payload))
         arguments = request["provider"], request["threads"], request["runs"]
         return {"profile": engine.profile(model, made_up(request["inputs"]), *arguments)}
 
     def compute(self, request: Mapping[str, Any], payload: bytes) -> Reply:
         """The outputs of a graph for its made-up inputs, thinned."""
-        engine, model = self._engine(request["runtime"]), self._content(request["sha256"], payload)
+        engine = self._engine(request["runtime"])
+        model = filled(self._content(request["sha256"], payload))
         arguments = made_up(request["inputs"]), request["provider"], request["threads"]
         try:
             found = self._thread.submit(engine.compute, model, *arguments).result()
@@ -901,7 +912,7 @@ class Runner:
         """A graph as it came, which joins the folder; or as it lies there."""
         if not self._folder:
             return payload
-        path = os.path.join(self._folder, f"{sha256}.onnx")
+        path = os.path.join(self._folder, f"{sha256}{SUFFIX}")
         if payload:
             _write(path, payload)
             return payload
@@ -927,6 +938,26 @@ def made_up(inputs: Iterable[Tuple[str, Sequence[int], str]]) -> Dict[str, np.nd
             else np.zeros(shape, dtype)
         )
     return found
+
+
+def filled(content: bytes) -> bytes:
+    """A serialised model, with random numbers where weights were left out (nas/latency/light.py).
+
+    All are taken from one sequence: to draw them takes longer than to read them from a disk.
+    """
+    if not content.startswith(b"{"):  # as no model does
+        return content
+    end = content.index(b"\n") + 1
+    parts, place, drawn = [], end, 0
+    sequence = np.random.default_rng(0).standard_normal(SEQUENCE, np.float32)
+    for size, count, dtype, mean, deviation in json.loads(content[:end])["fills"]:
+        values = np.resize(np.roll(sequence, -drawn), count) * np.float32(deviation)
+        values += np.float32(mean)
+        if np.dtype(dtype).kind == "i":
+            values = np.clip(np.rint(values), -MOST_INTEGER, MOST_INTEGER)
+        parts += [content[place : end + size], values.astype(dtype).tobytes()]
+        place, drawn = end + size, (drawn + count) % SEQUENCE
+    return b"".join([*parts, content[place:]])
 
 
 def thinned(values: np.ndarray) -> List[float]:
@@ -992,7 +1023,7 @@ def parse_cores(text: str) -> List[int]:
 def make_room(folder: str) -> None:
     """Make the folder, and let the graphs go that were not used for longest."""
     os.makedirs(folder, exist_ok=True)
-    kept, paths = 0, glob.glob(os.path.join(folder, "*.onnx"))
+    kept, paths = 0, glob.glob(os.path.join(folder, f"*{SUFFIX}"))
     for path in sorted(paths, key=os.path.getmtime, reverse=True):
         kept += os.path.getsize(path)
         if kept > KEPT_BYTES:

@@ -24,6 +24,7 @@ from nas.latency.connection import LostError, Reply
 from nas.latency.device import Place, reach, within
 from nas.latency.estimator import Visit
 from nas.latency.graphs import with_batch
+from nas.latency.light import lighten, random_weights
 from nas.latency.runtimes import RUNTIMES, RunnerRuntime, Runtime
 from nas.latency.runtimes.base import InputKind, input_kinds
 from nas.latency.target import Target, in_precision
@@ -34,7 +35,7 @@ CHUNK_SECONDS = 5.0
 
 
 class Packed(NamedTuple):
-    """A graph as it is sent: its hash, its bytes, and what it takes."""
+    """A graph as it is sent: the hash of that, its bytes when it is whole, and what it takes."""
 
     sha256: str
     size: int
@@ -180,11 +181,11 @@ def place_of(target: Target) -> Place:
 
 
 def pack(graph: onnx.ModelProto, target: Target) -> tuple[Packed, bytes]:
-    """A graph in the target's precision and batch, serialised."""
+    """A graph in the target's precision and batch, serialised without its random weights."""
     model = with_batch(in_precision(graph, target), target.batch)
     inputs = tuple(input_kinds(model))
-    content = model.SerializeToString()
-    return Packed(hashlib.sha256(content).hexdigest(), len(content), inputs), content
+    content = lighten(model, random_weights(graph))
+    return Packed(hashlib.sha256(content).hexdigest(), model.ByteSize(), inputs), content
 
 
 def ask_of_graph(do: str, graph: onnx.ModelProto, target: Target, **more: object) -> Reply:

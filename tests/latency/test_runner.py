@@ -95,7 +95,7 @@ def test_graphs_stay_in_the_folder_by_their_hashes(tmp_path):
     answers(made, request, content)
     assert answers(made, {"do": "kept"}) == [{"kept": [request["sha256"]]}]
     assert answers(runner.Runner(folder=str(tmp_path)), request) == [{"opened": "g"}]
-    file = tmp_path / f"{request['sha256']}.onnx"
+    file = tmp_path / f"{request['sha256']}{runner.SUFFIX}"
     file.write_bytes(content[:-1])
     (reply,) = answers(made, request)
     assert "was damaged, and is set aside; send it again" in reply["failed"]
@@ -113,10 +113,10 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 def test_the_oldest_graphs_make_room(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "KEPT_BYTES", 25)
     for age, name in enumerate("abc"):
-        (tmp_path / f"{name}.onnx").write_bytes(b"0123456789")
-        os.utime(tmp_path / f"{name}.onnx", (1000 - age, 1000 - age))
+        (tmp_path / f"{name}{runner.SUFFIX}").write_bytes(b"0123456789")
+        os.utime(tmp_path / f"{name}{runner.SUFFIX}", (1000 - age, 1000 - age))
     runner.make_room(str(tmp_path))
-    assert sorted(it.name for it in tmp_path.iterdir()) == ["a.onnx", "b.onnx"]
+    assert sorted(it.name for it in tmp_path.iterdir()) == ["a.graph", "b.graph"]
 
 
 def test_a_missing_runtime_says_how_to_install_it(monkeypatch):
