@@ -2,12 +2,14 @@
 
     .venv/bin/python benchmarks/latency.py                     # an hour and a half on two x86 cores
     .venv/bin/python benchmarks/latency.py --parts tables loop --conditions idle
+    .venv/bin/python benchmarks/latency.py --parts tables --runtime mnn --out runs/benchmark_mnn
 
-``simulated``: a machine of known truth. ``tables``: a table of each space, its time and its errors.
-``loop``: a user's own loop over 16 networks (benchmarks/loop.py). ``builds``: what the tables of
-the conditions predict for 40 networks. ``closed``: all methods slimmed to three targets, and what
-they deliver measured again. ``shares``: prices of layers. ``demo``: ``nas demo``, from its table to
-its page. The idle condition needs an idle machine.
+``simulated``: a machine of known truth. ``tables``: a table of each space, its time and its errors,
+of any runtime, while the other parts are of onnxruntime. ``loop``: a user's own loop over 16
+networks (benchmarks/loop.py). ``builds``: what the tables of the conditions predict for 40
+networks. ``closed``: all methods slimmed to three targets, and what they deliver measured again.
+``shares``: prices of layers. ``demo``: ``nas demo``, from its table to its page. The idle condition
+needs an idle machine.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from nas.latency.calibration import judge
 from nas.latency.estimator import STATES, Estimate, State
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import Session
+from nas.latency.runtimes import RUNTIMES
 from nas.latency.survey import network_name, pick_networks
 from nas.latency.table import LatencyTable
 from nas.latency.target import detect_target
@@ -84,11 +87,12 @@ class Line(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """What the parts share: a condition, its folder, the spaces, and all conditions' folders."""
+    """What the parts share: a condition, all conditions' folders, the spaces, a runtime."""
 
     condition: str
     out: Path
     spaces: list[str]
+    runtime: str
 
     def table_path(self, space: str, condition: str | None = None) -> Path:
         return self.out / (condition or self.condition) / f"{space}.csv"
@@ -101,12 +105,13 @@ def main() -> None:
     parser.add_argument("--spaces", nargs="+", default=spaces)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=CONDITIONS)
+    parser.add_argument("--runtime", choices=sorted(RUNTIMES), default="onnxruntime")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark_latency"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[tuple[str, str], dict[str, Line]] = {}
     for condition in arguments.conditions:
-        bench = Bench(condition, arguments.out, arguments.spaces)
+        bench = Bench(condition, arguments.out, arguments.spaces, arguments.runtime)
         bench.table_path("any").parent.mkdir(parents=True, exist_ok=True)
         with load(wanted=condition == "loaded"):
             for part in arguments.parts:
@@ -160,6 +165,7 @@ def of_tables(bench: Bench) -> Iterator[Line]:
             table = pipeline.build_table(
                 SearchSpace.load(name),
                 bench.table_path(name),
+                target=detect_target(runtime=bench.runtime),
                 settings=BuildSettings(seed=CONDITIONS.index(bench.condition)),
                 force=True,
                 progress=bar,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from nas.cli import options
-from nas.cli.table import print_built
+from nas.cli.table import PrecisionName, print_built
 from nas.printing import print_line
 from nas.report.following import Following, after_table, default_table
 from nas.space import DEFAULT_SPACE, SearchSpace
@@ -24,6 +24,7 @@ def bundle(
     runtime: options.RuntimeName = "onnxruntime",
     threads: options.Threads = 1,
     batch: options.Batch = 1,
+    precision: PrecisionName = "float32",
     minutes: Annotated[
         float | None, Option(min=0.1, help="Minutes to measure there; by default 2.")
     ] = None,
@@ -40,7 +41,7 @@ def bundle(
     from nas.report.terminal import ProgressBar
 
     settings = BuildSettings(space_argument=space, seed=seed, minutes=minutes)
-    target = target_to_be(device, runtime, threads=threads, batch=batch)
+    target = target_to_be(device, runtime, threads=threads, batch=batch, precision=precision)
     with ProgressBar("writing", quiet=as_json) as bar:
         write_bundle(loaded, out, target, settings, force=force, progress=bar)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())

@@ -17,6 +17,7 @@ from nas.cli import options
 from nas.data import require_source
 from nas.errors import UserError
 from nas.firstrun.request import Request, require_positive
+from nas.latency.device import Device
 from nas.printing import print_line
 from nas.progress import Progress, duration
 from nas.report.following import after_network
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from nas.firstrun.stages import Finished, Stages
 
 
+@options.options_of(place=Device, without=("name",))
 def run(
+    *,
     data: Annotated[str, Option(help=DataSettings.model_fields["spec"].description)],
     target_ms: Annotated[
         float | None, Option(help="Largest latency; else half of the largest network's.")
@@ -43,6 +46,7 @@ def run(
         str | None, Option(help="Search space; else the plan chooses a built-in one that fits.")
     ] = None,
     device: options.Device = "cpu",
+    place: options.Given,
     minutes: Annotated[
         float | None, Option(help="Most minutes; else what the data need, an hour at most.")
     ] = None,
@@ -63,7 +67,6 @@ def run(
         Architecture.load(architecture)
     if space:
         SearchSpace.load(space)
-    _require_device(device)
     request = Request(
         data=data,
         target_ms=target_ms,
@@ -71,9 +74,11 @@ def run(
         weights=weights,
         architecture=architecture,
         device=device,
+        **place,
         minutes=minutes,
         seed=seed,
     )
+    _require_device(request.place)
     name = Path(data.partition(":")[2]).name or data
     _run(request, out or Path("runs") / name.replace(":", "_"), force=force, as_json=as_json)
 
@@ -88,7 +93,7 @@ def demo(
     _run(REQUEST, out, plan_demo, force=True, as_json=as_json)
 
 
-def _require_device(device: str) -> None:
+def _require_device(device: Device) -> None:
     from nas.latency.target import detect_target
 
     detect_target(device)

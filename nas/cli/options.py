@@ -162,7 +162,7 @@ def _option(name: str, field: FieldInfo, *, show_default: bool) -> Parameter | N
         help=" ".join(filter(None, (field.description, bounds))) or None,
         callback=validate,
         metavar="<n,n,...>" if get_origin(kind) is tuple else None,
-        show_default=str(default) if default not in (None, ()) else False,
+        show_default=str(default) if default not in (None, (), "") else False,
     )
     shown = str if get_origin(kind) is tuple else kind
     annotation = Annotated[shown | None, option]  # type: ignore[valid-type]

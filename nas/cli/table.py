@@ -28,6 +28,8 @@ from nas.space import DEFAULT_SPACE, SearchSpace
 if TYPE_CHECKING:
     from nas.latency.table import LatencyTable
 
+PrecisionName = Annotated[Precision, Option(help="Numbers to compute with.")]
+
 
 def _positive(value: float | None) -> float | None:
     if value is not None and not value > 0:
@@ -44,7 +46,7 @@ def build_lut(
     runtime: options.RuntimeName = "onnxruntime",
     threads: options.Threads = 1,
     batch: options.Batch = 1,
-    precision: Annotated[Precision, Option(help="Numbers to compute with.")] = "float32",
+    precision: PrecisionName = "float32",
     quick: Annotated[
         bool, Option("--quick", help="Measure a part of the layers, model the others.")
     ] = False,

@@ -80,7 +80,7 @@ def plan(request: Request, progress: Progress) -> Schedule:
     What it takes is a part of the minutes of the request.
     """
     started = time.monotonic()
-    target, device = detect_target(request.device), training_device()
+    target, device = detect_target(request.place), training_device()
     data, aim = read_facts(request), Aim(request.target_ms, request.weights is not None)
     measured = list[SpaceFacts]()
     for place in candidates(request, data):
@@ -108,7 +108,7 @@ def measure_alone(request: Request, search_share: float) -> tuple[DataFacts, Spa
     """The facts of the one space of a request, and the device that trains."""
     data, device = read_facts(request, search_share), training_device()
     (place,) = candidates(request, data)
-    target = detect_target(request.device)
+    target = detect_target(request.place)
     return data, measure_place(place, target, weights=None, training_device=device), device
 
 

@@ -20,6 +20,7 @@ def run_command(request: Request, out: object) -> Words:
             words += [f"--{name.replace('_', '-')}", text]
     if request.device != "cpu":
         words += ["--device", request.device]
+    words += _place_words(request)
     if request.seed:
         words += ["--seed", str(request.seed)]
     return (*words, "--out", str(out))
@@ -34,6 +35,7 @@ def single_commands(request: Request, schedule: Schedule, at: Layout) -> Mapping
         found["space"] += ["--input-size", str(place.input_size)]
     found["space"] += ["--out", str(at.space)]
     found["table"] = ["build-lut", "--space", str(at.space), "--device", request.device]
+    found["table"] += _place_words(request)
     found["table"] += ["--seed", seed, "--out", str(at.table)]
     found["training"] = ["train-supernet", "--space", str(at.space), "--data", request.data]
     if request.weights:
@@ -59,3 +61,8 @@ def single_commands(request: Request, schedule: Schedule, at: Layout) -> Mapping
     found["export"] += ["--weights", network["weights"], "--out", str(at.delivered["onnx"])]
     found["report"] = ["report", str(at.root), "--out", str(at.page)]
     return {name: ("nas", *words) for name, words in found.items()}
+
+
+def _place_words(request: Request) -> list[str]:
+    options = request.place_options.items()
+    return [word for name, value in options for word in (f"--{name}", value)]

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from nas.documents import Value
 from nas.errors import UserError
+from nas.latency.device import Device
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -17,8 +18,8 @@ class Request(Value):
     """The options of ``nas run``; None is what the plan decides.
 
     ``space`` is a name or a file, instead of those that the plan chooses from; ``weights`` and
-    ``architecture`` lead to the space that ``nas new-space`` writes around the network. ``device``
-    is what latencies are of.
+    ``architecture`` lead to the space that ``nas new-space`` writes around the network. ``device``,
+    ``python``, ``workdir`` and ``cores`` are those of the ``Device`` that latencies are of.
     """
 
     data: str
@@ -27,6 +28,9 @@ class Request(Value):
     weights: str | None = None
     architecture: str | None = None
     device: str = "cpu"
+    python: str | None = None
+    workdir: str | None = None
+    cores: str | None = None
     minutes: Positive | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -37,6 +41,17 @@ class Request(Value):
         if self.weights and not (self.space or self.architecture):
             raise ValueError("--weights needs --architecture, the network that they are of")
         return self
+
+    @property
+    def place(self) -> Device:
+        """Where latencies are measured."""
+        return Device(name=self.device, **self.place_options)
+
+    @property
+    def place_options(self) -> dict[str, str]:
+        """The options of the device that are given, by their names."""
+        names = (name for name in Device.model_fields if name != "name")
+        return {name: value for name in names if (value := getattr(self, name))}
 
     def require_same(self, other: Request, folder: object) -> None:
         """Raise UserError, naming the first difference, unless a run began with this request."""

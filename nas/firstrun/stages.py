@@ -135,7 +135,7 @@ class Stages:
         table = pipeline.build_table(
             space,
             self.at.table,
-            target=detect_target(self.request.device),
+            target=detect_target(self.request.place),
             settings=BuildSettings(space_argument=str(self.at.space), seed=self.request.seed),
             resume=True,
             progress=progress,

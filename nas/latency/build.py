@@ -29,6 +29,7 @@ from nas.latency.calibration import (
 from nas.latency.estimator import Latency, State, Status, Visit
 from nas.latency.fit import fit_calibration
 from nas.latency.graphs import LayerGraphs
+from nas.latency.parity import require_same_result
 from nas.latency.survey import (
     Survey,
     pick_candidates,
@@ -158,6 +159,7 @@ def build_table(
                 reference=reference,
                 companions=tuple(companions),
             )
+        require_same_result(graphs.network(purpose.reference), target)
         with open_journal(path, purpose, resume=goes_on) as journal:
             if journal.remark:
                 progress.say(journal.remark)

@@ -28,7 +28,7 @@ from nas.latency.graphs import LayerGraphs
 from nas.latency.runtimes import RUNTIMES, RunnerRuntime
 from nas.latency.survey import Survey, pick_candidates, pick_companions, pick_networks
 from nas.latency.table import LatencyTable, space_hash
-from nas.latency.target import Target
+from nas.latency.target import Target, require_precision
 from nas.progress import SILENT, Progress
 from nas.space import SearchSpace
 
@@ -60,11 +60,13 @@ def write_bundle(
 ) -> None:
     """Write a folder that measures every layer of a space; ``target`` is a ``target_to_be``.
 
-    ``settings.minutes`` limits the measuring there. Raises UserError if something is there already.
+    ``settings.minutes`` limits the measuring there. Raises UserError if something is there already,
+    or if the runtime lacks the precision.
     """
     if not (target.runtime in RUNTIMES and issubclass(RUNTIMES[target.runtime], RunnerRuntime)):
         known = ", ".join(runner.ENGINES)
         raise UserError(f"runtime '{target.runtime}' runs in no bundle; there are {known}")
+    require_precision(target.precision, target.runtime, target.place)
     if (out / runner.SAMPLES).exists():
         raise UserError(f"{out / runner.SAMPLES}: was measured; import it, or move it away")
     if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):

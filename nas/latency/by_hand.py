@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import onnx
 from pydantic import Field, ValidationError
 
+from nas.deploy.quantize import Precision
 from nas.documents import Value, did_you_mean, write_atomically
 from nas.errors import UserError, writing
 from nas.latency import runner
@@ -96,7 +97,9 @@ class Measured(NamedTuple):
             )
 
 
-def target_to_be(device: str, runtime: str, *, threads: int, batch: int) -> Target:
+def target_to_be(
+    device: str, runtime: str, *, threads: int, batch: int, precision: Precision = "float32"
+) -> Target:
     """What is known of a target before anything was measured there; UserError if nothing can be."""
     if device not in DEVICES:
         hint = did_you_mean(device, DEVICES)
@@ -112,6 +115,7 @@ def target_to_be(device: str, runtime: str, *, threads: int, batch: int) -> Targ
         runtime_version="",
         provider="",
         threads=threads,
+        precision=precision,
         batch=batch,
         clock="wall",
     )
@@ -158,7 +162,7 @@ def write_folder(
         (folder / runner.GRAPHS).mkdir(parents=True, exist_ok=True)
     for done, (name, make) in enumerate(makers.items(), start=1):
         packed, content = pack(make(), target)
-        write_atomically(folder / runner.GRAPHS / f"{packed.sha256}.onnx", content)
+        write_atomically(folder / runner.GRAPHS / f"{packed.sha256}{runner.SUFFIX}", content)
         graphs[name] = {**packed._asdict(), "most": most}
         progress.update("graphs", done, len(makers))
     plan = {

@@ -126,11 +126,11 @@ class Place:
         where = f"{self.device.name}: " if self.device.carrier else ""
         raise UserError(f"{where}{reply['error']}")
 
-    def ask(self, request: dict[str, Any]) -> Reply:
+    def ask(self, request: dict[str, Any], payload: bytes = b"") -> Reply:
         """The answer to one request; raises UserError."""
         for _ in range(FRUITLESS):
             try:
-                self.send(request)
+                self.send(request, payload)
                 return self.receive()
             except LostError as lost:
                 self.renew(lost)

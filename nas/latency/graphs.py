@@ -29,6 +29,7 @@ from nas.deploy.quantize import cpu_session
 from nas.errors import UserError
 from nas.families import Layer, Shape
 from nas.latency.estimator import State
+from nas.latency.light import marked
 from nas.network import fold, make_module
 
 KEPT_BYTES = 150_000_000
@@ -89,7 +90,7 @@ class LayerGraphs:
         key = (layer.signature, input_shape)
         if key not in self._graphs:
             module = random_module(layer, input_shape)
-            graph = self._graphs[key] = self._make(layer, input_shape, module)
+            graph = self._graphs[key] = marked(self._make(layer, input_shape, module))
             self._bytes += graph.ByteSize()
             while self._bytes > KEPT_BYTES and len(self._graphs) > 1:
                 oldest = self._graphs.pop(next(iter(self._graphs)))
@@ -365,7 +366,7 @@ def pointwise(shape: Shape, *, seed: int = 0) -> onnx.ModelProto:
         "Conv", [INPUT, "weight", "bias"], [OUTPUT], "pointwise", kernel_shape=[1, 1]
     )
     initializers = [_tensor(weight, "weight"), _tensor(bias, "bias")]
-    return _model([node], initializers, (1, *shape), (1, *shape))
+    return marked(_model([node], initializers, (1, *shape), (1, *shape)))
 
 
 def _model(

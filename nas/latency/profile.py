@@ -39,28 +39,30 @@ PARTS: Mapping[str, str] = {
 
 OPERATORS: Mapping[str, tuple[str, ...]] = {
     "1x1 convolutions": ("Conv 1x1",),
-    "depthwise convolutions": ("Conv depthwise",),
+    "depthwise convolutions": ("Conv depthwise", "ConvolutionDepthwise"),
     "other convolutions": ("Conv",),
-    "matrix products": ("MatMul", "FusedMatMul", "Gemm", "FullyConnected"),
+    "matrix products": ("MatMul", "FusedMatMul", "Gemm", "FullyConnected", "While"),  # MNN's loop
     "norms": (
         *("BatchNormalization", "InstanceNormalization", "LayerNormalization"),
-        *("SkipLayerNormalization", "GroupNorm", "MVN", "NormalizeL2"),
+        *("SkipLayerNormalization", "GroupNorm", "MVN", "NormalizeL2", "LayerNorm"),
     ),
     "activations": (
         *("Gelu", "BiasGelu", "FastGelu", "QuickGelu", "Erf", "Relu", "HardSwish", "HSwish"),
-        *("HardSigmoid", "Sigmoid", "Swish", "Tanh", "Clip"),
+        *("HardSigmoid", "Sigmoid", "Swish", "Tanh", "Clip", "UnaryOp", "ReLU", "ReLU6"),
     ),
     "softmax": ("Softmax", "SoftMax"),
     "reshapes, reorders": (
         *("Reshape", "Transpose", "Reorder", "ReorderInput", "ReorderOutput", "Concat", "Split"),
         *("Slice", "StridedSlice", "Gather", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Tile"),
-        *("Pad", "DepthToSpace", "SpaceToDepth"),
+        *("Pad", "DepthToSpace", "SpaceToDepth", "Raster"),
     ),
-    "elementwise": ("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Sum", "Eltwise", "Subgraph"),
-    "resize": ("Upsample", "Resize", "Interpolate"),
+    "elementwise": (
+        *("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Sum", "Eltwise", "Subgraph", "BinaryOp"),
+    ),
+    "resize": ("Upsample", "Resize", "Interpolate", "Interp"),
     "pooling": (
         *("AveragePool", "MaxPool", "GlobalAveragePool", "ReduceMean", "ReduceSum"),
-        *("AvgPool", "Pooling", "Reduce"),
+        *("AvgPool", "Pooling", "Reduce", "Reduction"),
     ),
 }
 """Classes, with the operators of all runtimes in each; any other operator is ``other``."""

@@ -60,6 +60,7 @@ FORMAT = 1
 
 Run = Callable[[], object]
 Reply = Dict[str, Any]
+Inputs = Mapping[str, np.ndarray]
 
 CLOCKS: Dict[str, Callable[[], int]] = {
     "thread_cpu": time.thread_time_ns,
@@ -110,6 +111,18 @@ SLOW_LOOKS = 3
 WAIT_SECONDS, MOST_WAITS = 2.0, 15
 """A machine that stays slow for so many waits is as it is: its speed is the new baseline, and the
 next time it is given half as many."""
+
+MOST_TOLD = 4096
+"""Numbers of an output."""
+
+SEQUENCE = 65_521
+"""Random numbers: a prime, so that no two rows of weights are the same."""
+
+MOST_INTEGER = 63
+"""In int8: sums of products stay exact on every processor."""
+
+SUFFIX = ".graph"
+"""Of files in the working folder: ONNX, but for the weights to be made up."""
 
 KEPT_BYTES = 2_000_000_000
 """Of graphs that stay in the working folder for the next time."""
@@ -245,15 +258,15 @@ class Engine(NamedTuple):
     """A runtime: version, provider by device, and functions of a serialised model and its inputs.
 
     ``works_in_caller`` are devices where a single thread is the caller: its CPU time is latency
-    without pre-emption. ``profile`` gives the ms of each kind of operator for each of some runs.
+    without pre-emption. ``profile`` gives the ms of each kind of operator for each of some runs,
+    ``compute`` the outputs by their names, or nothing.
     """
 
     version: str
     devices: Mapping[str, str]
-    prepare: Callable[[bytes, Mapping[str, np.ndarray], str, int], Run]
-    profile: Callable[
-        [bytes, Mapping[str, np.ndarray], str, int, int], Optional[List[Dict[str, float]]]
-    ]
+    prepare: Callable[[bytes, Inputs, str, int], Run]
+    profile: Callable[[bytes, Inputs, str, int, int], Optional[List[Dict[str, float]]]]
+    compute: Callable[[bytes, Inputs, str, int], Dict[str, np.ndarray]]
     works_in_caller: Sequence[str] = ("cpu",)
 
 
@@ -284,12 +297,12 @@ def onnxruntime_engine() -> Engine:
             raise Refusal(f"onnxruntime lists {provider}, but cannot start it here")
         return session
 
-    def prepare(model: bytes, inputs: Mapping[str, np.ndarray], provider: str, threads: int) -> Run:
+    def prepare(model: bytes, inputs: Inputs, provider: str, threads: int) -> Run:
         session, given = session_of(model, provider, options_of(threads)), dict(inputs)
         return lambda: session.run(None, given)
 
     def profile(
-        model: bytes, inputs: Mapping[str, np.ndarray], provider: str, threads: int, runs: int
+        model: bytes, inputs: Inputs, provider: str, threads: int, runs: int
     ) -> Optional[List[Dict[str, float]]]:
         if provider != "CPUExecutionProvider":
             return None  # other providers return before their kernels have run
@@ -303,7 +316,14 @@ def onnxruntime_engine() -> Engine:
             with open(session.end_profiling(), encoding="utf-8") as file:
                 return kernels_by_run(json.load(file))
 
-    return Engine(str(onnxruntime.__version__), devices, prepare, profile)
+    def compute(model: bytes, inputs: Inputs, provider: str, threads: int) -> Dict[str, np.ndarray]:
+        session = session_of(model, provider, options_of(threads))
+        return {
+            output.name: session.run([output.name], dict(inputs))[0]
+            for output in session.get_outputs()
+        }
+
+    return Engine(str(onnxruntime.__version__), devices, prepare, profile, compute)
 
 
 def kernels_by_run(events: Sequence[Mapping[str, Any]]) -> List[Dict[str, float]]:
@@ -338,12 +358,12 @@ def openvino_engine() -> Engine:
     version = str(openvino.get_version()).split("-")[0]
     devices = {"cpu": "CPU"} if "CPU" in openvino.Core().available_devices else {}
 
-    def prepare(model: bytes, inputs: Mapping[str, np.ndarray], provider: str, threads: int) -> Run:
+    def prepare(model: bytes, inputs: Inputs, provider: str, threads: int) -> Run:
         infer: Run = openvino_request(model, inputs, provider, threads, {}).infer
         return infer
 
     def profile(
-        model: bytes, inputs: Mapping[str, np.ndarray], provider: str, threads: int, runs: int
+        model: bytes, inputs: Inputs, provider: str, threads: int, runs: int
     ) -> Optional[List[Dict[str, float]]]:
         request = openvino_request(model, inputs, provider, threads, {"PERF_COUNT": True})
         found: List[Dict[str, float]] = []
@@ -357,12 +377,16 @@ def openvino_engine() -> Engine:
             found.append({kind: ms for kind, ms in kinds.items() if ms > 0})
         return found
 
-    return Engine(version, devices, prepare, profile)
+    def compute(model: bytes, inputs: Inputs, provider: str, threads: int) -> Dict[str, np.ndarray]:
+        found = openvino_request(model, inputs, provider, threads, {}).infer()
+        return {output.any_name: np.array(values) for output, values in found.items()}
+
+    return Engine(version, devices, prepare, profile, compute)
 
 
 def openvino_request(
     model: bytes,
-    inputs: Mapping[str, np.ndarray],
+    inputs: Inputs,
     provider: str,
     threads: int,
     options: Mapping[str, object],
@@ -393,11 +417,160 @@ def _node_kind(kind: str, execution: str) -> str:
     return kind
 
 
+def mnn_engine() -> Engine:
+    """https://github.com/alibaba/MNN on the CPU, in float32; its wheel holds its converter."""
+    with hushed():
+        import _tools  # noqa: F401 - the converter
+        import MNN
+
+    def prepare(model: bytes, inputs: Inputs, provider: str, threads: int) -> Run:
+        return MnnSession(model, inputs, provider, threads).run
+
+    def profile(
+        model: bytes, inputs: Inputs, provider: str, threads: int, runs: int
+    ) -> Optional[List[Dict[str, float]]]:
+        session = MnnSession(model, inputs, provider, threads)
+        return [session.profile() for _ in range(runs)]
+
+    def compute(model: bytes, inputs: Inputs, provider: str, threads: int) -> Dict[str, np.ndarray]:
+        session = MnnSession(model, inputs, provider, threads)
+        session.run()
+        return session.outputs()
+
+    return Engine(str(MNN.version()), {"cpu": "CPU"}, prepare, profile, compute)
+
+
+class MnnSession:
+    """A model with its inputs, which are copied in before each run: runs write over them."""
+
+    def __init__(self, model: bytes, inputs: Inputs, provider: str, threads: int) -> None:
+        import MNN
+
+        options = {"backend": provider, "numThread": threads, "precision": "high"}
+        with mnn_file(model) as path, hushed():
+            self._interpreter = MNN.Interpreter(path)
+            self._session = self._interpreter.createSession(options)
+        self._inputs = [
+            (self._interpreter.getSessionInput(self._session, name), mnn_tensor(values))
+            for name, values in inputs.items()
+        ]
+
+    def run(self) -> None:
+        self._feed()
+        code = self._interpreter.runSession(self._session)
+        if code:
+            raise RuntimeError(f"MNN ends with error {code}")
+
+    def profile(self) -> Dict[str, float]:
+        """The ms of each kind of operator in one run."""
+        found: Dict[str, float] = {}
+        channels, begun = 1, 0
+
+        def begin(inputs: Sequence[Any], operator: object) -> bool:
+            nonlocal channels, begun
+            del operator
+            shape: Sequence[int] = inputs[0].getShape() if inputs else ()
+            channels, begun = shape[1] if len(shape) == 4 else 1, time.perf_counter_ns()
+            return True
+
+        def end(outputs: Sequence[Any], operator: Any) -> bool:  # noqa: ANN401
+            ms = (time.perf_counter_ns() - begun) / 1e6
+            kind = str(operator.getType())
+            if kind == "Convolution":
+                products = 1e6 * operator.getFlops() / np.prod(outputs[0].getShape())
+                kind = "Conv 1x1" if products < 1.5 * channels else "Conv"
+            found[kind] = found.get(kind, 0.0) + ms
+            return True
+
+        self._feed()
+        self._interpreter.runSessionWithCallBackInfo(self._session, begin, end)
+        return found
+
+    def outputs(self) -> Dict[str, np.ndarray]:
+        found = {}
+        for name, tensor in self._interpreter.getSessionOutputAll(self._session).items():
+            there = mnn_tensor(np.zeros(tensor.getShape(), np.float32))
+            tensor.copyToHostTensor(there)
+            found[name] = np.array(there.getNumpyData())
+        return found
+
+    def _feed(self) -> None:
+        for tensor, values in self._inputs:
+            tensor.copyFrom(values)
+
+
+def mnn_tensor(values: np.ndarray) -> Any:  # noqa: ANN401 - the module may not be there
+    """An MNN.Tensor of numbers in the order (batch, channels, height, width)."""
+    import MNN
+
+    numbers = {
+        "float32": MNN.Halide_Type_Float,
+        "int32": MNN.Halide_Type_Int,
+        "uint8": MNN.Halide_Type_Uint8,
+    }
+    values = values.astype(np.int32) if values.dtype == np.int64 else values
+    number = numbers.get(str(values.dtype))
+    if number is None:
+        raise Refusal(f"mnn takes {', '.join(numbers)}, and no {values.dtype}")
+    order = MNN.Tensor_DimensionType_Caffe
+    return MNN.Tensor(values.shape, number, np.ascontiguousarray(values), order)
+
+
+@contextlib.contextmanager
+def mnn_file(model: bytes) -> Iterator[str]:
+    """A file of the model in MNN's own format; RuntimeError with its converter's reason.
+
+    The function is called as it is: MNN's command mnnconvert installs a client of a service for
+    logs, and tells it what was converted.
+    """
+    from _tools import mnnconvert
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, path = os.path.join(folder, "model.onnx"), os.path.join(folder, "model.mnn")
+        with open(source, "wb") as file:
+            file.write(model)
+        words = ["mnnconvert", "-f", "ONNX", "--modelFile", source, "--MNNModel", path]
+        with hushed() as said:
+            mnnconvert([*words, "--bizCode", "nas"])
+        if not os.path.exists(path):
+            lines = said().splitlines()
+            missing = [line.rpartition(": ")[2].strip() for line in lines if "Not Support" in line]
+            raise RuntimeError(f"it lacks {missing[0]}" if missing else lines[-1])
+        yield path
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[Callable[[], str]]:
+    """Keep what a library prints from the screen; gives what it has said, afterwards."""
+    content = b""
+    sys.stdout.flush()
+    kept = os.dup(1), os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+        try:
+            yield lambda: content.decode(errors="replace")
+        finally:
+            with contextlib.suppress(ImportError, OSError, AttributeError, TypeError):  # Windows
+                import ctypes
+
+                ctypes.CDLL(None).fflush(None)
+            for place, descriptor in enumerate(kept, start=1):
+                os.dup2(descriptor, place)
+                os.close(descriptor)
+            file.seek(0)
+            content = file.read()
+
+
 ENGINES: Dict[str, Callable[[], Engine]] = {
     "onnxruntime": onnxruntime_engine,
     "openvino": openvino_engine,
+    "mnn": mnn_engine,
 }
-"""The runtimes by name; each is also the name of the module and of the package to install."""
+"""The runtimes by name, which is also that of the package to install."""
+
+MODULES = {"mnn": "MNN"}
+"""Of runtimes that are imported by another name."""
 
 
 def start_engine(name: str) -> Engine:
@@ -414,7 +587,7 @@ def start_engine(name: str) -> Engine:
 
 def require_import(name: str) -> None:
     """Import a runtime in a process of its own; Refusal if that dies of a missing instruction."""
-    command = [sys.executable, "-c", f"import {name}"]
+    command = [sys.executable, "-c", f"import {MODULES.get(name, name)}"]
     code = subprocess.run(command, capture_output=True, check=False).returncode
     if code not in (0, 1):  # 1 is an ImportError, which is told where it is raised
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -600,7 +773,7 @@ class Runner:
     def answer(self, request: Mapping[str, Any], payload: bytes = b"") -> Iterator[Reply]:
         """The replies to a request; one with ``error`` is the last."""
         try:
-            if request["do"] in ("open", "profile"):
+            if request["do"] in ("open", "profile", "compute"):
                 yield getattr(self, request["do"])(request, payload)
             elif request["do"] == "visit":
                 yield from self.visit(request)
@@ -638,8 +811,8 @@ class Runner:
     def kept(self, request: Mapping[str, Any]) -> Reply:
         """The graphs that lie in the folder, by their hashes."""
         del request
-        paths = glob.glob(os.path.join(self._folder, "*.onnx")) if self._folder else []
-        return {"kept": [os.path.basename(path)[: -len(".onnx")] for path in paths]}
+        paths = glob.glob(os.path.join(self._folder, f"*{SUFFIX}")) if self._folder else []
+        return {"kept": [os.path.basename(path)[: -len(SUFFIX)] for path in paths]}
 
     def close(self, request: Mapping[str, Any]) -> Reply:
         """Close all sessions but those to ``keep``; tells the room there is then."""
@@ -649,7 +822,7 @@ class Runner:
     def open(self, request: Mapping[str, Any], payload: bytes) -> Reply:
         """Open the session of a graph, by its content or from the folder."""
         try:
-            model = self._content(request["sha256"], payload)
+            model = filled(self._content(request["sha256"], payload))
             inputs = made_up(request["inputs"])
             prepare = self._engine(request["runtime"]).prepare
             arguments = model, inputs, request["provider"], request["threads"]
@@ -671,9 +844,23 @@ class Runner:
 
     def profile(self, request: Mapping[str, Any], payload: bytes) -> Reply:
         """The ms of each kind of operator in each of some runs; None without a profiler."""
-        engine, model = self._engine(request["runtime"]), self._content(request["sha256"], payload)
+        engine = self._engine(request["runtime"])
+        model = filled(self._content(request["sha256"], payload))
         arguments = request["provider"], request["threads"], request["runs"]
         return {"profile": engine.profile(model, made_up(request["inputs"]), *arguments)}
+
+    def compute(self, request: Mapping[str, Any], payload: bytes) -> Reply:
+        """The outputs of a graph for its made-up inputs, thinned."""
+        engine = self._engine(request["runtime"])
+        model = filled(self._content(request["sha256"], payload))
+        arguments = made_up(request["inputs"]), request["provider"], request["threads"]
+        try:
+            found = self._thread.submit(engine.compute, model, *arguments).result()
+        except (Refusal, MemoryError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - each runtime has errors of its own
+            raise Refusal(f"{request['runtime']} does not run it: {_first_line(error)}") from None
+        return {"outputs": {name: thinned(values) for name, values in found.items()}}
 
     def visit(self, request: Mapping[str, Any]) -> Iterator[Reply]:
         """Visit open graphs in an order; one line of raw samples each, and what the machine did."""
@@ -725,7 +912,7 @@ class Runner:
         """A graph as it came, which joins the folder; or as it lies there."""
         if not self._folder:
             return payload
-        path = os.path.join(self._folder, f"{sha256}.onnx")
+        path = os.path.join(self._folder, f"{sha256}{SUFFIX}")
         if payload:
             _write(path, payload)
             return payload
@@ -751,6 +938,32 @@ def made_up(inputs: Iterable[Tuple[str, Sequence[int], str]]) -> Dict[str, np.nd
             else np.zeros(shape, dtype)
         )
     return found
+
+
+def filled(content: bytes) -> bytes:
+    """A serialised model, with random numbers where weights were left out (nas/latency/light.py).
+
+    All are taken from one sequence: to draw them takes longer than to read them from a disk.
+    """
+    if not content.startswith(b"{"):  # as no model does
+        return content
+    end = content.index(b"\n") + 1
+    parts, place, drawn = [], end, 0
+    sequence = np.random.default_rng(0).standard_normal(SEQUENCE, np.float32)
+    for size, count, dtype, mean, deviation in json.loads(content[:end])["fills"]:
+        values = np.resize(np.roll(sequence, -drawn), count) * np.float32(deviation)
+        values += np.float32(mean)
+        if np.dtype(dtype).kind == "i":
+            values = np.clip(np.rint(values), -MOST_INTEGER, MOST_INTEGER)
+        parts += [content[place : end + size], values.astype(dtype).tobytes()]
+        place, drawn = end + size, (drawn + count) % SEQUENCE
+    return b"".join([*parts, content[place:]])
+
+
+def thinned(values: np.ndarray) -> List[float]:
+    """Some of the numbers in the order of memory, evenly spread."""
+    step = -(-values.size // MOST_TOLD)
+    return [float(value) for value in values.reshape(-1)[:: max(1, step)]]
 
 
 # The working folder
@@ -810,7 +1023,7 @@ def parse_cores(text: str) -> List[int]:
 def make_room(folder: str) -> None:
     """Make the folder, and let the graphs go that were not used for longest."""
     os.makedirs(folder, exist_ok=True)
-    kept, paths = 0, glob.glob(os.path.join(folder, "*.onnx"))
+    kept, paths = 0, glob.glob(os.path.join(folder, f"*{SUFFIX}"))
     for path in sorted(paths, key=os.path.getmtime, reverse=True):
         kept += os.path.getsize(path)
         if kept > KEPT_BYTES:

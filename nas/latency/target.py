@@ -94,7 +94,7 @@ def detect_target(
         hint = did_you_mean(runtime, RUNTIMES)
         raise UserError(f"runtime '{runtime}' is not known{hint}; known: {', '.join(RUNTIMES)}")
     place = Device(name=device) if isinstance(device, str) else device
-    adapter, facts = RUNTIMES[runtime], ask_facts(place, runtime)
+    facts = ask_facts(place, runtime)
     if place.kind not in facts.devices:
         version, there = facts.runtime_version, ", ".join(facts.devices)
         if place.carrier:
@@ -106,11 +106,7 @@ def detect_target(
             f"device '{place.name}' is not available to {runtime} {version} here; "
             f"available: {there}"
         )
-    if precision == "int8" and place.kind not in adapter.int8:
-        raise UserError(
-            f"precision 'int8' is not available to {runtime} on device '{place.name}'; "
-            f"available on: {', '.join(adapter.int8) or 'none'}"
-        )
+    require_precision(precision, runtime, place)
     if not 1 <= threads <= len(facts.cores):
         most = f"{len(facts.cores)}, the cores at hand"
         raise UserError(f"threads: must be 1 to {most}, got {threads}")
@@ -134,6 +130,16 @@ def detect_target(
         python=place.python,
         workdir=place.workdir,
     )
+
+
+def require_precision(precision: Precision, runtime: str, place: Device) -> None:
+    """Raise UserError unless the runtime computes in it on a device."""
+    there = RUNTIMES[runtime].int8
+    if precision == "int8" and place.kind not in there:
+        raise UserError(
+            f"precision 'int8' is not available to {runtime} on device '{place.kind}'; "
+            f"available on: {', '.join(there) or 'none'}"
+        )
 
 
 def clock_of(*, threads: int, works_in_caller: bool, is_fine: bool) -> ClockName:
@@ -186,9 +192,12 @@ def in_precision(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
 
 
 def placement(target: Target) -> Placement:
-    """How the runtime of an int8 target expects numbers to be rounded; no sum overflows."""
+    """How the runtime of an int8 target expects numbers to be rounded; no sum overflows.
+
+    A target that nobody has asked yet may be any processor.
+    """
     found = RUNTIMES[target.runtime].int8[target.place.kind]
-    machine, *flags = target.cpu_flags
+    machine, *flags = target.cpu_flags or X86[:1]
     overflows = machine in X86 and not VNNI & set(flags)
     return found._replace(weight_bits=7) if overflows else found
 

@@ -20,10 +20,11 @@ import onnx
 
 from nas.errors import UserError
 from nas.latency import runner
-from nas.latency.connection import LostError
+from nas.latency.connection import LostError, Reply
 from nas.latency.device import Place, reach, within
 from nas.latency.estimator import Visit
 from nas.latency.graphs import with_batch
+from nas.latency.light import lighten, random_weights
 from nas.latency.runtimes import RUNTIMES, RunnerRuntime, Runtime
 from nas.latency.runtimes.base import InputKind, input_kinds
 from nas.latency.target import Target, in_precision
@@ -34,7 +35,7 @@ CHUNK_SECONDS = 5.0
 
 
 class Packed(NamedTuple):
-    """A graph as it is sent: its hash, its bytes, and what it takes."""
+    """A graph as it is sent: the hash of that, its bytes when it is whole, and what it takes."""
 
     sha256: str
     size: int
@@ -198,20 +199,27 @@ def place_of(target: Target) -> Place:
 
 
 def pack(graph: onnx.ModelProto, target: Target) -> tuple[Packed, bytes]:
-    """A graph in the target's precision and batch, serialised."""
+    """A graph in the target's precision and batch, serialised without its random weights."""
     model = with_batch(in_precision(graph, target), target.batch)
     inputs = tuple(input_kinds(model))
-    content = model.SerializeToString()
-    return Packed(hashlib.sha256(content).hexdigest(), len(content), inputs), content
+    content = lighten(model, random_weights(graph))
+    return Packed(hashlib.sha256(content).hexdigest(), model.ByteSize(), inputs), content
+
+
+def ask_of_graph(do: str, graph: onnx.ModelProto, target: Target, **more: object) -> Reply:
+    """What the device of a target answers to a request on a graph."""
+    place, (packed, content) = place_of(target), pack(graph, target)
+    found = place.ask(_request(do, target, packed, **more), content)
+    place.keep(packed.sha256)
+    return found
 
 
 def profile_graph(
     graph: onnx.ModelProto, target: Target, runs: int
 ) -> list[Mapping[str, float]] | None:
     """The ms of each kind of operator in each run of a graph; None without a profiler."""
-    place, (packed, content) = place_of(target), pack(graph, target)
-    place.send(_request("profile", target, packed, runs=runs), content)
-    found: list[Mapping[str, float]] | None = place.receive()["profile"]
+    found: list[Mapping[str, float]] | None
+    found = ask_of_graph("profile", graph, target, runs=runs)["profile"]
     return found
 
 
@@ -275,6 +283,14 @@ def _engine_of(adapter: type[Runtime]) -> runner.Engine:
         found = runtime.profile(graph, runs)
         return None if found is None else [dict(it) for it in found]
 
+    def compute(
+        model: bytes, inputs: Mapping[str, np.ndarray], provider: str, threads: int
+    ) -> dict[str, np.ndarray]:
+        found = prepare(model, inputs, provider, threads)()
+        names = [output.name for output in onnx.load_model_from_string(model).graph.output]
+        return dict(zip(names, found, strict=True)) if isinstance(found, list) else {}
+
+    works_in_caller = tuple(adapter.works_in_caller)
     return runner.Engine(
-        adapter.version(), adapter.devices(), prepare, profile, tuple(adapter.works_in_caller)
+        adapter.version(), adapter.devices(), prepare, profile, compute, works_in_caller
     )

@@ -21,6 +21,7 @@ from nas.deploy.export import (
     to_checked_int8,
 )
 from nas.latency.graphs import LayerGraphs
+from nas.latency.parity import require_same_result
 from nas.latency.table import LatencyTable, Prices
 from nas.latency.target import placement
 from nas.progress import Progress
@@ -133,7 +134,7 @@ class Candidates:
         return self.export(network, architecture)
 
     def export(self, network: nn.Module, architecture: Architecture) -> Exported:
-        """The models of any network; UserError if its export is wrong."""
+        """The models of any network; UserError if one is wrong, or is run wrongly on its device."""
         exact = self._graphs.compose(network, architecture)  # a tenth of the time of an export
         require_parity(OnnxNetwork(exact), network, architecture.input_shape)
         models: dict[str, onnx.ModelProto] = {}
@@ -145,6 +146,7 @@ class Candidates:
                 examples = take_examples(self.dataset.at(architecture.input_size))
                 where = placement(table.target)
                 models[cost], agreement = to_checked_int8(exact, network, examples, where)
+            require_same_result(models[cost], table.target)
             agreements.append(agreement)
         return Exported(network, models, agreements[0])
 

@@ -28,6 +28,9 @@ REQUESTS = [
     Request(data="folder:my photos", target_ms=1.1, minutes=10.0, seed=3),
     Request(data="folder:p", architecture="efficientnet_lite_0", weights="lite 0.safetensors"),
     Request(data="parquet:it's.parquet", space="tiny.yaml", weights="w.pth", device="cuda"),
+    Request(
+        data="digits", device="ssh:pi", python="my venv/bin/python", workdir="/tmp/n", cores="4-7"
+    ),
 ]
 
 
@@ -96,3 +99,11 @@ def test_the_table_of_any_device_lies_in_the_folder_of_the_run():
     request = Request(data="folder:p", device="ssh:me@pi/cuda")
     at = Layout.of(Path("o"), request, schedule)
     assert at.table == Path("o/mobile_96px_ssh_me_pi_cuda.csv")
+
+
+def test_the_table_is_measured_where_and_how_it_was_asked_for():
+    _, found = commands(REQUESTS[-1])
+    given = parsed(found["table"])
+    assert given["device"] == "ssh:pi"
+    assert (given["python"], given["workdir"]) == ("my venv/bin/python", "/tmp/n")
+    assert REQUESTS[-1].place.cores == given["cores"] == "4-7"

@@ -17,6 +17,7 @@ def test_the_same_request_goes_on():
         ({"target_ms": 1.1}, {"target_ms": 2.0}, "with --target-ms 1.1, now with --target-ms 2;"),
         ({}, {"minutes": 5.0}, "without --minutes, now with --minutes 5;"),
         ({"space": "a.yaml"}, {}, "with --space a.yaml, now without --space;"),
+        ({"cores": "4-7"}, {}, "with --cores 4-7, now without --cores;"),
         ({}, {"seed": 1}, "with --seed 0, now with --seed 1;"),
     ],
 )

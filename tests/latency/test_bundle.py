@@ -9,8 +9,10 @@ import sys
 import time
 from collections import Counter
 
+import onnx
 import pytest
 
+from nas.deploy.quantize import precision_of
 from nas.errors import UserError
 from nas.latency import bundle, runner
 from nas.latency.build import BuildSettings, MeasuringPlan
@@ -167,3 +169,26 @@ def test_what_was_measured_is_not_written_over(measured, space):
     target = target_to_be("cpu", "onnxruntime", threads=1, batch=1)
     with pytest.raises(UserError, match=r"samples.jsonl: was measured; import it, or move it away"):
         write_bundle(space[0], measured, target, BuildSettings(), force=True)
+
+
+@pytest.mark.slow
+def test_an_int8_bundle_measures_int8_and_says_so(space, tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle, "THOROUGH", FEW)
+    asked = target_to_be("cpu", "onnxruntime", threads=1, batch=1, precision="int8")
+    write_bundle(space[0], tmp_path / "b", asked, BuildSettings(space_argument=space[1]))
+    plan = json.loads((tmp_path / "b" / runner.PLAN).read_text())
+    for graph in plan["graphs"].values():
+        content = (tmp_path / "b" / runner.GRAPHS / f"{graph['sha256']}.graph").read_bytes()
+        model = onnx.load_model_from_string(runner.filled(content))
+        assert precision_of(model) == "int8"
+    assert run(tmp_path / "b").returncode == 0
+    assert imported(tmp_path / "b", tmp_path / "t.csv").target.precision == "int8"
+
+
+def test_a_runtime_without_int8_has_no_int8_bundle(space, tmp_path):
+    asked = target_to_be("cpu", "mnn", threads=1, batch=1, precision="int8")
+    with pytest.raises(
+        UserError, match=r"'int8' is not available to mnn on device 'cpu'; .*: none"
+    ):
+        write_bundle(space[0], tmp_path / "b", asked, BuildSettings(space_argument=space[1]))
+    assert not (tmp_path / "b").exists()

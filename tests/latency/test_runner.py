@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from nas.latency import runner
 from nas.latency.graphs import chain, pointwise
@@ -19,20 +20,20 @@ from nas.latency.visits import pack
 
 SOURCE = Path(runner.__file__)
 NEEDED = {"numpy"}
+IMPORTED = {"mnn": {"MNN", "_tools"}}
+"""By runtimes of more than one module, or of another name."""
 
 
 def test_it_needs_the_standard_library_numpy_and_a_runtime_within_its_own_functions():
     tree = ast.parse(SOURCE.read_text(), feature_version=(3, 8))
-    functions = [it for it in tree.body if isinstance(it, ast.FunctionDef)]
-    of_functions = set()
+    others = list(tree.body)
     for runtime in runner.ENGINES:
-        own = {name for it in functions if it.name.startswith(runtime) for name in imported(it)}
-        assert own == {runtime}
-        of_functions |= own
-    everywhere = [name for it in tree.body if it not in functions for name in imported(it)]
-    others = [it for it in functions if not it.name.startswith(tuple(runner.ENGINES))]
-    everywhere += [name for it in others for name in imported(it)]
-    assert set(everywhere) - NEEDED <= sys.stdlib_module_names
+        own = [it for it in others if getattr(it, "name", "").lower().startswith(runtime)]
+        modules = {name for it in own for name in imported(it)}
+        assert modules - sys.stdlib_module_names == IMPORTED.get(runtime, {runtime})
+        others = [it for it in others if it not in own]
+    everywhere = {name for it in others for name in imported(it)}
+    assert everywhere - NEEDED <= sys.stdlib_module_names
 
 
 def imported(tree):
@@ -94,7 +95,7 @@ def test_graphs_stay_in_the_folder_by_their_hashes(tmp_path):
     answers(made, request, content)
     assert answers(made, {"do": "kept"}) == [{"kept": [request["sha256"]]}]
     assert answers(runner.Runner(folder=str(tmp_path)), request) == [{"opened": "g"}]
-    file = tmp_path / f"{request['sha256']}.onnx"
+    file = tmp_path / f"{request['sha256']}{runner.SUFFIX}"
     file.write_bytes(content[:-1])
     (reply,) = answers(made, request)
     assert "was damaged, and is set aside; send it again" in reply["failed"]
@@ -112,10 +113,10 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 def test_the_oldest_graphs_make_room(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "KEPT_BYTES", 25)
     for age, name in enumerate("abc"):
-        (tmp_path / f"{name}.onnx").write_bytes(b"0123456789")
-        os.utime(tmp_path / f"{name}.onnx", (1000 - age, 1000 - age))
+        (tmp_path / f"{name}{runner.SUFFIX}").write_bytes(b"0123456789")
+        os.utime(tmp_path / f"{name}{runner.SUFFIX}", (1000 - age, 1000 - age))
     runner.make_room(str(tmp_path))
-    assert sorted(it.name for it in tmp_path.iterdir()) == ["a.onnx", "b.onnx"]
+    assert sorted(it.name for it in tmp_path.iterdir()) == ["a.graph", "b.graph"]
 
 
 def test_a_missing_runtime_says_how_to_install_it(monkeypatch):
@@ -209,3 +210,24 @@ def test_a_graph_that_the_runtime_refuses_is_told():
     (reply,) = answers(runner.Runner(), *open_request(model))
     assert reply["at"] == "open"
     assert "Nonsense" in reply["failed"]
+
+
+def test_outputs_are_told_and_thinned():
+    model = pointwise((4, 64, 64))
+    request, content = open_request(model)
+    ((name, *_),) = request["inputs"]
+    (told,) = answers(runner.Runner(), {**request, "do": "compute"}, content)
+    image = runner.made_up(request["inputs"])[name].reshape(4, -1).astype(np.float64)
+    weight, bias = (numpy_helper.to_array(it) for it in model.graph.initializer)
+    expected = (weight[:, :, 0, 0] @ image + bias[:, None]).reshape(-1)
+    (outputs,) = told["outputs"].values()
+    assert len(outputs) == runner.MOST_TOLD < expected.size
+    assert np.allclose(outputs, expected[:: expected.size // runner.MOST_TOLD], atol=1e-5)
+
+
+def test_what_cannot_be_computed_is_told():
+    model = chain([pointwise((4, 4, 4))])
+    model.graph.node[0].op_type = "Nonsense"
+    request, content = open_request(model)
+    (reply,) = answers(runner.Runner(), {**request, "do": "compute"}, content)
+    assert reply["error"].startswith("onnxruntime does not run it: ")

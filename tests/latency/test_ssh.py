@@ -105,7 +105,7 @@ def test_graphs_are_sent_once_and_kept(device):
         assert turns.told["python"]
         reach(device).drop()
     assert sorted(made) == ["a", "a", "b", "b"], "of a kept graph only the hash is needed"
-    assert len(list(Path(device.workdir).glob("*.onnx"))) == 2
+    assert len(list(Path(device.workdir).glob("*.graph"))) == 2
 
 
 class Cut(Place):

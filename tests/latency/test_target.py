@@ -7,10 +7,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import helper
 
 from nas.deploy.quantize import FUSED_OPERATORS, INTEGER_OPERATORS, precision_of, quantize
 from nas.errors import UserError
 from nas.families import LAYERS
+from nas.latency import runner
 from nas.latency.graphs import chain, operators, pointwise
 from nas.latency.measure import Patience, measure
 from nas.latency.profile import classify
@@ -152,6 +154,35 @@ def test_openvino_is_found_on_the_cpu(openvino):
     assert detect_again(target) == target
     with pytest.raises(UserError, match=r"device 'gpu7' is not available to openvino .*: cpu"):
         detect_target("gpu7", runtime="openvino")
+
+
+@pytest.fixture
+def mnn():
+    """The runner's adapter, where it is installed."""
+    pytest.importorskip("MNN", reason="not installed: pip install 'slimnas[mnn]'")
+    return runner.start_engine("mnn")
+
+
+def test_mnn_computes_the_same_in_every_run(mnn, largest_graph):
+    content, inputs = largest_graph.SerializeToString(), random_inputs(largest_graph)
+    session = onnxruntime.InferenceSession(content)
+    (expected,) = session.run(None, dict(inputs))
+    made = runner.MnnSession(content, inputs, "CPU", 1)
+    for _ in range(3):  # a run writes over what it was given
+        made.run()
+        (found,) = made.outputs().values()
+        assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+def test_mnn_says_what_it_lacks_and_prints_nothing(mnn, capfd):
+    given, taken = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, 4, 4)) for name in "xy"
+    )
+    graph = helper.make_graph([helper.make_node("DFT", ["x"], ["y"])], "g", [given], [taken])
+    model = helper.make_model(graph)
+    with pytest.raises(RuntimeError, match=r"^it lacks ONNX::DFT$"):
+        mnn.prepare(model.SerializeToString(), random_inputs(model), "CPU", 1)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_profile_names_the_classes_of_all_time(runtime, largest_graph):
