@@ -13,7 +13,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,10 +23,16 @@ HAS_SSHD = bool(SSHD and shutil.which("ssh") and shutil.which("ssh-keygen"))
 
 
 class Server:
-    """A running server; ``path`` is a PATH whose ``ssh`` knows it as the host ``device``."""
+    """A running server; ``path`` is a PATH whose ``ssh`` knows it by the names ``hosts``.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, _free_port()
+    With ``home`` commands run in that folder.
+    """
+
+    def __init__(
+        self, folder: Path, *, hosts: Sequence[str] = ("device",), home: Path | None = None
+    ) -> None:
+        self.folder, self.port, self.home = folder, _free_port(), home
+        self.hosts = " ".join(hosts)
         self._make_keys()
         self._start()
 
@@ -67,10 +73,10 @@ class Server:
         key = " ".join((self.folder / "host.pub").read_text().split()[:2])
         (self.folder / "known").write_text(f"[127.0.0.1]:{port} {key}\n")
         (self.folder / "config").write_text(
-            "Host device stranger\n"
+            f"Host {self.hosts} stranger\n"
             f"  HostName 127.0.0.1\n  Port {port}\n  IdentitiesOnly yes\n"
             f"  UserKnownHostsFile {self.folder}/known\n  StrictHostKeyChecking yes\n"
-            f"Host device\n  IdentityFile {self.folder}/user\n"
+            f"Host {self.hosts}\n  IdentityFile {self.folder}/user\n"
             f"Host stranger\n  IdentityFile {self.folder}/nothing\n"
         )
 
@@ -80,6 +86,9 @@ class Server:
             "ListenAddress": "127.0.0.1", "AuthorizedKeysFile": self.folder / "keys",
             "StrictModes": "no", "UsePAM": "no", "PidFile": "none", "MaxStartups": "100",
         }  # fmt: skip
+        if self.home:
+            at_home = f"cd {self.home} && HOME={self.home}"
+            options["ForceCommand"] = f'{at_home} exec sh -c "$SSH_ORIGINAL_COMMAND"'
         words = [str(SSHD), "-D", "-f", "/dev/null", "-p", str(self.port)]
         words += ["-h", str(self.folder / "host"), "-E", str(self.folder / "log")]
         words += [word for name, it in options.items() for word in ("-o", f"{name}={it}")]
@@ -91,9 +100,11 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Server]:
+def serving(
+    folder: Path, *, hosts: Sequence[str] = ("device",), home: Path | None = None
+) -> Iterator[Server]:
     """A server that ends with the block."""
-    server = Server(folder)
+    server = Server(folder, hosts=hosts, home=home)
     try:
         yield server
     finally:

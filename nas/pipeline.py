@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nas.architecture import Architecture
     from nas.data import Dataset
     from nas.deploy.formats import Exported, ExportFormat
+    from nas.deploy.quantize import WeightBits
     from nas.latency.build import BuildSettings
     from nas.latency.table import LatencyTable
     from nas.latency.target import Target
@@ -251,6 +252,7 @@ def export(
     form: ExportFormat = "onnx",
     data: str | None = None,
     runtime: str = "onnxruntime",
+    bits: WeightBits | None = None,
     dynamic_batch: bool = False,
     force: bool = False,
     progress: Progress = SILENT,
@@ -259,9 +261,10 @@ def export(
 
     ``weights`` is a safetensors file; without one the weights are random. Some formats write a
     second file beside ``out``. An int8 network needs ``data``, whose images calibrate and judge it,
-    and the ``runtime`` that will execute it. With ``dynamic_batch`` an ONNX file takes any number
-    of images at once. What the weights say of themselves the written files say too. Raises
-    UserError if the exported network computes something else than torch.
+    and the ``runtime`` that will execute it; its weights have ``bits``, by default what suits this
+    processor. With ``dynamic_batch`` an ONNX file takes any number of images at once. What the
+    weights say of themselves the written files say too. Raises UserError if the exported network
+    computes something else than torch.
     """
     from nas.deploy.description import Description, describe_weights
     from nas.deploy.formats import Rounding, export_network, files_of
@@ -272,6 +275,8 @@ def export(
         raise UserError("export: --format onnx-int8 needs --data, and no other format takes it")
     if data is None and runtime != "onnxruntime":
         raise UserError("export: --runtime is of --format onnx-int8, and no other format takes it")
+    if data is None and bits is not None:
+        raise UserError("export: --bits is of --format onnx-int8, and no other format takes it")
     for file in files_of(form, Path(out)):
         require_new(file, force=force)
     network = build(architecture).eval()
@@ -285,7 +290,7 @@ def export(
         from nas.latency.target import detect_target, placement
         from nas.slim.candidates import take_examples
 
-        where = placement(detect_target(runtime=runtime, precision="int8"))
+        where = placement(detect_target(runtime=runtime, precision="int8"), bits)
         seen = architecture.preprocessing
         dataset = load_dataset(data, architecture.input_size, preprocessing=seen, progress=progress)
         rounding = Rounding(take_examples(dataset), where)

@@ -600,6 +600,14 @@ def test_bench_refuses_a_table_of_another_target(capsys, folder):
     )
 
 
+def largest_weight(file):
+    """The largest integer that stands for a weight of a convolution."""
+    model = onnx.load(file)
+    integers = [onnx.numpy_helper.to_array(it) for it in model.graph.initializer]
+    weights = [it for it in integers if it.dtype == np.int8 and it.ndim == 4]
+    return max(int(np.abs(it.astype(int)).max()) for it in weights)
+
+
 @pytest.mark.parametrize(
     ("form", "files"),
     [("onnx-int8", ["i.onnx"]), ("python", ["n.py", "n.safetensors"])],
@@ -614,6 +622,10 @@ def test_export_in_other_formats(capsys, folder, form, files):
         assert 0.8 <= found["agreement"] <= 1
         (row,) = output(capsys, "bench", "i.onnx", "--json")["models"]
         assert row["precision"] == "int8"
+        for bits, says_so in ((7, False), (8, True)):
+            call(*command, "--force", "--bits", str(bits))
+            assert largest_weight(Path("i.onnx")) == 2 ** (bits - 1) - 1
+            assert ("--bits 7 suits every processor" in capsys.readouterr().out) == says_so
     else:
         assert found["relative_difference"] == 0.0
     assert f"{files[-1]}: exists; --force replaces it" in complaint(capsys, *command).replace(
@@ -730,6 +742,10 @@ def test_default_paths_find_each_other():
         (["export", "--architecture", "a.json", "--out", "o"], "a.json: no such file"),
         (["export", "--architecture", "efficientformer_v2_s0", "--out", "o", "--format", "onnx-int8"],
          "export: --format onnx-int8 needs --data, and no other format takes it"),
+        (["export", "--architecture", "efficientformer_v2_s0", "--out", "o", "--bits", "7"],
+         "export: --bits is of --format onnx-int8, and no other format takes it"),
+        (["export", "--architecture", "efficientformer_v2_s0", "--out", "o", "--bits", "9"],
+         "Invalid value for '--bits'"),
         (["export", "--architecture", "efficientformer_v2_s0", "--out", "o", "--format", "python"],
          "o: --format python writes a .py file, with a .safetensors"),
         (["build-lut", "--precision", "int4"], "Invalid value for '--precision'"),

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import itertools
 import re
+import runpy
 import shlex
 import tomllib
 from pathlib import Path
@@ -21,16 +22,14 @@ DOCUMENTS = [
     *PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md",
     ROOT / "latency_tables/README.md", ROOT / "runs/README.md",
 ]  # fmt: skip
-FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+RUN = runpy.run_path(str(ROOT / "benchmarks" / "pages.py"))
+"""The program that runs the commands of the pages; here they are only parsed."""
+FENCED = RUN["FENCED"]
 INLINE = re.compile(r"`(nas [^`]+)`")
-COMMAND = re.compile(
-    r"^(?:\.?[\w/]*/bin/)?(?:nas|torchrun [^#\n]*-m nas --) ([^#\n].*)$", re.MULTILINE
-)
+COMMAND = re.compile(r"(?:\.?[\w/]*/bin/)?(?:nas|torchrun .*-m nas --) (.+)")
 LINK = re.compile(r"(?<!\\)\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 MESSAGE = re.compile(r"^### `(.+)`$", re.MULTILINE)
-SHELL = ("", "sh")
-"""The languages of blocks that hold commands; ``text`` is what was printed."""
 VALUE = "…"
 """Stands for a value in a message."""
 
@@ -81,9 +80,9 @@ def test_pictures_are_small():
 
 def commands_in(path):
     """The words of each nas command in the blocks of a document, and those in its sentences."""
-    for language, block in FENCED.findall(path.read_text()):
-        for line in COMMAND.findall(block.replace("\\\n", " ")) if language in SHELL else ():
-            yield shlex.split(line, comments=True), True
+    for line in RUN["shell_lines"](path.read_text()):
+        if found := COMMAND.fullmatch(line):
+            yield shlex.split(found[1]), True
     for words in INLINE.findall(MESSAGE.sub("", prose(path.read_text()))):
         with contextlib.suppress(ValueError):
             yield shlex.split(re.sub(r"[\[\]]", " ", words.replace("\\|", "|")))[1:], False

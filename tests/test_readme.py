@@ -38,7 +38,7 @@ README = ROOT / "README.md"
 PYTHON = ROOT / "docs" / "python.md"
 RUNTIME = ROOT / "docs" / "devices" / "own_runtime.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
-TREE = re.compile(r"(?<=tests/test_readme.py`.\n\n```\n).*?(?=```\n)", re.DOTALL)
+TREE = re.compile(r"(?<=tests/test_readme.py`.\n\n```text\n).*?(?=```\n)", re.DOTALL)
 PIPELINE = "pipeline.train"
 CODE = re.compile(r"(?<=```python\n).*?(?=```\n)", re.DOTALL)
 

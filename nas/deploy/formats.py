@@ -14,7 +14,7 @@ import onnx
 
 from nas.architecture import Architecture
 from nas.deploy.description import Description
-from nas.deploy.quantize import Placement
+from nas.deploy.quantize import Placement, WeightBits
 from nas.errors import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to load, and the names of the formats are options
@@ -40,11 +40,15 @@ class Rounding(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """The files of an export, and its ``largest_difference`` from torch or its ``agreement``."""
+    """The files of an export, and its ``largest_difference`` from torch or its ``agreement``.
+
+    ``weight_bits`` are those of an int8 network.
+    """
 
     files: Mapping[Path, bytes]
     relative_difference: float | None = None
     agreement: float | None = None
+    weight_bits: WeightBits | None = None
 
 
 def files_of(form: ExportFormat, out: Path) -> tuple[Path, ...]:
@@ -101,7 +105,8 @@ def export_network(
         assert rounding is not None
         model, share = to_checked_int8(model, network, *rounding)
         describe(model, description)
-        return Exported({out: model.SerializeToString()}, agreement=share)
+        bits = rounding.placement.weight_bits
+        return Exported({out: model.SerializeToString()}, agreement=share, weight_bits=bits)
     describe(model, description)
     return Exported({out: model.SerializeToString()}, difference)
 

@@ -18,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from nas.errors import UserError
 
 Precision = Literal["float32", "int8"]
+WeightBits = Literal[7, 8]
+"""Of the integers that stand for weights, with their sign."""
 
 Ranges = Mapping[str, tuple[float, float]]
 """The least and the greatest number of each activation, by name."""
@@ -35,7 +37,7 @@ class Placement(NamedTuple):
     """
 
     outputs: bool
-    weight_bits: Literal[7, 8] = 8
+    weight_bits: WeightBits = 8
 
 
 INTEGER_OPERATORS = Placement(outputs=True)

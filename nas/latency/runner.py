@@ -1264,7 +1264,10 @@ def main(words: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (Refusal, KeyboardInterrupt) as problem:
-        sys.exit(str(problem) or "stopped; the same command goes on")
+    except Refusal as problem:
+        sys.exit(str(problem))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)  # what a shell calls a program that Ctrl-C has ended
     except OSError as problem:
         sys.exit(f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem))

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from pydantic import Field
 
-from nas.deploy.quantize import Placement, Precision, precision_of, quantize
+from nas.deploy.quantize import Placement, Precision, WeightBits, precision_of, quantize
 from nas.documents import GrownValue, Value, did_you_mean
 from nas.errors import UserError
 from nas.latency import runner
@@ -191,15 +191,16 @@ def in_precision(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
     return quantize(model, np.asarray(image), placement(target))
 
 
-def placement(target: Target) -> Placement:
-    """How the runtime of an int8 target expects numbers to be rounded; no sum overflows.
+def placement(target: Target, bits: WeightBits | None = None) -> Placement:
+    """How the runtime of an int8 target expects numbers to be rounded.
 
-    A target that nobody has asked yet may be any processor.
+    Without ``bits`` weights have as many as let no sum overflow there; a target that nobody has
+    asked yet may be any processor.
     """
     found = RUNTIMES[target.runtime].int8[target.place.kind]
     machine, *flags = target.cpu_flags or X86[:1]
     overflows = machine in X86 and not VNNI & set(flags)
-    return found._replace(weight_bits=7) if overflows else found
+    return found._replace(weight_bits=bits or (7 if overflows else 8))
 
 
 def cpu_model() -> str:

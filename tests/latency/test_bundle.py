@@ -107,20 +107,30 @@ def test_the_first_round_is_whole_and_references_come_between(measured):
     assert sum(made[name] for name in regular) >= others // runner.REGULAR
 
 
+def hear_ctrl_c():
+    """Undo what a shell does to its background jobs."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.slow
-def test_what_was_killed_goes_on(written, tmp_path):
+def test_what_was_stopped_goes_on(written, tmp_path):
     folder = shutil.copytree(written, tmp_path / "b")
     source = (folder / RUN).read_text().replace("96_000_000", "96_000")
     (folder / RUN).write_text(source)
     samples = folder / runner.SAMPLES
-    for lines in (5, 40):
-        process = subprocess.Popen([sys.executable, folder / RUN], stdout=subprocess.DEVNULL)
+    for lines, pressed in ((5, signal.SIGKILL), (40, signal.SIGINT)):
+        process = subprocess.Popen(
+            [sys.executable, folder / RUN],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c,  # noqa: PLW1509
+        )  # fmt: skip
         deadline = time.monotonic() + 60
         while not (samples.exists() and samples.read_bytes().count(b"\n") > lines):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(pressed)
+        _, errors = process.communicate()
+        if pressed == signal.SIGINT:
+            assert (process.returncode, errors) == (130, "stopped; the same command goes on\n")
     with samples.open("ab") as file:
         file.write(b'{"graph": "half a l')
     kept = samples.read_bytes().split(b"\n")[:-1]

@@ -273,6 +273,8 @@ def test_runtimes_round_where_their_kernels_begin_and_end(int8, flags, bits):
     assert placement(here) == INTEGER_OPERATORS._replace(weight_bits=bits)
     openvino = here.model_copy(update={"runtime": "openvino"})
     assert placement(openvino) == FUSED_OPERATORS._replace(weight_bits=bits)
+    for wanted in (7, 8):
+        assert placement(here, wanted) == INTEGER_OPERATORS._replace(weight_bits=wanted)
 
 
 def test_float32_and_quantized_graphs_are_taken_as_they_are(target, int8):
