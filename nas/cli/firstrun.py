@@ -85,12 +85,14 @@ def run(
 
 def demo(
     out: Annotated[Path, Option(help="Folder of all results.")] = Path("runs/demo"),
+    seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
     """It is nas run with fixed settings; an earlier demo in the folder is replaced."""
     from nas.demo import REQUEST, plan_demo
 
-    _run(REQUEST, out, plan_demo, force=True, as_json=as_json)
+    request = REQUEST.model_copy(update={"seed": seed})
+    _run(request, out, plan_demo, force=True, as_json=as_json)
 
 
 def _require_device(device: Device) -> None:
