@@ -196,12 +196,12 @@ def _latency_columns(cost: str, networks: Sequence[FinalNetwork]) -> list[Column
 
 
 def print_search(result: SearchResult, *, title: str | None = None) -> None:
-    """Print the final table of a search and the verdict for each target."""
+    """Print the final table of a search, the verdict for each target, and what it is worth."""
     print_networks(
         result.networks, title=title or f"{result.space}, {result.data}", rivals=result.rivals
     )
-    for verdict in (*result.verdicts, ""):
-        print_line(verdict)
+    for line in (*result.verdicts, *filter(None, [result.evidence]), ""):
+        print_line(line)
 
 
 def print_retrained(result: Mapping[str, Any]) -> None:

@@ -304,8 +304,8 @@ class SearchResult(Value):
 
     ``choices`` and ``options`` explain assignments; ``walk`` has that after each step of ``trace``.
     ``rivals`` are finished networks that were measured and judged beside the search's; ``run`` is
-    the supernet's folder. Files of version 0.1 lack ``comparisons`` (``verdicts`` in numbers),
-    ``walk``, ``terms`` and ``run``.
+    the supernet's folder. ``evidence`` is what verdicts of this kind are worth. Files of version
+    0.1 lack ``comparisons`` (``verdicts`` in numbers), ``walk``, ``terms``, ``run``, ``evidence``.
     """
 
     space: str
@@ -320,6 +320,7 @@ class SearchResult(Value):
     trace: tuple[WalkStep, ...]
     networks: Annotated[tuple[FinalNetwork, ...], Field(min_length=1)]
     verdicts: tuple[str, ...] = ()
+    evidence: str = ""
     terms: dict[str, Term] = {}
     comparisons: tuple[Comparison, ...] = ()
     walk: tuple[tuple[int, ...], ...] = ()
@@ -378,6 +379,7 @@ class SearchResult(Value):
             "networks": [network.summary() for network in self.networks],
             "rivals": [rival.summary() for rival in self.rivals],
             "verdicts": list(self.verdicts),
+            "evidence": self.evidence,
         }
 
     def save(self, folder: Path) -> None:

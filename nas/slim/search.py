@@ -20,6 +20,7 @@ from nas.progress import SILENT, Progress
 from nas.search.study import SamplerName, evaluated_in, make_sampler, open_study, work
 from nas.slim.candidates import Candidates
 from nas.slim.delivery import deliver
+from nas.slim.evidence import evidence
 from nas.slim.handover import hand_over
 from nas.slim.journal import Identity, Memory, open_journal
 from nas.slim.methods import BASELINES, Baseline, Method, Searched, Slimming, Uniform
@@ -246,6 +247,7 @@ def _finish(
         trace=main.steps(),
         networks=tuple(figures),
         verdicts=tuple(map(str, comparisons)),
+        evidence=evidence(from_weights=bool(run.settings.weights)),
         terms=plan.terms,
         comparisons=tuple(comparisons),
         walk=tuple(step.taken.assignment for step in main.trace),

@@ -18,6 +18,7 @@ from nas.search import (
     search_randomly,
     slim_greedily,
 )
+from nas.slim.evidence import evidence
 from nas.slim.plan import published_terms
 from nas.slim.result import (
     Comparison,
@@ -130,6 +131,7 @@ def make_result(space, target_share, evaluations):
         networks=tuple(_final(bench, name, one, target) for name, one in finals.items()),
         terms=published_terms(["latency_ms"]),
         verdicts=(str(comparison),),
+        evidence=evidence(from_weights=False),
         comparisons=(comparison,),
         walk=tuple(step.taken.assignment for step in found["slimmed"].trace),
     )  # fmt: skip

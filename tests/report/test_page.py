@@ -250,11 +250,12 @@ def test_pages_are_replaced_and_other_files_are_not(tmp_path, result):
 def test_the_page_shows_the_verdict_of_the_terminal_and_no_other(page, result):
     (verdict,) = result.verdicts
     assert verdict in page.text
+    assert result.evidence[1:] in page.text
     assert page.text.count("won") == page.text.count("no method won") == 1
 
 
 def test_the_page_of_an_older_result_shows_its_verdict_as_it_was_written(result):
-    added = {"terms", "comparisons", "walk"}
+    added = {"terms", "comparisons", "walk", "evidence"}
     older = SearchResult.model_validate_json(result.model_dump_json(exclude=added))
     assert older.comparisons == ()
     assert result.verdicts[0] in Page(render_page(older)).text

@@ -106,7 +106,7 @@ def test_a_search_ends_with_its_verdicts_and_one_target_needs_no_column(result, 
     printed = capsys.readouterr().out
     assert "demo_64px, digits" in printed
     assert not re.search("(?<!of )target  ", printed)
-    assert printed.endswith(f"{result.verdicts[0]}\n\n")
+    assert printed.endswith(f"{result.verdicts[0]}\n{result.evidence}\n\n")
 
 
 def test_the_table_of_a_check_ends_with_correlation_and_gap(check, capsys):

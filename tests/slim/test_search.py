@@ -8,6 +8,7 @@ from nas.architecture import Architecture
 from nas.errors import UserError
 from nas.latency.measure import Session
 from nas.search.problem import meets
+from nas.slim.evidence import evidence
 from nas.slim.plan import Plan, Term
 from nas.slim.result import SearchResult
 from nas.slim.search import StudySettings, search_run, slim_run
@@ -208,6 +209,7 @@ def test_a_search_delivers_the_best_of_its_study_within_the_target(run, table, t
     (comparison,) = result.comparisons
     assert set(comparison.compared) == {"searched", "uniform"}
     assert result.verdicts == (str(comparison),)
+    assert result.evidence == evidence(from_weights=False)
 
 
 def test_a_folder_that_is_a_file_is_one_line(run, table, tmp_path):

@@ -1,0 +1,17 @@
+"""What is known of a lead on inherited weights once networks are retrained."""
+
+PAGE = "docs/does-search-help.md"
+
+FROM_WEIGHTS = (
+    "these are inherited weights; from pretrained ones a lead over uniform scaling lasted: "
+    "1.6 points after fine-tuning on 2,527 photographs, p = 0.008"
+)
+FROM_NOTHING = (
+    "these are inherited weights; of supernets that start from nothing it is not shown that a lead "
+    "outlasts retraining: retrain uniform scaling's network too"
+)
+
+
+def evidence(*, from_weights: bool) -> str:
+    """One sentence on what a verdict is worth, by whether its supernet began with weights."""
+    return f"{FROM_WEIGHTS if from_weights else FROM_NOTHING} ({PAGE})"
