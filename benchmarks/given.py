@@ -11,13 +11,16 @@ from pathlib import Path
 
 from kills import SPACE
 
+from nas.architecture import Architecture
 from nas.data.generated import generate
+from nas.deploy.weights import save_weights
 from nas.firstrun.begin import begin, measure_alone
 from nas.firstrun.estimate import Effort
 from nas.firstrun.request import Request
 from nas.firstrun.schedule import Schedule, schedule_of
 from nas.latency.table import LatencyTable
 from nas.latency.target import detect_target
+from nas.network import build
 from nas.progress import Progress
 
 CLASSES = (
@@ -80,6 +83,7 @@ class Maker:
         self._nas(folder, "export --architecture mobilenet_v4_conv_small --out b.onnx")
         for name, out in (("efficientnet_lite_0", "lite0"), ("efficientformer_v2_s0", "s0")):
             self._nas(folder, f"export --architecture {name} --format timm --out {out}.safetensors")
+        save_weights(build(Architecture.load("efficientformer_v2_s0")), folder / "S0.safetensors")
 
     def make_supernet(self, folder: Path) -> None:
         """``runs/photos`` of the default space."""
