@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kills import SPACE
+from pages import ROOT, write_shown_files
 
 from nas.architecture import Architecture
 from nas.data.generated import generate
@@ -31,6 +32,8 @@ CLASSES = (
 PHOTOS, OTHERS, NEW = 600, 120, 12
 """Pictures that are drawn; a sixth of them are of classes that are not used."""
 BRIEFLY = "--epochs 1 --limit 200"
+COMPLETE = "complete"
+"""The file that ends a folder."""
 FEW = "--accept-table --evaluations 4 --no-baselines"
 
 
@@ -44,13 +47,14 @@ def furnish(given: Path, environment: Mapping[str, str]) -> None:
         ("searching", maker.copy_supernet),
         ("pretrained", maker.make_pretrained),
         ("by_hand", maker.make_bundle),
+        ("own_block", maker.make_own),
     ):
-        if not (given / name).exists():
-            making = given / f"{name}.partial"
-            shutil.rmtree(making, ignore_errors=True)
-            making.mkdir(parents=True)
-            make(making)
-            making.rename(given / name)
+        folder = given / name  # never renamed: documents name files in it by their whole path
+        if not (folder / COMPLETE).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            make(folder)
+            (folder / COMPLETE).touch()
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,13 @@ class Maker:
         (folder / "tiny.yaml").write_text(SPACE)
         self._nas(folder, "bundle --space tiny.yaml --out bundle")
         self._run(folder, "python3 bundle/run.py --minutes 0.2")
+
+    def make_own(self, folder: Path) -> None:
+        """``runs/own`` and its table, of the space that the page shows."""
+        write_shown_files(ROOT / "docs" / "own_block.md", folder)
+        self._nas(folder, f"train-supernet --space own.yaml --run runs/own {BRIEFLY}")
+        self._nas(folder, "build-lut --space own.yaml --device cpu --quick")
+        trust(folder / "latency_tables" / "own_cpu.csv")
 
     def _nas(self, folder: Path, words: str) -> None:
         self._run(folder, f"nas {words}")

@@ -98,6 +98,7 @@ def test_what_works_too_long_is_interrupted_with_all_its_children():
         start_new_session=True, preexec_fn=RUN["hear_ctrl_c"],  # noqa: PLW1509 - it has one thread
     )  # fmt: skip
     assert RUN["watch"](process, 0.1)
+    RUN["end"](process)
     assert process.returncode in (130, -2)
 
 
