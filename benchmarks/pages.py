@@ -62,6 +62,8 @@ WALL = 4
 GRACE = 240.0
 """Seconds in which an interrupted command must have ended."""
 INTERRUPTED, OUTDATED = 130, 1
+TORCHRUN_ENDED = "SignalException"
+"""What torchrun itself raises at Ctrl-C, with a traceback."""
 KEPT = re.compile(r"\bkept\b|\bgoes on\b|\bto continue\b")
 
 
@@ -278,6 +280,8 @@ def cpu_seconds(session: int) -> float:
 
 def judge(line: str, code: int, text: str, *, is_begun: bool) -> str:
     """What an exit code and all that was printed say of a command."""
+    if is_begun and line.startswith("torchrun"):
+        return "begun" if TORCHRUN_ENDED in text else "failed"
     if "Traceback" in text:
         return "failed"
     if is_begun:
