@@ -179,6 +179,7 @@ class Place:
                 is_begun = watch(process, patience)
             finally:
                 end(process)
+        is_begun = is_begun and process.returncode != 0  # it may have been done just then
         seconds, text = time.monotonic() - started, output.read_text(errors="replace")
         if is_begun:
             self._take_away(set(self._files()) - before, FOLDERS.get(line))
