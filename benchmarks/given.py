@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kills import SPACE
+from pages import ROOT, write_shown_files
 
+from nas.architecture import Architecture
 from nas.data.generated import generate
+from nas.deploy.weights import save_weights
 from nas.firstrun.begin import begin, measure_alone
 from nas.firstrun.estimate import Effort
 from nas.firstrun.request import Request
 from nas.firstrun.schedule import Schedule, schedule_of
 from nas.latency.table import LatencyTable
 from nas.latency.target import detect_target
+from nas.network import build
 from nas.progress import Progress
 
 CLASSES = (
@@ -28,6 +32,8 @@ CLASSES = (
 PHOTOS, OTHERS, NEW = 600, 120, 12
 """Pictures that are drawn; a sixth of them are of classes that are not used."""
 BRIEFLY = "--epochs 1 --limit 200"
+COMPLETE = "complete"
+"""The file that ends a folder."""
 FEW = "--accept-table --evaluations 4 --no-baselines"
 
 
@@ -41,13 +47,14 @@ def furnish(given: Path, environment: Mapping[str, str]) -> None:
         ("searching", maker.copy_supernet),
         ("pretrained", maker.make_pretrained),
         ("by_hand", maker.make_bundle),
+        ("own_block", maker.make_own),
     ):
-        if not (given / name).exists():
-            making = given / f"{name}.partial"
-            shutil.rmtree(making, ignore_errors=True)
-            making.mkdir(parents=True)
-            make(making)
-            making.rename(given / name)
+        folder = given / name  # never renamed: documents name files in it by their whole path
+        if not (folder / COMPLETE).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            make(folder)
+            (folder / COMPLETE).touch()
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ class Maker:
         self._nas(folder, "export --architecture mobilenet_v4_conv_small --out b.onnx")
         for name, out in (("efficientnet_lite_0", "lite0"), ("efficientformer_v2_s0", "s0")):
             self._nas(folder, f"export --architecture {name} --format timm --out {out}.safetensors")
+        save_weights(build(Architecture.load("efficientformer_v2_s0")), folder / "S0.safetensors")
 
     def make_supernet(self, folder: Path) -> None:
         """``runs/photos`` of the default space."""
@@ -88,8 +96,9 @@ class Maker:
         self._nas(folder, f"slim --run runs/photos --table {table} --target-ms 2 {FEW}")
 
     def copy_supernet(self, folder: Path) -> None:
-        """The same once more."""
-        shutil.copytree(self.given / "training", folder, dirs_exist_ok=True)
+        """The same without the search, which that page makes itself."""
+        left = shutil.ignore_patterns("slim_2", COMPLETE)
+        shutil.copytree(self.given / "training", folder, ignore=left, dirs_exist_ok=True)
 
     def make_pretrained(self, folder: Path) -> None:
         """``runs/photos`` of a space around a network with weights, and a table of that space."""
@@ -100,15 +109,24 @@ class Maker:
         train = f"train-supernet --space space.yaml {data} {weights} --run runs/photos {BRIEFLY}"
         self._nas(folder, train)
         table = "latency_tables/space_cpu.csv"
+        # the page makes this search itself; what it would have left is brought after it
+        apart = f"--out {self.given}/all/runs/photos/slim_1"
         self._nas(folder, "build-lut --space runs/photos/space.json --device cpu --quick")
         trust(folder / table)
-        self._nas(folder, f"slim --run runs/photos --table {table} --target-ms 1 {FEW}")
+        self._nas(folder, f"slim --run runs/photos --table {table} --target-ms 1 {FEW} {apart}")
 
     def make_bundle(self, folder: Path) -> None:
         """``bundle``, of a space of seconds and measured."""
         (folder / "tiny.yaml").write_text(SPACE)
         self._nas(folder, "bundle --space tiny.yaml --out bundle")
         self._run(folder, "python3 bundle/run.py --minutes 0.2")
+
+    def make_own(self, folder: Path) -> None:
+        """``runs/own`` and its table, of the space that the page shows."""
+        write_shown_files(ROOT / "docs" / "own_block.md", folder)
+        self._nas(folder, f"train-supernet --space own.yaml --run runs/own {BRIEFLY}")
+        self._nas(folder, "build-lut --space own.yaml --device cpu --quick")
+        trust(folder / "latency_tables" / "own_cpu.csv")
 
     def _nas(self, folder: Path, words: str) -> None:
         self._run(folder, f"nas {words}")

@@ -62,6 +62,8 @@ WALL = 4
 GRACE = 240.0
 """Seconds in which an interrupted command must have ended."""
 INTERRUPTED, OUTDATED = 130, 1
+TORCHRUN_ENDED = "SignalException"
+"""What torchrun itself raises at Ctrl-C, with a traceback."""
 KEPT = re.compile(r"\bkept\b|\bgoes on\b|\bto continue\b")
 
 
@@ -157,7 +159,7 @@ class Place:
             (self.folder / name).mkdir(parents=True)
         for name in (".venv", "venv"):
             (self.folder / name).symlink_to(sys.prefix)
-        self._write_files()
+        write_shown_files(self.page, self.folder)
 
     def run(self, line: str, patience: float) -> Ending:
         """Run a command; one that was not finished leaves no trace."""
@@ -173,22 +175,16 @@ class Place:
                 cwd=self.folder / FOLDERS.get(line, ""), env=self.environment,
                 start_new_session=True, preexec_fn=hear_ctrl_c,  # noqa: PLW1509 - one thread
             )  # fmt: skip
-            is_begun = watch(process, patience)
+            try:
+                is_begun = watch(process, patience)
+            finally:
+                end(process)
+        is_begun = is_begun and process.returncode != 0  # it may have been done just then
         seconds, text = time.monotonic() - started, output.read_text(errors="replace")
         if is_begun:
             self._take_away(set(self._files()) - before, FOLDERS.get(line))
         outcome = judge(line, process.returncode, text, is_begun=is_begun)
         return Ending(outcome, text if outcome == "failed" else "", seconds)
-
-    def _write_files(self) -> None:
-        """Write what the page shows: a space by its name, its block as the space calls it."""
-        blocks = FENCED.findall(self.page.read_text())
-        code = "".join(it for language, it in blocks if language == "python")
-        for space in (it for language, it in blocks if language == "yaml"):
-            for name in re.findall(r"^name: (\w+)$", space, re.MULTILINE):
-                (self.folder / f"{name}.yaml").write_text(space)
-            for name in re.findall(r"^blocks: \[(\S+)\]$", space, re.MULTILINE):
-                (self.folder / name).write_text(code)
 
     def _lay(self, path: Path) -> None:
         """Bring a file or folder that is given and not there, with all of its parts."""
@@ -223,6 +219,17 @@ class Place:
                     Path(place).rmdir()
 
 
+def write_shown_files(page: Path, folder: Path) -> None:
+    """Write what a page shows: a space by its name, its block as the space calls it."""
+    blocks = FENCED.findall(page.read_text())
+    code = "".join(it for language, it in blocks if language == "python")
+    for space in (it for language, it in blocks if language == "yaml"):
+        for name in re.findall(r"^name: (\w+)$", space, re.MULTILINE):
+            (folder / f"{name}.yaml").write_text(space)
+        for name in re.findall(r"^blocks: \[(\S+)\]$", space, re.MULTILINE):
+            (folder / name).write_text(code)
+
+
 def inputs_of(line: str) -> Iterator[Path]:
     """Paths that a command may read: all of its words but those it writes to, without patterns."""
     words = shlex.split(line)
@@ -249,12 +256,16 @@ def watch(process: subprocess.Popen[bytes], patience: float) -> bool:
             os.killpg(process.pid, signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
             return True
         time.sleep(0.2)
     return False
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a command, with all that it has started, if it is still there."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def cpu_seconds(session: int) -> float:
@@ -270,6 +281,8 @@ def cpu_seconds(session: int) -> float:
 
 def judge(line: str, code: int, text: str, *, is_begun: bool) -> str:
     """What an exit code and all that was printed say of a command."""
+    if is_begun and line.startswith("torchrun"):
+        return "begun" if TORCHRUN_ENDED in text else "failed"
     if "Traceback" in text:
         return "failed"
     if is_begun:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import nas
 from nas import cli, pipeline
@@ -648,6 +649,23 @@ def test_resize_writes_a_network_of_another_input_size(capsys, folder):
                    paths["weights"], "--data", "digits", "--json")  # fmt: skip
     assert found["images"] == 359
     assert "larger/architecture.json: exists; --force replaces it" in complaint(capsys, *command)
+
+
+def test_resize_takes_timms_names_and_needs_the_classifier(capsys):
+    architecture = Architecture.load("mobilenet_v3_small_100")
+    network = build(architecture)
+    named = nas.to_timm_state_dict(network, architecture)
+    save_file({name: it.contiguous() for name, it in named.items()}, "timm.safetensors")
+    output(capsys, "resize", "--architecture", "mobilenet_v3_small_100", "--weights",
+           "timm.safetensors", "--input-size", "96", "--out", "small", "--json")  # fmt: skip
+    found, expected = load_file("small/weights.safetensors"), network.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(bool((found[name] == expected[name]).all()) for name in found)
+    architecture.with_classes(3).save("three.json")
+    assert complaint(capsys, "resize", "--architecture", "three.json", "--weights",
+                     "timm.safetensors", "--input-size", "96", "--out", "three").endswith(
+        "timm.safetensors: has no classifier of 3 classes"
+    )  # fmt: skip
 
 
 @pytest.mark.slow

@@ -324,9 +324,15 @@ def resize(
     after = before.with_input_size(input_size)
     require_file(weights)
 
-    from nas.deploy.weights import read_weights, resize_attention_biases, write_weights
+    from nas.deploy.pretrained import read_pretrained
+    from nas.deploy.weights import resize_attention_biases, write_weights
+    from nas.network import build
 
-    state = resize_attention_biases(read_weights(weights), before, after)
+    found = read_pretrained(weights, before)
+    if found.fresh:
+        raise UserError(f"{weights}: has no classifier of {before.classes:,} classes")
+    whole = {**build(before).state_dict(), **found.state}
+    state = resize_attention_biases(whole, before, after)
     after.save(paths["architecture"])
     write_weights(state, paths["weights"], describe_weights(weights).told_of(after))
     written = {name: str(path) for name, path in paths.items()}

@@ -83,6 +83,13 @@ def test_an_end_is_judged_by_code_and_words(code, text, is_begun, outcome):
     assert RUN["judge"]("nas run", code, text, is_begun=is_begun) == outcome
 
 
+def test_torchrun_ends_in_its_own_way():
+    line, text = "torchrun -m nas -- train-supernet", "Traceback\n...SignalException: got signal: 2"
+    assert RUN["judge"](line, 1, text, is_begun=True) == "begun"
+    assert RUN["judge"](line, 1, text, is_begun=False) == "failed"
+    assert RUN["judge"](line, 1, "Traceback\n...ValueError", is_begun=True) == "failed"
+
+
 def test_an_outdated_table_is_an_answer_of_check_lut_only():
     text = "rebuild it: nas build-lut --space tiny"
     assert RUN["judge"]("nas check-lut t.csv", 1, text, is_begun=False) == "run"
@@ -98,6 +105,7 @@ def test_what_works_too_long_is_interrupted_with_all_its_children():
         start_new_session=True, preexec_fn=RUN["hear_ctrl_c"],  # noqa: PLW1509 - it has one thread
     )  # fmt: skip
     assert RUN["watch"](process, 0.1)
+    RUN["end"](process)
     assert process.returncode in (130, -2)
 
 
