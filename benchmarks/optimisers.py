@@ -39,7 +39,7 @@ Values = Callable[[Sequence[Assignment]], Floats]
 
 INITIAL = 10
 """Random networks near the bounds that every optimiser begins with."""
-POOL = 1000
+POOL = 500
 """Random networks near the bounds of which a Gaussian process proposes one, or a neighbour."""
 PARENTS, NEIGHBOURS = 3, 200
 """The best so far, neighbours of which join the pool for a proposal; at most so many of each."""

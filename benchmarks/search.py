@@ -51,7 +51,7 @@ METHODS: dict[str, Callable[..., Solution]] = {
 PLANNED = ("slim", "greedy")
 """Those that plan by the number of evaluations, so that each number is a search of its own; of the
 others one search tells what it would deliver after each."""
-SLOW = ("BoTorch", "SMAC", "Optuna GP")
+SLOW = ("BoTorch", "GP, TS", "GP, NEI", "Optuna GP", "SMAC")
 BUDGETS = (20, 40, 60, 80, 100)
 FRONTIERS = {
     "slim": ("slim", 8),
