@@ -1,14 +1,16 @@
-"""Slimming against random, evolution and greedy at the same number of evaluations.
+"""Slimming against public optimisers at the same numbers of evaluations.
 
     .venv/bin/python benchmarks/search.py --data ../shared/data/nas-bench-macro.csv
+    .venv/bin/python benchmarks/search.py --frontiers
 
 Prints mean regrets (best reachable accuracy less that of the network found, in points, by the
 truth that no search sees) with 95 % bootstrap intervals. On NAS-Bench-Macro the accuracy of one
 training is what is seen and the mean of three is the truth; the synthetic tables are larger and
-noisier. Then frontiers: the area that each method's evaluations dominate, below the largest
-network's latency and above the smallest's accuracy, as a part of NSGA-II's at 100 evaluations;
-slimming, random search and one NSGA-II are given eight bounds. About 5 minutes on one idle x86
-core.
+noisier. BoTorch and SMAC take part where they are installed (``optimisers.py``); they and the
+Gaussian processes take minutes a run, so what others found is kept in --journal, to be deleted when
+they or the tables change. With --frontiers: the area that each method's evaluations dominate, below
+the largest network's latency and above the smallest's accuracy, as a part of NSGA-II's at 100
+evaluations; slimming, random search and one NSGA-II are given eight bounds.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the matrices are small
 
 import argparse
 import itertools
+import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tables import Table, crossed, nas_bench_macro, staged
+from optimisers import MISSING, OPTIMISERS, PROPOSALS, incumbent
+from tables import SHARES, Table, crossed, layered, nas_bench_macro, staged
 
 from nas.search import (
     Frontier,
@@ -41,7 +46,13 @@ METHODS: dict[str, Callable[..., Solution]] = {
     "random": search_randomly,
     "NSGA-II": evolve,
     "greedy": slim_greedily,
+    **OPTIMISERS,
 }
+PLANNED = ("slim", "greedy")
+"""Those that plan by the number of evaluations, so that each number is a search of its own; of the
+others one search tells what it would deliver after each."""
+SLOW = ("BoTorch", "GP, TS", "GP, NEI", "Optuna GP", "SMAC")
+BUDGETS = (20, 40, 60, 80, 100)
 FRONTIERS = {
     "slim": ("slim", 8),
     "random": ("random", 8),
@@ -62,25 +73,30 @@ def main() -> None:
     """Run all methods on all tables and print one line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/nas-bench-macro.csv"))
-    parser.add_argument("--evaluations", type=int, nargs="+", default=[60, 100])
+    parser.add_argument("--evaluations", type=int, nargs="+", default=list(BUDGETS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--repeats", type=int, default=4, help="of each NAS-Bench-Macro table")
-    parser.add_argument("--seeds", type=int, default=3, help="of each family of synthetic tables")
+    parser.add_argument("--repeats", type=int, default=3, help="of each NAS-Bench-Macro table")
+    parser.add_argument("--seeds", type=int, default=10, help="of each family of synthetic tables")
+    parser.add_argument("--slow", type=int, default=12, help=f"runs of {', '.join(SLOW)}")
+    parser.add_argument("--journal", type=Path, default=Path("runs/benchmark_search.jsonl"))
+    parser.add_argument("--frontiers", action="store_true", help="areas instead of regrets")
     arguments = parser.parse_args()
-    print("table             evaluations  method    regret  95 % interval  calls")
-    if arguments.data.exists():
-        compare([*nas_bench_macro(arguments.data)] * arguments.repeats, arguments, BARS)
-    else:
+    macro = [*nas_bench_macro(arguments.data)] if arguments.data.exists() else []
+    macro = [it for seed in SEEDS for it in macro[seed :: len(SEEDS)]]  # few runs have all bounds
+    if not macro:
         print(f"skipped: {arguments.data} is not here")
     tables = sorted(synthetic(arguments.seeds), key=lambda table: table.name)
     families = [list(it) for _, it in itertools.groupby(tables, key=lambda table: table.name)]
-    for family in families:
-        compare(family, arguments, {})
-    print("table             evaluations  method       area  95 % interval  above NSGA-II's at 100")
-    if arguments.data.exists():
-        compare_frontiers([*nas_bench_macro(arguments.data)][: len(SEEDS)] * arguments.repeats)
-    for family in families:
-        compare_frontiers(family)
+    if arguments.frontiers:
+        print("table             evaluations  method       area  95 % interval  above NSGA-II's")
+        for family in ([macro[:: len(SHARES)] * arguments.repeats] if macro else []) + families:
+            compare_frontiers(family)
+        return
+    for name, package in MISSING.items():
+        print(f"skipped: {name}, as {package} is not installed: pip install {package}")
+    journal = Journal(arguments.journal)
+    for family in ([macro * arguments.repeats] if macro else []) + families:
+        compare(family, arguments, journal)
 
 
 def synthetic(seeds: int) -> Iterator[Table]:
@@ -89,29 +105,74 @@ def synthetic(seeds: int) -> Iterator[Table]:
         yield crossed(seed, noise, share, returns=0)
         yield crossed(seed, noise, share, returns=3)
         yield staged(seed, noise, share)
+        yield layered(seed, noise, share)
 
 
-def compare(tables: Sequence[Table], arguments: argparse.Namespace, bars: dict[int, float]) -> None:
-    """Run every method on the same tables with the same seeds."""
-    for evaluations, name in itertools.product(arguments.evaluations, arguments.methods):
-        runs = [run(METHODS[name], table, evaluations, seed) for seed, table in enumerate(tables)]
-        regrets, calls = np.array(runs).T
-        low, high = interval(regrets)
-        bar = f"  bar {bars[evaluations]:.2f}" if name == "slim" and evaluations in bars else ""
-        print(
-            f"{tables[0].name:<18}{evaluations:>11}  {name:<8}  {regrets.mean():6.3f}  "
-            f"{low:.3f} to {high:.3f} {calls.mean():6.1f}{bar}",
-            flush=True,
+def compare(tables: Sequence[Table], arguments: argparse.Namespace, journal: Journal) -> None:
+    """Print the mean regrets of every method on the same tables with the same seeds.
+
+    A mark says that the paired difference from ``slim`` has an interval above (+) or below 0 (-).
+    """
+    family, budgets, ours = tables[0].name, arguments.evaluations, np.array(math.nan)
+    print(f"\n{family:<15} " + "".join(f"{budget:<24}" for budget in budgets))
+    for name in arguments.methods:
+        chosen = tables[: arguments.slow] if name in SLOW else tables
+        found = np.array(
+            [journal.regrets(name, table, budgets, seed) for seed, table in enumerate(chosen)]
         )
+        ours = found if name == "slim" else ours
+        cells = ""
+        for column, values in enumerate(found.T):
+            low, high = interval(values)
+            mark = " "
+            if name != "slim" and ours.ndim:
+                less, more = interval(values - ours[: len(values), column])
+                mark = "+" if less > 0 else "-" if more < 0 else " "
+            cells += f"{values.mean():.3f} ({low:.3f} to {high:.3f}){mark} "
+        print(f"{name:<10} {len(found):>4} {cells}".rstrip(), flush=True)
+    if family == "nas-bench-macro" and ours.ndim:
+        for budget, mean in zip(budgets, ours.mean(axis=0), strict=True):
+            if budget in BARS:
+                print(f"slim at {budget}: {mean:.3f}, bar {BARS[budget]:.2f}")
 
 
-def run(
-    method: Callable[..., Solution], table: Table, evaluations: int, seed: int
-) -> tuple[float, int]:
-    """The regret of one search, and how many evaluations it made."""
+class Journal:
+    """Regrets at 20 to 100 evaluations, of methods that do not change, in lines of a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[tuple[str, int, str], dict[int, float]] = {}
+        for line in path.read_text().splitlines() if path.exists() else ():
+            family, seed, name, found = json.loads(line)
+            self.known[family, seed, name] = {int(key): it for key, it in found.items()}
+
+    def regrets(self, name: str, table: Table, budgets: Sequence[int], seed: int) -> list[float]:
+        """One search's, at each number of evaluations."""
+        if name in PLANNED:
+            return [regret(name, table, budget, seed) for budget in budgets]
+        key = table.name, seed, name
+        if not {*budgets} <= self.known.get(key, {}).keys():
+            self.known[key] = curve(name, table, sorted({*budgets, *BUDGETS}), seed)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps([*key, self.known[key]]) + "\n")
+        return [self.known[key][budget] for budget in budgets]
+
+
+def regret(name: str, table: Table, evaluations: int, seed: int) -> float:
+    """Of a search that plans by its number of evaluations."""
     rng = np.random.default_rng(seed)
-    result = method([table.problem], evaluations=evaluations, rng=rng)
-    return table.optimum - table.truth(result.best), len(result.evaluated)
+    result = METHODS[name]([table.problem], evaluations=evaluations, rng=rng)
+    return float(table.optimum - table.truth(result.best))
+
+
+def curve(name: str, table: Table, budgets: Sequence[int], seed: int) -> dict[int, float]:
+    """Of what one search would deliver after each number of evaluations."""
+    problem, rng = table.problem, np.random.default_rng(seed)
+    result = METHODS[name]([problem], evaluations=max(budgets), rng=rng)
+    every = list(result.evaluated.items())
+    bests = {it: incumbent(PROPOSALS.get(name), problem, dict(every[:it])) for it in budgets}
+    return {it: float(table.optimum - table.truth(best)) for it, best in bests.items()}
 
 
 def compare_frontiers(tables: Sequence[Table]) -> None:

@@ -169,6 +169,47 @@ def staged(seed: int, noise: float, share: float) -> Table:
     return _table("staged", sizes, costs, truth, share, noise, seed, canonical)
 
 
+def layered(seed: int, noise: float, share: float) -> Table:
+    """Thirty layers in five stages, each of which is left out, light or full.
+
+    Latencies add up to an overhead; the first layers of a stage give the most, some pairs of layers
+    need each other and others do the same work twice.
+    """
+    rng = np.random.default_rng(seed)
+    layers, stages = 30, 5
+    sizes = tuple(int(size) for size in rng.integers(2, 4, layers))
+    stage = np.arange(layers) * stages // layers
+    full = np.array(sizes) - 1
+    share_of_light = rng.uniform(0.5, 0.85, layers)  # of what the full one gives
+    speed_of_light = rng.uniform(0.35, 0.7, layers)
+    gain = rng.lognormal(0, 0.6, layers) * rng.lognormal(0, 0.3, stages)[stage]
+    ms = rng.lognormal(0, 0.5, layers) * rng.lognormal(0, 0.3, stages)[stage]
+    size = rng.lognormal(0, 0.5, layers) * 2.0**stage
+    pairs = rng.integers(layers, size=(2, 2 * layers))
+    crossing = 0.1 * gain.mean() * rng.normal(size=2 * layers)
+
+    def strength(assignments: NDArray[np.int_], light: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.where(assignments == full, 1.0, np.where(assignments > 0, light, 0.0))
+
+    def quality(assignments: NDArray[np.int_]) -> NDArray[np.float64]:
+        present = strength(assignments, share_of_light)
+        sums = (gain * present).reshape(len(assignments), stages, -1).sum(axis=2)
+        most = gain.reshape(stages, -1).sum(axis=1)
+        crossed = (crossing * present[:, pairs[0]] * present[:, pairs[1]]).sum(axis=1)
+        return np.asarray((most * _saturated(sums / most, 3)).sum(axis=1) + crossed)
+
+    ends = quality(np.stack([np.zeros(layers, int), full]))
+
+    def truth(assignments: NDArray[np.int_]) -> NDArray[np.float64]:
+        return np.asarray(80 + 15 * (quality(assignments) - ends[0]) / (ends[1] - ends[0]))
+
+    def costs(assignments: NDArray[np.int_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        present = strength(assignments, speed_of_light)
+        return 0.15 + 0.85 * present @ ms / ms.sum(), 0.1 + 0.9 * present @ size / size.sum()
+
+    return _table("layered", sizes, costs, truth, share, noise, seed)
+
+
 def _saturated(part: NDArray[np.float64], returns: float) -> NDArray[np.float64]:
     return (1 - np.exp(-returns * part)) / (1 - math.exp(-returns))
 
