@@ -81,7 +81,8 @@ class Server:
         )
 
     def _start(self) -> None:
-        Path("/run/sshd").mkdir(exist_ok=True)
+        with suppress(PermissionError):  # whoever is not root needs none
+            Path("/run/sshd").mkdir(exist_ok=True)
         options = {
             "ListenAddress": "127.0.0.1", "AuthorizedKeysFile": self.folder / "keys",
             "StrictModes": "no", "UsePAM": "no", "PidFile": "none", "MaxStartups": "100",

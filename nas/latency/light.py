@@ -19,7 +19,8 @@ MARK = "random, of nas"
 SHRINK = 0.5
 """Of the deviation of weights. Biases cancel the mean of what the layer's own weights add, not of
 what others do: where a ReLU follows, numbers would grow from layer to layer by a fifth, and large
-ones make weights of attention below 1e-38, with which some CPUs compute ten times slower."""
+ones make weights of attention below 1e-38, with which some CPUs compute ten times slower
+(benchmarks/README.md)."""
 
 LEAST_BYTES = 1024
 """Of weights that are left out: smaller ones are sent."""

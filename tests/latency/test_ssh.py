@@ -21,7 +21,8 @@ from nas.latency.target import detect_again, detect_target
 from nas.latency.visits import Turns
 
 SSHD = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "sshd.py"))
-pytestmark = pytest.mark.skipif(not SSHD["HAS_SSHD"], reason=SSHD["MISSING"])
+if not SSHD["HAS_SSHD"]:
+    pytest.skip(SSHD["MISSING"], allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,8 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _path(monkeypatch, request):
-    if SSHD["HAS_SSHD"]:
-        monkeypatch.setenv("PATH", request.getfixturevalue("server").path)
+def _path(monkeypatch, server):
+    monkeypatch.setenv("PATH", server.path)
 
 
 @pytest.fixture
