@@ -139,7 +139,7 @@ def main() -> None:
         rows,
         title="points of test accuracy at the same measured latency",
     )
-    if given.picture:
+    if given.picture and cells:
         draw(given.picture, cells)
 
 
