@@ -43,6 +43,7 @@ from pathlib import Path
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from safetensors import safe_open
 
 from nas.firstrun.begin import begin, measure_alone
 from nas.firstrun.estimate import Effort
@@ -382,8 +383,12 @@ def of_training(there: Path) -> Digest:
 
 def of_slimming(there: Path) -> Digest:
     """What a search leaves that depends on no latency."""
-    files = ("architecture.json", "weights.safetensors", "trace.jsonl", "frontier.csv")
-    return {name: (there / name).read_bytes() for name in files}
+    files = ("architecture.json", "trace.jsonl", "frontier.csv")
+    found: dict[str, object] = {name: (there / name).read_bytes() for name in files}
+    with safe_open(there / "weights.safetensors", "numpy") as weights:
+        found |= {name: weights.get_tensor(name).tobytes() for name in weights.keys()}  # noqa: SIM118
+        told = weights.metadata()
+    return {**found, **{name: text for name, text in told.items() if name != "measured"}}
 
 
 def of_search(there: Path) -> Digest:

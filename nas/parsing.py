@@ -250,11 +250,14 @@ def _require_sound(text: str, name: str) -> None:
             elif token.text.startswith('"'):
                 _text(json.loads(token.text))
             elif token.text not in ("{", "[", "true", "false", "null"):
-                (_integer if re.fullmatch("-?[0-9]+", token.text) else _number)(token.text)
+                number = _NUMBER.match(token.text)  # what follows it may be no JSON
+                digits = number[0] if number else token.text
+                (_integer if re.fullmatch("-?[0-9]+", digits) else _number)(digits)
         except _Refused as error:
             raise _error(name, _place(text, token.offset), str(error)) from None
 
 
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _TOO_DEEP = f"lists and mappings may be {MOST_DEPTH} deep"
 
 

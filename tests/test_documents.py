@@ -164,6 +164,12 @@ def test_no_value_holds_a_number_that_is_not_finite(number):
             Numbers(**fields)
 
 
+def test_a_number_beyond_all_bounds_is_refused_whatever_follows_it():
+    for rest in ("}", "a2e70796}", "xyz"):
+        with pytest.raises(UserError, match=r"a\.json:1:9: a number must be finite, got 3e5501$"):
+            parse_document('{"one": 3e5501' + rest, "a.json")
+
+
 def test_a_wrong_value_is_shown_in_a_few_words():
     with pytest.raises(UserError) as caught:
         parse_document(json.dumps({"one": "x" * 10_000}), "a.json").validated(Numbers)

@@ -98,10 +98,11 @@ class Description(Value):
         )
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str]) -> Description:
+    def from_metadata(cls, metadata: Mapping[str, str | bytes]) -> Description:
         """What a file's metadata say; what they do not say is not in ``model_fields_set``.
 
-        Raises UserError if others wrote something else by these names.
+        Protobuf gives bytes for what is no UTF-8. Raises UserError if others wrote something else
+        by these names.
         """
         own = "nas_version" in metadata
         names = [name for name in cls.model_fields if own or name not in ORIGIN]
@@ -134,9 +135,10 @@ class Description(Value):
         return {"mean", "std"} <= self.model_fields_set
 
 
-def _on_one_line(text: str) -> str:
+def _on_one_line(text: str | bytes) -> str:
     """The beginning of what others wrote."""
-    return " ".join(text[:MOST_TEXT].split())
+    found = text if isinstance(text, str) else text.decode(errors="replace")
+    return " ".join(found[:MOST_TEXT].split())
 
 
 def describe_weights(path: Path) -> Description:
@@ -146,7 +148,7 @@ def describe_weights(path: Path) -> Description:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    metadata: Mapping[str, str] = {}
+    metadata: Mapping[str, str | bytes] = {}
     with suppress(SafetensorError, OSError), safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
     try:

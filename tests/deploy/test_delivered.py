@@ -67,6 +67,11 @@ def test_pictures_that_are_seen_in_another_way_are_refused(told):
     assert str(error.value) == f"{problem}: {name} {' '.join(text[:200].split())}"
 
 
+def test_metadata_that_are_no_text_are_refused():
+    with pytest.raises(UserError, match=r"in no known form .*: classes \[\ufffd\]$"):
+        Description.from_metadata({"classes": b"[\xff]"})
+
+
 def test_only_what_was_delivered_is_removed(tmp_path):
     for folder, names in (("old", FILES), ("kept", [*FILES, "notes.txt"]), ("mine", FILES[:2])):
         for name in names:
