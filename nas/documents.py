@@ -21,7 +21,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, m
 from pydantic_core import PydanticCustomError
 
 from nas.errors import UserError, writing
-from nas.parsing import MOST_BYTES, Form, Location, Place, parse_text
+from nas.parsing import MOST_BYTES, Form, Location, Place, parse_text, shortened
+
+MOST_OF_KEY = 100
+"""Characters of a key in messages."""
 
 _HERE = Path(__file__).parent  # in a wheel the spaces are beside it, in a checkout above
 BUILT_IN = next(filter(Path.is_dir, (_HERE / "search_spaces", _HERE.parent / "search_spaces")))
@@ -52,8 +55,10 @@ class Value(BaseModel):
         if isinstance(data, Mapping) and cls.model_config.get("extra") == "forbid":
             for key in data:
                 if key not in cls.model_fields:
-                    details = {"key": str(key), "hint": did_you_mean(str(key), cls.model_fields)}
-                    raise PydanticCustomError("unknown_key", "unknown key '{key}'{hint}", details)
+                    name = str(key)
+                    hint = did_you_mean(name, cls.model_fields)
+                    details = {"key": name, "shown": shortened(name, MOST_OF_KEY), "hint": hint}
+                    raise PydanticCustomError("unknown_key", "unknown key '{shown}'{hint}", details)
         return data
 
 
@@ -151,7 +156,8 @@ def location_text(location: Location) -> str:
     """``("stages", 2, "width")`` as ``stages[2].width``."""
     text = ""
     for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        name = shortened(str(part), MOST_OF_KEY)
+        text += f"[{name}]" if isinstance(part, int) else f".{name}" if text else name
     return text
 
 

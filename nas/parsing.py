@@ -137,7 +137,7 @@ def _require_size(name: str, size: int, most: int, remedy: str = "") -> None:
 
 def _integer(digits: str) -> int:
     if len(digits) > MOST_DIGITS or abs(int(digits)) > LARGEST_INTEGER:
-        raise _Refused(f"an integer must fit into 64 bits, got {_shortened(digits)}")
+        raise _Refused(f"an integer must fit into 64 bits, got {shortened(digits)}")
     return int(digits)
 
 
@@ -163,7 +163,8 @@ def _text(value: str) -> str:
     return value
 
 
-def _shortened(text: str, most: int = 24) -> str:
+def shortened(text: str, most: int = 24) -> str:
+    """The beginning of a long text, and its length."""
     return text if len(text) <= most else f"{text[:most]}... of {len(text):,} characters"
 
 

@@ -170,6 +170,13 @@ def test_a_number_beyond_all_bounds_is_refused_whatever_follows_it():
             parse_document('{"one": 3e5501' + rest, "a.json")
 
 
+def test_a_long_key_is_shown_in_a_few_words():
+    with pytest.raises(UserError) as caught:
+        parse_document(json.dumps({"one": 1.0, "9" * 5000: 2}), "a.json").validated(Numbers)
+    shown = f"{'9' * 100}... of 5,000 characters"
+    assert str(caught.value) == f"a.json:1:14: {shown}: unknown key '{shown}'"
+
+
 def test_a_wrong_value_is_shown_in_a_few_words():
     with pytest.raises(UserError) as caught:
         parse_document(json.dumps({"one": "x" * 10_000}), "a.json").validated(Numbers)
