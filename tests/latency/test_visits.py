@@ -240,15 +240,25 @@ def test_without_visits_there_is_no_round():
     assert list(rounds({"a": 0})) == list(rounds({})) == []
 
 
-def test_every_round_has_sessions_of_its_own(machine):
-    made = []
+def test_every_round_has_sessions_of_its_own_of_a_graph_that_is_made_once(machine, monkeypatch):
+    made, opened = [], []
 
     def make():
         made.append("a")
         return pointwise((4, 2, 2))
 
+    prepare = machine.prepare
+    monkeypatch.setattr(machine, "prepare", lambda *it: opened.append("a") or prepare(*it))
     turns = Turns(machine.target, {"a": make}, np.random.default_rng(0))
     visits_of(turns, {"a": LIFE})
-    assert len(made) == 1
+    assert (len(made), len(opened)) == (1, 1)
     visits_of(turns, {"a": 2 * LIFE})
-    assert len(made) == 3
+    assert (len(made), len(opened)) == (1, 3)
+
+
+def test_a_graph_too_large_to_keep_is_made_again(machine, monkeypatch):
+    monkeypatch.setattr("nas.latency.visits.LIGHT_BYTES", 8)
+    made = []
+    makers = {"a": lambda: made.append("a") or pointwise((4, 2, 2))}
+    visits_of(Turns(machine.target, makers, np.random.default_rng(0)), {"a": 2 * LIFE})
+    assert len(made) == 2
