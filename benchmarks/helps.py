@@ -1,8 +1,8 @@
 """Does the search help once its networks are retrained, at the same measured latency?
 
-    .venv/bin/python benchmarks/helps.py --settings cifar10_mobile --supernet-seeds 0   # 90 minutes
-    .venv/bin/python benchmarks/helps.py                    # all of it: 6 hours on two x86 cores
-    .venv/bin/python benchmarks/helps.py --smoke            # two minutes, and no evidence
+    .venv/bin/python benchmarks/helps.py --settings cifar10_mobile --supernet-seeds 0    # one part
+    .venv/bin/python benchmarks/helps.py             # all of it: hours, it has not been run whole
+    .venv/bin/python benchmarks/helps.py --smoke     # a minute of CPU time, and no evidence
 
 A setting is a data set and a space. From one supernet of each seed slimming, uniform scaling,
 random search and evolution, each with as many evaluations, find networks for three targets, which
@@ -24,11 +24,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 import argparse
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,18 +35,27 @@ import yaml
 from kills import SPACE as TINY
 from matplotlib.figure import Figure
 from prepared import run_at, table_at
+from pydantic import TypeAdapter
 
 from nas import pipeline
 from nas.architecture import Architecture
 from nas.data import Dataset
+from nas.documents import Value
 from nas.report.terminal import ProgressBar, print_table
 from nas.slim.plan import Plan
-from nas.slim.result import FILES, SearchResult
+from nas.slim.result import FILES, FinalNetwork, SearchResult
 from nas.space import SearchSpace
+from nas.store.journal import Journal
 from nas.training.alone import train_alone
 from nas.training.evaluation import accuracy, inherited_network
 from nas.training.run import Run
-from nas.training.settings import DataSettings, Recipe, SupernetSettings, like_the_supernet
+from nas.training.settings import (
+    DataSettings,
+    Recipe,
+    Share,
+    SupernetSettings,
+    like_the_supernet,
+)
 
 CIFAR10 = Path("../shared/data")
 WAYS = ("inherited", "retrained", "scratch")
@@ -174,22 +182,27 @@ class Part:
 
     def cells(self, ways: Sequence[str]) -> Iterator[Cell]:
         """Every network's accuracies; networks that several methods found are trained once."""
-        journal = Journal(self.folder / CELLS)
-        for network in self.found().networks:
-            target = (network.target or {}).get("latency_ms")
-            if target is None:  # the largest network, which no method found
-                continue
-            measured = network.measured("latency_ms")
-            assert measured is not None
-            assert measured.measured is not None
-            ms = measured.measured
-            architecture = self.run.space.decode(network.assignment)
-            key = hashlib.sha256(architecture.to_json().encode()).hexdigest()[:16]
-            for way in ways:
-                for seed in range(1 if way == "inherited" else self.effort.seeds):
-                    trained = Training(self.run, self.dataset, way, seed, self.effort)
-                    share = journal.get((key, way, seed), partial(trained, architecture))
-                    yield Cell(self.name, network.name, target, ms, way, seed, share)
+        with trials_at(self.folder / CELLS, self.effort) as trials:
+            for network in self.found().networks:
+                if network.target:  # else it is the largest, which no method found
+                    yield from self._cells_of(network, ways, trials)
+
+    def _cells_of(
+        self, network: FinalNetwork, ways: Sequence[str], trials: Journal[Trained]
+    ) -> Iterator[Cell]:
+        measured = network.measured("latency_ms")
+        assert measured is not None
+        assert measured.measured is not None
+        assert network.target is not None
+        target, ms = network.target["latency_ms"], measured.measured
+        architecture = self.run.space.decode(network.assignment)
+        key = hashlib.sha256(architecture.to_json().encode()).hexdigest()[:16]
+        for way in ways:
+            for seed in range(1 if way == "inherited" else self.effort.seeds):
+                training = Training(self.run, self.dataset, way, seed, self.effort)
+                train = partial(training.judge, architecture)
+                share = accuracy_in(trials, key, way, seed, train)
+                yield Cell(self.name, network.name, target, ms, way, seed, share)
 
 
 class Training(NamedTuple):
@@ -201,7 +214,8 @@ class Training(NamedTuple):
     seed: int
     effort: Effort
 
-    def __call__(self, architecture: Architecture) -> float:
+    def judge(self, architecture: Architecture) -> float:
+        """The accuracy of a network, trained as wanted."""
         images = self.dataset.test.at(architecture.input_size)
         if self.way == "scratch":
             return accuracy(train_alone(architecture, self.dataset, self.recipe()), images)
@@ -221,26 +235,44 @@ class Training(NamedTuple):
         return like_the_supernet(settings).model_copy(update=update)
 
 
-class Journal:
-    """Accuracies by what they are of, one JSON line each: a kill loses the one under way."""
+class Work(Value):
+    """The first line of a journal: by what its accuracies were reached."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in lines))  # without what a kill cut short
-        self.known: dict[tuple[Any, ...], float] = {
-            tuple(key): share for key, share in map(json.loads, lines)
-        }
+    supernet_epochs: int
+    epochs: int
+    evaluations: int
+    shares: tuple[float, ...]
+    batch_size: int
 
-    def get(self, key: tuple[Any, ...], make: Callable[[], float]) -> float:
-        """The accuracy under a key, made where it is not known."""
-        if key not in self.known:
-            self.known[key] = make()
-            with self.path.open("a") as file:
-                file.write(json.dumps([key, self.known[key]]) + "\n")
-            print(f"{self.path.parent}: {key}: {100 * self.known[key]:.2f} %", flush=True)
-        return self.known[key]
+
+class Trained(Value):
+    """The accuracy of a network, by the hash of its architecture."""
+
+    network: str
+    way: str
+    seed: int
+    accuracy: Share
+
+
+def trials_at(path: Path, effort: Effort) -> Journal[Trained]:
+    """The accuracies that are known; UserError if they were reached with another effort."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Work(**{name: it for name, it in effort._asdict().items() if name in Work.model_fields})
+    adapter, remedy = TypeAdapter(Trained), "name another --out"
+    return Journal(path, adapter, noun="a part", remedy=remedy, header=work)
+
+
+def accuracy_in(
+    trials: Journal[Trained], network: str, way: str, seed: int, make: Callable[[], float]
+) -> float:
+    """That of a network, made where it is not known: a kill loses the one under way."""
+    for line in trials.lines:
+        if (line.network, line.way, line.seed) == (network, way, seed):
+            return line.accuracy
+    found = Trained(network=network, way=way, seed=seed, accuracy=make())
+    trials.append(found)
+    print(f"{network}, {way}, seed {seed}: {100 * found.accuracy:.2f} %", flush=True)
+    return found.accuracy
 
 
 def compared(setting: str, cells: Sequence[Cell]) -> Iterator[tuple[str, ...]]:

@@ -21,7 +21,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the matrices are small
 
 import argparse
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -29,8 +28,10 @@ from pathlib import Path
 
 import numpy as np
 from optimisers import MISSING, OPTIMISERS, PROPOSALS, incumbent
+from pydantic import TypeAdapter
 from tables import SHARES, Table, crossed, layered, nas_bench_macro, staged
 
+from nas.documents import Value
 from nas.search import (
     Frontier,
     Solution,
@@ -40,6 +41,7 @@ from nas.search import (
     slim_greedily,
     slim_problems,
 )
+from nas.store.journal import Journal
 
 METHODS: dict[str, Callable[..., Solution]] = {
     "slim": partial(slim_problems, strategy=Frontier()),
@@ -94,9 +96,12 @@ def main() -> None:
         return
     for name, package in MISSING.items():
         print(f"skipped: {name}, as {package} is not installed: pip install {package}")
-    journal = Journal(arguments.journal)
-    for family in ([macro * arguments.repeats] if macro else []) + families:
-        compare(family, arguments, journal)
+    arguments.journal.parent.mkdir(parents=True, exist_ok=True)
+    adapter = TypeAdapter(Curve)
+    with Journal(arguments.journal, adapter, noun="a comparison", remedy="delete it") as journal:
+        curves = Curves(journal)
+        for family in ([macro * arguments.repeats] if macro else []) + families:
+            compare(family, arguments, curves)
 
 
 def synthetic(seeds: int) -> Iterator[Table]:
@@ -108,7 +113,7 @@ def synthetic(seeds: int) -> Iterator[Table]:
         yield layered(seed, noise, share)
 
 
-def compare(tables: Sequence[Table], arguments: argparse.Namespace, journal: Journal) -> None:
+def compare(tables: Sequence[Table], arguments: argparse.Namespace, curves: Curves) -> None:
     """Print the mean regrets of every method on the same tables with the same seeds.
 
     A mark says that the paired difference from ``slim`` has an interval above (+) or below 0 (-).
@@ -118,7 +123,7 @@ def compare(tables: Sequence[Table], arguments: argparse.Namespace, journal: Jou
     for name in arguments.methods:
         chosen = tables[: arguments.slow] if name in SLOW else tables
         found = np.array(
-            [journal.regrets(name, table, budgets, seed) for seed, table in enumerate(chosen)]
+            [curves.regrets(name, table, budgets, seed) for seed, table in enumerate(chosen)]
         )
         ours = found if name == "slim" else ours
         cells = ""
@@ -136,27 +141,32 @@ def compare(tables: Sequence[Table], arguments: argparse.Namespace, journal: Jou
                 print(f"slim at {budget}: {mean:.3f}, bar {BARS[budget]:.2f}")
 
 
-class Journal:
-    """Regrets at 20 to 100 evaluations, of methods that do not change, in lines of a file."""
+class Curve(Value):
+    """The regrets of one search on the table at a place of its family, by evaluations."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.known: dict[tuple[str, int, str], dict[int, float]] = {}
-        for line in path.read_text().splitlines() if path.exists() else ():
-            family, seed, name, found = json.loads(line)
-            self.known[family, seed, name] = {int(key): it for key, it in found.items()}
+    family: str
+    place: int
+    method: str
+    regrets: dict[int, float]
+
+
+class Curves:
+    """Regrets at 20 to 100 evaluations, of methods that do not change, in a journal."""
+
+    def __init__(self, journal: Journal[Curve]) -> None:
+        self._journal = journal
+        self._known = {(it.family, it.place, it.method): it for it in self._journal.lines}
 
     def regrets(self, name: str, table: Table, budgets: Sequence[int], seed: int) -> list[float]:
         """One search's, at each number of evaluations."""
         if name in PLANNED:
             return [regret(name, table, budget, seed) for budget in budgets]
         key = table.name, seed, name
-        if not {*budgets} <= self.known.get(key, {}).keys():
-            self.known[key] = curve(name, table, sorted({*budgets, *BUDGETS}), seed)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(json.dumps([*key, self.known[key]]) + "\n")
-        return [self.known[key][budget] for budget in budgets]
+        if key not in self._known or not {*budgets} <= self._known[key].regrets.keys():
+            found = curve(name, table, sorted({*budgets, *BUDGETS}), seed)
+            self._known[key] = Curve(family=table.name, place=seed, method=name, regrets=found)
+            self._journal.append(self._known[key])
+        return [self._known[key].regrets[budget] for budget in budgets]
 
 
 def regret(name: str, table: Table, evaluations: int, seed: int) -> float:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nas.errors import UserError
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "path", [str(FOLDER), *sys.path])  # as for a script of that folder
@@ -50,20 +52,23 @@ def test_beyond_a_frontier_its_last_line_goes_on():
     assert found.tolist() == [-1.0, 0.5, 2.0]
 
 
-def test_a_cell_that_was_cut_short_is_made_anew(tmp_path):
-    path = tmp_path / "cells.jsonl"
-    journal = BENCHMARK["Journal"](path)
-    assert journal.get(("a", "scratch", 0), lambda: 0.5) == 0.5
+def test_a_cell_that_was_cut_short_is_made_anew_and_another_effort_is_refused(tmp_path):
+    path, effort = tmp_path / "cells.jsonl", BENCHMARK["Effort"]()
+    trials_at, accuracy_in = BENCHMARK["trials_at"], BENCHMARK["accuracy_in"]
+    with trials_at(path, effort) as trials:
+        assert accuracy_in(trials, "a", "scratch", 0, lambda: 0.5) == 0.5
     with path.open("a") as file:
-        file.write('[["b", "scratch", 0], 0.')
-    again = BENCHMARK["Journal"](path)
-    assert again.get(("a", "scratch", 0), lambda: 1 / 0) == 0.5
-    assert again.get(("b", "scratch", 0), lambda: 0.25) == 0.25
-    assert len(path.read_text().splitlines()) == 2
+        file.write('{"network": "b", "way": "scratch", "seed": 0, "accuracy": 0.')
+    with trials_at(path, effort._replace(seeds=7)) as trials:
+        assert accuracy_in(trials, "a", "scratch", 0, lambda: 1 / 0) == 0.5
+        assert accuracy_in(trials, "b", "scratch", 0, lambda: 0.25) == 0.25
+    assert len(path.read_text().splitlines()) == 3
+    with pytest.raises(UserError, match="was started with epochs 8, got 9; name another --out"):
+        trials_at(path, effort._replace(epochs=9))
 
 
 @pytest.mark.slow
-def test_all_of_it_runs_in_two_minutes(tmp_path):
+def test_all_of_it_runs_on_digits(tmp_path):
     picture = tmp_path / "frontiers.png"
     subprocess.run(
         [sys.executable, FOLDER / "helps.py", "--smoke", "--out", tmp_path, "--picture", picture],
