@@ -82,7 +82,7 @@ class MeasuringPlan(NamedTuple):
     seconds: float
 
 
-THOROUGH = MeasuringPlan(fitted=20, held_out=20, least_visits=4, error=0.018, seconds=130)
+THOROUGH = MeasuringPlan(fitted=20, held_out=20, least_visits=4, error=0.016, seconds=130)
 QUICK = MeasuringPlan(fitted=8, held_out=12, least_visits=4, error=0.025, seconds=40)
 
 PILOT = 3

@@ -87,11 +87,14 @@ early (benchmarks/visits.py). A graph whose weights just fit may get faster for 
 REGULAR = 12
 """Visits to others between two to references, at most."""
 
-LIFE = 4
+LIFE = 2
 """Visits to a graph in one round. Where the weights of a session lie in memory decides how they
-share the caches: sessions of one network differ by 1 to 3 % (benchmarks/sessions.py). So all are
-closed after a round, together: memory that is given back bit by bit is scattered, and what is
-opened in it takes 10 to 17 % longer, cold."""
+share the caches: sessions of one network differ by 1 to 3 % (benchmarks/sessions.py), and to open
+one costs as much as a visit. All are closed after a round, together: memory that is given back bit
+by bit is scattered, and what is opened in it takes 10 to 17 % longer, cold."""
+
+GOLDEN = 0.618
+"""Multiples of the golden ratio less whole numbers are spread as evenly as can be."""
 
 MOST_OPEN_BYTES, OPEN_SHARE = 1_500_000_000, 0.15
 """Of graphs whose sessions are open at once, and of the memory that is free: the runtime packs a
@@ -208,13 +211,20 @@ def _is_warm(times: Sequence[float]) -> bool:
 
 
 def rounds(counts: Mapping[str, int]) -> Iterator[Dict[str, int]]:
-    """Visits by graph in each round, none above ``LIFE``, evenly spread."""
+    """Visits by graph in each round, none above ``LIFE``; a graph is in as few rounds as can be.
+
+    Which rounds these are differs from graph to graph, and they are evenly spread.
+    """
     number = math.ceil(max(counts.values(), default=0) / LIFE)
-    for place in range(number):
-        yield {
-            name: count * (place + 1) // number - count * place // number
-            for name, count in counts.items()
-        }
+    found: List[Dict[str, int]] = [{} for _ in range(number)]
+    shift = 0.0
+    for name, count in counts.items():
+        parts = math.ceil(count / LIFE)
+        for part in range(parts):
+            place = int((part + shift) * number / parts)
+            found[place][name] = count * (part + 1) // parts - count * part // parts
+        shift = (shift + GOLDEN) % 1
+    return iter(found)
 
 
 def batches(
@@ -865,7 +875,7 @@ class Runner:
     def visit(self, request: Mapping[str, Any]) -> Iterator[Reply]:
         """Visit open graphs in an order; one line of raw samples each, and what the machine did."""
         if self._caches is None:
-            self._caches = np.ones(CACHES_BYTES // 8)
+            self._caches = np.ones(CACHES_BYTES // 8, np.int64)  # are read faster than floats
         stopwatch, done = Stopwatch(CLOCKS[request["clock"]], self._caches), 0
         is_enabled, looked = gc.isenabled(), time.monotonic()
         gc.disable()
@@ -1094,6 +1104,9 @@ PLAN, SAMPLES, GRAPHS = "plan.json", "samples.jsonl", "graphs"
 
 TELL_SECONDS = 10.0
 
+LEAST_ROUNDS = 2
+"""Rounds that are made whatever time they take."""
+
 
 def run_bundle(folder: str, cores: str, minutes: Optional[float]) -> None:
     """Measure what a bundle's plan says, on from where it was stopped."""
@@ -1178,13 +1191,14 @@ class ByHand:
         self._told = time.monotonic()
 
     def measure(self, seconds: float) -> None:
-        """The first round is always made; the others as long as there is time."""
+        """The first rounds are always made; the others as long as there is time."""
         regular, graphs = self.plan["regular"], self.plan["graphs"]
         references = cycle(regular) if regular else None
         every = spacing(len(graphs), len(regular))
         while True:
             number, counts = self._next_round()
-            if not counts or (number and self.samples.seconds >= seconds):
+            is_needed = number < LEAST_ROUNDS
+            if not counts or (not is_needed and self.samples.seconds >= seconds):
                 break
             rng = np.random.default_rng([self.plan["seed"], number])
             space = int(self.runner.close({"keep": []})["room"])
@@ -1192,7 +1206,7 @@ class ByHand:
                 names = list(interleaved(order, references, every))
                 for name in dict.fromkeys(names):
                     self._open(name)
-                self._visit(names, seconds if number else math.inf)
+                self._visit(names, math.inf if is_needed else seconds)
                 self.runner.close({"keep": []})
         print(f"done: {sum(self.samples.made.values())} visits; take this folder back")
 
@@ -1237,10 +1251,11 @@ class ByHand:
         """How far it is, now and then."""
         if time.monotonic() - self._told > TELL_SECONDS:
             self._told = time.monotonic()
-            made, least = self.samples.made, LIFE * len(self.plan["graphs"])
-            first = sum(min(count, LIFE) for count in made.values())
+            made, each = self.samples.made, LEAST_ROUNDS * LIFE
+            least = each * len(self.plan["graphs"])
+            first = sum(min(count, each) for count in made.values())
             minutes = f"{sum(made.values())} visits, {self.samples.seconds / 60:.1f} min"
-            whole = "" if first >= least else f", {100 * first // least} % of the first round"
+            whole = "" if first >= least else f", {100 * first // least} % of the least"
             print(f"{minutes}{whole}; stop it as you like, it goes on", flush=True)
 
 
@@ -1250,7 +1265,9 @@ def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="Times networks on this machine.")
     parser.add_argument("--cores", default="", help="cores to keep to, such as 0-3")
     if here and os.path.exists(os.path.join(here, PLAN)):
-        parser.add_argument("--minutes", type=float, help="most minutes, but for a first round")
+        parser.add_argument(
+            "--minutes", type=float, help="most minutes, but for the least that is needed"
+        )
         arguments = parser.parse_args(words)
         run_bundle(here, arguments.cores, arguments.minutes)
         return

@@ -94,7 +94,7 @@ def test_quiet_models_are_done_early_and_noisy_ones_at_the_cap(machine, session)
     quiet.measure()
     assert len(quiet.visits) == 2 * PATIENCE.least
     rng = np.random.default_rng(0)
-    machine.slowness = staticmethod(lambda now: float(rng.choice([1.0, 3.0])))
+    machine.slowness = staticmethod(lambda now: float(rng.uniform(1.0, 4.0)))
     noisy = session()
     noisy.measure()
     assert len(noisy.visits) == 2 * PATIENCE.most
@@ -109,7 +109,7 @@ def test_what_the_unit_lacks_does_not_prolong_a_session(session, unit):
 
 def test_patience_ends(machine, session):
     rng = np.random.default_rng(0)
-    machine.slowness = staticmethod(lambda now: float(rng.choice([1.0, 3.0])))
+    machine.slowness = staticmethod(lambda now: float(rng.uniform(1.0, 4.0)))
     made = session(patience=Patience(least=8, most=10**6, seconds=0.0))
     made.measure()
     assert len(made.visits) == 2 * 8

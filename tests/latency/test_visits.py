@@ -228,12 +228,21 @@ def test_a_model_of_open_size_is_refused(target):
         visits_of(Turns(target, {"m": lambda: model}, np.random.default_rng(0)), {"m": 1})
 
 
-@pytest.mark.parametrize("counts", [{"a": 1}, {"a": LIFE}, {"a": 3 * LIFE - 1, "b": 2, "c": 0}])
+@pytest.mark.parametrize("counts", [{"a": 1}, {"a": LIFE}, {"a": 7 * LIFE - 1, "b": 3, "c": 0}])
 def test_rounds_share_out_all_visits_and_none_is_long(counts):
     found = list(rounds(counts))
-    assert {name: sum(it[name] for it in found) for name in counts} == counts
-    assert max(max(it.values()) for it in found) <= LIFE
+    assert {name: sum(it.get(name, 0) for it in found) for name in counts} == counts
+    assert all(0 < count <= LIFE for it in found for count in it.values())
     assert len(found) == math.ceil(max(counts.values()) / LIFE)
+    for name, count in counts.items():
+        sessions = sum(name in it for it in found)
+        assert sessions == math.ceil(count / LIFE), "to open one costs as much as a visit"
+
+
+def test_graphs_of_few_visits_are_spread_over_the_rounds():
+    few = dict.fromkeys(map(str, range(100)), LIFE)
+    found = list(rounds({"many": 10 * LIFE, **few}))
+    assert all(8 <= len(it) <= 14 for it in found)
 
 
 def test_without_visits_there_is_no_round():
