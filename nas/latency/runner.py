@@ -900,7 +900,9 @@ class Runner:
         yield {"visited": done, "conditions": conditions()}
 
     def _visit(self, stopwatch: Stopwatch, name: str) -> Sample:
-        run = self._runs[name]
+        run = self._runs.get(name)
+        if run is None:
+            raise Refusal(f"{name}: is not open")
         try:
             return self._thread.submit(stopwatch.visit, run).result()
         except (Refusal, MemoryError):

@@ -65,7 +65,8 @@ class Turns:
     _packed: dict[str, Packed] = field(default_factory=dict)
     _contents: dict[str, bytes] = field(default_factory=dict)
     _open: set[str] = field(default_factory=set)
-    _awaited: deque[str] = field(default_factory=deque)
+    _awaited: deque[str | None] = field(default_factory=deque)
+    _room: int | None = None
     _generation: int = 0
     _opened: int = 0
     _opening_seconds: float = 0.0
@@ -95,6 +96,8 @@ class Turns:
                         chunk, since = [], time.monotonic()
                 if chunk:
                     yield chunk
+            with suppress(LostError):  # nothing is left to be asked
+                self._require_answers()
             is_whole = True
         finally:
             if not is_whole:  # answers are left unread
@@ -105,8 +108,8 @@ class Turns:
         references = cycle(self.regular) if self.regular else None
         every = runner.spacing(len(counts), len(self.regular))
         for in_round in runner.rounds(counts):
-            room = self._close(())
-            for order in runner.batches(in_round, self._open_soon, room, self.rng):
+            self._close(())
+            for order in runner.batches(in_round, self._open_soon, self._find_room(), self.rng):
                 yield list(runner.interleaved(order, references, every))
                 self._close(self.regular)
 
@@ -118,9 +121,9 @@ class Turns:
                 with self._is_opening():
                     for name in dict.fromkeys(order[done:]):
                         self._send(name)
-                    self._require_opened()
-                request = {"do": "visit", "order": order[done:], "clock": self.target.clock}
-                self._place.send(request)
+                    request = {"do": "visit", "order": order[done:], "clock": self.target.clock}
+                    self._place.send(request)
+                    self._require_answers()
                 while "visited" not in (reply := self._place.receive()):
                     if "graph" in reply:
                         done += 1
@@ -136,11 +139,23 @@ class Turns:
             except LostError as lost:
                 self._place.renew(lost, self.progress)
 
-    def _close(self, keep: Sequence[str]) -> int:
-        """Close all sessions but these; returns the bytes that may be opened."""
-        room = int(self._place.ask({"do": "close", "keep": list(keep)})["room"])
+    def _close(self, keep: Sequence[str]) -> None:
+        """Begin to close all sessions but these."""
+        with suppress(LostError):  # with it all are closed
+            self._place.send({"do": "close", "keep": list(keep)})
+            self._forget_if_lost()
+            self._awaited.append(None)
         self._open &= set(keep)
-        return room
+
+    def _find_room(self) -> int:
+        """The bytes that may be opened, as the device told last; it is not waited for again."""
+        while self._room is None:
+            try:
+                self._require_answers()
+            except LostError as lost:
+                self._place.renew(lost, self.progress)
+                self._close(())
+        return self._room
 
     def _open_soon(self, name: str) -> int:
         """Begin to open a graph; returns its bytes."""
@@ -159,10 +174,7 @@ class Turns:
 
     def _send(self, name: str) -> None:
         """Ask for the session of a graph, unless it is open."""
-        if self._generation != self._place.generation:
-            self._generation = self._place.generation
-            self._open.clear()
-            self._awaited.clear()
+        self._forget_if_lost()
         if name in self._open:
             return
         packed, content = self._packed.get(name), self._contents.get(name, b"")
@@ -175,6 +187,13 @@ class Turns:
         self._awaited.append(name)
         self._opened += 1
 
+    def _forget_if_lost(self) -> None:
+        """Forget what was asked on another connection."""
+        if self._generation != self._place.generation:
+            self._generation = self._place.generation
+            self._open.clear()
+            self._awaited.clear()
+
     def _pack(self, name: str) -> tuple[Packed, bytes]:
         """Make a graph; raises UserError with its name if it cannot be fed."""
         try:
@@ -186,11 +205,14 @@ class Turns:
             self._contents[name] = content
         return packed, content
 
-    def _require_opened(self) -> None:
-        """Raise UserError with a graph's name if the runtime refuses it."""
+    def _require_answers(self) -> None:
+        """Take all answers; raises UserError with a graph's name if the runtime refuses it."""
         while self._awaited:
             reply = self._place.receive()
             name = self._awaited.popleft()
+            if name is None:
+                self._room = reply["room"]
+                continue
             if "failed" in reply:
                 raise UserError(f"{name}: {_refusal(reply, self.target)}")
             self._place.keep(self._packed[name].sha256)
