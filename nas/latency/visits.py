@@ -108,8 +108,9 @@ class Turns:
         references = cycle(self.regular) if self.regular else None
         every = runner.spacing(len(counts), len(self.regular))
         for in_round in runner.rounds(counts):
+            room = self._find_room()
             self._close(())
-            for order in runner.batches(in_round, self._open_soon, self._find_room(), self.rng):
+            for order in runner.batches(in_round, self._open_soon, room, self.rng):
                 yield list(runner.interleaved(order, references, every))
                 self._close(self.regular)
 
@@ -148,13 +149,9 @@ class Turns:
         self._open &= set(keep)
 
     def _find_room(self) -> int:
-        """The bytes that may be opened, as the device told last; it is not waited for again."""
-        while self._room is None:
-            try:
-                self._require_answers()
-            except LostError as lost:
-                self._place.renew(lost, self.progress)
-                self._close(())
+        """The bytes that may be opened, as the device told last; it is asked for them once."""
+        if self._room is None:
+            self._room = int(self._place.ask({"do": "close", "keep": []})["room"])
         return self._room
 
     def _open_soon(self, name: str) -> int:
