@@ -160,6 +160,14 @@ def test_a_runner_that_is_killed_goes_on_and_visits_nothing_twice(tmp_path, reco
     assert len(turns.progress.lines) == 5
 
 
+def test_a_runner_that_is_killed_before_it_has_told_anything_goes_on(tmp_path):
+    place = Fragile({1, 2, 3}, workdir=str(tmp_path))
+    found = [it for chunk in turns_of(place, a=1, b=2).visit({"a": 2, "b": 2}) for it in chunk]
+    place.drop()
+    assert len(place.pids) == 3
+    assert sorted(it.graph for it in found) == sorted("aabb")
+
+
 def test_a_graph_that_kills_the_runner_each_time_is_an_error(tmp_path):
     place = Fragile(range(3, 100), workdir=str(tmp_path))
     turns = turns_of(place, a=1, b=2)
