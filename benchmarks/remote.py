@@ -6,7 +6,8 @@ A real ssh server on a loopback port (Debian's openssh-server), and a Python of 
 and another onnxruntime, which pip installs into ``--folder``. That Python builds tables here and
 over ssh in turns. Printed are by how much the predictions of two tables differ, both built here,
 both over ssh, or one each; what a build takes, over that through a proxy that adds 30 ms as well;
-and a build whose connection and whose runner are killed at five moments each.
+a build whose connection and whose runner are killed at five moments each; and what all methods
+deliver for a target of that device, measured there and here, right after, over the target.
 """
 
 from __future__ import annotations
@@ -20,27 +21,36 @@ import sys
 import threading
 import time
 from collections import Counter
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import onnx
 from sshd import Server, delaying, serving
 
+from nas import pipeline
 from nas.latency.build import BuildSettings, MeasuringPlan, build_table
 from nas.latency.device import Device, reach
 from nas.latency.graphs import LayerGraphs
+from nas.latency.measure import Session
 from nas.latency.survey import pick_networks
 from nas.latency.table import LatencyTable, visits_path
 from nas.latency.target import detect_target
 from nas.report.terminal import print_table
-from nas.space import SearchSpace
+from nas.slim.plan import Plan
+from nas.space import Assignment, SearchSpace
+from nas.training.settings import SupernetSettings
 
 RUNTIME, DELAY = "onnxruntime==1.23.2", 0.03
 VISITS = MeasuringPlan(fitted=8, held_out=12, least_visits=4, error=np.inf, seconds=0)
 """The same visits in each build, so that times can be compared."""
 
 NETWORKS, KILLS = 40, 5
+PARTS = "compare", "cut", "slim"
+TARGET_SHARE, EVALUATIONS = 0.6, 12
+"""Of the largest network's latency; and of each method."""
 
 
 def main() -> None:
@@ -48,21 +58,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--space", default="demo_64px")
     parser.add_argument("--tables", type=int, default=3)
-    parser.add_argument(
-        "--parts", nargs="+", choices=("compare", "cut"), default=["compare", "cut"]
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/nas_remote"))
     given = parser.parse_args()
     folder: Path = given.folder.absolute()
     space, python = SearchSpace.load(given.space), make_python(folder)
     keys = folder / "sshd"
-    subprocess.run(["rm", "-rf", keys, folder / "kept", folder / "tables"], check=True)
+    old = [keys, *(folder / name for name in ("kept", "tables", "run", "slim"))]
+    subprocess.run(["rm", "-rf", *old], check=True)
     keys.mkdir()
     with serving(keys) as server, patch.dict(os.environ, PATH=server.path):
         if "compare" in given.parts:
             compare(space, python, server, folder, given.tables)
         if "cut" in given.parts:
             cut(space, python, folder)
+        if "slim" in given.parts:
+            slim(space, python, folder)
 
 
 def compare(space: SearchSpace, python: str, server: Server, folder: Path, count: int) -> None:
@@ -150,6 +161,33 @@ def cut(space: SearchSpace, python: str, folder: Path) -> None:
     regular = {name for name in made if name.startswith("reference")}
     counts = Counter(count for name, count in made.items() if name not in regular)
     print(f"killed {dict(kills)}; visits to a graph: {dict(counts)}; rows: {len(table.rows)}")
+
+
+def slim(space: SearchSpace, python: str, folder: Path) -> None:
+    """All methods slimmed to a target over ssh, by a table that was built so."""
+    device = Device(name="ssh:device", python=python, workdir=str(folder / "kept"))
+    run = pipeline.train(space, folder / "run", settings=SupernetSettings(epochs=1), force=True)
+    path = folder / "tables" / "slim.csv"
+    table = pipeline.build_table(space, path, target=detect_target(device), force=True)
+    target = {"latency_ms": TARGET_SHARE * table.predict(space.largest())}
+    plan = Plan(targets=(target,), evaluations=EVALUATIONS)
+    result = pipeline.slim(run, table, plan, folder / "slim", accept_tables=True, force=True)
+    finals = [it for it in result.networks if it.target]
+    models = {it.name: partial(graph_of, space, it.assignment) for it in finals}
+    sums = {it.name: table.sums(space.decode(it.assignment)) for it in finals}
+    here, rng = detect_target(Device(python=python)), np.random.default_rng(1)
+    again = Session(here, models, rng, table.unit, sums=sums).measure().latencies
+    bound = target["latency_ms"]
+    lines = [(it.name, it.of_target, again[it.name].of("warm").ms / bound) for it in finals]
+    print_table(
+        ("method", f"over {bound:.3f} ms, by ssh", "here, right after"),
+        [(name, f"{there:.3f}", f"{ms:.3f}") for name, there, ms in lines],
+    )
+
+
+def graph_of(space: SearchSpace, assignment: Assignment) -> onnx.ModelProto:
+    """The graph of a network of the space."""
+    return LayerGraphs().network(space.decode(assignment))
 
 
 def kill_runner(workdir: Path) -> bool:
