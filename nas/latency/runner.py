@@ -874,6 +874,8 @@ class Runner:
 
     def visit(self, request: Mapping[str, Any]) -> Iterator[Reply]:
         """Visit open graphs in an order; one line of raw samples each, and what the machine did."""
+        if missing := set(request["order"]) - set(self._runs):  # the host does not wait for answers
+            raise Refusal(f"{min(missing)}: is not open")
         if self._caches is None:
             self._caches = np.ones(CACHES_BYTES // 8, np.int64)  # are read faster than floats
         stopwatch, done = Stopwatch(CLOCKS[request["clock"]], self._caches), 0
@@ -900,9 +902,7 @@ class Runner:
         yield {"visited": done, "conditions": conditions()}
 
     def _visit(self, stopwatch: Stopwatch, name: str) -> Sample:
-        run = self._runs.get(name)
-        if run is None:
-            raise Refusal(f"{name}: is not open")
+        run = self._runs[name]
         try:
             return self._thread.submit(stopwatch.visit, run).result()
         except (Refusal, MemoryError):

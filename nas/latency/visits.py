@@ -102,6 +102,7 @@ class Turns:
         finally:
             if not is_whole:  # answers are left unread
                 self._place.drop()
+                self._forget()
 
     def _orders(self, counts: Mapping[str, int]) -> Iterator[list[str]]:
         """Names in the order of their visits, round by round and batch by batch."""
@@ -188,8 +189,11 @@ class Turns:
         """Forget what was asked on another connection."""
         if self._generation != self._place.generation:
             self._generation = self._place.generation
-            self._open.clear()
-            self._awaited.clear()
+            self._forget()
+
+    def _forget(self) -> None:
+        self._open.clear()
+        self._awaited.clear()
 
     def _pack(self, name: str) -> tuple[Packed, bytes]:
         """Make a graph; raises UserError with its name if it cannot be fed."""

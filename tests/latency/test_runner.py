@@ -88,6 +88,13 @@ def test_visits_are_answered_by_raw_samples_and_what_the_machine_is_like():
     json.dumps(answers(made, request))
 
 
+def test_nothing_is_visited_where_a_graph_is_not_open():
+    made = runner.Runner()
+    answers(made, *open_request(pointwise((4, 4, 4))))
+    request = {"do": "visit", "order": ["g", "other"], "clock": "wall"}
+    assert answers(made, request) == [{"error": "other: is not open"}]
+
+
 def test_graphs_stay_in_the_folder_by_their_hashes(tmp_path):
     made = runner.Runner(folder=str(tmp_path))
     request, content = open_request(pointwise((4, 4, 4)))

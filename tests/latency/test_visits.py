@@ -265,6 +265,21 @@ def test_every_round_has_sessions_of_its_own_of_a_graph_that_is_made_once(machin
     assert (len(made), len(opened)) == (1, 3)
 
 
+def test_turns_that_a_refused_graph_has_ended_can_be_taken_again(machine, monkeypatch):
+    prepare, refused = machine.prepare, ["one of them"]
+
+    def refuse_once(self, model):
+        if refused:
+            raise UserError(f"refused: {refused.pop()}")
+        return prepare(self, model)
+
+    monkeypatch.setattr(machine, "prepare", refuse_once)
+    turns = Turns(machine.target, graphs_of(a=1, b=2, c=3), np.random.default_rng(0))
+    with pytest.raises(UserError, match="refused: one of them"):
+        visits_of(turns, dict.fromkeys("abc", 2))
+    assert sorted(it.graph for it in visits_of(turns, {"a": 2, "b": 1, "c": 1})) == list("aabc")
+
+
 def test_a_graph_too_large_to_keep_is_made_again(machine, monkeypatch):
     monkeypatch.setattr("nas.latency.visits.LIGHT_BYTES", 8)
     made = []
