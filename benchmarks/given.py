@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kills import SPACE
-from pages import ROOT, write_shown_files
+from pages import ROOT, SERIAL, write_shown_files
 
 from nas.architecture import Architecture
 from nas.data.generated import generate
@@ -116,9 +115,8 @@ class Maker:
         self._nas(folder, f"slim --run runs/photos --table {table} --target-ms 1 {FEW} {apart}")
 
     def make_bundle(self, folder: Path) -> None:
-        """``bundle``, of a space of seconds and measured."""
-        (folder / "tiny.yaml").write_text(SPACE)
-        self._nas(folder, "bundle --space tiny.yaml --out bundle")
+        """``bundle``, of a small space and measured."""
+        self._nas(folder, "bundle --space demo_64px --out bundle")
         self._run(folder, "python3 bundle/run.py --minutes 0.2")
 
     def make_own(self, folder: Path) -> None:
@@ -178,6 +176,7 @@ def write_tables(folder: Path) -> None:
     for place, changes in {
         "latency_tables/mobile_64px_cpu.csv": {},
         "latency_tables/mobile_64px_ssh_pi.csv": {"device": "ssh:pi", "python": "nas/bin/python"},
+        "latency_tables/mobile_64px_adb_0123ABCD.csv": {"device": f"adb:{SERIAL}"},
         "a.csv": {},
         "b.csv": {"device": "hand:gpu"},
     }.items():

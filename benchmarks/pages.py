@@ -9,13 +9,15 @@ small: 500 generated pictures, trainings of an epoch. A command that has used mo
 was *begun*, and what it would have left is laid in its place. What installs something or is of
 another machine is *skipped*. Exits with 1 if a command ends in another way.
 
-``ssh:pi`` and ``ssh:phone`` are an ssh server on this machine (``sshd.py``). Linux only.
+``ssh:pi`` and ``ssh:phone`` are an ssh server on this machine (``sshd.py``), ``adb:0123ABCD`` is a
+device that it plays (``adbd.py``). Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import os
 import re
 import shlex
@@ -49,10 +51,12 @@ SHELL = ("", "sh")
 SKIPPED = {
     "installs": r"^(git|pip)\b|-m (venv|pip)\b|/pip install",
     "is a developer's, in the checkout": r"^make\b|^\S*python tests/",
-    "is for Termux": r"^(pkg|proot-distro|sshd)\b",
     "opens a window": r"^open\b",
 }
 """Why commands are never run here, and what they look like."""
+
+SERIAL = "0123ABCD"
+"""Of the device that pages reach by adb."""
 
 FOLDERS = {"python3 run.py": "bundle"}
 """Where a command runs, if not in the page's folder: a folder that it fills."""
@@ -91,8 +95,11 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=90.0, help="seconds of CPU time")
     parser.add_argument("--given", type=Path, help="keep here, and take from here, what is given")
     chosen = parser.parse_args()
+    from adbd import HAS_ADB, plugged_in
+    from adbd import MISSING as NO_ADB
     from given import furnish
-    from sshd import HAS_SSHD, MISSING, serving
+    from sshd import HAS_SSHD, serving
+    from sshd import MISSING as NO_SSHD
 
     from nas.report.terminal import print_table
 
@@ -107,7 +114,12 @@ def main() -> None:
             write_python(home / "nas" / "bin" / "python")
             write_python(home / "nas-python")
         else:
-            print(f"commands by ssh are skipped: {MISSING}")
+            print(f"commands by ssh are skipped: {NO_SSHD}")
+        if HAS_ADB:
+            write_adb(work / "adb", stack.enter_context(plugged_in(path)))
+            path = f"{work / 'adb'}:{path}"
+        else:
+            print(f"commands by adb are skipped: {NO_ADB}")
         environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
         given = (chosen.given or work / "given").resolve()
         furnish(given, environment)
@@ -115,7 +127,7 @@ def main() -> None:
             place = Place(work / str(number), given, page, environment)
             counts[page] = Counter()
             for line in shell_lines(page.read_text()):
-                reason = reason_to_skip(line, has_ssh=HAS_SSHD)
+                reason = reason_to_skip(line, has_ssh=HAS_SSHD, has_adb=HAS_ADB)
                 ending = Ending("skipped", reason) if reason else place.run(line, chosen.patience)
                 counts[page][ending.outcome] += 1
                 tell(page, line, ending)
@@ -130,7 +142,7 @@ def main() -> None:
     sys.exit(bool(total["failed"]))
 
 
-def reason_to_skip(line: str, *, has_ssh: bool = True) -> str:
+def reason_to_skip(line: str, *, has_ssh: bool = True, has_adb: bool = True) -> str:
     """Why a command cannot run here; empty if it can."""
     for reason, pattern in SKIPPED.items():
         if re.search(pattern, line):
@@ -139,6 +151,8 @@ def reason_to_skip(line: str, *, has_ssh: bool = True) -> str:
         return "OpenVINO is not installed here"
     if re.search(r"\bssh\b", line) and not has_ssh:
         return "no ssh server here"
+    if re.search(r"\badb\b", line) and not has_adb:
+        return "no adb here"
     cores = re.search(r"--cores \d+-(\d+)", line)
     if cores and int(cores[1]) not in os.sched_getaffinity(0):
         return "this machine has no such core"
@@ -184,7 +198,8 @@ class Place:
         if is_begun:
             self._take_away(set(self._files()) - before, FOLDERS.get(line))
         outcome = judge(line, process.returncode, text, is_begun=is_begun)
-        return Ending(outcome, text if outcome == "failed" else "", seconds)
+        reason = f"{text}\nexit code {process.returncode}" if outcome == "failed" else ""
+        return Ending(outcome, reason, seconds)
 
     def _lay(self, path: Path) -> None:
         """Bring a file or folder that is given and not there, with all of its parts."""
@@ -234,7 +249,8 @@ def inputs_of(line: str) -> Iterator[Path]:
     """Paths that a command may read: all of its words but those it writes to, without patterns."""
     words = shlex.split(line)
     writes = {"--out"} | ({"--run"} if {"train-supernet", "retrain"} & set(words) else set())
-    for before, word in zip(["", *words], words, strict=False):
+    first = 2 if words[0] == "nas" else 0  # nas bundle reads no folder of that name
+    for before, word in itertools.islice(zip(["", *words], words, strict=False), first, None):
         if before in writes or word.startswith(("-", "/")):
             continue
         for part in re.split(r"[:=,]", word):
@@ -303,6 +319,18 @@ def tell(page: Path, line: str, ending: Ending) -> None:
 def name_of(page: Path) -> str:
     """Its place in the checkout."""
     return str(page.relative_to(ROOT))
+
+
+def write_adb(folder: Path, serial: str) -> None:
+    """An ``adb`` that knows a device by the serial of the pages, and by its own."""
+    folder.mkdir()
+    real, file = shutil.which("adb"), folder / "adb"
+    file.write_text(
+        "#!/bin/bash\n"
+        f'for word; do shift; [ "$word" = {SERIAL} ] && word={serial}; set -- "$@" "$word"; done\n'
+        f'exec {real} "$@"\n'
+    )
+    file.chmod(0o755)
 
 
 def write_python(file: Path) -> None:

@@ -44,7 +44,9 @@ Json = Annotated[bool, Option("--json", help="Print JSON for machines.")]
 Force = Annotated[bool, Option("--force", help="Replace the result that is there.")]
 Resume = Annotated[bool, Option("--resume", help="Continue from where it was stopped.")]
 Seed = Annotated[int, Option(min=0, help="Same seed, same result.")]
-Device = Annotated[str, Option(help="Device to measure on, such as cpu, cuda or ssh:HOST.")]
+Device = Annotated[
+    str, Option(help="Device to measure on, such as cpu, cuda, ssh:HOST or adb:SERIAL.")
+]
 RuntimeName = Annotated[str, Option(help="Runtime that executes networks.")]
 Threads = Annotated[int, Option(min=1, help="Threads of one inference.")]
 Batch = Annotated[int, Option(min=1, help="Images of one inference.")]

@@ -1,4 +1,4 @@
-"""Devices, where graphs run: ``cpu`` and ``cuda`` of this machine, ``ssh:HOST`` of another one."""
+"""Devices, where graphs run: ``cpu``, ``cuda`` of this machine; ``ssh:HOST``, ``adb:SERIAL``."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ pip install nas
 ```
 `nas inline`
 """
-PROGRAMS = {"nas", "python", "python3", "torchrun", "ls"}
+PROGRAMS = {"nas", "python", "python3", "torchrun", "ls", "adb"}
 
 
 def test_commands_stand_in_shell_blocks_each_in_a_line():
@@ -47,6 +47,8 @@ def test_what_is_not_here_is_skipped_with_its_reason():
     reason = RUN["reason_to_skip"]
     assert reason("nas bench a.onnx --device ssh:pi") == ""
     assert reason("nas bench a.onnx --device ssh:pi", has_ssh=False) == "no ssh server here"
+    assert reason("adb devices") == ""
+    assert reason("adb devices", has_adb=False) == "no adb here"
     assert reason(f"nas bench a.onnx --cores 0-{max(os.sched_getaffinity(0)) + 1}") != ""
     assert reason(f"nas bench a.onnx --cores 0-{min(os.sched_getaffinity(0))}") == ""
 
@@ -57,6 +59,7 @@ def test_what_is_not_here_is_skipped_with_its_reason():
         ("nas slim --run runs/a --table cpu=a.csv", {"runs/a", "a.csv"}),
         ("nas train-supernet --data folder:photos --run runs/a", {"photos"}),
         ("nas export --architecture A.json --out a.onnx", {"A.json"}),
+        ("nas bundle --space a.yaml --out bundle", {"a.yaml"}),
         ("nas classify runs/a/delivered new/*.jpg", {"runs/a/delivered", "new"}),
         ("nas slim --run runs/a", {"runs/a", "latency_tables/mobile_64px_cpu.csv"}),
     ],

@@ -12,7 +12,6 @@ import pytest
 
 from nas.errors import UserError
 from nas.latency import device
-from nas.latency.carriers import CARRIERS
 from nas.latency.connection import LostError, Process, python_words
 from nas.latency.device import Device, Place, reach
 from nas.latency.graphs import chain, pointwise
@@ -29,6 +28,7 @@ DESCRIBE = {"do": "describe", "runtime": "onnxruntime", "device": "cpu"}
         ("cuda", "", "cuda"),
         ("ssh:pi", "ssh", "cpu"),
         ("ssh:me@10.0.0.2/cuda", "ssh", "cuda"),
+        ("adb:192.168.1.20:5555", "adb", "cpu"),
         ("hand:phone", "hand", "cpu"),
     ],
 )
@@ -53,6 +53,12 @@ def test_what_is_no_device_is_one_line(fields, message):
 def test_what_is_no_host_is_never_given_to_ssh(host):
     with pytest.raises(UserError, match=r"needs a host, as in ssh:raspberrypi"):
         Device(name=f"ssh:{host}").words("t")
+
+
+@pytest.mark.parametrize("serial", ["", "a b"])
+def test_what_is_no_serial_is_never_given_to_adb(serial):
+    with pytest.raises(UserError, match=r"^device 'adb:.*': needs what adb devices lists"):
+        Device(name=f"adb:{serial}").words("t")
 
 
 def test_a_device_by_hand_is_not_reached():
@@ -106,19 +112,21 @@ def test_an_old_python_is_named():
         Process(words)
 
 
-def test_a_further_carrier_is_one_function(tmp_path, monkeypatch, target):
-    page = Path(__file__).parents[2] / "docs" / "devices" / "phone.md"
-    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    names = {}
-    exec(code, names)
+def test_adb_starts_the_runner(tmp_path, monkeypatch, target):
     program = tmp_path / "adb"
     program.write_text('#!/bin/sh\ntest "$1 $2 $3 $4" = "-s 0123 shell -T" && exec sh -c "$5"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setitem(CARRIERS, "adb", names["adb_words"])
     device = Device(name="adb:0123", python=sys.executable, workdir=str(tmp_path / "kept"))
     assert detect_target(device).difference(target) == ["device: adb:0123 here, cpu there"]
     reach(device).drop()
+
+
+def test_the_carrier_that_a_page_shows_is_that_of_adb():
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "devices" / "phone.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert code == (root / "nas" / "latency" / "carriers" / "adb.py").read_text()
 
 
 def turns_of(place, **counts):
