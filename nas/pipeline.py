@@ -259,7 +259,7 @@ def export(
 ) -> Exported:
     """Write a network in a format that others read, proven to compute the same as torch.
 
-    ``weights`` is a safetensors file; without one the weights are random. Some formats write a
+    ``weights`` are a file by our names or timm's; without one they are random. Some formats write a
     second file beside ``out``. An int8 network needs ``data``, whose images calibrate and judge it,
     and the ``runtime`` that will execute it; its weights have ``bits``, by default what suits this
     processor. With ``dynamic_batch`` an ONNX file takes any number of images at once. What the
@@ -268,7 +268,7 @@ def export(
     """
     from nas.deploy.description import Description, describe_weights
     from nas.deploy.formats import Rounding, export_network, files_of
-    from nas.deploy.weights import load_weights
+    from nas.deploy.pretrained import load_finished
     from nas.network import build
 
     if (form == "onnx-int8") != (data is not None):
@@ -282,7 +282,7 @@ def export(
     network = build(architecture).eval()
     description = Description.of(architecture)
     if weights is not None:
-        load_weights(network, Path(weights))
+        load_finished(network, architecture, weights, progress)
         description = describe_weights(Path(weights)).told_of(architecture)
     rounding = None
     if data is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -668,6 +669,25 @@ def test_resize_takes_timms_names_and_needs_the_classifier(capsys):
     )  # fmt: skip
 
 
+def test_export_and_evaluate_take_timms_names_and_pth(capsys):
+    architecture = Architecture.load("mobilenet_v3_small_100").with_classes(10)
+    architecture.with_input_size(32).save("a.json")
+    network = build(architecture).eval()
+    named = nas.to_timm_state_dict(network, architecture)
+    torch.save({"state_dict": named}, "timm.pth")
+    save_weights(network, Path("ours.safetensors"))
+    ours, theirs = (
+        output(capsys, "evaluate", "--architecture", "a.json", "--weights", weights,
+               "--data", "digits", "--json")["test_accuracy"]
+        for weights in ("ours.safetensors", "timm.pth")
+    )  # fmt: skip
+    assert ours == theirs
+    output(capsys, "export", "--architecture", "a.json", "--weights", "timm.pth",
+           "--format", "timm", "--out", "again.safetensors", "--json")  # fmt: skip
+    again = load_file("again.safetensors")
+    assert all(torch.equal(it, named[name]) for name, it in again.items())
+
+
 @pytest.mark.slow
 def test_an_int8_table_delivers_an_int8_network(capsys, folder):
     found = output(capsys, "build-lut", "--space", "tiny.yaml", "--precision", "int8", "--out",
@@ -802,9 +822,9 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys, arguments, message):
          r"^nas: r: holds weights of the space 'tiny', not 'demo_64px'"),
         (["train-supernet", "--run", "s"], r"^nas: s: holds other things than a run"),
         (["evaluate", "--architecture", "s/architecture.json", "--weights", "t.csv"],
-         r"t\.csv: is no safetensors file"),
+         r"t\.csv: holds no weights: "),
         (["evaluate", "--architecture", "efficientformer_v2_s0", "--weights", "s/weights.safetensors"],
-         r"s/weights\.safetensors: holds another architecture's weights: "),
+         r"s/weights\.safetensors: weights do not fit efficientformer_v2_s0: "),
         (["bench", "t.csv"], r"t\.csv: is no ONNX model"),
         (["show", "tiny.yaml", "--table", "t.json"], r"t\.json"),
         (["report", "r", "--out", "t.csv"], r"t\.csv: exists and is no page of nas report; --force"),

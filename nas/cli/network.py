@@ -220,7 +220,7 @@ def evaluate(
     architecture: Annotated[
         str | None, Option(help="Name or JSON file, in place of MODEL.")
     ] = None,
-    weights: Annotated[Path | None, Option(help="A safetensors file.")] = None,
+    weights: Annotated[Path | None, Option(help="Its weights: .safetensors or .pth.")] = None,
     data: Annotated[
         str | None,
         Option(
@@ -243,7 +243,7 @@ def evaluate(
         require_source(data)
 
     from nas.deploy.finished import open_finished
-    from nas.deploy.weights import read_weights
+    from nas.deploy.pretrained import read_tensors_of
     from nas.report.terminal import ProgressBar
     from nas.training import classification
 
@@ -251,7 +251,7 @@ def evaluate(
         data = data or open_finished(model).description.data
     if not data:
         if weights:
-            read_weights(weights)  # or is it no file of weights at all?
+            read_tensors_of(str(weights))  # or is it no file of weights at all?
         raise UserError(
             f"{model or weights}: does not say what it was trained on; name the images: --data "
             f"{', '.join(KINDS)}"
@@ -324,15 +324,13 @@ def resize(
     after = before.with_input_size(input_size)
     require_file(weights)
 
-    from nas.deploy.pretrained import read_pretrained
+    from nas.deploy.pretrained import load_finished
     from nas.deploy.weights import resize_attention_biases, write_weights
     from nas.network import build
 
-    found = read_pretrained(weights, before)
-    if found.fresh:
-        raise UserError(f"{weights}: has no classifier of {before.classes:,} classes")
-    whole = {**build(before).state_dict(), **found.state}
-    state = resize_attention_biases(whole, before, after)
+    network = build(before)
+    load_finished(network, before, weights)
+    state = resize_attention_biases(network.state_dict(), before, after)
     after.save(paths["architecture"])
     write_weights(state, paths["weights"], describe_weights(weights).told_of(after))
     written = {name: str(path) for name, path in paths.items()}
@@ -347,7 +345,9 @@ def resize(
 def export(
     architecture: options.ArchitectureName,
     out: Annotated[Path, Option(help="The file to write.")],
-    weights: Annotated[Path | None, Option(help="A safetensors file; random if left out.")] = None,
+    weights: Annotated[
+        Path | None, Option(help="Its weights, .safetensors or .pth; random if left out.")
+    ] = None,
     form: Annotated[ExportFormat, Option("--format")] = "onnx",
     data: Annotated[str | None, Option(help="onnx-int8: images that the network works on.")] = None,
     runtime: Annotated[str, Option(help="onnx-int8: what will execute it.")] = "onnxruntime",

@@ -35,7 +35,7 @@ Given = Mapping[str, Any]
 
 Space = Annotated[str, Option(help="Name of a built-in space, or a YAML file.")]
 ArchitectureName = Annotated[str, Option(help="Name or JSON file.")]
-Weights = Annotated[Path, Option(help="A safetensors file.")]
+Weights = Annotated[Path, Option(help="Its weights: .safetensors or .pth.")]
 PretrainedWeights = Annotated[
     str | None,
     Option("--weights", help="Start from pretrained weights: .safetensors, .pth or hf:timm/NAME."),

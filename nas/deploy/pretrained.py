@@ -29,6 +29,7 @@ from nas.deploy.timm import (
 from nas.deploy.weights import read_weights, resize_attention_biases
 from nas.errors import UserError
 from nas.network import build
+from nas.progress import SILENT, Progress
 
 HUB = "hf:"
 HUB_FILE = "model.safetensors"
@@ -70,6 +71,25 @@ def read_pretrained(
     if found.fresh or not own or not classes:
         return found
     return _by_name(found, own, classes, class_axes(architecture))
+
+
+def load_finished(
+    network: torch.nn.Module,
+    architecture: Architecture,
+    source: str | Path,
+    progress: Progress = SILENT,
+) -> None:
+    """Load weights of a trained network into ``build(architecture)``; nothing of it stays random.
+
+    What was changed of them is said. Raises UserError as ``read_pretrained`` does, and where they
+    have no classifier of as many classes.
+    """
+    found = read_pretrained(source, architecture)
+    if found.fresh:
+        raise UserError(f"{source}: has no classifier of {architecture.classes:,} classes")
+    for note in found.notes:
+        progress.say(f"{source}: {note}")
+    found.load_into(network)
 
 
 def _fitting(source: str, path: Path, architecture: Architecture) -> Pretrained:

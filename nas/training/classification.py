@@ -19,7 +19,7 @@ from nas.data.folders import FilePictures
 from nas.data.sources import decode_all
 from nas.deploy.description import Description, describe_weights
 from nas.deploy.finished import by_name, open_finished
-from nas.deploy.weights import load_weights
+from nas.deploy.pretrained import load_finished
 from nas.errors import UserError
 from nas.network import build
 from nas.progress import SILENT, Progress
@@ -92,7 +92,7 @@ def evaluate_weights(
     """The test accuracy of an architecture with weights."""
     architecture.require_colour()
     network = build(architecture)
-    load_weights(network, weights)
+    load_finished(network, architecture, weights, progress)
     classes = describe_weights(weights).classes
     described = Description.of(architecture, classes=classes)
     record = record_beside(weights)

@@ -14,7 +14,7 @@ from nas.architecture import Architecture
 from nas.data.images import Images, resize
 from nas.deploy.description import Description, class_order, describe_weights
 from nas.deploy.finished import open_finished
-from nas.deploy.weights import load_weights
+from nas.deploy.pretrained import load_finished
 from nas.errors import UserError
 from nas.network import build
 from nas.preprocessing import IMAGENET, Preprocessing
@@ -156,7 +156,7 @@ def _from_weights(
     architecture = Architecture.load(name)
     _require_size(f"{name}:{weights}", architecture.input_shape, image_size)
     network: nn.Module = build(architecture)
-    load_weights(network, weights)
+    load_finished(network, architecture, weights)
     layout = torch.channels_last
     network = network.to(device, memory_format=layout).eval()  # type: ignore[call-overload]
     teach = torch.no_grad()(lambda images: network(images.to(device, memory_format=layout)))
