@@ -301,6 +301,8 @@ def judge(line: str, code: int, text: str, *, is_begun: bool) -> str:
         return "begun" if TORCHRUN_ENDED in text else "failed"
     if "Traceback" in text:
         return "failed"
+    if is_begun and code == -signal.SIGINT:
+        return "run"  # it was done: Python itself was ending, which no longer hears Ctrl-C
     if is_begun:
         last = (text.strip().splitlines() or [""])[-1]
         return "begun" if code == INTERRUPTED and KEPT.search(last) else "failed"

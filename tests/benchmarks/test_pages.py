@@ -3,6 +3,7 @@
 import os
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,8 @@ def test_what_a_command_reads_is_brought_and_what_it_writes_is_not(line, paths):
         (130, "nas: stopped; to continue: nas run", True, "begun"),
         (130, "nas: stopped", True, "failed"),
         (1, "nas: to continue: nas run", True, "failed"),
+        (-signal.SIGINT, "next, show it: nas show", True, "run"),
+        (-signal.SIGINT, "nas: killed", False, "failed"),
     ],
 )
 def test_an_end_is_judged_by_code_and_words(code, text, is_begun, outcome):
