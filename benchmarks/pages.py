@@ -284,15 +284,18 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def cpu_seconds(session: int) -> float:
-    """What all processes of a session have used."""
-    ticks = 0
+def cpu_seconds(pid: int) -> float:
+    """What a process and all that it has started have used, whatever their sessions."""
+    ticks, started = dict[int, int](), dict[int, list[int]]()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session:
-                ticks += sum(map(int, fields[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
+            started.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+            ticks[int(stat.parent.name)] = sum(map(int, fields[11:15]))
+    found = [pid]
+    for process in found:
+        found += started.get(process, [])
+    return sum(ticks.get(it, 0) for it in found) / os.sysconf("SC_CLK_TCK")
 
 
 def judge(line: str, code: int, text: str, *, is_begun: bool) -> str:

@@ -33,7 +33,10 @@ MOST_NOISE = 0.04
 """Noise of single networks above which no error of a table can be told."""
 
 LEAST_SPEARMAN = 0.985
-"""Or less, where noise alone mixes up networks that lie close together."""
+"""Or less, where networks lie so close together that the promised error and noise mix them up."""
+
+PROMISED_ERROR = 0.02
+"""The mean error that a table is meant to have."""
 
 NOISY_DRAWS = 400
 """Measurements of which the rank correlation that noise leaves is taken."""
@@ -230,7 +233,8 @@ class StateFigures(Value):
     the mean error that a perfect table would show, as the networks were measured.
     ``reference_deviation``: what the reference network, measured like any other, differs from
     itself. ``table_error``: the mean error less the noise. ``noise_spearman``: the rank correlation
-    that noise would leave a perfect table in 95 % of all measurements; files of before have 1.
+    that noise would leave a table of the promised error in 95 % of all measurements, in files of
+    before a perfect one; earlier ones have 1.
     """
 
     raw: Figures
@@ -328,12 +332,14 @@ def validate(
 
 
 def noisy_spearman(truth: Sequence[float], noise: Sequence[float]) -> float:
-    """The rank correlation that a perfect table exceeds in 95 % of all measurements of networks.
+    """What a table of the promised error exceeds in 95 % of all measurements of networks.
 
-    ``noise`` is the relative standard error of each measurement, of which ``truth`` is the mean.
+    It is the rank correlation. ``noise`` is the relative standard error of each measurement, of
+    which ``truth`` is the mean.
     """
     rng, exact = np.random.default_rng(0), np.asarray(truth)
-    draws = exact * (1 + rng.standard_normal((NOISY_DRAWS, len(exact))) * np.asarray(noise))
+    deviation = np.hypot(noise, PROMISED_ERROR / MEAN_DEVIATION)
+    draws = exact * (1 + rng.standard_normal((NOISY_DRAWS, len(exact))) * deviation)
     found = [spearman(exact, drawn, np.ones((1, len(exact))))[0] for drawn in draws]
     return float(np.quantile(found, 0.05))
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nas.latency.calibration import (
+    LEAST_SPEARMAN,
     Calibration,
     MeasuredNetwork,
     RowSums,
@@ -14,6 +15,7 @@ from nas.latency.calibration import (
     fit_factor,
     fit_line,
     judge,
+    noisy_spearman,
     validate,
 )
 from nas.latency.estimator import STATES
@@ -120,6 +122,14 @@ def test_figures_of_known_errors():
     assert (found.within_5, found.within_10) == (0.75, 1.0)
     assert (found.spearman, found.kendall) == (pytest.approx(1), pytest.approx(1))
     assert found.spearman_interval == found.kendall_interval == (pytest.approx(1), pytest.approx(1))
+
+
+def test_networks_that_lie_close_together_may_change_places():
+    wide, narrow = np.geomspace(0.1, 1, 20), np.geomspace(0.1, 0.12, 20)
+    assert noisy_spearman(wide.tolist(), [0.0] * 20) > LEAST_SPEARMAN
+    assert noisy_spearman(wide.tolist(), [0.2] * 20) < 0.98
+    assert 0.8 < noisy_spearman(narrow.tolist(), [0.0] * 20) < 0.96
+    assert noisy_spearman(narrow.tolist(), [0.02] * 20) < 0.85
 
 
 def test_ranks_see_a_swap():

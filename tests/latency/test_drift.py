@@ -68,6 +68,19 @@ def test_lost_order_asks_for_a_rebuild_unless_noise_explains_it(table):
     assert judge_drift(table, SUMS, quiet, found, nothing).action == "rebuild"
 
 
+def test_networks_that_lie_close_together_have_no_order_to_lose(table):
+    sums = [one._replace(warm=1 + 0.001 * place, cold=2 + 0.001 * place, params=0)
+            for place, one in enumerate(SUMS)]  # fmt: skip
+    other = {
+        state: [table.calibration.latency(one, state) for one in [*sums[4:], *sums[:4]]]
+        for state in STATES
+    }
+    nothing = dict.fromkeys(STATES, 0.0)
+    verdict = judge_drift(table, sums, other, Found({}, nothing, Machine(), (0.0, 0.0)), nothing)
+    assert verdict.warm.spearman < 0.98
+    assert verdict.action == "none"
+
+
 def test_reanchoring_shifts_predictions_and_the_unit_and_keeps_the_past(table, tiny):
     largest, machine = tiny.largest(), Machine(1.05, 1.2, 0.9)
     again = Machine(1.1, 1.0, 1.2)
