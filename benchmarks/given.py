@@ -123,7 +123,7 @@ class Maker:
         """``runs/own`` and its table, of the space that the page shows."""
         write_shown_files(ROOT / "docs" / "own_block.md", folder)
         self._nas(folder, f"train-supernet --space own.yaml --run runs/own {BRIEFLY}")
-        self._nas(folder, "build-lut --space own.yaml --device cpu --quick")
+        self._nas(folder, "build-lut --space own.yaml --device cpu")
         trust(folder / "latency_tables" / "own_cpu.csv")
 
     def _nas(self, folder: Path, words: str) -> None:

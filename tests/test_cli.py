@@ -919,6 +919,28 @@ def test_a_table_that_failed_its_validation_is_refused_unless_accepted(capsys, f
     assert f"{name} is used although {message}" in capsys.readouterr().err
 
 
+def test_a_table_is_refused_for_the_state_that_the_target_names(capsys, folder):
+    table = LatencyTable.load("t.csv")
+    found, exact = table.validation, {"noise_floor": 0.005, "noise_spearman": 0.5}
+    good = found.warm.calibrated.model_copy(update={"mape": 0.01, "spearman": 1.0})
+    failing = good.model_copy(update={"mape": 0.0512})
+    update = {
+        state: found.of(state).model_copy(update={"calibrated": figures, **exact})
+        for state, figures in (("warm", good), ("cold", failing))
+    }
+    validation = found.model_copy(update=update)
+    provenance = table.provenance.model_copy(update={"validation": validation})
+    LatencyTable(table.rows, provenance, Path("mild.csv")).save()
+    visits_path(Path("mild.csv")).write_bytes(visits_path(Path("t.csv")).read_bytes())
+    reason = "its mean error on held-out networks is 5.12 % (cold), above 3.5 %"
+    words = ["slim", "--run", "r", "--table", "mild.csv", "--target-ms", "1", "--out", "mild"]
+    assert reason in complaint(capsys, *words, "--state", "cold")
+    call(*words, "--evaluations", "1", "--no-baselines")
+    assert f"mild.csv is used although {reason}" in capsys.readouterr().err
+    call("build-lut", "--space", "tiny.yaml", "--out", "mild.csv", "--resume")
+    assert f"nas slim --state cold will refuse this table: {reason}" in capsys.readouterr().out
+
+
 def test_commands_end_with_the_one_that_goes_on(capsys, folder):
     def last(*arguments):
         capsys.readouterr()
@@ -961,7 +983,7 @@ def test_commands_end_with_the_one_that_goes_on(capsys, folder):
         default.write_bytes(Path(f"t.{suffix}").read_bytes())
     trained = last("train-supernet", "--run", "r", "--resume")
     table = LatencyTable.load(Path("latency_tables/tiny_cpu.csv"))
-    if table.refusal:
+    if table.refusal("warm"):
         assert trained == table.remedy.split()
     else:
         assert trained[:6] == ["nas", "slim", "--run", "r", "--table", str(table.path)]

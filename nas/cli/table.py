@@ -105,18 +105,21 @@ def build_lut(
 
 def print_built(table: LatencyTable, following: Following, *, as_json: bool) -> None:
     """Where a new table lies, how well it predicts, and whether ``nas slim`` will take it."""
+    from nas.latency.estimator import STATES
     from nas.report.measurements import print_validation
 
     paths = {"table": str(table.path), "sidecar": str(table.path.with_suffix(".json"))}
     if table.validation:
         paths["picture"] = str(table.path.with_suffix(".png"))
     validation = table.validation.model_dump(mode="json") if table.validation else None
-    result = {**paths, "rows": len(table.rows), "validation": validation, "refusal": table.refusal}
+    refusal = table.refusal(*STATES)
+    result = {**paths, "rows": len(table.rows), "validation": validation, "refusal": refusal}
 
     def show() -> None:
         print_validation(table)
-        if table.refusal:
-            print_line(f"nas slim will refuse this table: {table.refusal}")
+        if refusal:
+            search = "nas slim" if table.refusal("warm") else "nas slim --state cold"
+            print_line(f"{search} will refuse this table: {refusal}")
 
     options.print_result(result, paths, as_json=as_json, show=show, following=following)
 

@@ -272,12 +272,12 @@ def fit_factor(predicted: np.ndarray, measured: np.ndarray) -> float:
     return float(ratio.sum() / (ratio**2).sum())
 
 
-def judge(validation: Validation | None) -> TableVerdict:
-    """Whether a search may rely on a table; names each figure that fails, and its bound."""
+def judge(validation: Validation | None, states: Sequence[State] = STATES) -> TableVerdict:
+    """Whether a search may rely on a table's latencies of some states; names what fails, why."""
     if validation is None:
         return TableVerdict(("it was not validated on whole networks",), ())
     failures, warnings = [], []
-    for state in STATES:
+    for state in states:
         figures = validation.of(state)
         found, noise = figures.calibrated, figures.noise_floor
         allowed = max(MOST_ERROR[state], NOISE_SHARE * min(noise, MOST_NOISE))

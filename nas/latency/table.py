@@ -253,15 +253,14 @@ class LatencyTable:
                 f"{build_command(Path('NEW.csv'), wanted)}"
             )
 
-    def require_trust(self) -> None:
+    def require_trust(self, state: State) -> None:
         """Raise UserError, naming the figures and their bounds, if the table failed validation."""
-        if refusal := self.refusal:
+        if refusal := self.refusal(state):
             raise UserError(f"{self.path}: {refusal}")
 
-    @property
-    def refusal(self) -> str | None:
-        """Why a search refuses the table, and what helps; None if it takes it."""
-        failures = judge(self.validation).failures
+    def refusal(self, *states: State) -> str | None:
+        """Why a search for a target in these states refuses the table, and what helps; or None."""
+        failures = judge(self.validation, states).failures
         if not failures:
             return None
         return (

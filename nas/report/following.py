@@ -156,7 +156,7 @@ def after_export(form: str, out: Path, architecture: str | Path, weights: Path |
 
 def _slimming(run: Path, table: LatencyTable, space: SearchSpace) -> Following:
     """A search to half of the largest network's latency: a target to begin with; a table first."""
-    if table.refusal:
+    if table.refusal("warm"):
         return Following("measure on, as nas slim refuses this table", shlex.split(table.remedy))
     target = 0.5 * table.predict(space.largest())
     words = ("nas", "slim", "--run", run, "--table", table.path, "--target-ms", f"{target:.2g}")

@@ -167,7 +167,7 @@ def _usable_tables(
     for table in prices.tables.values():
         table.require_layers(run.space, str(run.space_path))
         if not accept_tables:
-            table.require_trust()
+            table.require_trust(prices.state)
     return measured
 
 
