@@ -412,7 +412,7 @@ def openvino_request(
         "INFERENCE_NUM_THREADS": threads,
     }
     compiled = core.compile_model(core.read_model(model, b""), provider, {**settings, **options})
-    request = compiled.create_inferrequest()
+    request = compiled.create_infer_request()
     for name, values in inputs.items():
         request.set_tensor(name, openvino.Tensor(values))
     return request
