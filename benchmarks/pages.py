@@ -1,6 +1,6 @@
 """The commands of all pages, run as they stand there, each page in a folder of its own.
 
-    .venv/bin/python benchmarks/pages.py        # an hour or more; it has not been run whole
+    .venv/bin/python benchmarks/pages.py --patience 25    # three quarters of an hour
     .venv/bin/python benchmarks/pages.py --pages docs/training.md --patience 30
 
 What a page takes as given (pictures, runs, tables, networks, hosts) is made once by ``given.py``,
