@@ -117,9 +117,10 @@ def print_built(table: LatencyTable, following: Following, *, as_json: bool) -> 
 
     def show() -> None:
         print_validation(table)
-        if refusal:
-            search = "nas slim" if table.refusal("warm") else "nas slim --state cold"
-            print_line(f"{search} will refuse this table: {refusal}")
+        if table.refusal("warm"):
+            print_line(f"nas slim will refuse this table: {refusal}")
+        elif refusal:
+            print_line(f"nas slim --state cold will refuse this table: {refusal}")
 
     options.print_result(result, paths, as_json=as_json, show=show, following=following)
 
