@@ -7,7 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 from nas.architecture import Architecture
-from nas.deploy.pretrained import class_axes, read_pretrained, read_tensors_of
+from nas.deploy.pretrained import (
+    class_axes,
+    load_finished,
+    read_pretrained,
+    read_tensors_of,
+)
 from nas.deploy.timm import to_timm_state_dict
 from nas.errors import UserError
 from nas.network import build
@@ -63,6 +68,26 @@ def test_a_state_dict_is_found_where_trainings_keep_it(lite, tmp_path, naming, w
     found = read_pretrained(path, architecture)
     same(found, network)
     assert (found.fresh, found.notes) == (frozenset(), ())
+
+
+def test_a_finished_network_takes_timms_names_and_needs_its_classifier(lite, tmp_path, recorder):
+    architecture, network = lite
+    state, path, progress = (
+        to_timm_state_dict(network, architecture),
+        tmp_path / "w.pth",
+        recorder(),
+    )
+    unknown = {f"layer{number}.{name}": it for number, (name, it) in enumerate(state.items())}
+    for tensors, lines in ((state, 0), (unknown, 1)):
+        torch.save(tensors, path)
+        load_finished(found := build(architecture), architecture, path, progress)
+        assert all(torch.equal(it, found.state_dict()[name])
+                   for name, it in network.state_dict().items())  # fmt: skip
+        assert len(progress.lines) == lines
+    assert progress.lines[0].startswith(f"{path}: their names are unknown")
+    three = architecture.with_classes(3)
+    with pytest.raises(UserError, match=r"w\.pth: has no classifier of 3 classes$"):
+        load_finished(build(three), three, path)
 
 
 def test_safetensors_are_read_by_their_content(lite, tmp_path):
