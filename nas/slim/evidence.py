@@ -7,8 +7,9 @@ FROM_WEIGHTS = (
     "1.6 points after fine-tuning on 2,527 photographs, p = 0.008"
 )
 FROM_NOTHING = (
-    "these are inherited weights; of supernets that start from nothing it is not shown that a lead "
-    "outlasts retraining: retrain uniform scaling's network too"
+    "these are inherited weights; of supernets that start from nothing, on CIFAR-10, the searched "
+    "networks were 0.6 points ahead of uniform scaling after retraining, and level with random "
+    "search's: retrain theirs too"
 )
 
 
