@@ -27,7 +27,8 @@ demo: $(INSTALLED)  ## the whole pipeline on embedded data
 test: $(INSTALLED)  ## check, and the quick tests
 	$(call with_checks,$(PYTEST))
 
-test-all: $(INSTALLED)  ## check, and all tests
+test-all: $(INSTALLED)  ## check, and all tests, with the runtimes that are extras
+	@$(BIN)/pip install -q -c constraints.txt -e ".[mnn,openvino]"
 	$(call with_checks,$(PYTEST) -m "")
 
 docs: $(INSTALLED)  ## the documentation as pages: site/index.html
