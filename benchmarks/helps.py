@@ -1,7 +1,7 @@
 """Does the search help once its networks are retrained, at the same measured latency?
 
     .venv/bin/python benchmarks/helps.py --settings cifar10_mobile --supernet-seeds 0    # one part
-    .venv/bin/python benchmarks/helps.py             # all eight parts: hours; two have been run
+    .venv/bin/python benchmarks/helps.py             # all eight parts: many hours
     .venv/bin/python benchmarks/helps.py --smoke     # a minute of CPU time, and no evidence
 
 A setting is a data set and a space. From one supernet of each seed slimming, uniform scaling,

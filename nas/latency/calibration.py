@@ -33,10 +33,10 @@ MOST_NOISE = 0.04
 """Noise of single networks above which no error of a table can be told."""
 
 LEAST_SPEARMAN = 0.985
-"""Or less, where networks lie so close together that the promised error and noise mix them up."""
+"""Or less, where noise alone mixes up networks that lie close together."""
 
 PROMISED_ERROR = 0.02
-"""The mean error that a table is meant to have."""
+"""The mean error that a table is meant to have; one that has it may mix up networks so close."""
 
 NOISY_DRAWS = 400
 """Measurements of which the rank correlation that noise leaves is taken."""
@@ -233,8 +233,7 @@ class StateFigures(Value):
     the mean error that a perfect table would show, as the networks were measured.
     ``reference_deviation``: what the reference network, measured like any other, differs from
     itself. ``table_error``: the mean error less the noise. ``noise_spearman``: the rank correlation
-    that noise would leave a table of the promised error in 95 % of all measurements, in files of
-    before a perfect one; earlier ones have 1.
+    that noise would leave a perfect table in 95 % of all measurements; files of before have 1.
     """
 
     raw: Figures
@@ -291,7 +290,7 @@ def judge(validation: Validation | None, states: Sequence[State] = STATES) -> Ta
             error = f"its mean error on held-out networks is {_percent(found.mape, 2)} ({state})"
             failures.append(f"{error}, above {_percent(allowed)}; noise explains {_percent(noise)}")
         least = min(LEAST_SPEARMAN, figures.noise_spearman)
-        if not found.spearman >= least:
+        if not (found.spearman >= least or found.mape <= PROMISED_ERROR):
             rank = f"its Spearman correlation is {found.spearman:.3f} ({state})"
             failures.append(f"{rank}, below {least:.3g}")
         if not found.mape <= SHARE_OF_MACS * figures.macs.mape:
@@ -332,14 +331,12 @@ def validate(
 
 
 def noisy_spearman(truth: Sequence[float], noise: Sequence[float]) -> float:
-    """What a table of the promised error exceeds in 95 % of all measurements of networks.
+    """The rank correlation that a perfect table exceeds in 95 % of all measurements of networks.
 
-    It is the rank correlation. ``noise`` is the relative standard error of each measurement, of
-    which ``truth`` is the mean.
+    ``noise`` is the relative standard error of each measurement, of which ``truth`` is the mean.
     """
     rng, exact = np.random.default_rng(0), np.asarray(truth)
-    deviation = np.hypot(noise, PROMISED_ERROR / MEAN_DEVIATION)
-    draws = exact * (1 + rng.standard_normal((NOISY_DRAWS, len(exact))) * deviation)
+    draws = exact * (1 + rng.standard_normal((NOISY_DRAWS, len(exact))) * np.asarray(noise))
     found = [spearman(exact, drawn, np.ones((1, len(exact))))[0] for drawn in draws]
     return float(np.quantile(found, 0.05))
 

@@ -12,12 +12,11 @@ import numpy as np
 from nas.documents import Value
 from nas.errors import UserError
 from nas.latency.calibration import (
-    MEAN_DEVIATION,
     NOISE_SHARE,
+    PROMISED_ERROR,
     Machine,
     RowSums,
     fit_factor,
-    noisy_spearman,
 )
 from nas.latency.estimator import STATES, State
 from nas.latency.graphs import LayerGraphs
@@ -40,7 +39,7 @@ MOST_BIAS = 0.05
 
 LEAST_SPEARMAN = 0.98
 """A lower correlation asks for a new table, unless the noise of this check explains the errors, or
-networks lie so close together that the error which a table is meant to have mixes them up."""
+they are no larger than a table is meant to have."""
 
 CHECK = Patience(least=8, most=24, tolerance=0.02, seconds=45.0)
 
@@ -130,9 +129,8 @@ def judge_drift(
         )
         is_other = abs(shift[state]) > MENDABLE
         is_biased = abs(bias) > max(MOST_BIAS, noise[state])
-        deviations = [noise[state] / MEAN_DEVIATION] * len(sums)
-        least = min(LEAST_SPEARMAN, noisy_spearman(predicted.tolist(), deviations))
-        has_lost_order = rho < least and mape > NOISE_SHARE * noise[state]
+        explained = max(PROMISED_ERROR, NOISE_SHARE * noise[state])
+        has_lost_order = rho < LEAST_SPEARMAN and mape > explained
         if is_other or is_biased or has_lost_order:
             action = "rebuild"
         elif abs(shift[state]) > WORTH_TELLING and action == "none":
