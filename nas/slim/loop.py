@@ -27,6 +27,9 @@ DESCENTS = 8
 """Choices in a row that only give networks which are known to be above the target."""
 SETTLED, NEAR = 0.97, 0.96
 """Shares of a target: a network from the first on leaves no room; from the second on it is near."""
+MOVES = 2
+"""Moves in which a network is to leave no room; after them it is enough to be near, as noise of a
+percent asks for ever further ones."""
 BELOW = 0.995
 """A bound falls by this factor more than the deviation asks for, so that each round changes
 something."""
@@ -109,7 +112,8 @@ class Loop:
         share, best = self.share(pair.current, pair.target), self._best(pair)
         if pair.is_settled and share <= 1:
             return False
-        has_room = share < SETTLED and left > FURTHER_ROUNDS
+        enough = SETTLED if len(pair.tried) <= MOVES else NEAR
+        has_room = share < enough and left > FURTHER_ROUNDS
         is_near = best is not None and self.share(best, pair.target) >= NEAR
         goes_back = (pair.is_settled and is_near) or (best is not None and left <= LAST)
         if (share > 1 or has_room) and not goes_back:
