@@ -24,13 +24,16 @@ Reply = dict[str, Any]
 
 BOOTSTRAP = (
     "import sys;"
-    "sys.version_info>=(3,8) or sys.exit('Python 3.8 or later is needed, this is '"
-    "+sys.version.split()[0]+' ('+sys.executable+'); name another: --python');"
+    'sys.version_info>=(3,8) or sys.exit("Python 3.8 or later is needed, this is "'
+    '+sys.version.split()[0]+" ("+sys.executable+"); name another: --python");'
     "sys.path[:]=[p for p in sys.path if p];"
-    "i=getattr(sys.stdin,'buffer',sys.stdin);"
-    "exec(compile(i.read(int(i.readline())),'runner.py','exec'))"
+    'i=getattr(sys.stdin,"buffer",sys.stdin);'
+    'exec(compile(i.read(int(i.readline())),"runner.py","exec"))'
 )
-"""Runs the program that comes on standard input, so that it need not lie anywhere."""
+"""Runs the program that comes on standard input, so that it need not lie anywhere.
+
+Without single quotes: proot-distro of Termux, before 5, writes them around each word it is given.
+"""
 
 SOURCE = Path(runner.__file__)
 LAST_LINES = 20

@@ -73,6 +73,14 @@ def test_another_python_is_asked_what_it_has(target):
     assert detect_again(found) == found
 
 
+def test_a_python_may_be_a_script_that_quotes_its_words_as_old_proot_distro_does(tmp_path):
+    script = tmp_path / "python"
+    quoting = """for it in "$@"; do words="$words '$it'"; done"""
+    script.write_text(f'#!/bin/sh\n{quoting}\nexec sh -c "{sys.executable} $words"\n')
+    script.chmod(0o755)
+    assert detect_target(Device(python=str(script))).runtime == "onnxruntime"
+
+
 def test_a_python_that_is_not_there_is_one_line(tmp_path):
     missing = str(tmp_path / "python9")
     with pytest.raises(UserError, match=r"^cpu: .*python9: No such file or directory$"):
