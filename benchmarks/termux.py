@@ -5,7 +5,7 @@
 Needs root, Debian, 1 GB below ``--folder``, which is kept for the next time, and what sshd.py
 needs. Debian's proot is installed, and proot-distro by pip, which is the program that Termux has
 under that name. What is typed in the container is given to its shell; the ssh server is Debian's,
-with keys of its own. Where Docker Hub is not reached, the container's Debian comes from debootstrap.
+with keys of its own. Where Docker Hub is not reached, Debian comes from debootstrap.
 Only ``pkg``, which is Termux's own, is not run. Printed is what two tables are like, one measured
 through ssh and proot-distro and one here, and by how much their predictions differ.
 """
