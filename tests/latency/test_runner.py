@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,18 @@ def imported(tree):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
             yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize(("seconds", "is_fine"), [(0.0, True), (2e-5, False)])
+def test_a_clock_that_takes_long_to_read_is_not_read(monkeypatch, seconds, is_fine):
+    def read():  # as where each call of the system is traced
+        start = time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            pass
+        return 0
+
+    monkeypatch.setattr(runner.time, "thread_time_ns", read)
+    assert runner.has_fine_clock() is is_fine
 
 
 @pytest.mark.skipif(not shutil.which("pypy3"), reason="no Python 3.9 here: apt-get install pypy3")
