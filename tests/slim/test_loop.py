@@ -98,6 +98,17 @@ def test_methods_end_equally_near_whatever_their_networks_deviate_by():
         assert 0.97 <= bench.ms(network) <= 1.0
 
 
+def test_after_two_moves_it_is_enough_to_be_near():
+    def measured(factors):
+        bench = Bench(factors)
+        run([Pool("a", [99, 105, 111, 114])], bench)
+        return [round(bench.ms(session[-1]), 3) for session in bench.sessions]
+
+    assert measured({99: 0.95, 105: 0.9, 111: 0.87}) == [0.941, 0.945, 0.966]
+    further = measured({99: 0.95, 105: 0.9, 111: 0.86, 114: 0.86})
+    assert further == [0.941, 0.945, 0.955, 0.98]
+
+
 def test_each_round_measures_all_in_one_session_and_the_last_one_those_that_are_delivered():
     pools = [Pool("a", [85, 99]), Pool("b", [60, 97]), Pool("c", [84, 96, 108])]
     bench = Bench({99: 1.2, 96: 0.9, 108: 1.1})
