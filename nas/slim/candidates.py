@@ -127,7 +127,7 @@ class Candidates:
         searches = 3 if self.plan.baselines else 1
         done = len(raced | self.journal.accuracies.keys())
         total = searches * len(self.plan.targets) * self.plan.evaluations
-        self.progress.update("networks evaluated", done, total)
+        self.progress.update("networks evaluated", done, max(done, total))  # the loop asks for more
 
     def _export(self, architecture: Architecture) -> Exported:
         network = inherited_network(self.supernet, architecture, self.dataset.train)
