@@ -705,8 +705,15 @@ def conditions() -> Dict[str, object]:
         "governor": " ".join(sorted(set(_each(f"{CPUFREQ}/scaling_governor", numbers=False)))),
         "megahertz": [min(rates), max(rates)] if rates else None,
         "celsius": max(degrees) if degrees else None,
-        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "load": _load_averages(),
     }
+
+
+def _load_averages() -> Optional[List[float]]:
+    try:
+        return list(os.getloadavg())
+    except (AttributeError, OSError):  # Windows has none, Android hides them
+        return None
 
 
 def _each(pattern: str, numbers: bool = True) -> List[str]:

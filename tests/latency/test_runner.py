@@ -46,6 +46,14 @@ def imported(tree):
             yield node.module.partition(".")[0]
 
 
+def test_a_system_that_hides_its_load_is_measured_all_the_same(monkeypatch):
+    def hidden():
+        raise OSError
+
+    monkeypatch.setattr(runner.os, "getloadavg", hidden)
+    assert runner.conditions()["load"] is None
+
+
 @pytest.mark.parametrize(("seconds", "is_fine"), [(0.0, True), (2e-5, False)])
 def test_a_clock_that_takes_long_to_read_is_not_read(monkeypatch, seconds, is_fine):
     def read():  # as where each call of the system is traced
