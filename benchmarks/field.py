@@ -300,9 +300,10 @@ def draw_others(axes: Axes, known: pd.DataFrame) -> None:
 
 def label_of(size: str) -> str:
     """``B2 LI`` for ``b2_linear``, as others call it; ``0.75`` for a width of ``075``."""
-    if size.isdigit():
+    if len(size) == 3 and size.isdigit() and int(size) % 25 == 0:
         return f"{int(size) / 100:g}"
-    return size.replace("_linear", "_li").replace("_", " ").upper()
+    short = size.replace("_linear", "_li").replace("_conv_", " ").removesuffix("_100")
+    return short.replace("_", " ").upper()
 
 
 if __name__ == "__main__":
