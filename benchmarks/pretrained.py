@@ -297,8 +297,9 @@ class Fold:
         return find_hits(network.eval(), images).numpy()
 
     def slimmed_to(self, budgets: Sequence[float]) -> Iterator[tuple[float, Judged]]:
-        """Each budget in ms below the largest network's, and the network slimmed to it."""
-        within = [it for it in budgets if it < self.table.predict(self.space.largest())]
+        """Each budget in ms that the space can be slimmed to, and the network slimmed to it."""
+        least, most = map(self.table.predict, (self.space.smallest(), self.space.largest()))
+        within = [it for it in budgets if least <= it < most]
         run = self.run()
         images = run.load_images().test
         for found in self.slimmed(run, *within).delivered:

@@ -32,6 +32,7 @@ from nas.space import Assignment, SearchSpace
 from nas.supernet import Supernet
 from nas.training.evaluation import inherited_network
 from nas.training.evaluator import Evaluator
+from nas.training.relative import Anchors
 
 INT8_IMAGES, JUDGED_IMAGES = 128, 512
 """Training images that calibrate an int8 network, and images of the search slice that judge it."""
@@ -65,6 +66,7 @@ class Candidates:
     folder: Path = Path()
     _exported: dict[Architecture, Exported] = field(default_factory=dict)
     _graphs: LayerGraphs = field(default_factory=LayerGraphs)
+    _anchors: dict[int, list[Anchors]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = self.journal.accuracies
@@ -130,7 +132,7 @@ class Candidates:
         self.progress.update("networks evaluated", done, max(done, total))  # the loop asks for more
 
     def _export(self, architecture: Architecture) -> Exported:
-        network = inherited_network(self.supernet, architecture, self.dataset.train)
+        network = inherited_network(self.supernet, architecture, self.dataset.train, self._anchors)
         return self.export(network, architecture)
 
     def export(self, network: nn.Module, architecture: Architecture) -> Exported:

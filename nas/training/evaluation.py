@@ -19,7 +19,7 @@ from nas.errors import UserError
 from nas.network import Network
 from nas.supernet import Supernet
 from nas.training.processes import ALONE, Processes
-from nas.training.relative import RelativeStatistics, anchoring, modules_of
+from nas.training.relative import Anchors, RelativeStatistics, anchoring, modules_of
 
 CALIBRATION_BATCHES, CALIBRATION_BATCH_SIZE = 10, 100  # enough, see benchmarks/README.md
 CALIBRATION_SEED = 0  # all subnets see the same images, so that they differ in nothing else
@@ -67,31 +67,41 @@ def calibrate_relatively(
     batches: int,
     batch_size: int,
     rng: np.random.Generator,
+    seen: list[Anchors] | None = None,
 ) -> None:
-    """Set norms' statistics relative to those of ``anchor`` (``nas/training/relative.py``)."""
-    device = _device(network)
+    """Set norms' statistics relative to those of ``anchor`` (``nas/training/relative.py``).
+
+    ``seen`` is what the anchor's norms see of each batch; what it lacks is added.
+    """
+    device, seen = _device(network), [] if seen is None else seen
     modules = modules_of(architecture, network.get_submodule)
     anchor_modules = modules_of(anchor_architecture, anchor.get_submodule)
     statistics = RelativeStatistics(modules)
     network.eval()
     anchor.eval()
     with torch.no_grad():
-        for inputs, _ in islice(images.batches(batch_size, rng=rng, drop_last=True), batches):
+        served = islice(images.batches(batch_size, rng=rng, drop_last=True), batches)
+        for index, (inputs, _) in enumerate(served):
             placed = inputs.to(device, memory_format=torch.channels_last)
-            with anchoring(anchor_modules) as anchors:
-                anchor(placed)
-            with statistics.batch(anchors):
+            if index == len(seen):
+                with anchoring(anchor_modules) as anchors:
+                    anchor(placed)
+                seen.append(anchors)
+            with statistics.batch(seen[index]):
                 network(placed)
     statistics.store()
 
 
 def inherited_network(
-    supernet: Supernet, architecture: Architecture, training_images: Images
+    supernet: Supernet,
+    architecture: Architecture,
+    training_images: Images,
+    seen: dict[int, list[Anchors]] | None = None,
 ) -> nn.Module:
     """The extracted network, calibrated at its input size; the supernet stays as it is.
 
     The largest network of a supernet that is anchored has its statistics; those of all others are
-    relative to it.
+    relative to it: ``seen`` keeps, by input size, what its norms see, for the next call.
     """
     network = supernet.extract(architecture)
     images = training_images.at(architecture.input_size)
@@ -103,7 +113,10 @@ def inherited_network(
     largest = supernet.space.largest().with_input_size(architecture.input_size)
     if architecture != largest:
         anchor = supernet.extract(largest)
-        calibrate_relatively(network, architecture, anchor, largest, images, **amount, rng=rng)
+        known = [] if seen is None else seen.setdefault(architecture.input_size, [])
+        calibrate_relatively(
+            network, architecture, anchor, largest, images, **amount, rng=rng, seen=known
+        )
     return network.eval()
 
 
@@ -122,9 +135,9 @@ def evaluate_supernet(
     """Inherited accuracies of three subnets on the ``evaluation_images``, by all processes."""
     images, space = evaluation_images(dataset), supernet.space
     part = images.subset(range(processes.rank, len(images), processes.count))
-    counts = []
+    counts, seen = [], dict[int, list[Anchors]]()
     for subnet in (space.smallest(), space.decode(space.uniform(0.5)), space.largest()):
-        network = inherited_network(supernet, subnet, dataset.train)
+        network = inherited_network(supernet, subnet, dataset.train, seen)
         counts.append(int(find_answers(network, part.at(subnet.input_size))[0].sum()))
     hits = torch.tensor(counts, device=_device(supernet))
     processes.add_up(hits)

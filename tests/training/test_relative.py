@@ -147,6 +147,19 @@ def test_the_largest_network_stays_what_it_was(anchored):
             assert torch.allclose(again.state_dict()[name], tensor, rtol=1e-4, atol=1e-5), name
 
 
+def test_what_the_largest_network_sees_is_seen_once_for_all_subnets(anchored, monkeypatch):
+    supernet, dataset = anchored
+    space, seen = supernet.space, {}
+    middle = space.decode(space.uniform(0.5))
+    inherited_network(supernet, space.smallest(), dataset.train, seen)
+    expected = inherited_network(supernet, middle, dataset.train).state_dict()
+    monkeypatch.delattr("nas.training.evaluation.anchoring")
+    found = inherited_network(supernet, middle, dataset.train, seen).state_dict()
+    assert all(torch.equal(found[name], it) for name, it in expected.items())
+    with pytest.raises(NameError):
+        inherited_network(supernet, middle, dataset.train)
+
+
 def test_the_evaluator_calibrates_as_whole_networks_do(anchored, monkeypatch):
     supernet, dataset = anchored
     monkeypatch.setattr("nas.training.evaluation.CALIBRATION_BATCHES", 2)
