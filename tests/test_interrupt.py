@@ -28,6 +28,7 @@ def interrupt_when(ready, process):
     return process.returncode, errors.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_training_stops_at_a_finished_epoch_and_goes_on(tmp_path, nas_process):
     log = tmp_path / "r" / "log.jsonl"
     train = ("train-supernet", "--space", "tiny.yaml", "--run", "r", "--limit", "300")

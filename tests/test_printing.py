@@ -75,6 +75,7 @@ def test_a_command_is_one_that_a_shell_reads():
     assert command("nas", "show", "own.yaml") == "nas show own.yaml"
 
 
+@pytest.mark.slow
 def test_a_terminal_without_a_letter_shows_it_escaped(tmp_path):
     network = Architecture.load("mobilenet_v3_small_100").model_copy(update={"name": "größe"})
     network.save(tmp_path / "a.json")

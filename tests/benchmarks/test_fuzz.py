@@ -10,6 +10,7 @@ from nas.errors import UserError
 FUZZ = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "fuzz.py"))
 
 
+@pytest.mark.slow
 def test_damaged_documents_end_in_one_line_or_load_as_they_were():
     kinds = ["space", "architecture", "table"]
     with FUZZ["originals"](kinds) as readers:

@@ -132,6 +132,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, tiny_space: SearchSpace) ->
     return folder
 
 
+@pytest.mark.slow
 def test_gradients_of_two_processes_are_those_of_one_on_the_joined_batch(
     shared: Path, tiny_space: SearchSpace
 ) -> None:
@@ -154,30 +155,36 @@ def test_gradients_of_two_processes_are_those_of_one_on_the_joined_batch(
             torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_step_needs_one_message(shared: Path) -> None:
     assert [found["messages"] for found in both(shared)] == [1, 1]
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_as_one_does(shared: Path, tiny_space: SearchSpace) -> None:
     dataset = DataSettings(spec="digits", limit=300).load(32)
     expected = evaluate_supernet(fresh_supernet(tiny_space, seed=0, layer_scale=0.5), dataset)
     assert [found["accuracies"] for found in both(shared)] == [expected] * 2
 
 
+@pytest.mark.slow
 def test_running_statistics_are_averaged(shared: Path) -> None:
     assert [found["norm"] for found in both(shared)] == [[[0.5, 0.5], [2.5, 2.5], 5]] * 2
 
 
+@pytest.mark.slow
 def test_others_begin_when_the_first_is_done(shared: Path) -> None:
     assert [found["in_turn"] for found in both(shared)] == [1, "x"]
 
 
+@pytest.mark.slow
 def test_a_mistake_of_one_process_ends_all_and_is_reported_once(shared: Path) -> None:
     first, second = both(shared)
     assert first["error"] == "UserError('only the second has found this')"
     assert second["error"] == "SystemExit(2)"
 
 
+@pytest.mark.slow
 def test_a_process_that_is_gone_is_one_line(shared: Path) -> None:
     line = both(shared)[0]["lost"]
     assert line.startswith("process 0 of 2: another process of this training has ended: ")
