@@ -470,12 +470,7 @@ def _bisected(
     best: tuple[nn.Module, float] | None = None
     for _ in range(7):
         kept = (low + high) / 2
-        try:
-            candidate = pruned(kept)
-        except ValueError as error:  # FastNAS has nothing so small
-            print(f"kept {kept:.3f}: {error}", flush=True)
-            low = kept
-            continue
+        candidate = pruned(kept)
         ms = latency_of(candidate, dataset, table)
         print(f"kept {kept:.3f}: {ms:.3f} of {target:.3f} ms", flush=True)
         if ms > target:

@@ -6,8 +6,9 @@ Needs root, Debian, 1 GB below ``--folder``, which is kept for the next time, an
 needs. Debian's proot is installed, and proot-distro by pip, which is the program that Termux has
 under that name. What is typed in the container is given to its shell; the ssh server is Debian's,
 with keys of its own. Where Docker Hub is not reached, Debian comes from debootstrap.
-Only ``pkg``, which is Termux's own, is not run. Printed is what two tables are like, one measured
-through ssh and proot-distro and one here, and by how much their predictions differ.
+Only ``pkg``, which is Termux's own, is not run. Printed is what it costs to read the CPU clock
+there and here, what two tables are like, one measured through ssh and proot-distro and one here,
+and by how much their predictions differ.
 """
 
 from __future__ import annotations
@@ -54,7 +55,11 @@ def main() -> None:
         with patch.dict(os.environ, PATH=f"{programs}:{server.path}"):
             with patch.dict(os.environ, HOME=str(home)):
                 type_in(steps.splitlines(), folder)
-            write_script(home / "nas-python", script, programs)
+            python = home / "nas-python"
+            write_script(python, script, programs)
+            with patch.dict(os.environ, HOME=str(home)):
+                for one in (python, sys.executable):  # what it costs to read the CPU clock
+                    run(one, "-m", "timeit", "-s", "import time", "time.thread_time_ns()")
             device = ["--device", "ssh:phone", "--python", "./nas-python", "--cores", "0"]
             for name, words in (("phone", device), ("here", [])):
                 out = ["--out", tables[name], "--force"]

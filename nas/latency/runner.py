@@ -106,8 +106,8 @@ LOOK_SECONDS = 5.0
 """Between two looks at the machine's own speed; garbage is collected then, too."""
 
 READS, READ_NS = 50, 5_000
-"""To read the clock takes so many nanoseconds at most, in the best of some tries: 0.4 to 2
-microseconds where nobody traces it."""
+"""A clock is read that costs fewer nanoseconds in the best of these tries: see
+benchmarks/termux.py."""
 
 KERNEL_RUNS, BURSTS, THROTTLED = 9, 3, 1.10
 """A phone is throttled when a tiny kernel's minimum exceeds 1.10 of its baseline."""
@@ -682,7 +682,7 @@ def room() -> int:
 def has_fine_clock() -> bool:
     """Whether a thread's CPU time is told in microseconds, and is read as fast.
 
-    Where each call of the system is traced, as by a proot without seccomp, it takes 45 of them.
+    Where each call of the system is traced, as by a proot without seccomp, runs would look longer.
     """
     if time.get_clock_info("thread_time").resolution >= 1e-6:  # seconds
         return False
