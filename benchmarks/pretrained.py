@@ -476,7 +476,9 @@ def _bisected(
         if ms > target:
             high = kept
             continue
-        best, low = (candidate, ms), kept
+        low = kept
+        if best is None or ms > best[1]:
+            best = candidate, ms
         if ms >= FITTING * target:
             break
     if best is None:
