@@ -373,6 +373,7 @@ def test_show_the_paths_of_a_run(capsys, folder):
     assert "1 of 1 epochs on tiny; accuracy on the search slice: smallest " in printed
 
 
+@pytest.mark.slow
 def test_search_delivers_what_a_study_finds(capsys, folder):
     options = ("search", "--run", "r", "--table", "t.csv", "--target-params", str(MOST_PARAMS),
                "--trials", "3", "--sampler", "random", "--state", "cold", "--out", "q",

@@ -39,6 +39,11 @@ QUICK = {*OF_EACH_KIND, "efficientformer_v2_s1", "efficientvit_m1"} - {"pvt_v2_b
 IN_TIMM = [name for name in built_in_architectures() if not name.startswith("mobilevit_v3")]
 
 
+def marked(names):
+    """Parameters of tests, of which those that take long are slow ones."""
+    return [pytest.param(it, marks=[pytest.mark.slow] * (it not in QUICK)) for it in names]
+
+
 def test_a_network_of_every_family_is_written_for_timm():
     kinds = {it.kind for name in OF_EACH_KIND for it in nas.Architecture.load(name).layers}
     for family in FAMILIES:
@@ -94,7 +99,7 @@ def test_timm_lacks_version_3_of_mobilevit(name):
     assert name_in_timm(nas.Architecture.load(name)) is None
 
 
-@pytest.mark.parametrize("name", OF_EACH_KIND)
+@pytest.mark.parametrize("name", marked(OF_EACH_KIND))
 @pytest.mark.parametrize("size", [None, pytest.param(256, marks=pytest.mark.slow)])
 def test_what_is_written_for_timm_is_what_timm_loads(timm, randomized, name, size):
     architecture = nas.Architecture.load(name).with_classes(7)
@@ -168,9 +173,7 @@ def test_a_slimmed_networks_names_count_its_blocks_as_ours_do():
     assert found == {(int(it[1]), int(it[2])) for it in slots if it}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(it, marks=[pytest.mark.slow] * (it not in QUICK)) for it in IN_TIMM]
-)
+@pytest.mark.parametrize("name", marked(IN_TIMM))
 def test_logits_equal_timms_with_timms_weights(name, model):
     reference = model(name)
     architecture = nas.Architecture.load(name)

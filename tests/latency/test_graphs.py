@@ -371,9 +371,19 @@ EXPORTED = [
     *("conv_ffn finer", "inverted_downsample finer", "attention4d finer"),
     *("mobile_residual finer", "mobile_downsample finer"),
 ]
+ALIKE = {  # made of operators that others here have too
+    *("separable_attention", "mobilevit_v2_block", "mobilevit_v3_block"),
+    *("conv_classifier", "pooled_classifier", "pooled_first_classifier", "mean_classifier"),
+    *("deep_conv_stem", "short_stem", "mobile_stem", "pointwise_ffn", "token_ffn"),
+    *("inverted_residual", "mobile_residual", "separable_residual", "mobile_downsample"),
+    *("edge_downsample", "fused_downsample", "universal_downsample", "separable_downsample"),
+    *("patch_downsample", "inverted_downsample finer"),
+}
 
 
-@pytest.mark.parametrize("kind", EXPORTED)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(it, marks=[pytest.mark.slow] * (it in ALIKE)) for it in EXPORTED]
+)
 def test_substituted_graph_equals_the_module(kind, graphs):
     graphs.graph(*made(kind, 0))
     exported = graphs.exported

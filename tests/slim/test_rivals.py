@@ -73,6 +73,7 @@ def test_a_rival_is_measured_and_judged_like_all(
     assert "0.500" in line
 
 
+@pytest.mark.slow
 def test_a_rival_within_the_target_is_compared(run, table, files, tmp_path, machine, monkeypatch):
     spec, *_ = files
     monkeypatch.setattr(
