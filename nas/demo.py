@@ -7,7 +7,7 @@ import time
 from nas.firstrun.begin import measure_alone
 from nas.firstrun.estimate import Effort
 from nas.firstrun.request import Request
-from nas.firstrun.schedule import Schedule, schedule_of, suggested_target
+from nas.firstrun.schedule import Schedule, schedule_of
 from nas.progress import Progress
 
 DATA = "digits"
@@ -27,6 +27,6 @@ def plan_demo(request: Request, progress: Progress) -> Schedule:
     started = time.monotonic()
     progress.update(SPACE, 0)
     data, place, device = measure_alone(request, SEARCH_SHARE)
-    target_ms = suggested_target(place, TARGET_SHARE)
-    made = schedule_of(data, place, EFFORT, target_ms=target_ms, training_device=device)
+    share = TARGET_SHARE
+    made = schedule_of(data, place, EFFORT, target_share=share, training_device=device)
     return made.model_copy(update={"planning_seconds": time.monotonic() - started})

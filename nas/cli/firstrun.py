@@ -172,15 +172,14 @@ def _print_plan(stages: Stages) -> None:
     from nas.firstrun.estimate import STAGES
     from nas.firstrun.outcome import data_line, plan_line
 
-    request, schedule = stages.request, stages.schedule
+    request, schedule = stages.request, stages.known
     print_line(data_line(request.data, schedule.data))
     for line in plan_line(request, schedule).split("\n"):
         print_line(line)
-    if request.target_ms is None:
-        largest = schedule.place.largest_ms
-        target = f"target: {schedule.target_ms:g} ms"
-        print_line(f"{target}, where the largest network takes {largest:.2g}")
     done = {it.stage: it for it in stages.finished()}
+    if request.target_ms is None:
+        rest = "" if "table" in done else ", by a few visits; the table tells both better"
+        print_line(f"{schedule.target_line}{rest}")
     if done.keys() == STAGES.keys():
         print_line(f"{stages.at.root}: is finished; this is what it found")
         return
@@ -202,7 +201,7 @@ def _print_outcome(stages: Stages, times: list[Finished]) -> None:
     from nas.firstrun.outcome import outcome_lines
     from nas.report.terminal import print_search
 
-    result, target_ms = stages.result, stages.schedule.target_ms
+    result, target_ms = stages.result, stages.known.target_ms
     print_search(result, title=f"{result.data}, target {target_ms:g} ms")
     for line in outcome_lines(stages, times):
         print_line(line)

@@ -33,7 +33,8 @@ from nas.training.settings import SupernetSettings
 PICTURES = 24
 """Of a data set, decoded to see how large pictures are and how long that takes."""
 BRIEFLY = Patience(least=4, most=4)
-"""Visits that tell a latency to a few percent: enough to choose a space by."""
+"""Visits that tell a latency to a few percent, on a machine that is steady meanwhile: enough to
+choose a space by. Targets that nobody named follow the table."""
 BUILT_IN = (("cifar10_32px", 32), ("demo_64px", 64), ("mobile_64px", 64), ("mobile_64px", 96),
             ("mobile_64px", 128))  # fmt: skip
 """Spaces for photographs without pretrained weights, at input sizes, cheapest first."""

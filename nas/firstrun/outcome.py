@@ -33,7 +33,7 @@ def describe(stages: Stages, times: Sequence[Finished]) -> dict[str, Any]:
     own |= {"overview": at.page, "delivered": at.delivered["onnx"].parent}
     return {
         **found,
-        "target_ms": schedule.target_ms,
+        "target_ms": stages.known.target_ms,
         "delivered": {
             "test_accuracy": retrained["test_accuracy"],
             "inherited_test_accuracy": retrained["inherited_test_accuracy"],

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from nas.documents import Value
 from nas.errors import UserError
@@ -51,14 +53,16 @@ class Aim(NamedTuple):
 class Schedule(Value):
     """The plan of a run: where it searches, to which target, how long each stage will take.
 
-    ``training_device`` is that of trainings; ``seconds`` are estimates by stage, and
-    ``planning_seconds`` is what making this plan has taken.
+    Where no target was asked for, ``target_share`` of the largest network's latency is the target,
+    which a table tells better than the plan's few visits. ``training_device`` is that of trainings;
+    ``seconds`` are estimates by stage, and ``planning_seconds`` is what making this plan has taken.
     """
 
     place: SpaceFacts
     data: DataFacts
     effort: Effort
     target_ms: float
+    target_share: Annotated[float, Field(gt=0, le=1)] | None = None
     training_device: str
     seconds: dict[str, float]
     planning_seconds: Seconds = 0.0
@@ -67,6 +71,20 @@ class Schedule(Value):
     def total(self) -> float:
         """Seconds of the whole run, planning included."""
         return self.planning_seconds + sum(self.seconds.values())
+
+    @property
+    def target_line(self) -> str:
+        """The target, and what it is to be seen beside."""
+        largest = f"{self.place.largest_ms:.2g}"
+        return f"target: {self.target_ms:g} ms, where the largest network takes {largest}"
+
+    def with_latencies(self, *, largest_ms: float, smallest_ms: float) -> Schedule:
+        """The plan with what the largest and the smallest network take by a table."""
+        update = {"largest_ms": largest_ms, "smallest_ms": smallest_ms}
+        place = self.place.model_copy(update=update)
+        share = self.target_share
+        target_ms = suggested_target(place, share) if share else self.target_ms
+        return self.model_copy(update={"place": place, "target_ms": target_ms})
 
 
 def search_share(training_images: int) -> float:
@@ -101,8 +119,9 @@ def make_schedule(
         raise UserError(_too_short(data, places, aim, minutes, spent))
     else:
         share, place = SHARES[0], _cheapest(data, places, aim)
-    effort, target_ms = effort_of(share, data, aim), aim.target_in(place)
-    made = schedule_of(data, place, effort, target_ms=target_ms, training_device=training_device)
+    effort = effort_of(share, data, aim)
+    target = aim.target_ms
+    made = schedule_of(data, place, effort, target_ms=target, training_device=training_device)
     return made.model_copy(update={"planning_seconds": spent})
 
 
@@ -111,15 +130,19 @@ def schedule_of(
     place: SpaceFacts,
     effort: Effort,
     *,
-    target_ms: float,
+    target_ms: float | None = None,
+    target_share: float = TARGET_SHARE,
     training_device: str = "cpu",
 ) -> Schedule:
-    """The plan of an effort that is given."""
+    """The plan of an effort that is given; without a target a share of the largest's latency."""
+    is_free = target_ms is None
+    target_ms = suggested_target(place, target_share) if target_ms is None else target_ms
     return Schedule(
         place=place,
         data=data,
         effort=effort,
         target_ms=target_ms,
+        target_share=target_share if is_free else None,
         training_device=training_device,
         seconds=estimate(data, place, effort, target_ms),
     )

@@ -144,6 +144,8 @@ class Stages:
         if failures := judge(table.validation).failures:
             progress.say(f"  the table is used although {'; '.join(failures)}")
             progress.say("  networks are measured themselves before one is delivered")
+        if self.schedule.target_share:
+            progress.say(f"  {self.known.target_line}")
         self.plan.require_possible(Prices(space, {"table": table}))
 
     def _training(self, progress: Progress) -> None:
@@ -202,7 +204,7 @@ class Stages:
 
     def _command(self, stage: str) -> str:
         """The single command that a stage stands for."""
-        return shlex.join(single_commands(self.request, self.schedule, self.at)[stage])
+        return shlex.join(single_commands(self.request, self.known, self.at)[stage])
 
     def _export(self, progress: Progress) -> None:
         folder = self.at.delivered["onnx"].parent
@@ -211,15 +213,27 @@ class Stages:
         progress.say(f"  in {folder}")
 
     def _report(self, progress: Progress) -> None:
-        title = f"{self.request.data} within {self.schedule.target_ms:g} ms"
+        title = f"{self.request.data} within {self.known.target_ms:g} ms"
         write_folder_page(self.at.page, read_folder(self.at.root), title=title, force=True)
         progress.say(f"  in {self.at.page}")
+
+    @property
+    def known(self) -> Schedule:
+        """The schedule, with latencies and what follows from them by the table once there is one.
+
+        Raises UserError if the table cannot be read.
+        """
+        if not self.at.table.exists():
+            return self.schedule
+        space, table = SearchSpace.load(self.at.space), LatencyTable.load(self.at.table)
+        largest_ms, smallest_ms = map(table.predict, (space.largest(), space.smallest()))
+        return self.schedule.with_latencies(largest_ms=largest_ms, smallest_ms=smallest_ms)
 
     @property
     def plan(self) -> Plan:
         """The plan of the search."""
         return Plan(
-            targets=({"latency_ms": self.schedule.target_ms},),
+            targets=({"latency_ms": self.known.target_ms},),
             evaluations=self.schedule.effort.evaluations,
             seed=self.request.seed,
         )

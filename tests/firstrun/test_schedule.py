@@ -208,3 +208,18 @@ def test_few_images_give_a_larger_share_to_the_search():
     assert search_share(40_000) == 0.1
     assert search_share(2_000) == 0.2
     assert search_share(100) == 0.25
+
+
+def test_a_target_that_nobody_named_follows_the_table():
+    made = make_schedule(DATA, [place()], Aim(), minutes=None)
+    assert (made.target_share, made.target_ms) == (0.5, 0.25)
+    known = made.with_latencies(largest_ms=0.8, smallest_ms=0.1)
+    assert (known.target_ms, known.place.largest_ms) == (0.4, 0.8)
+    assert made.with_latencies(largest_ms=0.8, smallest_ms=0.5).target_ms == 0.65
+    assert "target: 0.4 ms, where the largest network takes 0.8" in known.target_line
+
+
+def test_a_target_that_was_asked_for_stays():
+    made = make_schedule(DATA, [place()], Aim(0.3), minutes=None)
+    assert made.target_share is None
+    assert made.with_latencies(largest_ms=0.8, smallest_ms=0.1).target_ms == 0.3
