@@ -27,6 +27,11 @@ NEGLIGIBLE = 1e-4
 LEAST_FOR_FREE = 6
 """The fewest networks that a freer form is fitted to."""
 
+MOST_FETCHING = 1.5
+"""Of what cold rows take above warm ones. A larger factor stands beside a share near zero: it tells
+nothing of the networks that were measured, and too much of a machine whose caches have less room.
+"""
+
 
 def fit_calibration(
     sums: Sequence[RowSums], warm: Sequence[float], cold: Sequence[float]
@@ -95,11 +100,18 @@ def _fit_cold(data: np.ndarray) -> dict[str, float]:
 
 
 def _solve(columns: Sequence[np.ndarray], measured: np.ndarray) -> tuple[list[float], float]:
-    """Coefficients, none below zero, of the least squared relative error, and its root."""
-    scaled = np.stack(columns, 1) / measured[:, None]
+    """Coefficients of the least squared relative error, and its root.
+
+    None is below zero, and the second, if there is one, of fetching, is within its bound.
+    """
+    scaled, wanted = np.stack(columns, 1) / measured[:, None], np.ones(len(measured))
     counts = np.sqrt((scaled**2).mean(0)) > NEGLIGIBLE
     found = np.zeros(len(columns))
-    found[counts], residual = nnls(scaled[:, counts], np.ones(len(measured)))
+    found[counts], residual = nnls(scaled[:, counts], wanted)
+    if any(found[1:2] > MOST_FETCHING):  # the best within the bound lies on it
+        found[1], counts[1] = MOST_FETCHING, False
+        rest = wanted - MOST_FETCHING * scaled[:, 1]
+        found[counts], residual = nnls(scaled[:, counts], rest)
     return found.tolist(), float(residual)
 
 

@@ -207,6 +207,10 @@ class LatencyTable:
             f"({layer.slot}); add what the space is missing: {building}"
         )
 
+    def holds(self, architecture: Architecture) -> bool:
+        """Whether all layers of a network have rows."""
+        return all((layer.signature, shape) in self.rows for layer, shape in architecture.placed())
+
     def sums(self, architecture: Architecture) -> RowSums:
         """The sums of a network's rows."""
         return sum_rows(self.row(layer, shape) for layer, shape in architecture.placed())

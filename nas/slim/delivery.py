@@ -105,6 +105,12 @@ class Delivery:
             )
             for cost, table in candidates.measured.items()
         }
+        for finalists in self.finalists.values():
+            finalists.sums |= {
+                rival.model_name: finalists.table.sums(rival.architecture)
+                for rival in rivals
+                if finalists.table.holds(rival.architecture)
+            }
 
     @property
     def judges(self) -> Judges:

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import lsq_linear
 
-from nas.latency.calibration import Calibration
+from nas.latency.calibration import Calibration, Machine
 from nas.latency.estimator import STATES
-from nas.latency.fit import CACHES, fit_calibration
+from nas.latency.fit import CACHES, MOST_FETCHING, _solve, fit_calibration
 
 
 def measured(truth, sums, noise, seed=1):
@@ -65,3 +66,32 @@ def test_networks_whose_weights_fit_into_any_cache_fetch_nothing(sums, scale):
     larger = [it._replace(params=20 * it.params) for it in sums]
     for one in [*sums, *larger]:
         assert found.latency(one) == pytest.approx(truth.latency(one), rel=0.03)
+
+
+def test_what_hardly_any_network_fetches_does_not_explode_where_caches_have_less_room(sums):
+    largest = max(it.megabytes for it in sums)
+    truth = Calibration(fetching=30.0, cache_megabytes=1.75 * largest, sharpness=3.0)
+    found = fit_calibration(sums, *measured(truth, sums, 0.003))
+    assert found.fetching <= MOST_FETCHING
+    errors = [found.latency(it) / truth.latency(it) - 1 for it in sums]
+    assert np.abs(errors).max() < 0.05
+    crowded = found.on(Machine(cache=0.5))
+    for one in sums:
+        assert crowded.latency(one) <= 1.05 * MOST_FETCHING * one.cold
+
+
+def test_coefficients_within_bounds_are_those_of_bounded_least_squares():
+    rng = np.random.default_rng(0)
+    at_bound = 0
+    for _ in range(50):
+        warm, ones = rng.uniform(0.1, 1, 12), np.ones(12)
+        fetched = rng.uniform(0.01, 1) * rng.uniform(0.1, 1, 12)
+        measured = warm + rng.uniform(0, 3) * fetched + rng.normal(0, 0.02, 12)
+        columns = [warm, fetched, ones]
+        found, residual = _solve(columns, measured)
+        bounds = (0, [np.inf, MOST_FETCHING, np.inf])
+        best = lsq_linear(np.stack(columns, 1) / measured[:, None], ones, bounds, tol=1e-12)
+        assert found == pytest.approx(best.x, abs=1e-4)
+        assert residual == pytest.approx(np.sqrt(2 * best.cost), abs=1e-6)
+        at_bound += found[1] == MOST_FETCHING
+    assert 10 < at_bound < 40

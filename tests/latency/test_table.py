@@ -63,6 +63,12 @@ def test_shares_of_layers_add_up_to_the_prediction(table, tiny, state):
         assert sum(shares) == pytest.approx(table.predict(architecture, state), abs=1e-9)
 
 
+def test_a_table_holds_networks_of_its_own_layers(table, tiny):
+    assert table.holds(tiny.largest())
+    assert not table.holds(tiny.largest().with_input_size(64))
+    assert not table.holds(tiny.largest().with_classes(77))
+
+
 def test_a_state_that_there_is_not_is_one_line(table, tiny):
     with pytest.raises(UserError, match=r"^state: must be warm or cold, got 'hot'$"):
         table.predict(tiny.smallest(), "hot")

@@ -9,6 +9,7 @@ import torch
 from nas.data.augmentation import normalise
 from nas.deploy.weights import save_weights
 from nas.errors import UserError
+from nas.latency.measure import Session
 from nas.network import build
 from nas.preprocessing import Preprocessing
 from nas.report import write_search
@@ -48,9 +49,17 @@ def test_a_rival_is_measured_and_judged_like_all(
 ):
     spec, network, seen = files
     latencies = {"small": FAST, "small (2)": SLOW}
-    out = tmp_path / "s"
+    out, sums = tmp_path / "s", {}
+
+    def record(*arguments, **options):
+        session = Session(*arguments, **options)
+        sums.update(session.sums)
+        return session
+
+    monkeypatch.setattr("nas.slim.finalists.Session", record)
     result = search(run, table, out, machine, monkeypatch, (spec, spec), latencies)
     assert {"rival small", "rival small (2)"} <= machine.sessions[-1]
+    assert sums["rival small"] == table.sums(run.space.smallest()), "as any network of these layers"
     first, second = result.rivals
     assert first.measured("latency_ms").measured == pytest.approx(FAST[0], rel=1e-3)
     assert second.measured("latency_ms", "cold").measured == pytest.approx(SLOW[1], rel=1e-3)
