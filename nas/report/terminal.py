@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 LINE_SECONDS = 20.0
 """Between two lines of progress where standard error is no terminal."""
 
+LITTLE_KNOWN = 0.05
+"""Of a latency: half an interval beyond which it is shown."""
+
 
 class ProgressBar:
     """The ``Progress`` of a terminal: a bar on standard error, elsewhere now and then a line."""
@@ -172,9 +175,13 @@ def predicted_text(network: FinalNetwork | RivalNetwork, cost: str) -> str:
 
 
 def measured_text(network: FinalNetwork | RivalNetwork, cost: str, state: State) -> str:
-    """``1.234``, or ``-`` where nothing was measured."""
+    """``1.234``, ``1.234 ± 0.150`` where that is little known, ``-`` where nothing was measured."""
     found = network.measured(cost, state)
-    return f"{found.measured:.3f}" if found else "-"
+    if found is None:
+        return "-"
+    half = (found.high - found.low) / 2
+    is_known = half <= LITTLE_KNOWN * found.measured
+    return f"{found.measured:.3f}" if is_known else f"{found.measured:.3f} ± {half:.3f}"
 
 
 def _latency_columns(cost: str, networks: Sequence[FinalNetwork]) -> list[Column]:

@@ -84,6 +84,17 @@ def test_the_states_target_has_the_first_columns_and_one_sentence_says_what_stat
     assert row[-3] == f"{100 * first.measured / target:.1f}"
 
 
+def test_a_latency_that_is_little_known_shows_its_interval(result, capsys):
+    network, *_ = result.networks
+    known, unknown = network.latencies[:2]
+    latencies = (
+        known.model_copy(update={"measured": 2.0, "low": 1.91, "high": 2.09}),
+        unknown.model_copy(update={"measured": 3.0, "low": 2.6, "high": 3.4}),
+    )
+    print_networks([network.model_copy(update={"latencies": latencies})], title="tiny")
+    assert re.search(r" 2\.000 +3\.000 ± 0\.400 ", capsys.readouterr().out)
+
+
 def test_a_result_of_version_0_1_has_no_column_of_cold_latencies(result, capsys):
     networks = [it.model_copy(update={"latencies": it.latencies[:1]}) for it in result.networks]
     print_networks(networks, title="tiny")
