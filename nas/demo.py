@@ -27,6 +27,5 @@ def plan_demo(request: Request, progress: Progress) -> Schedule:
     started = time.monotonic()
     progress.update(SPACE, 0)
     data, place, device = measure_alone(request, SEARCH_SHARE)
-    share = TARGET_SHARE
-    made = schedule_of(data, place, EFFORT, target_share=share, training_device=device)
+    made = schedule_of(data, place, EFFORT, target_share=TARGET_SHARE, training_device=device)
     return made.model_copy(update={"planning_seconds": time.monotonic() - started})

@@ -201,7 +201,7 @@ def _print_outcome(stages: Stages, times: list[Finished]) -> None:
     from nas.firstrun.outcome import outcome_lines
     from nas.report.terminal import print_search
 
-    result, target_ms = stages.result, stages.known.target_ms
-    print_search(result, title=f"{result.data}, target {target_ms:g} ms")
+    result = stages.result
+    print_search(result, title=f"{result.data}, target {result.targets[0]['latency_ms']:g} ms")
     for line in outcome_lines(stages, times):
         print_line(line)

@@ -25,15 +25,16 @@ ADVICE = (
 def describe(stages: Stages, times: Sequence[Finished]) -> dict[str, Any]:
     """The content of the search's ``result.json``, what was delivered, times, and all paths."""
     at, schedule, retrained = stages.at, stages.schedule, stages.retrained
-    found = describe_search(at.slim, stages.result)
-    (network,) = stages.result.delivered
+    result = stages.result
+    found = describe_search(at.slim, result)
+    (network,) = result.delivered
     latency = network.measured("latency_ms")
     delivered = {name: str(path) for name, path in at.delivered.items()}
     own = {"space": at.space, "table": at.table, "run": at.run, "retrained": at.retrained}
     own |= {"overview": at.page, "delivered": at.delivered["onnx"].parent}
     return {
         **found,
-        "target_ms": stages.known.target_ms,
+        "target_ms": result.targets[0]["latency_ms"],
         "delivered": {
             "test_accuracy": retrained["test_accuracy"],
             "inherited_test_accuracy": retrained["inherited_test_accuracy"],

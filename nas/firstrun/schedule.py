@@ -119,8 +119,7 @@ def make_schedule(
         raise UserError(_too_short(data, places, aim, minutes, spent))
     else:
         share, place = SHARES[0], _cheapest(data, places, aim)
-    effort = effort_of(share, data, aim)
-    target = aim.target_ms
+    effort, target = effort_of(share, data, aim), aim.target_ms
     made = schedule_of(data, place, effort, target_ms=target, training_device=training_device)
     return made.model_copy(update={"planning_seconds": spent})
 
@@ -135,14 +134,14 @@ def schedule_of(
     training_device: str = "cpu",
 ) -> Schedule:
     """The plan of an effort that is given; without a target a share of the largest's latency."""
-    is_free = target_ms is None
-    target_ms = suggested_target(place, target_share) if target_ms is None else target_ms
+    share = None if target_ms else target_share
+    target_ms = target_ms or suggested_target(place, target_share)
     return Schedule(
         place=place,
         data=data,
         effort=effort,
         target_ms=target_ms,
-        target_share=target_share if is_free else None,
+        target_share=share,
         training_device=training_device,
         seconds=estimate(data, place, effort, target_ms),
     )

@@ -28,7 +28,7 @@ from nas.firstrun.request import Request
 from nas.firstrun.schedule import Schedule
 from nas.latency.build import BuildSettings
 from nas.latency.calibration import judge
-from nas.latency.table import LatencyTable, Prices, visits_path
+from nas.latency.table import LatencyTable, Prices, sidecar_path, visits_path
 from nas.latency.target import detect_target
 from nas.progress import Progress
 from nas.report.page import read_folder, write_folder_page
@@ -223,7 +223,7 @@ class Stages:
 
         Raises UserError if the table cannot be read.
         """
-        if not self.at.table.exists():
+        if not sidecar_path(self.at.table).exists():  # it is what completes a table
             return self.schedule
         space, table = SearchSpace.load(self.at.space), LatencyTable.load(self.at.table)
         largest_ms, smallest_ms = map(table.predict, (space.largest(), space.smallest()))

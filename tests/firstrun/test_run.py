@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from nas import cli
+from nas import cli, pipeline
 from nas.documents import write_json
 from nas.errors import UserError
 from nas.firstrun.begin import Record, begin, find
@@ -22,6 +22,8 @@ from nas.firstrun.layout import JOURNAL, PLAN
 from nas.firstrun.request import Request
 from nas.firstrun.schedule import schedule_of
 from nas.firstrun.stages import Finished
+from nas.latency.table import LatencyTable, built_in_tables, sidecar_path
+from nas.space import SearchSpace
 
 RUN = ("run", "--data", "digits", "--space", "tiny.yaml", "--target-ms", "50", "--minutes", "2")
 
@@ -121,6 +123,19 @@ def test_a_run_that_has_begun_keeps_its_plan_and_force_replaces_it():
     second = begin(other, Path("o"), lambda *_: schedule(0.4), force=True)
     assert find(other, Path("o")) == second
     assert sorted(it.name for it in Path("o").iterdir()) == ["mine.txt", PLAN]
+
+
+def test_a_target_that_nobody_named_follows_a_table_that_its_sidecar_completes():
+    space, given = SearchSpace.load("mobile_64px"), built_in_tables()["example_cpu"]
+    stages = begin(Request(data="digits"), Path("o"), lambda *_: schedule(None))
+    pipeline.new_space(space, stages.at.space)
+    shutil.copy(given, stages.at.table)
+    assert stages.known == stages.schedule, "the build was killed before the sidecar"
+    shutil.copy(sidecar_path(given), sidecar_path(stages.at.table))
+    largest_ms = LatencyTable.load(stages.at.table).predict(space.largest())
+    assert stages.known.place.largest_ms == largest_ms
+    assert stages.known.target_ms == pytest.approx(0.5 * largest_ms, rel=0.05)
+    assert stages.plan.targets == ({"latency_ms": stages.known.target_ms},)
 
 
 def test_the_demo_of_an_earlier_version_is_replaced():
