@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import hypothesis
 import pytest
 import torch
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 TINY = """\
 name: tiny
@@ -51,6 +53,15 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)  # suites of small networks run ten times faster on two cores
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_onnx_registry() -> Iterator[None]:
+    """torch builds its registry of operators anew for each export, a third of a second each."""
+    with pytest.MonkeyPatch.context() as patch:
+        once = staticmethod(cache(ONNXRegistry.from_torchlib))
+        patch.setattr(ONNXRegistry, "from_torchlib", once)
+        yield
 
 
 @pytest.fixture

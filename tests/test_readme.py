@@ -108,6 +108,7 @@ def test_a_runtime_of_ones_own_works(monkeypatch):
     assert found.warm.ms > 0
 
 
+@pytest.mark.slow
 def test_the_pipeline_in_python_works(tmp_path, monkeypatch):
     (code,) = [it for it in CODE.findall(PYTHON.read_text()) if PIPELINE in it]
     assert code.count("\n") <= 10

@@ -46,7 +46,7 @@ def draw(layer, rng):
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_layer_makes_the_shape_that_it_tells(kind):
     rng = np.random.default_rng(0)
-    drawn = [it for it in (draw(LAYERS[kind], rng) for _ in range(200)) if it][:12]
+    drawn = [it for it in (draw(LAYERS[kind], rng) for _ in range(200)) if it][:6]
     assert len(drawn) >= 5
     for layer, shape, expected in drawn:
         with torch.device("meta"), torch.no_grad():
