@@ -5,6 +5,9 @@ INSTALLED := .venv/installed
 ZENSICAL := $(BIN)/zensical build --clean --strict
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
 
+# Where it is set, as in many containers, each process would compile torch's modules anew: 10 s.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Runs checks and tests side by side: prints what the checks print when they are done, ends with
 # pytest's line, and fails if either fails.
 define with_checks
