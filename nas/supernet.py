@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -317,18 +318,17 @@ def _survey(
     norm_widths: dict[str, set[int]] = {}
     groups: dict[str, tuple[int, ...]] = {}
     for variant in variants:
-        with torch.device("meta"):
-            module = make_module(*variant)
-        for path, group in _groups(module):
+        form = _form(*variant)
+        for path, group in form.groups:
             if groups.setdefault(path, group) != group:
                 raise UserError(
                     f"{slot.name}: '{kind}': channels per group of {path or 'its module'} must be "
                     f"the same at all widths, got {groups[path]} and {group}: with a fixed number "
                     "of groups a narrower one is no corner of a wider one"
                 )
-        for path, width in _norms(module):
+        for path, width in form.norms:
             norm_widths.setdefault(path, set()).add(width)
-        for name, shape in _logical_shapes(module).items():
+        for name, shape in form.tensors:
             known = widest.get(name, shape)
             widest[name] = tuple(max(pair) for pair in zip(shape, known, strict=True))
             if name not in owners or math.prod(shape) > math.prod(largest[name]):
@@ -340,6 +340,22 @@ def _survey(
                 f"largest is {largest[name]}, others reach {shape}"
             )
     return owners, norm_widths
+
+
+class _Form(NamedTuple):
+    """What a layer's module is made of, by the paths and names inside it."""
+
+    groups: tuple[tuple[str, tuple[int, ...]], ...]
+    norms: tuple[tuple[str, int], ...]
+    tensors: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@lru_cache(maxsize=4096)  # all supernets of a space have the same layers
+def _form(layer: Layer, shape: Shape) -> _Form:
+    with torch.device("meta"):
+        module = make_module(layer, shape)
+    tensors = tuple(_logical_shapes(module).items())
+    return _Form(tuple(_groups(module)), tuple(_norms(module)), tensors)
 
 
 def _groups(module: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:

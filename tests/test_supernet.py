@@ -470,7 +470,7 @@ def mobilevit_axes(layer, widest, name):
 def stored(supernet, layer, name, width=None):
     """The supernet's own tensor, addressed without its cropping code."""
     key = f"{layer.slot}:{layer.kind}:{name}".replace(".", "/")
-    return supernet.state_dict()[key if width is None else f"{key}@{width}"]
+    return getattr(supernet, key if width is None else f"{key}@{width}").detach()
 
 
 def masked_module(supernet, layer, widest, shape):
