@@ -34,6 +34,13 @@ stages:
 head: {kind: classifier}
 """
 
+BETWEEN = ("v1_l3", "v2_s1", "v2_s2")
+SPACES = [
+    pytest.param(name, marks=[pytest.mark.slow] * any(part in name for part in BETWEEN))
+    for name in built_in_spaces()
+]
+"""Those of networks between the smallest and the largest of a family are for ``make test-all``."""
+
 
 def load(text):
     return SearchSpace.from_document(parse_document(text, "a.yaml"))
@@ -106,7 +113,7 @@ def test_layers_are_exactly_those_of_all_architectures(tiny):
     assert set(tiny.layers()) == everything
 
 
-@pytest.mark.parametrize("name", built_in_spaces())
+@pytest.mark.parametrize("name", SPACES)
 def test_built_in_spaces_hold_their_samples(name):
     space = SearchSpace.load(name)
     rows = set(space.layers())
@@ -401,7 +408,7 @@ def test_kinds_of_a_slot_must_make_maps_of_one_size():
         SearchSpace.model_validate({**data, "input_size": 224})
 
 
-@pytest.mark.parametrize("name", built_in_spaces())
+@pytest.mark.parametrize("name", SPACES)
 def test_placed_layers_are_those_of_an_architecture_decoded_afresh(name):
     space, rng = SearchSpace.load(name), np.random.default_rng(0)
     for _ in range(5):

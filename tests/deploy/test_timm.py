@@ -35,7 +35,8 @@ OF_EACH_KIND = (  # networks whose layers are of all kinds that timm has
 )
 SIZED = ("efficientformer_v2_s0", "efficientvit_m0", "levit_128s")  # by timm's img_size
 MOBILEVIT_V3 = ("mobilevit_v3_xxs", "mobilevit_v3_050")  # which timm lacks
-QUICK = {*OF_EACH_KIND, "efficientformer_v2_s1", "efficientvit_m1"} - {"pvt_v2_b2_linear"}
+LONGER = {"pvt_v2_b2_linear", "mobilenet_v3_large_100", "mobilenet_v4_conv_medium"}
+QUICK = {*OF_EACH_KIND, "efficientformer_v2_s1", "efficientvit_m1"} - LONGER
 IN_TIMM = [name for name in built_in_architectures() if not name.startswith("mobilevit_v3")]
 
 

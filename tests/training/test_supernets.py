@@ -281,6 +281,7 @@ def test_a_loss_that_is_not_finite_goes_back_and_on_with_half_the_rate(
     assert all(it.isfinite().all() for it in weights)
 
 
+@pytest.mark.slow
 def test_a_lower_rate_survives_a_stop(
     new_run, dataset: Dataset, with_infinity, stop_after_setbacks
 ) -> None:
@@ -378,6 +379,7 @@ def test_subnets_drawn_by_their_paths_go_on_alike_too(new_run, dataset: Dataset,
     assert found[2] != expected[2]
 
 
+@pytest.mark.slow
 def test_dropped_paths_go_on_alike_too(
     new_run, dataset: Dataset, uninterrupted: Run, stop_at
 ) -> None:
