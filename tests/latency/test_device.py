@@ -165,15 +165,16 @@ class Fragile(Place):
 
 
 def test_a_runner_that_is_killed_goes_on_and_visits_nothing_twice(tmp_path, recorder):
-    place = Fragile({2, 5, 9, 14, 20}, workdir=str(tmp_path))
+    # fewer than are given up after: on a busy machine none may have visited anything between two
+    place = Fragile({2, 9, 20}, workdir=str(tmp_path))
     turns = turns_of(place, a=1, b=2, c=3)
     turns.progress = recorder()
     found = [it for chunk in turns.visit({"a": 6, "b": 6, "c": 6}) for it in chunk]
     place.drop()
-    assert len(place.pids) == 5
+    assert len(place.pids) == 3
     assert sorted(it.graph for it in found) == sorted("abc" * 6)
     assert all("taking it up again" in line for line in turns.progress.lines)
-    assert len(turns.progress.lines) == 5
+    assert len(turns.progress.lines) == 3
 
 
 def test_a_runner_that_is_killed_before_it_has_told_anything_goes_on(tmp_path):
