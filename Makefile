@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 ZENSICAL := $(BIN)/zensical build --clean --strict
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
 
-# Where it is set, as in many containers, each process would compile torch's modules anew: 10 s.
+# Where it is set, as in many containers, each process would compile torch's modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 # Runs checks and tests side by side: prints what the checks print when they are done, ends with
