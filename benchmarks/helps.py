@@ -5,8 +5,8 @@
     .venv/bin/python benchmarks/helps.py --smoke     # a minute of CPU time, and no evidence
 
 A setting is a data set and a space. From one supernet of each seed slimming, uniform scaling,
-random search and evolution, each with as many evaluations, find networks for three targets, which
-are all measured in one session with the reference. Each network is trained from what it inherits,
+random search and evolution, each with as many evaluations, find networks for three targets. All
+networks of a supernet are then measured in one session with the references. Each network is trained from what it inherits,
 and from scratch, from several seeds. A method's accuracies lie on a frontier of its own, over the
 logarithm of measured latency; slimming is compared with the others' frontiers at its networks' own
 latencies. Differences are means over targets, and their 95 % intervals come from resampling
@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 import argparse
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,9 @@ from nas import pipeline
 from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.documents import Value
+from nas.latency.graphs import LayerGraphs
+from nas.latency.measure import Patience, Session
+from nas.latency.survey import network_name
 from nas.report.terminal import ProgressBar, print_table
 from nas.slim.plan import Plan
 from nas.slim.result import FILES, FinalNetwork, SearchResult
@@ -62,7 +66,8 @@ WAYS = ("inherited", "retrained", "scratch")
 """Accuracy before any further training, after it, and after as many epochs from random weights."""
 OURS = "slimmed"
 RESAMPLES = 1000
-CELLS = "cells.jsonl"
+CELLS, LATENCIES = "cells.jsonl", "latencies.json"
+TIMING = Patience(least=40, most=200, tolerance=0.005, seconds=120.0)
 COLOURS = {"slimmed": "#2f6fde", "uniform": "#e76f51", "random": "#9aa5b1", "evolution": "#2a9d6f"}
 
 
@@ -182,20 +187,37 @@ class Part:
 
     def cells(self, ways: Sequence[str]) -> Iterator[Cell]:
         """Every network's accuracies; networks that several methods found are trained once."""
+        # one without a target is the largest, which no method found
+        networks = [it for it in self.found().networks if it.target]
+        latencies = self.latencies([self.run.space.decode(it.assignment) for it in networks])
         with trials_at(self.folder / CELLS, self.effort) as trials:
-            for network in self.found().networks:
-                if network.target:  # else it is the largest, which no method found
-                    yield from self._cells_of(network, ways, trials)
+            for network in networks:
+                yield from self._cells_of(network, latencies, ways, trials)
+
+    def latencies(self, networks: Sequence[Architecture]) -> Mapping[str, float]:
+        """The warm ms of networks by their names, all measured in one session, and kept."""
+        path = self.folder / LATENCIES
+        if path.exists():
+            return TypeAdapter(dict[str, float]).validate_json(path.read_text())
+        named, graphs = {network_name(it): it for it in networks}, LayerGraphs()
+        models = {name: partial(graphs.network, it) for name, it in named.items()}
+        sums = {name: self.table.sums(it) for name, it in named.items()}
+        rng = np.random.default_rng(self.seed)
+        session = Session(self.table.target, models, rng, self.table.unit, TIMING, sums=sums)
+        found = {name: it.warm.ms for name, it in session.measure().latencies.items()}
+        path.write_text(json.dumps(found, indent=2))
+        return found
 
     def _cells_of(
-        self, network: FinalNetwork, ways: Sequence[str], trials: Journal[Trained]
+        self,
+        network: FinalNetwork,
+        latencies: Mapping[str, float],
+        ways: Sequence[str],
+        trials: Journal[Trained],
     ) -> Iterator[Cell]:
-        measured = network.measured("latency_ms")
-        assert measured is not None
-        assert measured.measured is not None
         assert network.target is not None
-        target, ms = network.target["latency_ms"], measured.measured
         architecture = self.run.space.decode(network.assignment)
+        target, ms = network.target["latency_ms"], latencies[network_name(architecture)]
         key = hashlib.sha256(architecture.to_json().encode()).hexdigest()[:16]
         for way in ways:
             for seed in range(1 if way == "inherited" else self.effort.seeds):

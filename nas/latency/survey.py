@@ -47,8 +47,9 @@ CANDIDATES = 300
 REFERENCE_SIZES = (0.4, 0.5, 0.6, 0.7, 0.8)
 """MACs of candidates for the reference, on a scale from the smallest network's to the largest's."""
 
-COMPANION_SIZES = (0.1, 0.8)
-"""Weights of its companions, likewise: some caches hold the smaller one, few the larger one."""
+COMPANION_SIZES = (0.1, 0.8, 1.0)
+"""Weights of its companions, likewise. The room in caches shows in the one whose weights just fit:
+in a space of small networks that is the largest (benchmarks/README.md)."""
 
 
 @dataclass
@@ -222,7 +223,7 @@ def pick_candidates(space: SearchSpace, rng: np.random.Generator) -> list[Archit
 def pick_companions(
     space: SearchSpace, rng: np.random.Generator, reference: Architecture
 ) -> list[Architecture]:
-    """A smaller and a larger network than the reference, where the space has such.
+    """A smaller and two larger networks than the reference, where the space has such.
 
     Others on a host change how fast memory is and how much the caches keep, which networks of few
     and of many weights feel differently.
@@ -231,8 +232,9 @@ def pick_companions(
     own = measure_size(reference).params
     smaller = [it for it, size in params.items() if size < own]
     larger = [it for it, size in params.items() if size > own]
-    sides = zip(COMPANION_SIZES, (smaller, larger), strict=True)
-    return [_nearest(params, share, side) for share, side in sides if side]
+    sides = zip(COMPANION_SIZES, (smaller, larger, larger), strict=True)
+    found = [_nearest(params, share, side) for share, side in sides if side]
+    return list(dict.fromkeys(found))
 
 
 def pick_reference(

@@ -228,10 +228,13 @@ def test_names_of_graphs_tell_networks_apart(tiny):
 def test_companions_are_smaller_and_larger_than_whichever_candidate_is_the_reference(tiny):
     for reference in pick_candidates(tiny, np.random.default_rng(0)):
         found = pick_companions(tiny, np.random.default_rng(1), reference)
-        smaller, larger = (measure_size(it).params for it in found)
-        assert smaller < measure_size(reference).params < larger
+        smaller, *larger = (measure_size(it).params for it in found)
+        assert smaller < measure_size(reference).params < min(larger)
+        assert found[-1] == tiny.largest()
 
 
-def test_the_smallest_network_has_a_larger_companion_alone(tiny):
-    (found,) = pick_companions(tiny, np.random.default_rng(1), tiny.smallest())
-    assert measure_size(found).params > measure_size(tiny.smallest()).params
+def test_the_smallest_network_has_larger_companions_alone_and_the_largest_none(tiny):
+    found = pick_companions(tiny, np.random.default_rng(1), tiny.smallest())
+    assert all(measure_size(it).params > measure_size(tiny.smallest()).params for it in found)
+    (smaller,) = pick_companions(tiny, np.random.default_rng(1), tiny.largest())
+    assert measure_size(smaller).params < measure_size(tiny.largest()).params

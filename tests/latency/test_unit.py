@@ -76,6 +76,18 @@ def test_one_reference_cannot_tell_memory_from_computing_but_tells_a_slower_mach
             assert unit.factor(change, sums(megabytes), state).value == pytest.approx(0.5, rel=0.01)
 
 
+def test_the_room_in_caches_shows_in_a_reference_whose_weights_just_fit(make_unit):
+    roomy = CALIBRATION.model_copy(update={"cache_megabytes": 20.0})
+    crowded, large = Machine(1.0, 1.0, 0.6), sums(16)
+    truth = roomy.latency(large) / roomy.on(crowded).latency(large)
+    found = []
+    for sizes in ((0.3, 3, 7), (0.3, 3, 7, 16)):
+        unit = make_unit(*sizes, calibration=roomy)
+        found.append(unit.factor(unit.find_change(measured(unit, crowded)), large, "warm").value)
+    assert found[0] / truth > 1.03
+    assert found[1] == pytest.approx(truth, rel=0.01)
+
+
 def test_what_is_told_as_an_error_is_how_far_noise_leads_astray(make_unit):
     unit, machine, rng = make_unit(3, 14, 25), Machine(1.0, 1.2, 0.9), np.random.default_rng(0)
     exact, network = measured(unit, machine, error=0.01), sums(18)
