@@ -6,13 +6,13 @@
 
 A setting is a data set and a space. From one supernet of each seed slimming, uniform scaling,
 random search and evolution, each with as many evaluations, find networks for three targets. All
-networks of a supernet are then measured in one session with the references. Each network is trained from what it inherits,
-and from scratch, from several seeds. A method's accuracies lie on a frontier of its own, over the
-logarithm of measured latency; slimming is compared with the others' frontiers at its networks' own
-latencies. Differences are means over targets, and their 95 % intervals come from resampling
-supernets, and within each the seeds of every network. What is finished in --out is used again, and
-two processes may work on different parts (--settings, --supernet-seeds) at once. Latencies need an
-idle machine.
+networks of a supernet are then measured in one session with the references. Each network is trained
+from what it inherits, and from scratch, from several seeds. A method's accuracies lie on a frontier
+of its own, over the logarithm of measured latency; slimming is compared with the others' frontiers
+at its networks' own latencies. Differences are means over targets, and their 95 % intervals come
+from resampling supernets, and within each the seeds of every network. What is finished in --out is
+used again, and two processes may work on different parts (--settings, --supernet-seeds) at once.
+Latencies need an idle machine.
 """
 
 from __future__ import annotations
