@@ -290,8 +290,11 @@ def test_show_counts_few_assignments_exactly(capsys, folder):
 def test_show_a_space_with_prices(capsys, folder):
     found = output(capsys, "show", "tiny.yaml", "--table", "t.csv", "--json")
     assert found["choices"]["stage1.width"] == [8, 16]
-    for name in ("latency_ms", "cold_ms"):
-        assert 0 < found["smallest"][name] < found["largest"][name]
+    space, table = SearchSpace.load("tiny.yaml"), LatencyTable.load("t.csv")
+    ends = {"smallest": space.smallest(), "largest": space.largest()}
+    for end, network in ends.items():
+        for name, state in (("latency_ms", "warm"), ("cold_ms", "cold")):
+            assert found[end][name] == pytest.approx(table.predict(network, state))
     described = output(capsys, "show", "s/architecture.json", "--table", "t.csv", "--json")
     for name, total in (("ms", "latency_ms"), ("cold_ms", "cold_ms")):
         assert sum(layer[name] for layer in described["layers"]) == pytest.approx(described[total])
