@@ -41,7 +41,7 @@ from pydantic import TypeAdapter
 from nas import pipeline
 from nas.architecture import Architecture
 from nas.data import Dataset
-from nas.documents import Value
+from nas.documents import Value, write_atomically
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import Patience, Session
 from nas.latency.survey import network_name
@@ -205,7 +205,7 @@ class Part:
         rng = np.random.default_rng(self.seed)
         session = Session(self.table.target, models, rng, self.table.unit, TIMING, sums=sums)
         found = {name: it.warm.ms for name, it in session.measure().latencies.items()}
-        path.write_text(json.dumps(found, indent=2))
+        write_atomically(path, json.dumps(found, indent=2))
         return found
 
     def _cells_of(

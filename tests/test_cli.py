@@ -295,6 +295,8 @@ def test_show_a_space_with_prices(capsys, folder):
     for end, network in ends.items():
         for name, state in (("latency_ms", "warm"), ("cold_ms", "cold")):
             assert found[end][name] == pytest.approx(table.predict(network, state))
+            assert found[end][name] > 0
+    assert found["smallest"]["params"] < found["largest"]["params"]
     described = output(capsys, "show", "s/architecture.json", "--table", "t.csv", "--json")
     for name, total in (("ms", "latency_ms"), ("cold_ms", "cold_ms")):
         assert sum(layer[name] for layer in described["layers"]) == pytest.approx(described[total])
