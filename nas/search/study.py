@@ -233,20 +233,34 @@ def _evaluate(
     known = _accuracies(trials, problem)
     if proposed in known:
         return [known[proposed], price]
-    # Trials are numbered in the order in which they begin, so of all workers that see one
-    # evaluation left only one finds no trial before its own. One with a pulse evaluates already.
-    before = [
+    before = _before(trial, trials, problem)
+    if len(known) + len(before) >= evaluations or proposed in before:
+        return None
+    with _beating(trial, pulse_seconds):
+        # A worker that was still choosing may have chosen the same, and looked before the pulse.
+        if None in before:
+            trials = study.get_trials(deepcopy=False)
+            if proposed in [*_accuracies(trials, problem), *_before(trial, trials, problem)]:
+                return None
+        found = problem.judge(proposed)
+    trial.set_user_attr(EVALUATED, True)
+    return [found, price]
+
+
+def _before(
+    trial: Trial, trials: Sequence[FrozenTrial], problem: Problem
+) -> list[Assignment | None]:
+    """Return the proposals of the running trials that come before ``trial``.
+
+    Trials are numbered in the order in which they begin, so of all workers that see one evaluation
+    left only one finds no trial before its own. One with a pulse evaluates already.
+    """
+    return [
         _proposal(other, problem)
         for other in trials
         if not other.state.is_finished() and other.number != trial.number
         if other.number < trial.number or BEAT in other.user_attrs
     ]
-    if len(known) + len(before) >= evaluations or proposed in before:
-        return None
-    with _beating(trial, pulse_seconds):
-        found = problem.judge(proposed)
-    trial.set_user_attr(EVALUATED, True)
-    return [found, price]
 
 
 def _fixed(sampler: BaseSampler, proposal: Assignment) -> BaseSampler:

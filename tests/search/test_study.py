@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.distributions import IntDistribution
 from optuna.samplers import RandomSampler
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from nas.errors import UserError
 from nas.search.problem import Problem
@@ -184,6 +185,35 @@ def test_a_worker_that_chooses_slowly_does_not_repeat_what_another_evaluates(tmp
     for thread in threads:
         thread.join()
     assert len(asked) == len(set(asked)) == 3
+
+
+def test_two_workers_that_choose_the_same_at_once_do_not_evaluate_it_twice(monkeypatch):
+    study = open_study(None, "study", subject="sums")
+    chosen = (1, 1, 1, 1)
+    slow = study.ask()  # of a worker that has its number, and has chosen nothing so far
+    unpulsed = Trial.set_user_attr
+    evaluated_by_both = []
+
+    def pulsed(trial, name, value):
+        """The slow worker chooses, and finds no pulse, between the other's look and its pulse."""
+        if name == "pulse" and not study.get_trials(deepcopy=False)[slow.number].params:
+            for choice, size in enumerate(SIZES):
+                slow.storage.set_trial_param(
+                    slow._trial_id, str(choice), chosen[choice], IntDistribution(0, size - 1)
+                )
+        unpulsed(trial, name, value)
+
+    def accuracy(one):
+        if one == chosen and not study.get_trials(deepcopy=False)[slow.number].state.is_finished():
+            evaluated_by_both.append(one)
+        return 0.5
+
+    monkeypatch.setattr(Trial, "set_user_attr", pulsed)
+    found = worked(
+        study, accuracy, "random", evaluations=6, first=lambda: chosen, pulse=Pulse(0.1, 0.5)
+    )
+    assert not evaluated_by_both
+    assert chosen in found
 
 
 def test_an_interrupted_evaluation_leaves_no_trial_running():
