@@ -104,12 +104,13 @@ class OneByOne(Turns):
         super().__post_init__()
         self.counts = Counter[str]()
 
-    def _visits(self, order: Sequence[str]) -> Iterator[Visit]:
-        for name in order:
-            self.counts[name] += 1
-            if self.counts[name] % LIFE == 0:
-                self._open.discard(name)
-            yield from super()._visits([name])
+    def _visits(self, turns: Sequence[runner.Turn]) -> Iterator[Visit]:
+        for turn in turns:
+            for name in turn:
+                self.counts[name] += 1
+                if self.counts[name] % LIFE == 0:
+                    self._open.discard(name)
+            yield from super()._visits([turn])
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from nas.latency.estimator import Latency, State, Status, Visit
 from nas.latency.fit import fit_calibration
 from nas.latency.graphs import LayerGraphs
 from nas.latency.parity import require_same_result
+from nas.latency.runner import GROUP
 from nas.latency.survey import (
     Survey,
     pick_candidates,
@@ -108,12 +109,16 @@ class BuildSettings:
 
 
 class Purpose(Value):
-    """The first line of the journal of a build: what its visits are of."""
+    """The first line of the journal of a build: what its visits are of.
+
+    ``group``: layers in a turn; one in journals of earlier versions.
+    """
 
     space: str
     target: Target
     reference: Architecture
     companions: tuple[Architecture, ...] = ()
+    group: int = 1
 
 
 class Chunk(Value):
@@ -149,6 +154,11 @@ def build_table(
         candidates = pick_candidates(space, rng)  # drawn when it goes on too: networks come after
         if goes_on:
             purpose = purpose_of(path).model_copy(update={"space": space.name, "target": target})
+            if purpose.group != GROUP:
+                raise UserError(
+                    f"{visits_path(path)}: is of an earlier version of nas, which visited each "
+                    f"layer in a turn of its own; {REMEDY}"
+                )
         else:
             pilot, visits = rng.spawn(1)[0], PILOT * plan.least_visits
             reference = pick_reference(candidates, target, graphs, pilot, visits)
@@ -158,6 +168,7 @@ def build_table(
                 target=target,
                 reference=reference,
                 companions=tuple(companions),
+                group=GROUP,
             )
         require_same_result(graphs.network(purpose.reference), target)
         with open_journal(path, purpose, resume=goes_on) as journal:
@@ -230,8 +241,9 @@ class Building:
         references = self.purpose.reference, *self.purpose.companions
         self.survey = Survey(networks, references, self.graphs)
         self.turns = Turns(
-            self.target, self.survey.makers, self.rng, self.survey.regular, self.progress
-        )
+            self.target, self.survey.makers, self.rng, self.survey.regular, self.progress,
+            inner=self.survey.inner,
+        )  # fmt: skip
 
     @property
     def target(self) -> Target:

@@ -73,11 +73,13 @@ def write_bundle(
         raise UserError(f"{out}: exists; --force replaces what is in it, or name another --out")
     rng, graphs = np.random.default_rng(settings.seed), LayerGraphs()
     survey = _survey(space, rng, graphs)
+    sweep = staircase.sweep_graphs()
     plan_sha256 = write_folder(
         out,
-        {**survey.makers, **staircase.sweep_graphs()},
+        {**survey.makers, **sweep},
         survey.regular,
         target,
+        inner=survey.inner | set(sweep),
         minutes=settings.minutes or THOROUGH.seconds / 60,
         most=MOST_VISITS,
         seed=settings.seed,
@@ -137,6 +139,7 @@ def _table(
         target=target,
         reference=record.reference,
         companions=record.companions,
+        group=runner.GROUP,
     )
     settings = BuildSettings(space_argument=record.space, seed=record.seed)
     rng, graphs = np.random.default_rng(record.seed), LayerGraphs()

@@ -151,12 +151,16 @@ def write_folder(
     regular: Sequence[str],
     target: Target,
     *,
+    inner: Collection[str] = (),
     minutes: float,
     most: int,
     seed: int,
     progress: Progress = SILENT,
 ) -> str:
-    """Write what measures graphs, each at most so often; returns the hash of the plan."""
+    """Write what measures graphs, each at most so often; returns the hash of the plan.
+
+    ``regular`` are the references among them, ``inner`` layers that share turns.
+    """
     graphs: dict[str, Any] = {}
     with writing(folder):
         (folder / runner.GRAPHS).mkdir(parents=True, exist_ok=True)
@@ -172,6 +176,7 @@ def write_folder(
         "threads": target.threads,
         "graphs": graphs,
         "regular": list(regular),
+        "inner": [name for name in makers if name in inner],
         "minutes": minutes,
         "seed": seed,
     }

@@ -90,25 +90,30 @@ def _fit_warm(
     return best
 
 
-def _fit_cold(data: np.ndarray) -> dict[str, float]:
+def _fit_cold(data: np.ndarray, *, is_free: bool = True) -> dict[str, float]:
+    """``is_free``: fetching has a factor of its own."""
     warm, excess = data[:, 0], data[:, 1] - data[:, 0]
-    found, _ = _solve([warm, excess, np.ones(len(data))], data[:, 4])
-    if found[0] <= 0:
+    parts = [warm, excess] if is_free else [warm + excess]
+    (factor, *fetching, overhead), _ = _solve([*parts, np.ones(len(data))], data[:, 4])
+    if factor <= 0:
         return {}
-    names = ("cold_factor", "cold_fetching", "cold_overhead_ms")
-    return dict(zip(names, found, strict=True))
+    return {
+        "cold_factor": factor,
+        "cold_fetching": fetching[0] if is_free else factor,
+        "cold_overhead_ms": overhead,
+    }
 
 
 def _solve(columns: Sequence[np.ndarray], measured: np.ndarray) -> tuple[list[float], float]:
     """Coefficients of the least squared relative error, and its root.
 
-    None is below zero, and the second, if there is one, of fetching, is within its bound.
+    None is below zero, and of three the second, of fetching, is within its bound.
     """
     scaled, wanted = np.stack(columns, 1) / measured[:, None], np.ones(len(measured))
     counts = np.sqrt((scaled**2).mean(0)) > NEGLIGIBLE
     found = np.zeros(len(columns))
     found[counts], residual = nnls(scaled[:, counts], wanted)
-    if any(found[1:2] > MOST_FETCHING):  # the best within the bound lies on it
+    if len(columns) == 3 and found[1] > MOST_FETCHING:  # the best within the bound lies on it
         found[1], counts[1] = MOST_FETCHING, False
         rest = wanted - MOST_FETCHING * scaled[:, 1]
         found[counts], residual = nnls(scaled[:, counts], rest)
@@ -123,6 +128,7 @@ WARM_FORMS: tuple[_Fit, ...] = (
 )
 COLD_FORMS: tuple[_Fit, ...] = (
     lambda data: {},
+    partial(_fit_cold, is_free=False),
     _fit_cold,
 )
 

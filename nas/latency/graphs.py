@@ -50,10 +50,14 @@ IR_VERSION = 10
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph by a name that stands for it, and how to make it."""
+    """A graph by a name that stands for it, and how to make it.
+
+    ``is_inner``: it is of layers that follow others in a network, and so it is run cold.
+    """
 
     name: str
     make: Callable[[], onnx.ModelProto] = field(compare=False)
+    is_inner: bool = True
 
 
 Terms = tuple[tuple[Graph, float], ...]
@@ -141,12 +145,13 @@ class LayerGraphs:
         residual sum. Where a layer keeps its shape, cold copies come after a first one, as the
         layers of a network share code and buffers; warm it stands alone, as the weights of several
         copies may not fit into the caches. The first and the last layer of a network have no
-        neighbour on one side. The cost of calling the runtime counts once, with the stem.
+        neighbour on one side. The cost of calling the runtime counts once, with the stem, the
+        one layer whose cold run follows no other.
         """
         name = f"{layer.signature} on {'x'.join(map(str, input_shape))}"
         graph = partial(self.graph, layer, input_shape)
         if layer.slot in ("stem", "head"):
-            alone: Terms = ((Graph(name, graph), 1.0),)
+            alone: Terms = ((Graph(name, graph, is_inner=layer.slot != "stem"), 1.0),)
             if layer.slot == "head":
                 alone += ((Graph("call", lambda: CALL), -1.0),)
             return Probe(alone, alone)

@@ -9,8 +9,12 @@ It imports nothing of nas, which sends it to devices as it is, and runs it for t
 few runs or a few dozen, and then the last runs count. *Cold* is the next run after other work had
 the caches, as in an application that runs the network once per frame: 96 MB are read before it,
 each part twice, as some caches keep what was in use when memory is read once. What caches larger
-than that keep is what the application finds there too, however many other graphs take turns. A
-graphs with regular visits, the references, come back by turns after every few others.
+than that keep is what the application finds there too, however many other graphs take turns.
+
+Graphs take turns. A turn is of one network, or of several layers that follow others in a network:
+these are all run warm, then the caches are read over once, and each is run cold behind the others,
+which leave it their code and not its weights, as the layers of a network do. Graphs with regular
+visits, the references, have a turn after every few others.
 
 Requests are objects whose ``do`` names a method of ``Runner``; where ``bytes`` stands in one, so
 many bytes follow its line. Each is answered by one line, ``visit`` by one for each visit as well.
@@ -39,6 +43,7 @@ from typing import (
     Any,
     BinaryIO,
     Callable,
+    Container,
     Dict,
     Iterable,
     Iterator,
@@ -55,12 +60,14 @@ try:
 except ImportError:
     sys.exit(f"numpy is missing; install it: {sys.executable} -m pip install numpy onnxruntime")
 
-FORMAT = 1
+FORMAT = 2
 """Of requests, plans and samples: both sides must speak the same."""
 
 Run = Callable[[], object]
 Reply = Dict[str, Any]
 Inputs = Mapping[str, np.ndarray]
+Turn = List[str]
+"""Of one graph, or of layers that are visited together."""
 
 CLOCKS: Dict[str, Callable[[], int]] = {
     "thread_cpu": time.thread_time_ns,
@@ -85,7 +92,11 @@ LEAST_RUNS, MOST_RUNS = 16, 40
 early (benchmarks/visits.py). A graph whose weights just fit may get faster for long."""
 
 REGULAR = 12
-"""Visits to others between two to references, at most."""
+"""Visits to others for one to a reference, at most."""
+
+GROUP = 24
+"""Layers in a turn, about as many as a network has: the first ones of a turn take a quarter more
+than the others, and to read the caches over takes longer than a layer (benchmarks/groups.py)."""
 
 LIFE = 2
 """Visits to a graph in one round. Where the weights of a session lie in memory decides how they
@@ -178,22 +189,43 @@ class Stopwatch:
     def __init__(self, read: Callable[[], int], caches: np.ndarray) -> None:
         self.read, self.caches = read, caches
 
-    def visit(self, run: Run) -> Sample:
-        """Runs until they are warm, then a cold one; Refusal if the clock stands still."""
+    def visit(self, runs: Mapping[str, Run]) -> Dict[str, Sample]:
+        """Each until it is warm, then all cold, by name; Refusal if one fails or no time passes."""
         for _ in range(TRIES):
-            times = [self._time(run) for _ in range(LEAST_RUNS)]
-            while len(times) < MOST_RUNS and not _is_warm(times):
-                times.append(self._time(run))
+            times, cold = {}, {}
+            for name, run in runs.items():
+                with named(name):
+                    times[name] = self._warm(run)
             evict(self.caches)
-            cold = self._time(run)
-            if min(*times, cold) > 0:  # a clock that was set back in between tells nothing
-                return Sample(times, cold)
+            for name, run in runs.items():
+                with named(name):
+                    cold[name] = self._time(run)
+            found = {name: Sample(times[name], cold[name]) for name in runs}
+            if all(min(*it.times, it.cold) > 0 for it in found.values()):
+                return found  # a clock that was set back in between tells nothing
         raise Refusal("the clock of this machine stands still or runs backwards")
+
+    def _warm(self, run: Run) -> List[float]:
+        times = [self._time(run) for _ in range(LEAST_RUNS)]
+        while len(times) < MOST_RUNS and not _is_warm(times):
+            times.append(self._time(run))
+        return times
 
     def _time(self, run: Run) -> float:
         start = self.read()
         run()
         return (self.read() - start) / 1e6
+
+
+@contextlib.contextmanager
+def named(graph: str) -> Iterator[None]:
+    """Tell which graph a runtime did not run."""
+    try:
+        yield
+    except (Refusal, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - each runtime has errors of its own
+        raise Refusal(f"{graph}: {_first_line(error)}") from None
 
 
 def evict(memory: np.ndarray) -> None:
@@ -232,11 +264,16 @@ def rounds(counts: Mapping[str, int]) -> Iterator[Dict[str, int]]:
 
 
 def batches(
-    counts: Mapping[str, int], open_: Callable[[str], int], room: int, rng: np.random.Generator
-) -> Iterator[List[str]]:
-    """Names in random order, as often as counted, batch by batch.
+    counts: Mapping[str, int],
+    open_: Callable[[str], int],
+    room: int,
+    rng: np.random.Generator,
+    inner: Container[str] = (),
+) -> Iterator[List[Turn]]:
+    """Turns in random order, with each name as often as counted, batch by batch.
 
     ``open_`` opens a graph and returns its bytes: a batch ends when it has more than ``room``.
+    ``inner`` are the layers that share turns.
     """
     names = [name for name, count in counts.items() if count]
     waiting = [names[index] for index in rng.permutation(len(names))]
@@ -246,18 +283,44 @@ def batches(
         while waiting and size <= room:
             batch.append(waiting.pop())
             size += open_(batch[-1])
-        order = [name for name in batch for _ in range(counts[name])]
-        yield [order[index] for index in rng.permutation(len(order))]
+        turns = [[name] for name in batch if name not in inner for _ in range(counts[name])]
+        turns += _shared([name for name in batch if name in inner], counts, rng)
+        yield [turns[index] for index in rng.permutation(len(turns))]
+
+
+def _shared(
+    names: Sequence[str], counts: Mapping[str, int], rng: np.random.Generator
+) -> Iterator[Turn]:
+    """Turns of about ``GROUP`` names in random order, none twice: it would be warm."""
+    visits = [
+        names[index] for index in rng.permutation(len(names)) for _ in range(counts[names[index]])
+    ]
+    number = max([round(len(visits) / GROUP), *(counts[name] for name in names)])
+    for place in range(number):
+        dealt = visits[place::number]
+        yield [dealt[index] for index in rng.permutation(len(dealt))]
 
 
 def interleaved(
-    order: Iterable[str], references: Optional[Iterator[str]], every: int
-) -> Iterator[str]:
-    """The order, with the next of the references before each so many of it."""
-    for place, name in enumerate(order):
-        if references is not None and place % every == 0:
-            yield next(references)
-        yield name
+    turns: Iterable[Turn], references: Optional[Iterator[str]], every: int
+) -> Iterator[Turn]:
+    """The turns, and between them the next of the references for each so many visits."""
+    visits = every
+    for turn in turns:
+        while references is not None and visits >= every:
+            visits -= every
+            yield [next(references)]
+        visits += len(turn)
+        yield turn
+
+
+def left_of(turns: Iterable[Turn], done: int) -> List[Turn]:
+    """The turns less the visits that were made of them."""
+    found = []
+    for turn in turns:
+        found.append(turn[done:])
+        done = max(0, done - len(turn))
+    return [turn for turn in found if turn]
 
 
 def spacing(graphs: int, references: int) -> int:
@@ -852,6 +915,7 @@ class Runner:
 
     def open(self, request: Mapping[str, Any], payload: bytes) -> Reply:
         """Open the session of a graph, by its content or from the folder."""
+        begun = time.monotonic()
         try:
             model = filled(self._content(request["sha256"], payload))
             inputs = made_up(request["inputs"])
@@ -871,7 +935,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001
             return {"failed": _first_line(error), "at": "run"}
         self._runs[request["name"]] = run
-        return {"opened": request["name"]}
+        return {"opened": request["name"], "seconds": round(time.monotonic() - begun, 6)}
 
     def profile(self, request: Mapping[str, Any], payload: bytes) -> Reply:
         """The ms of each kind of operator in each of some runs; None without a profiler."""
@@ -894,8 +958,9 @@ class Runner:
         return {"outputs": {name: thinned(values) for name, values in found.items()}}
 
     def visit(self, request: Mapping[str, Any]) -> Iterator[Reply]:
-        """Visit open graphs in an order; one line of raw samples each, and what the machine did."""
-        if missing := set(request["order"]) - set(self._runs):  # the host does not wait for answers
+        """Visit open graphs by turns; one line of raw samples each, and what the machine did."""
+        wanted = {name for turn in request["turns"] for name in turn}
+        if missing := wanted - set(self._runs):  # the host does not wait for answers
             raise Refusal(f"{min(missing)}: is not open")
         if self._caches is None:
             self._caches = np.ones(CACHES_BYTES // 8, np.int64)  # are read faster than floats
@@ -903,16 +968,12 @@ class Runner:
         is_enabled, looked = gc.isenabled(), time.monotonic()
         gc.disable()
         try:
-            for name in request["order"]:
+            for turn in request["turns"]:
                 start = time.monotonic()
-                sample = self._visit(stopwatch, name)
-                yield {
-                    "graph": name,
-                    "ms": [round(ms, 6) for ms in sample.times],
-                    "cold_ms": round(sample.cold, 6),
-                    "seconds": round(time.monotonic() - start, 6),
-                }
-                done += 1
+                runs = {name: self._runs[name] for name in turn}
+                samples = self._thread.submit(stopwatch.visit, runs).result()
+                yield from _told(samples, time.monotonic() - start)
+                done += len(turn)
                 if time.monotonic() - looked > LOOK_SECONDS:
                     gc.collect(0)
                     yield from self._look()
@@ -921,15 +982,6 @@ class Runner:
             if is_enabled:
                 gc.enable()
         yield {"visited": done, "conditions": conditions()}
-
-    def _visit(self, stopwatch: Stopwatch, name: str) -> Sample:
-        run = self._runs[name]
-        try:
-            return self._thread.submit(stopwatch.visit, run).result()
-        except (Refusal, MemoryError):
-            raise
-        except Exception as error:  # noqa: BLE001 - each runtime has errors of its own
-            raise Refusal(f"{name}: {_first_line(error)}") from None
 
     def _look(self) -> Iterator[Reply]:
         """Let a machine rest that has become slow, where that is wanted."""
@@ -958,6 +1010,19 @@ class Runner:
         return found
 
 
+def _told(samples: Mapping[str, Sample], seconds: float) -> Iterator[Reply]:
+    """The lines of a turn, which took so long; what is no graph's own time is that of all."""
+    own = {name: (sum(it.times) + it.cold) / 1e3 for name, it in samples.items()}
+    shared = max(0.0, seconds - sum(own.values())) / len(samples)
+    for name, sample in samples.items():
+        yield {
+            "graph": name,
+            "ms": [round(ms, 6) for ms in sample.times],
+            "cold_ms": round(sample.cold, 6),
+            "seconds": round(own[name] + shared, 6),
+        }
+
+
 def made_up(inputs: Iterable[Tuple[str, Sequence[int], str]]) -> Dict[str, np.ndarray]:
     """The same numbers at each call for inputs of (name, shape, dtype); integers are zeros."""
     rng = np.random.default_rng(0)
@@ -981,16 +1046,17 @@ def filled(content: bytes) -> bytes:
     if not content.startswith(b"{"):  # as no model does
         return content
     end = content.index(b"\n") + 1
-    parts, place, drawn = [], end, 0
+    view, place, drawn = memoryview(content), end, 0
+    parts: List[Any] = []  # of bytes, which are copied once
     sequence = np.random.default_rng(0).standard_normal(SEQUENCE, np.float32)
     for size, count, dtype, mean, deviation in json.loads(content[:end])["fills"]:
-        values = np.resize(np.roll(sequence, -drawn), count) * np.float32(deviation)
+        values = np.roll(sequence, -drawn)[:count] * np.float32(deviation)
         values += np.float32(mean)
         if np.dtype(dtype).kind == "i":
             values = np.clip(np.rint(values), -MOST_INTEGER, MOST_INTEGER)
-        parts += [content[place : end + size], values.astype(dtype).tobytes()]
+        parts += [view[place : end + size], np.resize(values.astype(dtype), count)]
         place, drawn = end + size, (drawn + count) % SEQUENCE
-    return b"".join([*parts, content[place:]])
+    return b"".join([*parts, view[place:]])
 
 
 def thinned(values: np.ndarray) -> List[float]:
@@ -1216,6 +1282,7 @@ class ByHand:
     def measure(self, seconds: float) -> None:
         """The first rounds are always made; the others as long as there is time."""
         regular, graphs = self.plan["regular"], self.plan["graphs"]
+        inner = set(self.plan["inner"])
         references = cycle(regular) if regular else None
         every = spacing(len(graphs), len(regular))
         while True:
@@ -1225,11 +1292,11 @@ class ByHand:
                 break
             rng = np.random.default_rng([self.plan["seed"], number])
             space = int(self.runner.close({"keep": []})["room"])
-            for order in batches(counts, self._size, space, rng):
-                names = list(interleaved(order, references, every))
-                for name in dict.fromkeys(names):
+            for batch in batches(counts, self._size, space, rng, inner):
+                turns = list(interleaved(batch, references, every))
+                for name in dict.fromkeys(name for turn in turns for name in turn):
                     self._open(name)
-                self._visit(names, math.inf if is_needed else seconds)
+                self._visit(turns, math.inf if is_needed else seconds)
                 self.runner.close({"keep": []})
         print(f"done: {sum(self.samples.made.values())} visits; take this folder back")
 
@@ -1259,9 +1326,9 @@ class ByHand:
         if "failed" in reply:
             raise Refusal(f"{name}: {plan['runtime']} does not run it: {reply['failed']}")
 
-    def _visit(self, names: Sequence[str], seconds: float) -> None:
+    def _visit(self, turns: Sequence[Turn], seconds: float) -> None:
         waits = False
-        for reply in self.runner.visit({"order": names, "clock": self._clock}):
+        for reply in self.runner.visit({"turns": turns, "clock": self._clock}):
             self.samples.append(reply)
             if "waits" in reply and not waits:
                 print(f"{100 * reply['slower']:.0f} % slower than before, as when hot: waiting")

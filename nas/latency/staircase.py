@@ -75,8 +75,9 @@ class Group(NamedTuple):
 def measure_step(target: Target, rng: np.random.Generator) -> int:
     """The number of channels that the target computes at once, from a sweep of 1x1 convolutions."""
     graphs = sweep_graphs()
+    turns = Turns(target, graphs, rng, inner=graphs)
     counts = dict.fromkeys(graphs, SWEEP_VISITS)
-    return find_step([it for chunk in Turns(target, graphs, rng).visit(counts) for it in chunk])
+    return find_step([visit for chunk in turns.visit(counts) for visit in chunk])
 
 
 def sweep_graphs() -> dict[str, Callable[[], onnx.ModelProto]]:

@@ -54,13 +54,17 @@ in a space of small networks that is the largest (benchmarks/README.md)."""
 
 @dataclass
 class Survey:
-    """Layers with their probes, whole networks, and references; ``makers`` make each graph."""
+    """Layers with their probes, whole networks, and references; ``makers`` make each graph.
+
+    ``inner`` are the graphs of layers that share turns.
+    """
 
     networks: Sequence[Architecture]
     references: Sequence[Architecture]
     graphs: LayerGraphs
     probes: dict[Key, Probe] = field(default_factory=dict)
     makers: dict[str, Callable[[], onnx.ModelProto]] = field(default_factory=dict)
+    inner: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for network in self.networks:
@@ -79,7 +83,9 @@ class Survey:
         self.graphs.prepare((layer, shape) for (_, shape), layer in layers.items())
         probes = {key: self.graphs.probe(layer, key[1]) for key, layer in layers.items()}
         self.probes |= probes
-        self.makers |= {it.name: it.make for probe in probes.values() for it in probe.graphs}
+        graphs = [graph for probe in probes.values() for graph in probe.graphs]
+        self.makers |= {graph.name: graph.make for graph in graphs}
+        self.inner |= {graph.name for graph in graphs if graph.is_inner}
 
     def first_counts(self, visits: Sequence[Visit], least: int) -> dict[str, int]:
         """The visits that each graph still lacks."""
@@ -88,16 +94,24 @@ class Survey:
         return {name: max(0, least - made[name]) for name in names}
 
     def next_counts(
-        self, visits: Sequence[Visit], seconds: float, *, opening: float = 0.0, noise: float = 0.0
+        self,
+        visits: Sequence[Visit],
+        seconds: float,
+        *,
+        opening: Callable[[str], float] = lambda name: 0.0,
+        noise: float = 0.0,
     ) -> dict[str, int]:
         """The visits that fit into ``seconds`` and lower the error by noise most.
 
-        ``opening`` are the seconds that a graph takes before its first visit in a round; no more is
-        asked for than lowers the error to ``noise``, a share.
+        ``opening`` tells the seconds that a graph takes before its first visit in a round; no more
+        is asked for than lowers the error to ``noise``, a share.
         """
         graphs = self._weights(visits)
         variances, costs, made = np.array(list(graphs.values())).T
-        more = share_out(variances, costs, made, seconds, opening=opening, error=noise**2)
+        more = share_out(
+            variances, costs, made, seconds,
+            opening=np.array([opening(name) for name in graphs]), error=noise**2,
+        )  # fmt: skip
         return dict(zip(graphs, more.tolist(), strict=True))
 
     def noise(self, visits: Sequence[Visit]) -> float:
@@ -172,14 +186,14 @@ def share_out(
     made: np.ndarray,
     budget: float,
     *,
-    opening: float = 0.0,
+    opening: np.ndarray | float = 0.0,
     error: float = 0.0,
 ) -> np.ndarray:
     """Further visits (N,) that minimise the sum of variances / visits.
 
     They cost about ``budget``, or what lowers that sum to ``error`` where this is less. A graph is
-    opened once for each ``LIFE`` of its visits; where its first visit saves too little for that,
-    it gets none.
+    opened once for each ``LIFE`` of its visits, at a cost of ``opening`` (N,); where its first
+    visit saves too little for that, it gets none.
     """
     each = costs + opening / LIFE
     first = opening - opening / LIFE

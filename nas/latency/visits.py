@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -47,8 +47,9 @@ class Packed(NamedTuple):
 
 @dataclass
 class Turns:
-    """Graphs of a target by their names; ``regular`` are the names of the references among them.
+    """Graphs of a target by their names.
 
+    ``regular`` are the names of the references among them, ``inner`` of layers that share turns.
     Sessions are opened when they are visited, as many as fit into memory, and all are closed after
     a round. ``told`` is what the device told of itself last, and ``waited`` are the seconds in
     which it was left to cool.
@@ -59,6 +60,7 @@ class Turns:
     rng: np.random.Generator
     regular: Sequence[str] = ()
     progress: Progress = SILENT
+    inner: Container[str] = ()
     told: Mapping[str, Any] | None = field(default=None, init=False)
     waited: float = field(default=0.0, init=False)
     _place: Place = field(init=False)
@@ -68,24 +70,23 @@ class Turns:
     _awaited: deque[str | None] = field(default_factory=deque)
     _room: int | None = None
     _generation: int = 0
-    _opened: int = 0
-    _opening_seconds: float = 0.0
+    _opened: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._place = place_of(self.target)
 
-    @property
-    def opening(self) -> float:
-        """Seconds that a graph took before its first visit in a round, in the mean."""
-        return self._opening_seconds / max(1, self._opened)
+    def opening(self, name: str) -> float:
+        """Seconds that a graph's session took to open the last time; the mean before its first."""
+        known = self._opened
+        return known.get(name, sum(known.values()) / max(1, len(known)))
 
     def visit(self, counts: Mapping[str, int]) -> Iterator[list[Visit]]:
         """Visit each graph so many times, references in between; yields chunk by chunk."""
         total, done, is_whole = sum(counts.values()), 0, False
         try:
-            for order in self._orders(counts):
+            for turns in self._batches(counts):
                 chunk, since = list[Visit](), time.monotonic()
-                for visit in self._visits(order):
+                for visit in self._visits(turns):
                     chunk.append(visit)
                     if visit.graph in self.regular:
                         continue
@@ -104,28 +105,28 @@ class Turns:
                 self._place.drop()
                 self._forget()
 
-    def _orders(self, counts: Mapping[str, int]) -> Iterator[list[str]]:
-        """Names in the order of their visits, round by round and batch by batch."""
+    def _batches(self, counts: Mapping[str, int]) -> Iterator[list[runner.Turn]]:
+        """Turns in their order, round by round and batch by batch."""
         references = cycle(self.regular) if self.regular else None
         every = runner.spacing(len(counts), len(self.regular))
         for in_round in runner.rounds(counts):
             room = self._find_room()
             self._close(())
-            for order in runner.batches(in_round, self._open_soon, room, self.rng):
-                yield list(runner.interleaved(order, references, every))
+            for turns in runner.batches(in_round, self._open_soon, room, self.rng, self.inner):
+                yield list(runner.interleaved(turns, references, every))
                 self._close(self.regular)
 
-    def _visits(self, order: Sequence[str]) -> Iterator[Visit]:
+    def _visits(self, turns: Sequence[runner.Turn]) -> Iterator[Visit]:
         """Visit open graphs, and open those that are not; nothing is visited twice."""
         done, waits = 0, False
         while True:
             try:
-                with self._is_opening():
-                    for name in dict.fromkeys(order[done:]):
-                        self._send(name)
-                    request = {"do": "visit", "order": order[done:], "clock": self.target.clock}
-                    self._place.send(request)
-                    self._require_answers()
+                left = runner.left_of(turns, done)
+                for name in dict.fromkeys(name for turn in left for name in turn):
+                    self._send(name)
+                request = {"do": "visit", "turns": left, "clock": self.target.clock}
+                self._place.send(request)
+                self._require_answers()
                 while "visited" not in (reply := self._place.receive()):
                     if "graph" in reply:
                         done += 1
@@ -157,18 +158,9 @@ class Turns:
 
     def _open_soon(self, name: str) -> int:
         """Begin to open a graph; returns its bytes."""
-        with suppress(LostError), self._is_opening():  # it is opened where it is visited
+        with suppress(LostError):  # it is opened where it is visited
             self._send(name)
         return self._packed[name].size
-
-    @contextmanager
-    def _is_opening(self) -> Iterator[None]:
-        """Count the time that sessions take before their visits."""
-        begun = time.monotonic()
-        try:
-            yield
-        finally:
-            self._opening_seconds += time.monotonic() - begun
 
     def _send(self, name: str) -> None:
         """Ask for the session of a graph, unless it is open."""
@@ -183,7 +175,6 @@ class Turns:
         self._place.send(_request("open", self.target, packed, name=name), content)
         self._open.add(name)
         self._awaited.append(name)
-        self._opened += 1
 
     def _forget_if_lost(self) -> None:
         """Forget what was asked on another connection."""
@@ -216,6 +207,7 @@ class Turns:
                 continue
             if "failed" in reply:
                 raise UserError(f"{name}: {_refusal(reply, self.target)}")
+            self._opened[name] = reply["seconds"]
             self._place.keep(self._packed[name].sha256)
 
 

@@ -12,7 +12,7 @@ import pytest
 from nas.errors import UserError
 from nas.latency.build import BuildSettings, Purpose, build_table, open_journal
 from nas.latency.measure import HIDDEN, reference_names
-from nas.latency.runner import REGULAR
+from nas.latency.runner import GROUP, REGULAR
 from nas.latency.staircase import keys_to_measure
 from nas.latency.survey import pick_candidates
 from nas.latency.table import LatencyTable, visits_path
@@ -262,7 +262,16 @@ def test_a_killed_build_goes_on_with_the_visits_that_it_made(
 
 
 def purpose_of(space, target):
-    return Purpose(space=space.name, target=target, reference=space.smallest())
+    return Purpose(space=space.name, target=target, reference=space.smallest(), group=GROUP)
+
+
+def test_a_build_of_an_earlier_version_is_not_resumed(built, tiny, target, tmp_path):
+    path = tmp_path / "t.csv"
+    earlier = purpose_of(tiny, target).model_copy(update={"group": 1})
+    with open_journal(path, earlier, resume=False):
+        pass
+    with pytest.raises(UserError, match=r"is of an earlier version of nas, .*; --force starts"):
+        built(tiny, path, resume=True)
 
 
 def test_unfinished_build_of_another_space_or_target_is_refused_and_kept(

@@ -153,7 +153,7 @@ def test_what_was_stopped_goes_on(written, tmp_path):
             "are of another plan than plan.json",
         ),
         (lambda text: "\n".join(text.splitlines()[:60]) + "\n", r"\d+ of \d+ graphs have fewer"),
-        (lambda text: text.replace('"format": 1', '"format": 2', 1), "of another version of nas"),
+        (lambda text: text.replace('"format": 2', '"format": 1', 1), "of another version of nas"),
         (lambda text: text.replace('"cpu": "', '"gpu": "', 1), "samples.jsonl:1: knows no device"),
     ],
 )

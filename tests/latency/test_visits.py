@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from nas.errors import UserError
 from nas.latency.graphs import chain, pointwise
 from nas.latency.runner import (
+    GROUP,
     LEAST_RUNS,
     LIFE,
     MOST_RUNS,
@@ -19,6 +20,8 @@ from nas.latency.runner import (
     TRIES,
     Refusal,
     Stopwatch,
+    batches,
+    left_of,
     rounds,
 )
 from nas.latency.visits import Turns
@@ -37,7 +40,7 @@ class Clock:
         self.runs += 1
 
     def visit(self):
-        return Stopwatch(lambda: int(self.now * 1e6), NOTHING).visit(self.run)
+        return Stopwatch(lambda: int(self.now * 1e6), NOTHING).visit({"g": self.run})["g"]
 
 
 def test_a_visit_is_the_last_runs_once_warm_and_one_cold_run():
@@ -51,6 +54,50 @@ def test_the_caches_are_read_over_between_the_warm_runs_and_the_cold_one(monkeyp
     monkeypatch.setattr("nas.latency.runner.evict", lambda memory: seen.append(clock.runs))
     assert clock.visit().runs == LEAST_RUNS + 1
     assert seen == [LEAST_RUNS]
+
+
+def test_layers_of_a_turn_are_run_warm_and_then_cold_behind_one_reading(machine):
+    graphs = graphs_of(network=5, **{f"layer {number}": 1 + number for number in range(4)})
+    inner = [name for name in graphs if name != "network"]
+    turns = Turns(machine.target, graphs, np.random.default_rng(0), inner=inner)
+    found = visits_of(turns, dict.fromkeys(graphs, 2))
+    assert Counter(visit.graph for visit in found) == dict.fromkeys(graphs, 2)
+    assert machine.evictions == 4, "two of the network, two of all layers"
+    for visit in found:
+        assert visit.warm == pytest.approx(visit.cold / 1.5, rel=0.01)
+        assert visit.seconds > 0
+
+
+def test_layers_share_turns_of_like_sizes_and_none_is_twice_in_one():
+    rng = np.random.default_rng(0)
+    counts = {f"layer {number}": 1 + number % 3 for number in range(40)}
+    layers = {*counts}
+    counts |= {"network": 3, "idle": 0}
+    (turns,) = batches(counts, lambda name: 1, 10**9, rng, layers)
+    assert Counter(name for turn in turns for name in turn) == Counter(counts) - Counter()
+    assert [turn for turn in turns if "network" in turn] == [["network"]] * 3
+    shared = [turn for turn in turns if "network" not in turn]
+    assert all(len(turn) == len({*turn}) for turn in shared)
+    assert {len(turn) for turn in shared} <= {GROUP + 2, GROUP + 3}
+    (few,) = batches({"a": 4, "b": 1}, lambda name: 1, 10**9, rng, {"a", "b"})
+    assert sorted(map(sorted, few)) == [["a"], ["a"], ["a"], ["a", "b"]]
+
+
+def test_what_was_visited_of_turns_is_left_out():
+    turns = [["a"], ["b", "c", "d"], ["e"]]
+    assert left_of(turns, 0) == turns
+    assert left_of(turns, 1) == [["b", "c", "d"], ["e"]]
+    assert left_of(turns, 3) == [["d"], ["e"]]
+    assert left_of(turns, 5) == []
+
+
+def test_a_graph_that_fails_in_a_turn_is_named():
+    def fails():
+        raise RuntimeError("no such kernel\nsecond line")
+
+    watch = Stopwatch(lambda: 0, NOTHING)
+    with pytest.raises(Refusal, match=r"^layer 2: no such kernel$"):
+        watch.visit({"layer 1": lambda: None, "layer 2": fails})
 
 
 def test_a_graph_runs_until_it_gets_no_faster():
@@ -141,6 +188,15 @@ def test_references_come_back_by_turns_after_every_few_others(machine):
     few = Turns(machine.target, graphs_of(r=1, a=1, b=1), np.random.default_rng(0), ("r",))
     order = [visit.graph for visit in visits_of(few, {"a": 4, "b": 4})]
     assert order[::2] == ["r"] * 8
+
+
+def test_a_long_turn_is_followed_by_as_many_references_as_many_short_ones(machine):
+    layers = {f"layer {number}": 1 for number in range(2 * GROUP)}
+    graphs = graphs_of(r=1, **layers)
+    turns = Turns(machine.target, graphs, np.random.default_rng(0), ("r",), inner=layers)
+    order = [visit.graph for visit in visits_of(turns, dict.fromkeys(layers, 1))]
+    kinds = "".join("r" if name == "r" else "." for name in order)
+    assert kinds == "r" + "." * GROUP + "r" * (GROUP // REGULAR) + "." * GROUP
 
 
 def test_same_seed_takes_the_same_turns(machine):
