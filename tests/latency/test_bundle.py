@@ -101,6 +101,9 @@ def test_the_first_round_is_whole_and_references_come_between(measured):
     plan = json.loads((measured / runner.PLAN).read_text())
     made = Counter(visit.graph for visit in read_folder(measured).visits)
     regular = plan["regular"]
+    alone = [name for name in plan["graphs"] if name not in plan["inner"]]
+    assert all(name.startswith(("network", "reference", "conv_stem")) for name in alone)
+    assert len(alone) < len(plan["graphs"]) / 2
     for name in plan["graphs"].keys() - set(regular):
         assert runner.LEAST_ROUNDS * runner.LIFE <= made[name] <= bundle.MOST_VISITS
     others = sum(made.values()) - sum(made[name] for name in regular)

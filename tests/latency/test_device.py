@@ -181,10 +181,11 @@ class FragileByVisits(Fragile):
         return reply
 
 
-def test_a_runner_that_is_killed_goes_on_and_visits_nothing_twice(tmp_path, recorder):
+@pytest.mark.parametrize("inner", [(), ("b", "c")])
+def test_a_runner_that_is_killed_goes_on_and_visits_nothing_twice(tmp_path, recorder, inner):
     place = FragileByVisits({1, 3, 6, 9, 12}, workdir=str(tmp_path))
     turns = turns_of(place, LARGE, a=1, b=2, c=3)
-    turns.progress = recorder()
+    turns.progress, turns.inner = recorder(), inner
     found = [it for chunk in turns.visit({"a": 6, "b": 6, "c": 6}) for it in chunk]
     place.drop()
     assert len(place.pids) == 5

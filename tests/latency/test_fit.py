@@ -31,6 +31,13 @@ def test_overheads_are_recovered(sums):
     assert found.cold_factor == pytest.approx(0.9, rel=0.02)
 
 
+def test_what_cold_networks_take_beside_their_sums_is_one_factor_and_an_overhead(sums):
+    truth = Calibration(cold_factor=1.04, cold_fetching=1.04, cold_overhead_ms=0.05)
+    found = fit_calibration(sums, *measured(truth, sums, 0.01))
+    assert found.cold_factor == found.cold_fetching == pytest.approx(1.04, rel=0.02)
+    assert found.cold_overhead_ms == pytest.approx(0.05, rel=0.15)
+
+
 def test_weights_that_a_warm_network_fetches_are_recovered(sums):
     truth = Calibration(factor=1.0, fetching=0.6, cache_megabytes=CACHES[20])
     found = fit_calibration(sums, *measured(truth, sums, 0.003))

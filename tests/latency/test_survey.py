@@ -71,6 +71,11 @@ def test_no_more_visits_are_asked_for_than_lower_the_error_as_wanted():
     assert not share_out(variances, np.ones(3), made, 0.0).any()
 
 
+def test_graphs_that_take_long_to_open_get_fewer_visits():
+    found = share_out(np.ones(2), np.ones(2), np.full(2, 2.0), 200.0, opening=np.array([0.0, 30.0]))
+    assert found[0] > 2 * found[1] > 0
+
+
 def test_graphs_that_are_alike_are_all_opened():
     found = share_out(np.ones(3), np.ones(3), np.full(3, 4.0), 2.0, opening=5.0)
     assert (found > 0).all()

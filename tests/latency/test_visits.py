@@ -91,6 +91,18 @@ def test_what_was_visited_of_turns_is_left_out():
     assert left_of(turns, 5) == []
 
 
+def test_what_a_session_takes_to_open_is_known_of_each_graph(target):
+    graphs = {
+        "small": lambda: pointwise((8, 2, 2)),
+        "large": lambda: chain([pointwise((512, 2, 2))] * 12),
+        "other": lambda: pointwise((8, 2, 2)),
+    }
+    turns = Turns(target, graphs, np.random.default_rng(0))
+    visits_of(turns, {"small": 1, "large": 1})
+    assert 0 < turns.opening("small") < turns.opening("large")
+    assert turns.opening("small") < turns.opening("other") < turns.opening("large")
+
+
 def test_a_graph_that_fails_in_a_turn_is_named():
     def fails():
         raise RuntimeError("no such kernel\nsecond line")
