@@ -41,6 +41,7 @@ from pydantic import TypeAdapter
 from nas import pipeline
 from nas.architecture import Architecture
 from nas.data import Dataset
+from nas.data.generated import CLASSES
 from nas.documents import Value, write_atomically
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import Patience, Session
@@ -102,9 +103,13 @@ SETTINGS: Mapping[str, Setting] = {
         DataSettings(spec=f"parquet:{CIFAR10}", limit=10_000),
         lambda: SearchSpace.load("mobilenet_64px").with_input_size(32),
     ),
-    "shapes_mobile": Setting(DataSettings(spec="shapes"), lambda: SearchSpace.load("mobile_64px")),
+    "shapes_mobile": Setting(
+        DataSettings(spec="shapes"),
+        lambda: SearchSpace.load("mobile_64px").with_classes(len(CLASSES)),
+    ),
     "shapes_mobilenet": Setting(
-        DataSettings(spec="shapes"), lambda: SearchSpace.load("mobilenet_64px")
+        DataSettings(spec="shapes"),
+        lambda: SearchSpace.load("mobilenet_64px").with_classes(len(CLASSES)),
     ),
 }
 SMOKE_SETTINGS = {

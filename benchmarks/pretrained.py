@@ -47,6 +47,7 @@ from nas import pipeline
 from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.deploy.weights import load_weights
+from nas.families.mobilenet.modules import SameConv2d
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import PATIENT, Session
 from nas.latency.table import LatencyTable
@@ -438,6 +439,7 @@ def fastnas_to(
     import modelopt.torch.prune as mtp
 
     side = next(dataset.search.batches(1))[0].shape[-1]
+    network = traceable(network, side)
 
     def score(subnet: nn.Module) -> float:
         return accuracy(subnet.eval(), dataset.search)
@@ -446,7 +448,7 @@ def fastnas_to(
 
         def pruned(kept: float) -> nn.Module:
             candidate, _ = mtp.prune(
-                copy.deepcopy(network).eval(),
+                copy.deepcopy(network),
                 mode="fastnas",
                 constraints={"flops": f"{100 * kept:.1f}%"},
                 dummy_input=torch.zeros(1, 3, side, side),
@@ -460,6 +462,35 @@ def fastnas_to(
             return found
 
         return _bisected(pruned, dataset, table, target)
+
+
+def traceable(network: nn.Module, side: int) -> nn.Module:
+    """The same network of pictures of one size, each module of which torch.fx can trace.
+
+    FastNAS searches only what it traces: zeros that depend on the size of a map end its trace, and
+    half of its choices.
+    """
+    network, sides = copy.deepcopy(network).eval(), {}
+    padded = {name: it for name, it in network.named_modules() if isinstance(it, SameConv2d)}
+    hooks = [
+        it.register_forward_pre_hook(
+            lambda module, given: sides.update({module: given[0].shape[2]})
+        )
+        for it in padded.values()
+    ]
+    network(torch.zeros(1, 3, side, side))
+    for hook in hooks:
+        hook.remove()
+    for name, it in padded.items():
+        kernel, stride = it.kernel_size[0], it.stride[0]
+        zeros = max(kernel - (sides[it] - 1) % stride - 1, 0)
+        conv = nn.Conv2d(
+            it.in_channels, it.out_channels, kernel, stride, groups=it.groups, bias=False
+        )
+        conv.weight = it.weight
+        above = (zeros // 2, zeros - zeros // 2)
+        network.set_submodule(name, nn.Sequential(nn.ZeroPad2d(above * 2), conv))
+    return network
 
 
 def _bisected(
