@@ -48,6 +48,7 @@ from nas.architecture import Architecture
 from nas.data import Dataset
 from nas.deploy.weights import load_weights
 from nas.families.mobilenet.modules import SameConv2d
+from nas.families.parts import ConvNorm
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import PATIENT, Session
 from nas.latency.table import LatencyTable
@@ -471,7 +472,11 @@ def traceable(network: nn.Module, side: int) -> nn.Module:
     half of its choices.
     """
     network, sides = copy.deepcopy(network).eval(), {}
-    padded = {name: it for name, it in network.named_modules() if isinstance(it, SameConv2d)}
+    padded = {
+        name: it
+        for name, it in network.named_modules()
+        if isinstance(it, ConvNorm) and isinstance(it.conv, SameConv2d)
+    }
     hooks = [
         it.register_forward_pre_hook(
             lambda module, given: sides.update({module: given[0].shape[2]})
@@ -482,14 +487,15 @@ def traceable(network: nn.Module, side: int) -> nn.Module:
     for hook in hooks:
         hook.remove()
     for name, it in padded.items():
-        kernel, stride = it.kernel_size[0], it.stride[0]
+        conv, weight = it.conv, it.conv.weight
+        kernel, stride = conv.kernel_size[0], conv.stride[0]
         zeros = max(kernel - (sides[it] - 1) % stride - 1, 0)
-        conv = nn.Conv2d(
-            it.in_channels, it.out_channels, kernel, stride, groups=it.groups, bias=False
+        it.conv = nn.Conv2d(
+            conv.in_channels, conv.out_channels, kernel, stride, groups=conv.groups, bias=False
         )
-        conv.weight = it.weight
+        it.conv.weight = weight
         above = (zeros // 2, zeros - zeros // 2)
-        network.set_submodule(name, nn.Sequential(nn.ZeroPad2d(above * 2), conv))
+        network.set_submodule(name, nn.Sequential(nn.ZeroPad2d(above * 2), it))
     return network
 
 
