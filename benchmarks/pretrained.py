@@ -471,15 +471,15 @@ def traceable(network: nn.Module, side: int) -> nn.Module:
     FastNAS searches only what it traces: zeros that depend on the size of a map end its trace, and
     half of its choices.
     """
-    network, sides = copy.deepcopy(network).eval(), {}
+    network, zeros = copy.deepcopy(network).eval(), {}
     padded = {
         name: it
         for name, it in network.named_modules()
         if isinstance(it, ConvNorm) and isinstance(it.conv, SameConv2d)
     }
     hooks = [
-        it.register_forward_pre_hook(
-            lambda module, given: sides.update({module: given[0].shape[2]})
+        it.conv.register_forward_pre_hook(
+            lambda conv, given: zeros.update({conv: conv.zeros(*given[0].shape[2:])})
         )
         for it in padded.values()
     ]
@@ -487,15 +487,12 @@ def traceable(network: nn.Module, side: int) -> nn.Module:
     for hook in hooks:
         hook.remove()
     for name, it in padded.items():
-        conv, weight = it.conv, it.conv.weight
-        kernel, stride = conv.kernel_size[0], conv.stride[0]
-        zeros = max(kernel - (sides[it] - 1) % stride - 1, 0)
-        it.conv = nn.Conv2d(
-            conv.in_channels, conv.out_channels, kernel, stride, groups=conv.groups, bias=False
-        )
-        it.conv.weight = weight
-        above = (zeros // 2, zeros - zeros // 2)
-        network.set_submodule(name, nn.Sequential(nn.ZeroPad2d(above * 2), it))
+        same, it.conv = it.conv, nn.Conv2d(
+            it.conv.in_channels, it.conv.out_channels, it.conv.kernel_size, it.conv.stride,
+            groups=it.conv.groups, bias=False,
+        )  # fmt: skip
+        it.conv.weight = same.weight
+        network.set_submodule(name, nn.Sequential(nn.ZeroPad2d(zeros[same]), it))
     return network
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nas.data.generated import CLASSES
 from nas.errors import UserError
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -15,6 +16,11 @@ with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "path", [str(FOLDER), *sys.path])  # as for a script of that folder
     BENCHMARK = runpy.run_path(str(FOLDER / "helps.py"))
 Cell, Pair, compared = (BENCHMARK[name] for name in ("Cell", "Pair", "compared"))
+
+
+@pytest.mark.parametrize("name", ["shapes_mobile", "shapes_mobilenet"])
+def test_a_space_for_generated_pictures_has_their_classes(name):
+    assert BENCHMARK["SETTINGS"][name].space().classes == len(CLASSES)
 
 
 def cells(lead, *, noise=0.0, slower=1.0, seed=0):

@@ -43,10 +43,13 @@ class SameConv2d(nn.Conv2d):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(functional.pad(x, self.zeros(*x.shape[2:])))
+
+    def zeros(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """How many stand left, right, above and below a map, as functional.pad takes them."""
         kernel, stride = self.kernel_size[0], self.stride[0]
-        rows, columns = (max(kernel - (side - 1) % stride - 1, 0) for side in x.shape[2:])
-        x = functional.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
-        return super().forward(x)
+        rows, columns = (max(kernel - (it - 1) % stride - 1, 0) for it in (height, width))
+        return columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
 
 
 class MobileStemModule(nn.Sequential):
