@@ -30,7 +30,7 @@ from nas.latency.estimator import Latency, State, Status, Visit
 from nas.latency.fit import fit_calibration
 from nas.latency.graphs import LayerGraphs
 from nas.latency.parity import require_same_result
-from nas.latency.runner import GROUP
+from nas.latency.runner import GROUP, TIMED
 from nas.latency.survey import (
     Survey,
     pick_candidates,
@@ -111,7 +111,8 @@ class BuildSettings:
 class Purpose(Value):
     """The first line of the journal of a build: what its visits are of.
 
-    ``group``: layers in a turn; one in journals of earlier versions.
+    ``group``: layers in a turn; one in journals of earlier versions. ``timed``: runs whose median a
+    visit tells.
     """
 
     space: str
@@ -119,6 +120,7 @@ class Purpose(Value):
     reference: Architecture
     companions: tuple[Architecture, ...] = ()
     group: int = 1
+    timed: int = 3
 
 
 class Chunk(Value):
@@ -154,10 +156,10 @@ def build_table(
         candidates = pick_candidates(space, rng)  # drawn when it goes on too: networks come after
         if goes_on:
             purpose = purpose_of(path).model_copy(update={"space": space.name, "target": target})
-            if purpose.group != GROUP:
+            if (purpose.group, purpose.timed) != (GROUP, TIMED):
                 raise UserError(
-                    f"{visits_path(path)}: is of an earlier version of nas, which visited each "
-                    f"layer in a turn of its own; {REMEDY}"
+                    f"{visits_path(path)}: is of an earlier version of nas, which visited layers "
+                    f"otherwise; {REMEDY}"
                 )
         else:
             pilot, visits = rng.spawn(1)[0], PILOT * plan.least_visits
@@ -169,6 +171,7 @@ def build_table(
                 reference=reference,
                 companions=tuple(companions),
                 group=GROUP,
+                timed=TIMED,
             )
         require_same_result(graphs.network(purpose.reference), target)
         with open_journal(path, purpose, resume=goes_on) as journal:

@@ -60,7 +60,7 @@ class SampleLine(Value):
     """A visit."""
 
     graph: str
-    ms: Annotated[tuple[Positive, ...], Field(min_length=runner.WINDOW)]
+    ms: Annotated[tuple[Positive, ...], Field(min_length=runner.TIMED)]
     cold_ms: Positive
     seconds: Annotated[float, Field(ge=0)]
 

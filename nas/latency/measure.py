@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +51,9 @@ class Patience(NamedTuple):
 PATIENT = Patience()
 """For whole networks that a user waits for."""
 
+OTHER_STATE = 3.0
+"""Times the tolerance in a state that is told and that nothing is decided by."""
+
 
 class Found(NamedTuple):
     """Latencies by model, and what the machine was like.
@@ -87,7 +91,7 @@ class Session:
     Latencies are told in the ``unit``; without one they are those of this hour. ``sums`` are those
     of a model's rows, where they are known. ``earlier`` are the visits of sessions before, with the
     same references: each is told in the unit by itself, as the machine was another then. ``graphs``
-    make the references.
+    make the references. ``state`` is the one that something is decided by; None where both are.
     """
 
     target: Target
@@ -100,6 +104,7 @@ class Session:
     sums: Mapping[str, RowSums] = field(default_factory=dict)
     visits: list[Visit] = field(default_factory=list)
     graphs: LayerGraphs = field(default_factory=LayerGraphs)
+    state: State | None = None
 
     def __post_init__(self) -> None:
         networks = [it.network for it in self.unit.references] if self.unit else []
@@ -192,12 +197,20 @@ class Session:
     def _is_known(self) -> bool:
         """Whether further visits would tell nothing new; what the unit lacks they do not mend."""
         sessions = [estimate(visits) for visits in (*self.earlier, self.visits) if visits]
-        pooled = (
-            pool([it[state].graphs[name] for it in sessions if name in it[state].graphs])
-            for name in self.models
-            for state in STATES
+
+        def half_width(name: str, state: State) -> float:
+            graphs = [it[state].graphs for it in sessions]
+            found = pool([it[name] for it in graphs if name in it])
+            return found.half_width / found.ms
+
+        return all(
+            half_width(name, state) <= self._tolerance(state)
+            for name, state in product(self.models, STATES)
         )
-        return all(it.half_width <= self.patience.tolerance * it.ms for it in pooled)
+
+    def _tolerance(self, state: State) -> float:
+        """The share of a latency in which half the interval is to be."""
+        return self.patience.tolerance * (OTHER_STATE if self.state not in (None, state) else 1.0)
 
 
 def measure(

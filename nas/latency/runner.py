@@ -82,7 +82,11 @@ PARTS = 12
 """In which they are read: each is larger than the caches of a core and smaller than shared ones."""
 
 WINDOW = 3
-"""Runs that are compared with as many before them, and whose median counts once it is warm."""
+"""Runs that are compared with as many before them."""
+
+TIMED = 5
+"""The last runs of a warm graph, whose median counts. Three leave a sixth more noise on a busy
+machine; more of 16 would count some in which caches still fill (benchmarks/README.md)."""
 
 STILL = 0.01
 """A graph is warm when the fastest of the last runs saves less than this share."""
@@ -176,7 +180,7 @@ class Sample(NamedTuple):
 
     @property
     def warm(self) -> float:
-        return float(np.median(self.times[-WINDOW:]))
+        return float(np.median(self.times[-TIMED:]))
 
     @property
     def runs(self) -> int:
@@ -324,8 +328,13 @@ def left_of(turns: Iterable[Turn], done: int) -> List[Turn]:
 
 
 def spacing(graphs: int, references: int) -> int:
-    """Fewer visits between two to references where there are few other graphs."""
-    return min(REGULAR, math.ceil(graphs / (1 + references)))
+    """Visits to other graphs between two to references.
+
+    A graph is told against all references: where each graph has n visits and they have r together,
+    its variance goes with 1 / n + 1 / r, which n * graphs + r visits make least at sqrt(graphs) * n
+    for r. No reference needs more visits than a graph.
+    """
+    return min(REGULAR, max(round(math.sqrt(graphs)), math.ceil(graphs / (1 + references))))
 
 
 # Runtimes

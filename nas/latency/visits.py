@@ -33,8 +33,8 @@ from nas.progress import SILENT, Progress
 CHUNK_SECONDS = 5.0
 """What a kill loses at most."""
 
-LIGHT_BYTES = 1_000_000
-"""Of a graph as it is sent that is kept for its next round: to make one again takes 20 ms."""
+KEPT_BYTES = 200_000_000
+"""Of graphs as they are sent that are kept for their next rounds: to make one takes 20 ms."""
 
 
 class Packed(NamedTuple):
@@ -193,7 +193,7 @@ class Turns:
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
         self._packed[name] = packed
-        if len(content) <= LIGHT_BYTES:
+        if len(content) + sum(map(len, self._contents.values())) <= KEPT_BYTES:
             self._contents[name] = content
         return packed, content
 

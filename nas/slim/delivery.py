@@ -101,7 +101,11 @@ class Delivery:
         }
         self.finalists = {
             cost: Finalists(
-                table, candidates.journal, candidates.progress, candidates.folder / "finalists"
+                table,
+                candidates.journal,
+                candidates.progress,
+                candidates.folder / "finalists",
+                candidates.plan.state,
             )
             for cost, table in candidates.measured.items()
         }

@@ -19,7 +19,7 @@ from nas.latency import runner
 from nas.latency.by_hand import RUN, read_folder, target_of, write_folder
 from nas.latency.calibration import RowSums
 from nas.latency.device import BY_HAND
-from nas.latency.estimator import Latency, Visit
+from nas.latency.estimator import Latency, State, Visit
 from nas.latency.graphs import LayerGraphs
 from nas.latency.measure import Patience, Session
 from nas.latency.table import LatencyTable
@@ -40,13 +40,14 @@ class Finalists:
 
     Visits of all sessions count; the ``memory`` answers for those of a stopped search. Networks go
     by the names of ``nas.latency.survey.network_name``; ``sums`` are those of their rows. Below
-    ``folder`` are those that are measured by hand.
+    ``folder`` are those that are measured by hand. ``state`` is the one that targets are of.
     """
 
     table: LatencyTable
     memory: Memory = field(default_factory=Memory)
     progress: Progress = SILENT
     folder: Path = Path("finalists")
+    state: State = "warm"
     sums: dict[str, RowSums] = field(default_factory=dict, init=False)
     latencies: dict[str, Latency] = field(default_factory=dict, init=False)
     sessions: list[tuple[Visit, ...]] = field(default_factory=list, init=False)
@@ -74,6 +75,7 @@ class Finalists:
             self.sessions,
             self.sums,
             graphs=self._graphs,
+            state=self.state,
         )
         if not is_whole and self.table.target.place.carrier == BY_HAND:
             self._take(names, session)

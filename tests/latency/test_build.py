@@ -12,7 +12,7 @@ import pytest
 from nas.errors import UserError
 from nas.latency.build import BuildSettings, Purpose, build_table, open_journal
 from nas.latency.measure import HIDDEN, reference_names
-from nas.latency.runner import GROUP, REGULAR
+from nas.latency.runner import GROUP, REGULAR, TIMED
 from nas.latency.staircase import keys_to_measure
 from nas.latency.survey import pick_candidates
 from nas.latency.table import LatencyTable, visits_path
@@ -262,12 +262,14 @@ def test_a_killed_build_goes_on_with_the_visits_that_it_made(
 
 
 def purpose_of(space, target):
-    return Purpose(space=space.name, target=target, reference=space.smallest(), group=GROUP)
+    reference = space.smallest()
+    return Purpose(space=space.name, target=target, reference=reference, group=GROUP, timed=TIMED)
 
 
-def test_a_build_of_an_earlier_version_is_not_resumed(built, tiny, target, tmp_path):
+@pytest.mark.parametrize("other", [{"group": 1}, {"timed": 3}])
+def test_a_build_of_an_earlier_version_is_not_resumed(built, tiny, target, tmp_path, other):
     path = tmp_path / "t.csv"
-    earlier = purpose_of(tiny, target).model_copy(update={"group": 1})
+    earlier = purpose_of(tiny, target).model_copy(update=other)
     with open_journal(path, earlier, resume=False):
         pass
     with pytest.raises(UserError, match=r"is of an earlier version of nas, .*; --force starts"):

@@ -5,7 +5,7 @@ import pytest
 
 from nas.latency.calibration import Calibration, RowSums
 from nas.latency.graphs import chain, count_parameters, input_shape_of, pointwise
-from nas.latency.measure import REFERENCE, Patience, Session, measure
+from nas.latency.measure import OTHER_STATE, REFERENCE, Patience, Session, measure
 from nas.latency.runtimes import RUNTIMES, Runtime
 from nas.latency.target import detect_target
 from nas.latency.unit import Reference, Unit
@@ -22,10 +22,10 @@ def model(count):
 def session(machine, graphs):
     """Makes a session of two models on the simulated machine."""
 
-    def make(unit=None, patience=PATIENCE):
+    def make(unit=None, patience=PATIENCE, state=None):
         models = {"three": lambda: model(3), "seven": lambda: model(7)}
         rng = np.random.default_rng(0)
-        return Session(machine.target, models, rng, unit, patience, graphs=graphs)
+        return Session(machine.target, models, rng, unit, patience, graphs=graphs, state=state)
 
     return make
 
@@ -98,6 +98,23 @@ def test_quiet_models_are_done_early_and_noisy_ones_at_the_cap(machine, session)
     noisy = session()
     noisy.measure()
     assert len(noisy.visits) == 2 * PATIENCE.most
+
+
+def test_a_state_that_nothing_is_decided_by_may_be_known_less_well(machine, session):
+    def visits(state):
+        rng = np.random.default_rng(0)
+        machine.slowness = staticmethod(  # of the first run after memory was read over
+            lambda now: float(rng.uniform(1.0, 1.1)) if machine.ran[-2:-1] == [None] else 1.0
+        )
+        patience = Patience(least=8, most=10**3, tolerance=0.005)
+        made = session(patience=patience, state=state)
+        found = made.measure().latencies
+        share = 0.005 * (OTHER_STATE if state == "warm" else 1.0)
+        assert max(it.cold.half_width for it in found.values()) < share
+        return len(made.visits)
+
+    assert visits("cold") == visits(None)
+    assert visits("warm") < visits("cold") / 4
 
 
 def test_what_the_unit_lacks_does_not_prolong_a_session(session, unit):

@@ -200,6 +200,13 @@ def test_references_come_back_by_turns_after_every_few_others(machine):
     few = Turns(machine.target, graphs_of(r=1, a=1, b=1), np.random.default_rng(0), ("r",))
     order = [visit.graph for visit in visits_of(few, {"a": 4, "b": 4})]
     assert order[::2] == ["r"] * 8
+    others = {f"g{number}": 1 for number in range(9)}
+    several = Turns(
+        machine.target, graphs_of(r=1, s=1, t=1, u=1, **others), np.random.default_rng(0), "rstu"
+    )
+    order = [visit.graph for visit in visits_of(several, dict.fromkeys(others, 4))]
+    assert sum(name in others for name in order) == 36
+    assert sum(name not in others for name in order) == 12, "one for each three"
 
 
 def test_a_long_turn_is_followed_by_as_many_references_as_many_short_ones(machine):
@@ -348,8 +355,8 @@ def test_turns_that_a_refused_graph_has_ended_can_be_taken_again(machine, monkey
     assert sorted(it.graph for it in visits_of(turns, {"a": 2, "b": 1, "c": 1})) == list("aabc")
 
 
-def test_a_graph_too_large_to_keep_is_made_again(machine, monkeypatch):
-    monkeypatch.setattr("nas.latency.visits.LIGHT_BYTES", 8)
+def test_graphs_too_large_to_keep_are_made_again(machine, monkeypatch):
+    monkeypatch.setattr("nas.latency.visits.KEPT_BYTES", 8)
     made = []
     makers = {"a": lambda: made.append("a") or pointwise((4, 2, 2))}
     visits_of(Turns(machine.target, makers, np.random.default_rng(0)), {"a": 2 * LIFE})
