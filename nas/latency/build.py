@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,8 +111,8 @@ class BuildSettings:
 class Purpose(Value):
     """The first line of the journal of a build: what its visits are of.
 
-    ``group``: layers in a turn; one in journals of earlier versions. ``timed``: runs whose median a
-    visit tells.
+    ``group``: layers in a turn; ``timed``: runs whose median a visit tells. Journals of earlier
+    versions have none of these.
     """
 
     space: str
@@ -121,6 +121,29 @@ class Purpose(Value):
     companions: tuple[Architecture, ...] = ()
     group: int = 1
     timed: int = 3
+
+    @classmethod
+    def begun(
+        cls,
+        space: SearchSpace,
+        target: Target,
+        reference: Architecture,
+        companions: Iterable[Architecture],
+    ) -> Purpose:
+        """The purpose of visits that are made as this version makes them."""
+        return cls(
+            space=space.name,
+            target=target,
+            reference=reference,
+            companions=tuple(companions),
+            group=GROUP,
+            timed=TIMED,
+        )
+
+    @property
+    def is_of_this_version(self) -> bool:
+        """Whether visits of now may join those of the journal."""
+        return (self.group, self.timed) == (GROUP, TIMED)
 
 
 class Chunk(Value):
@@ -156,7 +179,7 @@ def build_table(
         candidates = pick_candidates(space, rng)  # drawn when it goes on too: networks come after
         if goes_on:
             purpose = purpose_of(path).model_copy(update={"space": space.name, "target": target})
-            if (purpose.group, purpose.timed) != (GROUP, TIMED):
+            if not purpose.is_of_this_version:
                 raise UserError(
                     f"{visits_path(path)}: is of an earlier version of nas, which visited layers "
                     f"otherwise; {REMEDY}"
@@ -165,14 +188,7 @@ def build_table(
             pilot, visits = rng.spawn(1)[0], PILOT * plan.least_visits
             reference = pick_reference(candidates, target, graphs, pilot, visits)
             companions = pick_companions(space, pilot, reference)
-            purpose = Purpose(
-                space=space.name,
-                target=target,
-                reference=reference,
-                companions=tuple(companions),
-                group=GROUP,
-                timed=TIMED,
-            )
+            purpose = Purpose.begun(space, target, reference, companions)
         require_same_result(graphs.network(purpose.reference), target)
         with open_journal(path, purpose, resume=goes_on) as journal:
             if journal.remark:

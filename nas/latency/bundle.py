@@ -134,13 +134,7 @@ def _table(
     progress: Progress,
 ) -> LatencyTable:
     """The table by a bundle's visits, which become those of a build."""
-    purpose = Purpose(
-        space=space.name,
-        target=target,
-        reference=record.reference,
-        companions=record.companions,
-        group=runner.GROUP,
-    )
+    purpose = Purpose.begun(space, target, record.reference, record.companions)
     settings = BuildSettings(space_argument=record.space, seed=record.seed)
     rng, graphs = np.random.default_rng(record.seed), LayerGraphs()
     pick_candidates(space, rng)  # as when it was written: the networks come after

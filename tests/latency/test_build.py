@@ -12,7 +12,7 @@ import pytest
 from nas.errors import UserError
 from nas.latency.build import BuildSettings, Purpose, build_table, open_journal
 from nas.latency.measure import HIDDEN, reference_names
-from nas.latency.runner import GROUP, REGULAR, TIMED
+from nas.latency.runner import REGULAR
 from nas.latency.staircase import keys_to_measure
 from nas.latency.survey import pick_candidates
 from nas.latency.table import LatencyTable, visits_path
@@ -262,8 +262,7 @@ def test_a_killed_build_goes_on_with_the_visits_that_it_made(
 
 
 def purpose_of(space, target):
-    reference = space.smallest()
-    return Purpose(space=space.name, target=target, reference=reference, group=GROUP, timed=TIMED)
+    return Purpose.begun(space, target, space.smallest(), ())
 
 
 @pytest.mark.parametrize("other", [{"group": 1}, {"timed": 3}])

@@ -15,7 +15,7 @@ import pytest
 from nas.deploy.quantize import precision_of
 from nas.errors import UserError
 from nas.latency import bundle, runner
-from nas.latency.build import BuildSettings, MeasuringPlan
+from nas.latency.build import BuildSettings, MeasuringPlan, purpose_of
 from nas.latency.bundle import import_bundle, write_bundle
 from nas.latency.by_hand import RUN, read_folder, target_to_be
 from nas.latency.table import LatencyTable
@@ -91,6 +91,7 @@ def test_a_bundle_comes_back_as_a_table(space, measured, tmp_path):
     assert made.rows.keys() == table.rows.keys() == space[0].layers().keys()
     assert (table.target.device, table.target.clock) == ("hand:phone", "thread_cpu")
     assert table.validation is not None
+    assert purpose_of(path).is_of_this_version, "its visits may be joined by others"
     assert table.provenance.conditions.python == sys.version.split()[0]
     with pytest.raises(UserError, match=r"t.csv: exists.*--force"):
         imported(measured, path)

@@ -25,6 +25,13 @@ IMPORTED = {"mnn": {"MNN", "_tools"}}
 """By runtimes of more than one module, or of another name."""
 
 
+def test_the_last_runs_of_a_visit_count_by_their_median():
+    warming = [9.0, 8.0, 7.0, 6.0] + [0.1] * 7
+    sample = runner.Sample([*warming, 5.0, 4.0, 2.0, 1.0, 3.0], cold=20.0)
+    assert sample.warm == 3.0
+    assert sample.runs == 17
+
+
 def test_it_needs_the_standard_library_numpy_and_a_runtime_within_its_own_functions():
     tree = ast.parse(SOURCE.read_text(), feature_version=(3, 8))
     others = list(tree.body)

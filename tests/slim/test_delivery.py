@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 
 from nas.deploy.export import to_onnx
+from nas.latency.measure import Session
 from nas.latency.survey import network_name
 from nas.latency.table import Prices
 from nas.progress import SILENT
@@ -101,6 +102,20 @@ def test_a_target_in_cold_latencies_is_met_cold(table, delivered):
     largest = {it.state: it.measured for it in warm[0].latencies}
     assert largest == pytest.approx({it.state: it.measured for it in cold[0].latencies})
     assert largest["warm"] < largest["cold"] == pytest.approx(cold[0].costs["latency_ms"])
+
+
+@pytest.mark.parametrize("state", ["warm", "cold"])
+def test_networks_are_known_best_in_the_state_of_the_target(machine, delivered, monkeypatch, state):
+    decided = []
+
+    def record(*arguments, **options):
+        session = Session(*arguments, **options)
+        decided.append(session.state)
+        return session
+
+    monkeypatch.setattr("nas.slim.finalists.Session", record)
+    delivered({"latency_ms": 5.0}, state=state)
+    assert set(decided) == {state}
 
 
 def test_a_network_far_below_its_target_says_why(delivered):
