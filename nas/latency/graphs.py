@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, TensorShapeProto, helper, numpy_helper
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -258,8 +258,8 @@ def substitute(
         return None
     output_shape = (1, *layer.output_shape(input_shape))[: len(output_shape_of(template))]
     initializers = [
-        _tensor(weights[tensor.name], tensor.name) if tensor.name in weights else tensor
-        for tensor in template.graph.initializer
+        (it.name, _tensor(weights[it.name], it.name) if it.name in weights else it)
+        for it in template.graph.initializer
     ]
     model = _model(template.graph.node, initializers, (1, *input_shape), output_shape)
     for node in model.graph.node:
@@ -308,15 +308,12 @@ def output_shape_of(model: onnx.ModelProto) -> tuple[int, ...]:
 
 def with_batch(model: onnx.ModelProto, images: int) -> onnx.ModelProto:
     """The same model for so many images at once; its own batch may be fixed or open."""
+    if all(batch.dim_value == images for batch in _batches(model)):
+        return model
     found = onnx.ModelProto()
     found.CopyFrom(model)
-    weights = {tensor.name for tensor in found.graph.initializer}
-    inputs = [value for value in found.graph.input if value.name not in weights]
-    values = [value.type.tensor_type.shape.dim for value in (*inputs, *found.graph.output)]
-    batches = [sizes[0] for sizes in values if sizes]  # what has no sizes has no batch
-    own = batches[0].dim_value if batches else 0  # 0 if it is open
-    if all(batch.dim_value == images for batch in batches):
-        return model
+    batches = _batches(found)
+    own = batches[0].dim_value  # 0 if it is open
     del found.graph.value_info[:]  # shapes of the other batch
     for batch in batches:
         batch.dim_value = images
@@ -330,10 +327,18 @@ def with_batch(model: onnx.ModelProto, images: int) -> onnx.ModelProto:
     return found
 
 
+def _batches(model: onnx.ModelProto) -> list[TensorShapeProto.Dimension]:
+    """The first size of each input and output; what has no sizes has none."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    shapes = [value.type.tensor_type.shape.dim for value in (*inputs, *model.graph.output)]
+    return [sizes[0] for sizes in shapes if sizes]
+
+
 def chain(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     """The models one after the other as one graph; each has its own copy of its weights."""
     nodes: list[onnx.NodeProto] = []
-    initializers: list[TensorProto] = []
+    initializers: list[tuple[str, TensorProto]] = []
     value, shape = INPUT, input_shape_of(models[0])
     for index, model in enumerate(models):
         taken = input_shape_of(model)
@@ -352,11 +357,7 @@ def chain(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
             copy.input[:] = [names.get(name, f"{index}/{name}") for name in node.input]
             copy.output[:] = [names.get(name, f"{index}/{name}") for name in node.output]
             nodes.append(copy)
-        for tensor in model.graph.initializer:
-            renamed = TensorProto()
-            renamed.CopyFrom(tensor)
-            renamed.name = f"{index}/{tensor.name}"
-            initializers.append(renamed)
+        initializers += [(f"{index}/{it.name}", it) for it in model.graph.initializer]
         value, shape = result, output_shape_of(model)
     return _model(nodes, initializers, input_shape_of(models[0]), shape)
 
@@ -370,26 +371,31 @@ def pointwise(shape: Shape, *, seed: int = 0) -> onnx.ModelProto:
     node = helper.make_node(
         "Conv", [INPUT, "weight", "bias"], [OUTPUT], "pointwise", kernel_shape=[1, 1]
     )
-    initializers = [_tensor(weight, "weight"), _tensor(bias, "bias")]
+    initializers = [(name, _tensor(it, name)) for name, it in (("weight", weight), ("bias", bias))]
     return marked(_model([node], initializers, (1, *shape), (1, *shape)))
 
 
 def _model(
     nodes: Sequence[onnx.NodeProto],
-    initializers: Sequence[TensorProto],
+    initializers: Iterable[tuple[str, TensorProto]],
     input_shape: Sequence[int],
     output_shape: Sequence[int],
 ) -> onnx.ModelProto:
+    """A model of these nodes, and of weights by their names, which are copied once."""
     graph = helper.make_graph(
         nodes,
         "graph",
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, input_shape)],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, output_shape)],
-        initializers,
     )
-    return helper.make_model(
+    model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )
+    for name, tensor in initializers:
+        copy = model.graph.initializer.add()
+        copy.CopyFrom(tensor)
+        copy.name = name
+    return model
 
 
 def _weights(folded: nn.Module) -> dict[str, np.ndarray]:

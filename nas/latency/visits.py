@@ -223,8 +223,8 @@ def pack(graph: onnx.ModelProto, target: Target) -> tuple[Packed, bytes]:
     """A graph in the target's precision and batch, serialised without its random weights."""
     model = with_batch(in_precision(graph, target), target.batch)
     inputs = tuple(input_kinds(model))
-    content = lighten(model, random_weights(graph))
-    return Packed(hashlib.sha256(content).hexdigest(), model.ByteSize(), inputs), content
+    content, size = lighten(model, random_weights(graph))
+    return Packed(hashlib.sha256(content).hexdigest(), size, inputs), content
 
 
 def ask_of_graph(do: str, graph: onnx.ModelProto, target: Target, **more: object) -> Reply:
