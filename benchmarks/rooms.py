@@ -1,11 +1,12 @@
 """How many bytes of graphs are open at once: the time that it takes, and what visits tell.
 
-    .venv/bin/python benchmarks/rooms.py                            # four minutes on two x86 cores
+    .venv/bin/python benchmarks/rooms.py                            # six minutes on two x86 cores
 
 Every layer and some networks of a space are visited with each limit in turn, by a process of its
-own that begins after a pause: the host of a virtual machine has taken back the memory that nobody
-used by then. Printed: the seconds of such a pass and of the visits in it, medians over the passes;
-and what warm and cold runs take, over those with the largest limit, for networks and for layers.
+own. Printed: the seconds of such a pass, and of the visits in it; what warm and cold runs take,
+over those with the largest limit, for networks and for layers; and what it takes to write memory
+that this process gave back some seconds ago, which the host of a virtual machine may have taken
+away, and just now. All are medians over the passes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ ROOMS = (200, 400, 1500)
 """In MB."""
 
 NETWORKS, PASSES, PAUSE_SECONDS = 40, 4, 10.0
+MEMORY_MB = 1500
 
 
 def main() -> None:
@@ -50,7 +52,10 @@ def main() -> None:
         make()
     seconds: dict[int, list[tuple[float, float]]] = defaultdict(list)
     visits: dict[int, list[Visit]] = defaultdict(list)
+    writes = []
     for _ in range(given.passes):
+        time.sleep(PAUSE_SECONDS)
+        writes.append((write_memory(), write_memory()))
         for room in rng.permutation(given.rooms).tolist():
             whole, made = visit_all(survey, target, rng, room)
             seconds[room].append((whole, sum(visit.seconds for visit in made)))
@@ -71,6 +76,22 @@ def main() -> None:
         ("open", "a pass, s", "visits, s", "warm networks", "layers", "cold networks", "layers"),
         rows,
     )
+    print_table(
+        ("memory given back", "ms to write a MB"),
+        [
+            (when, f"{ms:.2f}")
+            for when, ms in zip(
+                (f"{PAUSE_SECONDS:.0f} s ago", "just now"), np.median(writes, axis=0), strict=True
+            )
+        ],
+    )
+
+
+def write_memory() -> float:
+    """The ms of CPU time that it takes to write a MB of new memory."""
+    begun = time.thread_time()
+    np.ones(MEMORY_MB * 10**6 // 8)
+    return 1e3 * (time.thread_time() - begun) / MEMORY_MB
 
 
 def visit_all(

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-from google.protobuf.message import Message
 from onnx import TensorProto
 
 MARK = "random, of nas"
@@ -30,6 +29,8 @@ LEAST_BYTES = 1024
 DTYPES = {int(TensorProto.FLOAT): "<f4", int(TensorProto.INT8): "i1"}
 INTEGERS = "/integer"
 """Behind the name of weights that were rounded to int8."""
+
+Message = onnx.ModelProto | onnx.GraphProto | TensorProto
 
 
 def marked(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -114,7 +114,7 @@ GOLDEN = 0.618
 MOST_OPEN_BYTES, OPEN_SHARE = 400_000_000, 0.15
 """Of graphs whose sessions are open at once, and of the memory that is free: the runtime packs a
 second copy of weights. Memory that a virtual machine has not used of late its host must find first,
-at 5 ms a MB in place of 0.1 (benchmarks/README.md)."""
+at 6 ms a MB in place of 0.1 (benchmarks/rooms.py)."""
 
 TRIES = 5
 
