@@ -3,6 +3,7 @@
     .venv/bin/python benchmarks/helps.py --settings cifar10_mobile --supernet-seeds 0    # one part
     .venv/bin/python benchmarks/helps.py             # all eight parts: many hours
     .venv/bin/python benchmarks/helps.py --smoke     # a minute of CPU time, and no evidence
+    .venv/bin/python benchmarks/helps.py --settings shapes_mobile --changes nothing evaluations
 
 A setting is a data set and a space. From one supernet of each seed slimming, uniform scaling,
 random search and evolution, each with as many evaluations, find networks for three targets. All
@@ -12,7 +13,8 @@ of its own, over the logarithm of measured latency; slimming is compared with th
 at its networks' own latencies. Differences are means over targets, and their 95 % intervals come
 from resampling supernets, and within each the seeds of every network. What is finished in --out is
 used again, and two processes may work on different parts (--settings, --supernet-seeds) at once.
-Latencies need an idle machine.
+With --changes slimming is compared with uniform scaling alone, each after the same changes to the
+search or the training. Latencies need an idle machine.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,6 +67,8 @@ from nas.training.settings import (
 CIFAR10 = Path("../shared/data")
 WAYS = ("inherited", "retrained", "scratch")
 """Accuracy before any further training, after it, and after as many epochs from random weights."""
+SHORT = "shortlisted"
+"""After a short training, on the images of the search."""
 OURS = "slimmed"
 RESAMPLES = 1000
 CELLS, LATENCIES = "cells.jsonl", "latencies.json"
@@ -73,7 +77,10 @@ COLOURS = {"slimmed": "#2f6fde", "uniform": "#e76f51", "random": "#9aa5b1", "evo
 
 
 class Effort(NamedTuple):
-    """How much is done: epochs of supernets and of networks, evaluations, targets, seeds."""
+    """How much is done: epochs of supernets and of networks, evaluations, targets, seeds.
+
+    Of a ``shortlist`` of slimming's networks the best after a short training is the one.
+    """
 
     supernet_epochs: int = 12
     epochs: int = 8
@@ -81,10 +88,21 @@ class Effort(NamedTuple):
     shares: tuple[float, ...] = (0.7, 0.5, 0.35)  # of the largest network's latency
     seeds: int = 3
     batch_size: int = 50
+    distillation: float = 1.0
+    shortlist: int = 1
     is_quick: bool = False
 
 
 SMOKE = Effort(1, 1, 10, (0.95, 0.85), 2, is_quick=True)
+CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "nothing": {},
+    "evaluations": {"evaluations": 240},
+    "shortlist": {"shortlist": 3},
+    "labels": {"distillation": 0.0},
+}
+"""Of the effort: more evaluations, a choice among several networks, a supernet without teacher."""
+SHORT_EPOCHS, NEAR = 2, 0.93
+"""Of the training of a shortlist, and the least part of the target that its networks take."""
 
 
 class Setting(NamedTuple):
@@ -136,6 +154,14 @@ def main() -> None:
     parser.add_argument("--supernet-seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--seeds", type=int, default=Effort().seeds, help="of each network")
+    parser.add_argument(
+        "--changes",
+        nargs="+",
+        choices=CHANGES,
+        default=[""],
+        metavar="CHANGE",
+        help=f"of {', '.join(CHANGES)}",
+    )
     parser.add_argument("--smoke", action="store_true", help="digits, one epoch each")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark_helps"))
     parser.add_argument("--picture", type=Path, help="where to draw the frontiers")
@@ -148,9 +174,10 @@ def main() -> None:
         if "parquet:" in setting.data.spec and not CIFAR10.exists():
             print(f"{name}: skipped: {CIFAR10} is not here")
             continue
-        for seed in given.supernet_seeds:
-            part = Part(given.out / name, setting, seed, effort)
-            cells.setdefault(name, []).extend(part.cells(given.ways))
+        for change, seed in itertools.product(given.changes, given.supernet_seeds):
+            part = Part(given.out / name, setting, seed, effort, change)
+            title = f"{name}, {change}" if change else name
+            cells.setdefault(title, []).extend(part.cells(given.ways))
     rows = [row for name, found in cells.items() for row in compared(name, found)]
     print_table(
         ("setting", "way", "against", "supernets", "slimmed ahead by", "95 % interval", "targets"),
@@ -162,17 +189,29 @@ def main() -> None:
 
 
 class Part:
-    """One supernet of a setting: what is found from it, and how that turns out."""
+    """One supernet of a setting: what is found from it, and how that turns out.
 
-    def __init__(self, folder: Path, setting: Setting, seed: int, effort: Effort) -> None:
-        self.folder, self.effort, self.seed = folder / f"supernet{seed}", effort, seed
-        self.name = f"{folder.name}, supernet {seed}"
+    What a change leaves as it is, the supernet and its trained networks, is that of no change.
+    """
+
+    def __init__(
+        self, folder: Path, setting: Setting, seed: int, effort: Effort, change: str = ""
+    ) -> None:
+        self.change, self.seed = change, seed
+        self.base, self.effort = effort, effort._replace(**CHANGES.get(change, {}))
+        self.folder = folder / change / f"supernet{seed}"
+        is_own = self.effort.distillation != effort.distillation
+        self.trained = self.folder if is_own else folder / f"supernet{seed}"
+        self.name = f"{folder.name}, {change}supernet {seed}"
         self.space = setting.space()
         self.table = table_at(folder / "table.csv", self.space, quick=effort.is_quick)
         settings = SupernetSettings(
-            epochs=effort.supernet_epochs, batch_size=effort.batch_size, seed=seed
+            epochs=effort.supernet_epochs,
+            batch_size=effort.batch_size,
+            distillation=self.effort.distillation,
+            seed=seed,
         )
-        self.run, self.dataset = run_at(self.folder / "run", self.space, setting.data, settings)
+        self.run, self.dataset = run_at(self.trained / "run", self.space, setting.data, settings)
 
     def found(self) -> SearchResult:
         """The networks of all methods for all targets."""
@@ -183,6 +222,7 @@ class Part:
         plan = Plan(
             targets=tuple({"latency_ms": share * largest} for share in self.effort.shares),
             evaluations=self.effort.evaluations,
+            baselines=not self.change,
             seed=self.seed,
         )
         with ProgressBar("slimming") as bar:
@@ -193,11 +233,38 @@ class Part:
     def cells(self, ways: Sequence[str]) -> Iterator[Cell]:
         """Every network's accuracies; networks that several methods found are trained once."""
         # one without a target is the largest, which no method found
-        networks = [it for it in self.found().networks if it.target]
-        latencies = self.latencies([self.run.space.decode(it.assignment) for it in networks])
-        with trials_at(self.folder / CELLS, self.effort) as trials:
+        found = self.found()
+        with trials_at(self.trained / CELLS, self.base) as trials:
+            networks = [self._listed(it, found, trials) for it in found.networks if it.target]
+            latencies = self.latencies([self.run.space.decode(it.assignment) for it in networks])
             for network in networks:
                 yield from self._cells_of(network, latencies, ways, trials)
+
+    def _listed(
+        self, network: FinalNetwork, found: SearchResult, trials: Journal[Trained]
+    ) -> FinalNetwork:
+        """A network, or in its place the one of slimming's shortlist that learns best.
+
+        That has the networks of the highest search accuracy near the target, and this network.
+        """
+        assert network.target is not None
+        if network.name != OURS or self.effort.shortlist < 2:
+            return network
+        ms = network.target["latency_ms"]
+        (method,) = (it for it in found.methods if it.name == OURS)
+        near = [it for it in method.evaluated if NEAR * ms <= it.costs["latency_ms"] <= ms]
+        near.sort(key=lambda it: -it.accuracy)
+        effort = self.effort._replace(epochs=SHORT_EPOCHS)
+        training = Training(self.run, self.dataset, SHORT, 0, effort)
+        listed = dict.fromkeys([network.assignment, *(it.assignment for it in near)])
+
+        def accuracy_of(assignment: tuple[int, ...]) -> float:
+            architecture = self.run.space.decode(assignment)
+            judge = partial(training.judge, architecture)
+            return accuracy_in(trials, hash_of(architecture), SHORT, 0, judge)
+
+        best = max(list(listed)[: self.effort.shortlist], key=accuracy_of)
+        return network.model_copy(update={"assignment": best})
 
     def latencies(self, networks: Sequence[Architecture]) -> Mapping[str, float]:
         """The warm ms of networks by their names, all measured in one session, and kept."""
@@ -223,7 +290,7 @@ class Part:
         assert network.target is not None
         architecture = self.run.space.decode(network.assignment)
         target, ms = network.target["latency_ms"], latencies[network_name(architecture)]
-        key = hashlib.sha256(architecture.to_json().encode()).hexdigest()[:16]
+        key = hash_of(architecture)
         for way in ways:
             for seed in range(1 if way == "inherited" else self.effort.seeds):
                 training = Training(self.run, self.dataset, way, seed, self.effort)
@@ -243,12 +310,13 @@ class Training(NamedTuple):
 
     def judge(self, architecture: Architecture) -> float:
         """The accuracy of a network, trained as wanted."""
-        images = self.dataset.test.at(architecture.input_size)
+        unseen = self.dataset.search if self.way == SHORT else self.dataset.test
+        images = unseen.at(architecture.input_size)
         if self.way == "scratch":
             return accuracy(train_alone(architecture, self.dataset, self.recipe()), images)
         supernet = self.run.load_supernet()
         network = inherited_network(supernet, architecture, self.dataset.train)
-        if self.way == "retrained":
+        if self.way in ("retrained", SHORT):
             network = train_alone(architecture, self.dataset, self.recipe(), network=network)
         return accuracy(network, images)
 
@@ -257,9 +325,14 @@ class Training(NamedTuple):
         settings = SupernetSettings(
             epochs=self.effort.epochs, batch_size=2 * self.effort.batch_size
         )
-        rate = settings.learning_rate / (2 if self.way == "retrained" else 1)
+        rate = settings.learning_rate / (1 if self.way == "scratch" else 2)
         update = {"learning_rate": rate, "seed": self.seed, "smoothing": 0.1}
         return like_the_supernet(settings).model_copy(update=update)
+
+
+def hash_of(architecture: Architecture) -> str:
+    """By which a network is known."""
+    return hashlib.sha256(architecture.to_json().encode()).hexdigest()[:16]
 
 
 class Work(Value):
