@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -194,8 +193,11 @@ class Session:
         more = min(made // 3 + 1, self.patience.most - made)
         return {} if self._is_known() else dict.fromkeys(self.models, more)
 
-    def _is_known(self) -> bool:
-        """Whether further visits would tell nothing new; what the unit lacks they do not mend."""
+    def half_widths(self) -> Mapping[tuple[str, State], float]:
+        """Half the interval of each model that is due to its visits, as a share of its latency.
+
+        What the unit lacks further visits do not mend.
+        """
         sessions = [estimate(visits) for visits in (*self.earlier, self.visits) if visits]
 
         def half_width(name: str, state: State) -> float:
@@ -203,10 +205,11 @@ class Session:
             found = pool([it[name] for it in graphs if name in it])
             return found.half_width / found.ms
 
-        return all(
-            half_width(name, state) <= self._tolerance(state)
-            for name, state in product(self.models, STATES)
-        )
+        return {(name, state): half_width(name, state) for name in self.models for state in STATES}
+
+    def _is_known(self) -> bool:
+        """Whether further visits would tell nothing new."""
+        return all(it <= self._tolerance(state) for (_, state), it in self.half_widths().items())
 
     def _tolerance(self, state: State) -> float:
         """The share of a latency in which half the interval is to be."""

@@ -51,6 +51,7 @@ class Finalists:
     sums: dict[str, RowSums] = field(default_factory=dict, init=False)
     latencies: dict[str, Latency] = field(default_factory=dict, init=False)
     sessions: list[tuple[Visit, ...]] = field(default_factory=list, init=False)
+    _half_widths: dict[str, float] = field(default_factory=dict, init=False)
     _graphs: LayerGraphs = field(default_factory=LayerGraphs, init=False)
     _spread: tuple[float, float] = field(default=(0.0, 0.0), init=False)
     _counts: Counter[tuple[str, ...]] = field(default_factory=Counter, init=False)
@@ -84,11 +85,22 @@ class Finalists:
         found = session.found()
         self.sessions.append(tuple(session.visits))
         self.latencies |= found.latencies
+        half_widths = session.half_widths()
+        self._half_widths |= {name: half_widths[name, self.state] for name in names}
         self._spread = found.spread
         line = self.table.unit.describe_shift(found.shift, str(self.table.path))
         if line and not self._has_told_shift:
             self._has_told_shift = True
             self.progress.say(line)
+
+    def is_known(self, name: str) -> bool:
+        """Whether a latency is as sure as a session may make it, or a second session was added.
+
+        One by hand is not asked for again.
+        """
+        sessions = sum(any(it.graph == name for it in visits) for visits in self.sessions)
+        is_by_hand = self.table.target.place.carrier == BY_HAND
+        return is_by_hand or sessions > 1 or self._half_widths[name] <= PATIENCE.tolerance
 
     def tell_spread(self) -> None:
         """Say if the machine's speed varied much."""

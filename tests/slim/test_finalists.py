@@ -198,3 +198,15 @@ def test_networks_of_a_device_by_hand_go_there_and_come_back(table, tmp_path, mo
     (tmp_path / "samples").rename(newer / runner.SAMPLES)
     with pytest.raises(UserError, match=r"another device than the table: runtime_version: 0\.1"):
         Finalists(other, Memory(), folder=tmp_path).measure(models)
+
+
+def test_what_one_session_leaves_unsure_is_known_after_a_second(
+    table, machine, makers, monkeypatch, finalists_of
+):
+    finalists, name = finalists_of(table), next(iter(makers))
+    finalists.measure(makers)
+    assert finalists.is_known(name), "this machine has no noise"
+    monkeypatch.setattr(module, "PATIENCE", module.PATIENCE._replace(tolerance=-1.0))
+    assert not finalists.is_known(name)
+    finalists.measure(dict(list(makers.items())[1:]))
+    assert [finalists.is_known(it) for it in makers] == [False, True, True]
