@@ -97,12 +97,15 @@ class Loop:
         Among noisy measurements the one that just meets a target is low by luck more often than
         not: what would be delivered is measured once more where it is not known well.
         """
+        finalists = [*self.beside, *(pair.current for pair in self.pairs)]
         for left in reversed(range(ROUNDS + FURTHER_ROUNDS)):
-            finalists = dict.fromkeys([*self.beside, *(pair.current for pair in self.pairs)])
-            self.measured |= self.judges.measure(list(finalists))
+            self.measured |= self.judges.measure(list(dict.fromkeys(finalists)))
             if left:
                 moved = [self._move(pair, left) for pair in self.pairs]
-                if not any(moved) and all(self.judges.is_known(it.current) for it in self.pairs):
+                finalists = [*self.beside, *(pair.current for pair in self.pairs)]
+                if not any(moved):
+                    finalists = [it for it in finalists if not self.judges.is_known(it)]
+                if not finalists:
                     return
         for pair in self.pairs:
             if self.share(pair.current, pair.target) > 1:
