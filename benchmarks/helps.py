@@ -202,7 +202,7 @@ class Part:
         self.folder = folder / change / f"supernet{seed}"
         is_own = self.effort.distillation != effort.distillation
         self.trained = self.folder if is_own else folder / f"supernet{seed}"
-        self.name = f"{folder.name}, {change}supernet {seed}"
+        self.name = ", ".join(filter(None, (folder.name, change, f"supernet {seed}")))
         self.space = setting.space()
         self.table = table_at(folder / "table.csv", self.space, quick=effort.is_quick)
         settings = SupernetSettings(
@@ -232,9 +232,9 @@ class Part:
 
     def cells(self, ways: Sequence[str]) -> Iterator[Cell]:
         """Every network's accuracies; networks that several methods found are trained once."""
-        # one without a target is the largest, which no method found
         found = self.found()
         with trials_at(self.trained / CELLS, self.base) as trials:
+            # one without a target is the largest, which no method found
             networks = [self._listed(it, found, trials) for it in found.networks if it.target]
             latencies = self.latencies([self.run.space.decode(it.assignment) for it in networks])
             for network in networks:
