@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
+from nas.machine import OPENMP
+
+os.environ.update(OPENMP | os.environ)  # as the command line does
 
 import argparse
 import contextlib

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # as the command line does; see nas/cli/__init__.py
+from nas.machine import OPENMP
+
+os.environ.update(OPENMP | os.environ)  # as the command line does
 
 import argparse
 from pathlib import Path

@@ -20,6 +20,7 @@ from typing import Annotated
 import typer
 
 from nas.errors import UserError
+from nas.machine import OPENMP
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("firstrun", "Find a network for your pictures: all of the below, planned to fit."),
@@ -57,9 +58,8 @@ DEBUG, TRUST = "--debug", "--trust"
 
 def main() -> None:
     """Run a command; a user's mistake is one line on standard error and exit code 2."""
-    # Before torch is loaded: with another program on the cores, threads that spin while they wait
-    # made training on two of them 30 times slower, 200 ms an image instead of 6.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.update(OPENMP | os.environ)  # before torch is loaded
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a letter of a name
             stream.reconfigure(errors="backslashreplace")

@@ -91,6 +91,7 @@ class Session:
     of a model's rows, where they are known. ``earlier`` are the visits of sessions before, with the
     same references: each is told in the unit by itself, as the machine was another then. ``graphs``
     make the references. ``state`` is the one that something is decided by; None where both are.
+    ``asked`` are the models on whose account a session goes on; all where there are none.
     """
 
     target: Target
@@ -104,6 +105,7 @@ class Session:
     visits: list[Visit] = field(default_factory=list)
     graphs: LayerGraphs = field(default_factory=LayerGraphs)
     state: State | None = None
+    asked: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         networks = [it.network for it in self.unit.references] if self.unit else []
@@ -116,9 +118,9 @@ class Session:
         self._parameters: dict[str, int] = {}
 
     def measure(self) -> Found:
-        """Visit all models until each is known well enough, or patience ends.
+        """Visit models until each that is asked for is known well enough, or patience ends.
 
-        All are visited equally often: what is compared saw the same machine.
+        All take the first turns; those that are asked for are visited equally often.
         """
         begun, least = time.monotonic(), self.patience.least
         counts = dict.fromkeys(self.models, least)
@@ -188,10 +190,11 @@ class Session:
         return now / self.unit.references[0].ms(state) - 1
 
     def _further(self) -> dict[str, int]:
-        """Visits to each model, if one is not known well enough: a third more than so far."""
-        made = sum(visit.graph in self.models for visit in self.visits) // len(self.models)
+        """Visits to what is asked for, if one is not known well: a third more than so far."""
+        asked = self.asked or list(self.models)
+        made = sum(visit.graph in asked for visit in self.visits) // len(asked)
         more = min(made // 3 + 1, self.patience.most - made)
-        return {} if self._is_known() else dict.fromkeys(self.models, more)
+        return {} if self._is_known(asked) else dict.fromkeys(asked, more)
 
     def half_widths(self) -> Mapping[tuple[str, State], float]:
         """Half the interval of each model that is due to its visits, as a share of its latency.
@@ -207,9 +210,13 @@ class Session:
 
         return {(name, state): half_width(name, state) for name in self.models for state in STATES}
 
-    def _is_known(self) -> bool:
-        """Whether further visits would tell nothing new."""
-        return all(it <= self._tolerance(state) for (_, state), it in self.half_widths().items())
+    def _is_known(self, names: Sequence[str]) -> bool:
+        """Whether further visits would tell nothing new of these models."""
+        return all(
+            it <= self._tolerance(state)
+            for (name, state), it in self.half_widths().items()
+            if name in names
+        )
 
     def _tolerance(self, state: State) -> float:
         """The share of a latency in which half the interval is to be."""

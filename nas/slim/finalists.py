@@ -55,6 +55,7 @@ class Finalists:
     _graphs: LayerGraphs = field(default_factory=LayerGraphs, init=False)
     _spread: tuple[float, float] = field(default=(0.0, 0.0), init=False)
     _counts: Counter[tuple[str, ...]] = field(default_factory=Counter, init=False)
+    _asked: Counter[str] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(0)
@@ -62,8 +63,12 @@ class Finalists:
         self._has_told_shift = False
 
     def measure(self, makers: Mapping[str, Callable[[], onnx.ModelProto]]) -> None:
-        """Time these models in one session, unless the memory holds it; sets ``latencies``."""
+        """Time these models in one session, unless the memory holds it; sets ``latencies``.
+
+        It goes on until those are known that no session before asked for; all if there are none.
+        """
         names = tuple(makers)
+        asked = [it for it in names if not self._asked[it]] or names
         is_whole = self._recall(names)
         models = makers if is_whole else _made(makers)
         session = Session(
@@ -77,11 +82,13 @@ class Finalists:
             self.sums,
             graphs=self._graphs,
             state=self.state,
+            asked=asked,
         )
         if not is_whole and self.table.target.place.carrier == BY_HAND:
             self._take(names, session)
         elif not is_whole:
             self._time(names, session)
+        self._asked.update(asked)
         found = session.found()
         self.sessions.append(tuple(session.visits))
         self.latencies |= found.latencies
@@ -94,13 +101,13 @@ class Finalists:
             self.progress.say(line)
 
     def is_known(self, name: str) -> bool:
-        """Whether a latency is as sure as a session may make it, or a second session was added.
+        """Whether a latency is as sure as a session may make it, or two asked for the network.
 
         One by hand is not asked for again.
         """
-        sessions = sum(any(it.graph == name for it in visits) for visits in self.sessions)
         is_by_hand = self.table.target.place.carrier == BY_HAND
-        return is_by_hand or sessions > 1 or self._half_widths[name] <= PATIENCE.tolerance
+        is_sure = self._half_widths[name] <= PATIENCE.tolerance
+        return is_by_hand or is_sure or self._asked[name] > 1
 
     def tell_spread(self) -> None:
         """Say if the machine's speed varied much."""

@@ -1,5 +1,7 @@
 """Sessions on a simulated machine of known costs: in ms of this hour, and in a table's unit."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -22,10 +24,10 @@ def model(count):
 def session(machine, graphs):
     """Makes a session of two models on the simulated machine."""
 
-    def make(unit=None, patience=PATIENCE, state=None):
+    def make(unit=None, patience=PATIENCE, **settings):
         models = {"three": lambda: model(3), "seven": lambda: model(7)}
         rng = np.random.default_rng(0)
-        return Session(machine.target, models, rng, unit, patience, graphs=graphs, state=state)
+        return Session(machine.target, models, rng, unit, patience, graphs=graphs, **settings)
 
     return make
 
@@ -98,6 +100,15 @@ def test_quiet_models_are_done_early_and_noisy_ones_at_the_cap(machine, session)
     noisy = session()
     noisy.measure()
     assert len(noisy.visits) == 2 * PATIENCE.most
+
+
+def test_a_session_goes_on_for_the_models_that_are_asked_for_alone(machine, session):
+    rng = np.random.default_rng(0)
+    machine.slowness = staticmethod(lambda now: float(rng.uniform(1.0, 4.0)))
+    made = session(asked=["seven"])
+    made.measure()
+    visits = Counter(visit.graph for visit in made.visits)
+    assert visits == {"three": PATIENCE.least, "seven": PATIENCE.most}
 
 
 def test_a_state_that_nothing_is_decided_by_may_be_known_less_well(machine, session):

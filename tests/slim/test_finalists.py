@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -212,3 +213,23 @@ def test_what_one_session_leaves_unsure_is_known_after_a_second(
     assert not finalists.is_known(name)
     finalists.measure(dict(list(makers.items())[1:]))
     assert [finalists.is_known(it) for it in makers] == [False, True, True]
+
+
+def test_a_session_goes_on_for_the_networks_that_are_new(
+    table, machine, makers, monkeypatch, finalists_of
+):
+    never_sure = module.PATIENCE._replace(tolerance=-1.0)
+    monkeypatch.setattr(module, "PATIENCE", never_sure)
+    memory, (one, other, _) = Memory(), makers
+    finalists = finalists_of(table, memory)
+    finalists.measure({name: makers[name] for name in (one, other)})
+    finalists.measure(makers)
+    visits = Counter(visit.graph for visit in finalists.sessions[-1])
+    assert [visits[it] for it in makers] == [never_sure.least, never_sure.least, never_sure.most]
+    assert not any(map(finalists.is_known, makers)), "one session has asked for each"
+    finalists.measure({one: makers[one]})
+    assert [finalists.is_known(it) for it in makers] == [True, False, False]
+    again = finalists_of(table, memory)
+    again.measure({name: makers[name] for name in (one, other)})
+    again.measure(makers)
+    assert not any(map(again.is_known, makers)), "the memory answers, and changes nothing"
