@@ -6,6 +6,7 @@ import gc
 import importlib
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from types import ModuleType
 import hypothesis
 import pytest
 import torch
+from filelock import FileLock
 from torch.export import decomp_utils, exported_program
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
@@ -95,6 +97,25 @@ def nas_process() -> Callable[..., subprocess.Popen[str]]:
         )  # fmt: skip
 
     return start
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that has a folder filled by the first process of the suite; returns a copy."""
+
+    def made(name: str, fill: Callable[[Path], None]) -> Path:
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            folder = tmp_path_factory.mktemp(name)
+            fill(folder)
+            return folder
+        shared = tmp_path_factory.getbasetemp().parent / name
+        with FileLock(f"{shared}.lock"):
+            if not shared.exists():
+                fill(begun := tmp_path_factory.mktemp(name))
+                begun.rename(shared)
+        return Path(shutil.copytree(shared, tmp_path_factory.mktemp(name), dirs_exist_ok=True))
+
+    return made
 
 
 @pytest.fixture(scope="session")

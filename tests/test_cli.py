@@ -56,10 +56,13 @@ MOST_PARAMS = 10_000
 """Between the smallest and the largest of the space: the slimming has steps to take."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+@pytest.fixture(scope="session")
+def folder(made_once):
     """A folder with a space, its table, a trained run and a slimmed network."""
-    folder = tmp_path_factory.mktemp("cli")
+    return made_once("cli", fill)
+
+
+def fill(folder):
     (folder / "tiny.yaml").write_text(SPACE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -69,7 +72,6 @@ def folder(tmp_path_factory):
              "--limit", "300")  # fmt: skip
         call("slim", "--run", "r", "--table", "t.csv", "--target-ms", "0.1", "--out", "s",
              "--evaluations", "20", "--accept-table", "--target-params", str(MOST_PARAMS))  # fmt: skip
-    return folder
 
 
 @pytest.fixture(autouse=True)
