@@ -24,9 +24,11 @@ from nas.data import open_source
 from nas.deploy.delivered import FILES
 from nas.deploy.weights import save_weights
 from nas.latency.build import BuildSettings, MeasuringPlan
+from nas.latency.measure import Patience
 from nas.latency.table import LatencyTable, Row, visits_path
 from nas.network import build
 from nas.report.following import default_table
+from nas.slim import finalists
 from nas.slim.result import SearchResult
 from nas.space import DEFAULT_SPACE, SearchSpace
 from nas.training.settings import DataSettings, Recipe, SupernetSettings
@@ -52,6 +54,9 @@ head: {kind: classifier}
 BRIEFLY = MeasuringPlan(fitted=4, held_out=4, least_visits=10, error=1.0, seconds=0.0)
 """A table that is measured this briefly is inexact, but of the form of others."""
 
+IMPATIENT = Patience(least=6, most=6)
+"""Of the sessions that measure finalists: on a noisy machine the usual one takes most of a test."""
+
 MOST_PARAMS = 10_000
 """Between the smallest and the largest of the space: the slimming has steps to take."""
 
@@ -66,6 +71,7 @@ def fill(folder):
     (folder / "tiny.yaml").write_text(SPACE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(finalists, "PATIENCE", IMPATIENT)
         briefly = BuildSettings("tiny.yaml", plan=BRIEFLY)
         pipeline.build_table(SearchSpace.load("tiny.yaml"), "t.csv", settings=briefly)
         call("train-supernet", "--space", "tiny.yaml", "--run", "r", "--epochs", "1",
@@ -76,6 +82,7 @@ def fill(folder):
 
 @pytest.fixture(autouse=True)
 def _inside(request, monkeypatch, tmp_path):
+    monkeypatch.setattr(finalists, "PATIENCE", IMPATIENT)
     wanted = "folder" in request.fixturenames
     monkeypatch.chdir(request.getfixturevalue("folder") if wanted else tmp_path)
 
