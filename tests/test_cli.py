@@ -1,5 +1,6 @@
 """The commands as a user types them: real processes' worth of work, on the smallest of spaces."""
 
+import contextlib
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from nas.deploy.weights import save_weights
 from nas.latency.build import BuildSettings, MeasuringPlan
 from nas.latency.measure import Patience
 from nas.latency.table import LatencyTable, Row, visits_path
+from nas.machine import OPENMP
 from nas.network import build
 from nas.report.following import default_table
 from nas.slim import finalists
@@ -93,6 +95,17 @@ def call(*arguments):
         patch.setattr(sys, "argv", ["nas", *arguments])
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
         cli.main()
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "9"}])
+def test_threads_wait_as_the_user_says_or_shortly(monkeypatch, given):
+    others = {name: it for name, it in os.environ.items() if name not in OPENMP}
+    monkeypatch.setattr(os, "environ", {**others, **given})
+    monkeypatch.setattr(sys, "argv", ["nas", "--version"])
+    with contextlib.suppress(SystemExit):
+        cli.main()
+    found = {name: it for name, it in os.environ.items() if name in OPENMP}
+    assert found == (given if "OMP_WAIT_POLICY" in given else {**OPENMP, **given})
 
 
 def complaint(capsys, *arguments):
