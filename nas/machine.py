@@ -11,8 +11,8 @@ from nas import __version__
 OPENMP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "600"}
 """Environment in which torch's threads wait for each other shortly, and then sleep.
 
-With another program on one of two cores, threads that never sleep made training 30 times slower;
-those that sleep at once make it 1.6 times slower where nobody disturbs them.
+Threads that never sleep make training many times slower with another program on one of the cores;
+those that sleep at once make it slower where nobody disturbs them.
 """
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
