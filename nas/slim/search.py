@@ -247,7 +247,7 @@ def _finish(
         trace=main.steps(),
         networks=tuple(figures),
         verdicts=tuple(map(str, comparisons)),
-        evidence=evidence(from_weights=bool(run.settings.weights)),
+        evidence=evidence(space, from_weights=bool(run.settings.weights)),
         terms=plan.terms,
         comparisons=tuple(comparisons),
         walk=tuple(step.taken.assignment for step in main.trace),

@@ -131,7 +131,7 @@ def make_result(space, target_share, evaluations):
         networks=tuple(_final(bench, name, one, target) for name, one in finals.items()),
         terms=published_terms(["latency_ms"]),
         verdicts=(str(comparison),),
-        evidence=evidence(from_weights=False),
+        evidence=evidence(space, from_weights=False),
         comparisons=(comparison,),
         walk=tuple(step.taken.assignment for step in found["slimmed"].trace),
     )  # fmt: skip

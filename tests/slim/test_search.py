@@ -209,7 +209,7 @@ def test_a_search_delivers_the_best_of_its_study_within_the_target(run, table, t
     (comparison,) = result.comparisons
     assert set(comparison.compared) == {"searched", "uniform"}
     assert result.verdicts == (str(comparison),)
-    assert result.evidence == evidence(from_weights=False)
+    assert result.evidence == evidence(run.space, from_weights=False)
 
 
 def test_a_folder_that_is_a_file_is_one_line(run, table, tmp_path):
