@@ -79,13 +79,20 @@ class Probe(NamedTuple):
         return tuple(dict.fromkeys(graph for graph, _ in (*self.warm, *self.cold)))
 
 
+Templates = dict[tuple[type[Layer], str], list[onnx.ModelProto]]
+"""Exported graphs by what their layers have in common, without the weights that others replace."""
+
+TEMPLATES: Templates = {}
+"""Those of this process: an export takes seconds, and a run needs each layer in several stages."""
+
+
 @dataclass
 class LayerGraphs:
-    """Makes the graph of any layer; keeps its templates and its latest graphs, counts both ways."""
+    """Makes the graph of any layer; keeps templates and its latest graphs, counts both ways."""
 
-    exported: int = 0
-    substituted: int = 0
-    _templates: dict[str, list[onnx.ModelProto]] = field(default_factory=dict)
+    templates: Templates = field(default_factory=lambda: TEMPLATES)
+    exported: int = field(default=0, init=False)
+    substituted: int = field(default=0, init=False)
     _graphs: dict[tuple[str, Shape], onnx.ModelProto] = field(default_factory=dict)
     _bytes: int = 0
 
@@ -116,10 +123,10 @@ class LayerGraphs:
         )
 
     def prepare(self, layers: Iterable[tuple[Layer, Shape]]) -> None:
-        """Export layers of structures that have no template yet in one go, to serve as such."""
+        """Export layers that have no template yet in one go, to serve as such."""
         missing: dict[tuple[str, tuple[int, int]], tuple[Layer, Shape]] = {}
         for layer, shape in layers:
-            if not self._templates.get(layer.structure):
+            if not any(_serves(it, shape) for it in self._templates_of(layer)):
                 missing.setdefault((layer.structure, shape[1:]), (layer, shape))
         waiting = list(missing.values())
         while len(waiting) > 1:
@@ -171,9 +178,8 @@ class LayerGraphs:
     def _make(self, layer: Layer, input_shape: Shape, module: nn.Module) -> onnx.ModelProto:
         """The graph of a module of the layer, from a template if one fits."""
         folded = fold(module)
-        # attention's reshapes hold the map's size: its template serves one map, others serve all
-        templates = self._templates.setdefault(layer.structure, [])
-        for template in sorted(templates, key=lambda it: input_shape_of(it)[2:] != input_shape[1:]):
+        own = self._templates_of(layer)
+        for template in sorted(own, key=lambda it: not _serves(it, input_shape)):
             graph = substitute(template, folded, layer, input_shape)
             if graph is not None and is_equal(graph, module, input_shape):
                 self.substituted += 1
@@ -191,11 +197,26 @@ class LayerGraphs:
         """Let an export be a template, if it holds every weight as it is, under its name."""
         self.exported += 1
         kept = {tensor.name: tensor for tensor in model.graph.initializer}
+        weights = _weights(folded)
         if all(
             name in kept and np.array_equal(numpy_helper.to_array(kept[name]), weight)
-            for name, weight in _weights(folded).items()
+            for name, weight in weights.items()
         ):
-            self._templates.setdefault(layer.structure, []).append(model)
+            template = onnx.ModelProto()
+            template.CopyFrom(model)
+            for tensor in template.graph.initializer:
+                if tensor.name in weights:
+                    tensor.ClearField("raw_data")
+            self._templates_of(layer).append(template)
+
+    def _templates_of(self, layer: Layer) -> list[onnx.ModelProto]:
+        return self.templates.setdefault((type(layer), layer.structure), [])
+
+
+def _serves(template: onnx.ModelProto, input_shape: Shape) -> bool:
+    """Whether a template is for maps of this size: attention's reshapes hold that of its own."""
+    is_own = input_shape_of(template)[2:] == input_shape[1:]
+    return is_own or not operators(template)["Reshape"]
 
 
 def _behind(

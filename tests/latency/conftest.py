@@ -97,7 +97,7 @@ def convolutions():
 
 @pytest.fixture(scope="session")
 def graphs():
-    return LayerGraphs()
+    return LayerGraphs(templates={})
 
 
 @pytest.fixture(scope="session")

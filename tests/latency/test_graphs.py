@@ -11,6 +11,7 @@ from nas.deploy.export import OnnxNetwork, largest_difference, to_onnx
 from nas.families import LAYERS
 from nas.families.efficientformer_v2.layers import ConvFFN
 from nas.latency.graphs import (
+    LayerGraphs,
     chain,
     input_shape_of,
     is_equal,
@@ -433,6 +434,21 @@ def test_every_tensor_of_a_random_module_matters(kind):
             tensor.mul_(1.5)
             assert (module(x) - expected).abs().max() > 1e-8, name
             tensor.copy_(kept)
+
+
+def test_what_one_instance_exported_serves_all_of_the_process():
+    for _ in range(2):
+        graphs = LayerGraphs()
+        graphs.graph(*made("conv_ffn", 0))
+    assert (graphs.exported, graphs.substituted) == (0, 1)
+
+
+def test_templates_hold_no_weights(graphs):
+    layer, shape = made("conv_ffn", 0)
+    graphs.graph(layer, shape)
+    (template, *_) = graphs.templates[type(layer), layer.structure]
+    assert {it.name.rpartition(".")[2] for it in template.graph.initializer} == {"weight", "bias"}
+    assert not any(it.raw_data for it in template.graph.initializer)
 
 
 @pytest.mark.parametrize("kind", ["attention4d", "mobilevit_v1_block"])
