@@ -451,6 +451,19 @@ def test_templates_hold_no_weights(graphs):
     assert not any(it.raw_data for it in template.graph.initializer)
 
 
+def test_layers_are_exported_together_where_no_template_serves_their_map(monkeypatch):
+    kinds = "attention4d", "mobilevit_v1_block", "conv_ffn"
+    layers = [made(kind, 0) for kind in kinds]
+    graphs = LayerGraphs(templates={})
+    graphs.prepare(layers)
+    asked = []
+    monkeypatch.setattr(graphs, "_export_together", asked.extend)
+    graphs.prepare(layers)
+    assert not asked
+    graphs.prepare([(layer, (shape[0], 10, 10)) for layer, shape in layers])
+    assert [layer.kind for layer, _ in asked] == ["attention4d", "mobilevit_v1_block"]
+
+
 @pytest.mark.parametrize("kind", ["attention4d", "mobilevit_v1_block"])
 def test_attention_on_another_map_is_exported_anew(kind, graphs):
     layer, shape = made(kind, 0)
