@@ -295,7 +295,10 @@ def judge(validation: Validation | None, states: Sequence[State] = STATES) -> Ta
             failures.append(f"{rank}, below {least:.3g}")
         if not found.mape <= SHARE_OF_MACS * figures.macs.mape:
             error = f"its mean error, {_percent(found.mape)} ({state}), is more than half of the"
-            warnings.append(f"{error} {_percent(figures.macs.mape)} of a fit on MACs alone")
+            warnings.append(
+                f"{error} {_percent(figures.macs.mape)} of a fit on MACs alone; noise explains "
+                f"{_percent(noise)}"
+            )
     return TableVerdict(tuple(failures), tuple(warnings))
 
 

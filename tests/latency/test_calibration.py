@@ -232,5 +232,6 @@ def test_a_table_hardly_better_than_macs_is_warned_of_but_not_refused():
     verdict = judge(validation_of(0.01, macs_error=0.015))
     assert verdict.failures == ()
     assert verdict.warnings == (
-        "its mean error, 1.0 % (cold), is more than half of the 1.5 % of a fit on MACs alone",
+        "its mean error, 1.0 % (cold), is more than half of the 1.5 % of a fit on MACs alone; "
+        "noise explains 0.5 %",
     )
