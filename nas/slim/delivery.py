@@ -125,7 +125,7 @@ class Delivery:
             images=len(self.candidates.dataset.search),
             measure=self.measure,
             tables={cost: table.path for cost, table in self.candidates.measured.items()},
-            is_known=self._is_known,
+            uncertainty=self._uncertainty,
         )
 
     def measure(self, networks: Sequence[Assignment]) -> dict[Assignment, Costs]:
@@ -206,9 +206,9 @@ class Delivery:
             predicted = self.finalists[it.cost].table.predict(architecture, it.state)
             yield MeasuredLatency(**dict(it), predicted=predicted)
 
-    def _is_known(self, network: Assignment) -> bool:
+    def _uncertainty(self, network: Assignment) -> float:
         name = self._name(network)
-        return all(finalists.is_known(name) for finalists in self.finalists.values())
+        return max(finalists.uncertainty(name) for finalists in self.finalists.values())
 
     def _name(self, network: Assignment) -> str:
         return network_name(self.candidates.space.decode(network))

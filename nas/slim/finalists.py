@@ -100,14 +100,13 @@ class Finalists:
             self._has_told_shift = True
             self.progress.say(line)
 
-    def is_known(self, name: str) -> bool:
-        """Whether a latency is as sure as a session may make it, or two asked for the network.
+    def uncertainty(self, name: str) -> float:
+        """Half the interval of a latency, as a share of it; 0 where two sessions asked for it.
 
         One by hand is not asked for again.
         """
         is_by_hand = self.table.target.place.carrier == BY_HAND
-        is_sure = self._half_widths[name] <= PATIENCE.tolerance
-        return is_by_hand or is_sure or self._asked[name] > 1
+        return 0.0 if is_by_hand or self._asked[name] > 1 else self._half_widths[name]
 
     def tell_spread(self) -> None:
         """Say if the machine's speed varied much."""

@@ -27,9 +27,11 @@ DESCENTS = 8
 """Choices in a row that only give networks which are known to be above the target."""
 SETTLED, NEAR = 0.97, 0.96
 """Shares of a target: a network from the first on leaves no room; from the second on it is near."""
-MOVES = 2
-"""Moves in which a network is to leave no room; after them it is enough to be near, as noise of a
-percent asks for ever further ones."""
+MOVES, SURE = 2, 0.01
+"""Moves in which a network that is known so well, as a share, is to leave no room. After them, and
+for others, it is enough to be near: noise asks for ever further networks."""
+GRACE = 0.01
+"""Share of a target that a network which is delivered may turn out to be above it."""
 BELOW = 0.995
 """A bound falls by this factor more than the deviation asks for, so that each round changes
 something."""
@@ -52,8 +54,8 @@ class Judges:
     """What is known of networks: predicted costs, accuracy on so many images, measured latencies.
 
     ``measure`` measures networks together, and returns of each its latencies by their names;
-    ``tables`` are the files that predict them. ``is_known`` tells of a network that was measured
-    whether that is enough to deliver it.
+    ``tables`` are the files that predict them. ``uncertainty`` is half the interval of a network's
+    latency, as a share of it; 0 where another session would not tell more.
     """
 
     cost: Callable[[Assignment], Costs]
@@ -61,7 +63,7 @@ class Judges:
     images: int
     measure: Callable[[Sequence[Assignment]], Mapping[Assignment, Costs]]
     tables: Mapping[str, Path]
-    is_known: Callable[[Assignment], bool] = lambda _: True
+    uncertainty: Callable[[Assignment], float] = lambda _: 0.0
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Loop:
         """Measure and choose in turns; UserError if a target is not met in all rounds.
 
         Among noisy measurements the one that just meets a target is low by luck more often than
-        not: what would be delivered is measured once more where it is not known well.
+        not: what would be delivered is measured once more where it may be above.
         """
         finalists = [*self.beside, *(pair.current for pair in self.pairs)]
         for left in reversed(range(ROUNDS + FURTHER_ROUNDS)):
@@ -104,7 +106,7 @@ class Loop:
                 moved = [self._move(pair, left) for pair in self.pairs]
                 finalists = [*self.beside, *(pair.current for pair in self.pairs)]
                 if not any(moved):
-                    finalists = [it for it in finalists if not self.judges.is_known(it)]
+                    finalists = [pair.current for pair in self.pairs if self._may_be_above(pair)]
                 if not finalists:
                     return
         for pair in self.pairs:
@@ -116,12 +118,19 @@ class Loop:
         known = {**self.judges.cost(network), **self.measured.get(network, {})}
         return max(known[name] / bound for name, bound in target.items())
 
+    def _may_be_above(self, pair: Pair) -> bool:
+        """Whether a network may take more than its target, and another session would tell."""
+        uncertainty = self.judges.uncertainty(pair.current)
+        most = self.share(pair.current, pair.target) * (1 + uncertainty)
+        return uncertainty > 0 and most > 1 + GRACE
+
     def _move(self, pair: Pair, left: int) -> bool:
         """Whether the pair turns to another network, to be measured in one of the rounds left."""
         share, best = self.share(pair.current, pair.target), self._best(pair)
         if pair.is_settled and share <= 1:
             return False
-        enough = SETTLED if len(pair.tried) <= MOVES else NEAR
+        is_sure = self.judges.uncertainty(pair.current) <= SURE
+        enough = SETTLED if is_sure and len(pair.tried) <= MOVES else NEAR
         has_room = share < enough and left > FURTHER_ROUNDS
         is_near = best is not None and self.share(best, pair.target) >= NEAR
         goes_back = (pair.is_settled and is_near) or (best is not None and left <= LAST)

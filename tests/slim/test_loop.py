@@ -56,11 +56,11 @@ class Bench:
 
 
 def run(
-    pools, bench, targets=(TARGET,), accuracy=accuracy, images=10_000, is_known=None, **options
+    pools, bench, targets=(TARGET,), accuracy=accuracy, images=10_000, uncertainty=None, **options
 ):
     """The networks that the pools end with, in the order of targets, then of pools."""
     judges = Judges(predicted, accuracy, images, bench.measure, {"latency_ms": Path("t.csv")})
-    judges = replace(judges, is_known=is_known) if is_known else judges
+    judges = replace(judges, uncertainty=uncertainty) if uncertainty else judges
     pairs = [Pair(pool, target, pool.choose(target)) for target in targets for pool in pools]
     Loop(pairs, judges, [LARGEST], **options).run()
     return [pair.current for pair in pairs]
@@ -113,6 +113,13 @@ def test_after_two_moves_it_is_enough_to_be_near():
     assert further == [0.941, 0.945, 0.955, 0.98]
 
 
+def test_a_network_that_noise_may_hold_below_the_target_is_enough_where_it_is_near():
+    for near, sure, rounds in ((0.965, 0.009, 2), (0.965, 0.011, 1), (0.955, 0.03, 2)):
+        bench = Bench(default=near)
+        run([Pool("a", [100, 102])], bench, uncertainty=lambda _, sure=sure: sure)
+        assert len(bench.sessions) == rounds, (near, sure)
+
+
 class Noisy(Bench):
     """Each session errs by three per cent; a network is told at the mean of its sessions."""
 
@@ -126,29 +133,38 @@ class Noisy(Bench):
             self.found[one].append(predicted(one)["latency_ms"] * self.rng.lognormal(0, 0.03))
         return {one: {"latency_ms": float(np.mean(self.found[one]))} for one in networks}
 
-    def is_known(self, network):
-        return len(self.found[network]) > 1
+    def uncertainty(self, network):
+        return 0.06 if len(self.found[network]) < 2 else 0.0
 
 
-def test_what_is_not_known_well_is_measured_once_more_before_it_is_delivered():
-    bench = Bench()
-    known = run([Pool("a", [98])], bench, is_known=lambda _: len(bench.sessions) > 1)
-    assert known == [(98,)]
-    assert len(bench.sessions) == 2
+def test_what_may_be_above_the_target_is_measured_once_more_before_it_is_delivered():
+    for share, sessions in ((0.03, 2), (0.02, 1)):
+        bench = Bench()
+        wide = lambda _, share=share, it=bench: share if len(it.sessions) < 2 else 0.0  # noqa: E731
+        assert run([Pool("a", [99])], bench, uncertainty=wide) == [(99,)]
+        assert len(bench.sessions) == sessions
 
-    def above(is_known):
+    def above(uncertainty):
         """Which of 300 loops end above their target in truth."""
         benches = [Noisy(seed) for seed in range(300)]
-        found = [run([Pool("a", range(60, 140))], it, is_known=is_known(it)) for it in benches]
+        pools = [Pool("a", range(60, 140)) for _ in benches]
+        found = [
+            run([pool], it, uncertainty=uncertainty(it))
+            for pool, it in zip(pools, benches, strict=True)
+        ]
         return np.array([network[0] > 100 for (network,) in found])
 
-    once, twice = above(lambda _: None), above(lambda bench: bench.is_known)
+    once, twice = above(lambda _: None), above(lambda bench: bench.uncertainty)
     assert twice.sum() < 0.75 * once.sum(), "what just meets a target is low by luck"
 
 
 def test_what_is_known_is_not_measured_again_with_what_is_not():
     pools, bench = [Pool("a", [98]), Pool("b", [97])], Bench()
-    run(pools, bench, is_known=lambda it: it != (98,) or len(bench.sessions) > 1)
+
+    def uncertainty(network):
+        return 0.05 if network == (98,) and len(bench.sessions) < 2 else 0.0
+
+    run(pools, bench, uncertainty=uncertainty)
     assert bench.sessions == [[LARGEST, (98,), (97,)], [(98,)]]
 
 
