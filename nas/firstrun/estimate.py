@@ -23,7 +23,7 @@ START_SECONDS = 1.0
 """Of each stage, to read and write what it needs."""
 TABLE_START_SECONDS = 14.0
 """To export each kind of layer, and to choose the reference network."""
-GOES_ON = 0.6
+GOES_ON = 0.85
 """Of the time from the least visits to the usual end: on a quiet machine fewer do."""
 GRAPHS = 2.0
 """Graphs that tell a layer's latency."""
@@ -33,9 +33,10 @@ FEW_EVALUATIONS = 0.15
 """Of the evaluations, where every network is within the target and the largest is the answer."""
 EVALUATION_SECONDS = 0.08
 """Of each evaluation beside the layers' own time: modules are made, views are cut."""
-DELIVERY_SECONDS, DELIVERY_VISITS = 10.0, 150
-"""To export the finalists; visits to them, in all rounds of measuring."""
-EXPORT_SECONDS, REPORT_SECONDS = 3.0, 2.0
+DELIVERY_SECONDS, DELIVERY_VISITS = 25.0, 500
+"""To export and open the finalists; visits to them, in all rounds of measuring."""
+EXPORT_SECONDS, REPORT_SECONDS = 5.0, 2.0
+"""Of retraining, to export its network and prove it; of the page."""
 
 STAGES: Mapping[str, str] = {
     "space": "what may be built: the choices among which the search finds a network",
@@ -72,7 +73,7 @@ def estimate(
         "training": training_seconds(data, place, effort),
         "slimming": slimming_seconds(data, place, effort, target_ms),
         "retraining": retraining_seconds(data, place, effort, target_ms),
-        "export": EXPORT_SECONDS,
+        "export": START_SECONDS,
         "report": REPORT_SECONDS,
     }
 
@@ -121,7 +122,8 @@ def retraining_seconds(
     step = part * place.largest_seconds + _streaming(data, place) + teaching
     epoch = data.train * step + min(data.search, EPOCH_IMAGES) * part * forward
     tests = 2 * data.test * part * forward
-    return START_SECONDS + _loading(data, place) + effort.retraining_epochs * epoch + tests
+    epochs = effort.retraining_epochs * epoch
+    return START_SECONDS + _loading(data, place) + epochs + tests + EXPORT_SECONDS
 
 
 def part_of_largest(place: SpaceFacts, target_ms: float) -> float:
