@@ -91,7 +91,7 @@ class Session:
     of a model's rows, where they are known. ``earlier`` are the visits of sessions before, with the
     same references: each is told in the unit by itself, as the machine was another then. ``graphs``
     make the references. ``state`` is the one that something is decided by; None where both are.
-    ``asked`` are the models on whose account a session goes on; all where there are none.
+    ``asked`` are the models on whose account a session goes on; by default all.
     """
 
     target: Target
@@ -105,7 +105,7 @@ class Session:
     visits: list[Visit] = field(default_factory=list)
     graphs: LayerGraphs = field(default_factory=LayerGraphs)
     state: State | None = None
-    asked: Sequence[str] = ()
+    asked: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         networks = [it.network for it in self.unit.references] if self.unit else []
@@ -191,10 +191,12 @@ class Session:
 
     def _further(self) -> dict[str, int]:
         """Visits to what is asked for, if one is not known well: a third more than so far."""
-        asked = self.asked or list(self.models)
+        asked = list(self.models) if self.asked is None else self.asked
+        if self._is_known(asked):
+            return {}
         made = sum(visit.graph in asked for visit in self.visits) // len(asked)
         more = min(made // 3 + 1, self.patience.most - made)
-        return {} if self._is_known(asked) else dict.fromkeys(asked, more)
+        return dict.fromkeys(asked, more)
 
     def half_widths(self) -> Mapping[tuple[str, State], float]:
         """Half the interval of each model that is due to its visits, as a share of its latency.

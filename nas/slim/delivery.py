@@ -128,8 +128,13 @@ class Delivery:
             uncertainty=self._uncertainty,
         )
 
-    def measure(self, networks: Sequence[Assignment]) -> dict[Assignment, Costs]:
-        """Time networks together on each device; returns latencies in the state of the plan."""
+    def measure(
+        self, networks: Sequence[Assignment], asked: Sequence[Assignment]
+    ) -> dict[Assignment, Costs]:
+        """Time networks together on each device; returns latencies in the state of the plan.
+
+        It goes on until those that are asked for are known.
+        """
         state, names = self.candidates.plan.state, {one: self._name(one) for one in networks}
         for cost, finalists in self.finalists.items():
             makers = {name: partial(self._model, one, cost) for one, name in names.items()}
@@ -140,7 +145,8 @@ class Delivery:
             rivals = {
                 name: partial(it.models.__getitem__, cost) for name, it in self._rivals.items()
             }
-            finalists.measure({**makers, **rivals})
+            new = [name for name in rivals if name not in finalists.latencies]
+            finalists.measure({**makers, **rivals}, [*(names[it] for it in asked), *new])
         return {
             one: {
                 cost: finalists.latencies[name].of(state).ms

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,13 +62,17 @@ class Finalists:
         self._unit = unit_sha256(self.table)
         self._has_told_shift = False
 
-    def measure(self, makers: Mapping[str, Callable[[], onnx.ModelProto]]) -> None:
+    def measure(
+        self,
+        makers: Mapping[str, Callable[[], onnx.ModelProto]],
+        asked: Sequence[str] | None = None,
+    ) -> None:
         """Time these models in one session, unless the memory holds it; sets ``latencies``.
 
-        It goes on until those are known that no session before asked for; all if there are none.
+        It goes on until those are known that are asked for, by default all.
         """
         names = tuple(makers)
-        asked = [it for it in names if not self._asked[it]] or names
+        asked = names if asked is None else asked
         is_whole = self._recall(names)
         models = makers if is_whole else _made(makers)
         session = Session(

@@ -53,15 +53,16 @@ class Chooser(Protocol):
 class Judges:
     """What is known of networks: predicted costs, accuracy on so many images, measured latencies.
 
-    ``measure`` measures networks together, and returns of each its latencies by their names;
-    ``tables`` are the files that predict them. ``uncertainty`` is half the interval of a network's
-    latency, as a share of it; 0 where another session would not tell more.
+    ``measure`` measures networks together, on the account of those in its second argument, and
+    returns of each its latencies by their names; ``tables`` are the files that predict them.
+    ``uncertainty`` is half the interval of a network's latency, as a share of it; 0 where another
+    session would not tell more.
     """
 
     cost: Callable[[Assignment], Costs]
     accuracy: Callable[[Assignment], float]
     images: int
-    measure: Callable[[Sequence[Assignment]], Mapping[Assignment, Costs]]
+    measure: Callable[[Sequence[Assignment], Sequence[Assignment]], Mapping[Assignment, Costs]]
     tables: Mapping[str, Path]
     uncertainty: Callable[[Assignment], float] = lambda _: 0.0
 
@@ -99,14 +100,14 @@ class Loop:
         Among noisy measurements the one that just meets a target is low by luck more often than
         not: what would be delivered is measured once more where it may be above.
         """
-        finalists = [*self.beside, *(pair.current for pair in self.pairs)]
+        finalists = asked = self._finalists()
         for left in reversed(range(ROUNDS + FURTHER_ROUNDS)):
-            self.measured |= self.judges.measure(list(dict.fromkeys(finalists)))
+            self.measured |= self.judges.measure(finalists, asked)
             if left:
                 moved = [self._move(pair, left) for pair in self.pairs]
-                finalists = [*self.beside, *(pair.current for pair in self.pairs)]
-                if not any(moved):
-                    finalists = [pair.current for pair in self.pairs if self._may_be_above(pair)]
+                finalists = self._finalists()
+                asked = [it for it in finalists if it not in self.measured] or self._unsure()
+                finalists = finalists if any(moved) else asked
                 if not finalists:
                     return
         for pair in self.pairs:
@@ -118,11 +119,18 @@ class Loop:
         known = {**self.judges.cost(network), **self.measured.get(network, {})}
         return max(known[name] / bound for name, bound in target.items())
 
-    def _may_be_above(self, pair: Pair) -> bool:
-        """Whether a network may take more than its target, and another session would tell."""
-        uncertainty = self.judges.uncertainty(pair.current)
-        most = self.share(pair.current, pair.target) * (1 + uncertainty)
-        return uncertainty > 0 and most > 1 + GRACE
+    def _finalists(self) -> list[Assignment]:
+        """The networks of a round, each once."""
+        return list(dict.fromkeys([*self.beside, *(pair.current for pair in self.pairs)]))
+
+    def _unsure(self) -> list[Assignment]:
+        """Those that may take more than their targets, where another session would tell."""
+        found = dict[Assignment, None]()
+        for network, target in ((pair.current, pair.target) for pair in self.pairs):
+            uncertainty = self.judges.uncertainty(network)
+            if uncertainty and self.share(network, target) * (1 + uncertainty) > 1 + GRACE:
+                found[network] = None
+        return list(found)
 
     def _move(self, pair: Pair, left: int) -> bool:
         """Whether the pair turns to another network, to be measured in one of the rounds left."""

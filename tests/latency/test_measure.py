@@ -109,6 +109,9 @@ def test_a_session_goes_on_for_the_models_that_are_asked_for_alone(machine, sess
     made.measure()
     visits = Counter(visit.graph for visit in made.visits)
     assert visits == {"three": PATIENCE.least, "seven": PATIENCE.most}
+    nobody = session(asked=[])
+    nobody.measure()
+    assert len(nobody.visits) == 2 * PATIENCE.least
 
 
 def test_a_state_that_nothing_is_decided_by_may_be_known_less_well(machine, session):

@@ -224,7 +224,7 @@ def test_a_session_goes_on_for_the_networks_that_are_new(
     memory, (one, other, _) = Memory(), makers
     finalists = finalists_of(table, memory)
     finalists.measure({name: makers[name] for name in (one, other)})
-    finalists.measure(makers)
+    finalists.measure(makers, list(makers)[2:])
     visits = Counter(visit.graph for visit in finalists.sessions[-1])
     assert [visits[it] for it in makers] == [never_sure.least, never_sure.least, never_sure.most]
     assert all(map(finalists.uncertainty, makers)), "one session has asked for each"
@@ -232,5 +232,5 @@ def test_a_session_goes_on_for_the_networks_that_are_new(
     assert [finalists.uncertainty(it) > 0 for it in makers] == [False, True, True]
     again = finalists_of(table, memory)
     again.measure({name: makers[name] for name in (one, other)})
-    again.measure(makers)
+    again.measure(makers, list(makers)[2:])
     assert all(map(again.uncertainty, makers)), "the memory answers, and changes nothing"

@@ -45,10 +45,11 @@ class Bench:
     """Measures what networks take: what is predicted times a factor of their own."""
 
     def __init__(self, factors=None, default=1.0):
-        self.factors, self.default, self.sessions = factors or {}, default, []
+        self.factors, self.default, self.sessions, self.asked = factors or {}, default, [], []
 
-    def measure(self, networks):
+    def measure(self, networks, asked):
         self.sessions.append(list(networks))
+        self.asked.append(list(asked))
         return {one: {"latency_ms": self.ms(one)} for one in networks}
 
     def ms(self, network):
@@ -127,7 +128,7 @@ class Noisy(Bench):
         super().__init__()
         self.rng, self.found = np.random.default_rng(seed), defaultdict(list)
 
-    def measure(self, networks):
+    def measure(self, networks, asked):  # noqa: ARG002
         self.sessions.append(list(networks))
         for one in networks:
             self.found[one].append(predicted(one)["latency_ms"] * self.rng.lognormal(0, 0.03))
@@ -186,6 +187,7 @@ def test_a_network_that_a_raise_brings_above_the_target_is_not_delivered():
     assert run([pool], bench) == [(98,)]
     assert [len(set(session) - {LARGEST}) for session in bench.sessions] == [1] * 3
     assert (98,) in bench.sessions[-1]
+    assert bench.asked == [[LARGEST, (98,)], [(103,)], []], "a session goes on for new networks"
 
 
 def test_what_the_last_session_moves_above_the_target_is_corrected():
@@ -262,7 +264,7 @@ def test_bounded_latencies_are_corrected_each_by_its_own_deviation_and_sizes_nev
     def costs(network):
         return {**dict.fromkeys(names, network[0] / 100), "params": 10.0 * network[0]}
 
-    def measure(networks):
+    def measure(networks, asked):
         return {one: {name: factors[name] * one[0] / 100 for name in names} for one in networks}
 
     def choose(bounds):
