@@ -17,7 +17,7 @@ TARGET_SHARE = 0.6
 SEARCH_SHARE = 0.25
 """More than the usual tenth: of 1,437 training images a tenth would tell accuracies in steps of
 0.7 points."""
-EFFORT = Effort(epochs=2, evaluations=20, retraining_epochs=5)
+EFFORT = Effort(epochs=2, evaluations=16, retraining_epochs=4)
 """Evaluations are of slimming, of random search and of evolution each."""
 REQUEST = Request(data=DATA, space=SPACE)
 
